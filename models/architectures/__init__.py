@@ -1,0 +1,59 @@
+"""The architectures: one file each, found by the name of its module.
+
+A module holds one class `Autoencoder(nn.Module)` with a nested frozen dataclass `Config`. It is built as
+`Autoencoder(steps, channels, config)` and maps x_BTC to a reconstruction of the same shape; `encode` gives
+its codes, one vector a window. Scaling, training, calibration and scoring are the same for all of them.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+
+class Architecture(Protocol):
+    """What every `Autoencoder` offers beside being a module."""
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Return the reconstruction, of the input's shape."""
+
+    def encode(self, x_BTC: Tensor) -> Tensor:
+        """Return the codes z_BL."""
+
+
+def available() -> list[str]:
+    """Return the names of all architectures."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def configure(name: str, options: Mapping[str, Any]) -> Any:
+    """Return the architecture's Config with these options.
+
+    Raises:
+        ValueError: no such architecture or option; the text names the nearest one that there is.
+    """
+    fields = {field.name for field in dataclasses.fields(_class_of(name).Config)}
+    for option in options:
+        if option not in fields:
+            raise ValueError(f"architecture {name} has no option {option!r}{_nearest(option, fields)}")
+    return _class_of(name).Config(**options)
+
+
+def build(name: str, steps: int, channels: int, config: Any) -> nn.Module:
+    """Return a new autoencoder for windows of `steps` x `channels`."""
+    return cast(nn.Module, _class_of(name)(steps, channels, config))
+
+
+def _class_of(name: str) -> Any:
+    if name not in available():
+        raise ValueError(f"there is no architecture {name!r}{_nearest(name, available())}")
+    return importlib.import_module(f"{__name__}.{name}").Autoencoder
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(known))}"

@@ -1,0 +1,225 @@
+"""Errors -> tail probabilities -> scores -> the threshold for an alert budget.
+
+A score is -10 log10 of the probability that a normal point looks as strange: normal scores are exponential
+with mean 10 / ln 10. Two steps lead there:
+
+1. `PooledTail` maps a point's error to its *surprise* by the distribution of the stream's training errors:
+   the empirical one up to a high quantile, an exponential tail above it, since errors are logarithms (peaks
+   over threshold: Pickands, "Statistical Inference Using Extreme Order Statistics", 1975; streaming use:
+   Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory", KDD 2017).
+2. `OnlineTail` maps surprise to the score by what this one series shows as it goes on: a series that is
+   always stranger than its stream, or that drifts, is judged by its own measure. Its state is in units of
+   surprise, so it outlives a change of model.
+
+Legend: B points, K points of a poll, S slots.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+FloatArray = npt.NDArray[np.float64]
+DECIBEL = 10 / math.log(10)
+"""Mean of a normal score."""
+
+
+@dataclass(frozen=True)
+class PooledTail:
+    """A monotone map from error to surprise: straight lines between knots, and beyond the last one."""
+
+    error_knots: Tensor
+    surprise_knots: Tensor
+    slope: Tensor
+    """Surprise for each unit of error above the last knot."""
+
+    def surprise(self, error_B: Tensor) -> Tensor:
+        place_B = torch.searchsorted(self.error_knots, error_B).clamp(1, len(self.error_knots) - 1)
+        low_B, high_B = self.error_knots[place_B - 1], self.error_knots[place_B]
+        share_B = ((error_B - low_B) / (high_B - low_B)).clamp(0, 1)
+        inside_B = torch.lerp(self.surprise_knots[place_B - 1], self.surprise_knots[place_B], share_B)
+        return inside_B + (error_B - self.error_knots[-1]).clamp(min=0) * self.slope
+
+    def to(self, device: torch.device) -> "PooledTail":
+        return PooledTail(
+            self.error_knots.to(device), self.surprise_knots.to(device), self.slope.to(device)
+        )
+
+
+TAIL_FROM = 0.98
+_KNOTS = 128
+
+
+def fit_pooled_tail(error_N: FloatArray) -> PooledTail:
+    """Fit the map from training errors, robustly: a few anomalies among them hardly move it.
+
+    The mean excess above the threshold is taken from the median excess, which is ln 2 of it in an
+    exponential tail, so the largest errors do not count by their size.
+    """
+    level_K = 1 - np.geomspace(1, 1 - TAIL_FROM, _KNOTS)
+    error_K = np.quantile(error_N, level_K)
+    # Equal errors (a constant series) would give knots on one spot: keep them apart by what is visible.
+    least_step = 1e-6 * max(float(np.abs(error_K).max()), 1e-6)
+    error_K = np.maximum.accumulate(error_K) + least_step * np.arange(_KNOTS)
+    excess = error_N[error_N > error_K[-1]] - error_K[-1]
+    spread = float(np.median(excess)) / math.log(2) if len(excess) else 0.0
+    body = float(error_K[-1] - np.quantile(error_N, 0.5)) / math.log(0.5 / (1 - TAIL_FROM))
+    spread = max(spread, 0.25 * body, least_step)
+    return PooledTail(
+        torch.tensor(error_K, dtype=torch.float32),
+        torch.tensor(-10 * np.log10(1 - level_K), dtype=torch.float32),
+        torch.tensor(DECIBEL / spread, dtype=torch.float32),
+    )
+
+
+TAIL_SHARE = 0.02
+"""The upper quantile that `OnlineTail` follows is passed by this share of a series' points."""
+_MEDIAN = DECIBEL * math.log(2)
+_GAP = DECIBEL * math.log(0.5 / TAIL_SHARE)
+"""Median of a normal score, and how far the upper quantile lies above it."""
+
+
+class OnlineTail:
+    """Two quantiles of each series' surprise, followed as it goes on: 40 bytes a series.
+
+    The score puts the series' median and upper quantile where those of a normal score lie, and goes on in a
+    straight line: the tail above is as exponential as the stream's, only wider or narrower.
+
+    Quantiles are followed by stochastic approximation (Robbins and Monro, 1951) in blocks of `BLOCK` points of a
+    series. All points of a block are scored by the state at its start, and within a block only whole numbers are
+    added up, so a score depends neither on how polls cut the stream nor on the order of sums on a device. How
+    many of a block's points lie above a quantile counts, never by how much, and the upper quantile counts at most
+    `_MOST_ABOVE` of them: an outage cannot teach it quickly, a level that stays is learned within some
+    hundred points.
+    """
+
+    BLOCK = 16
+    _CENTER_STEP = 0.10
+    _GAP_STEP = 0.5
+    _MOST_ABOVE = 2
+    _LEAST_GAP, _MOST_GAP = 0.25 * _GAP, 20 * _GAP
+
+    def __init__(self, device: torch.device, initial: Mapping[str, tuple[float, float]] | None = None) -> None:
+        """`initial` holds (median, gap) of the series that were there in training."""
+        self._device = device
+        self._initial = initial or {}
+        self._columns: dict[str, Tensor] = {
+            "median": torch.zeros(0, device=device),
+            "gap": torch.zeros(0, device=device),
+            "seen": torch.zeros(0, dtype=torch.int64, device=device),
+            "above_median": torch.zeros(0, dtype=torch.int64, device=device),
+            "above_upper": torch.zeros(0, dtype=torch.int64, device=device),
+        }
+
+    def begin(self, slots: npt.NDArray[np.int64], names: list[str]) -> None:
+        """Give slots the state of a series that was never seen here."""
+        self._reserve(int(slots.max(initial=-1)) + 1)
+        index = torch.from_numpy(slots).to(self._device)
+        start = torch.tensor([self._initial.get(name, (_MEDIAN, _GAP)) for name in names], device=self._device)
+        for column in self._columns.values():
+            column[index] = 0
+        self._columns["median"][index] = start[:, 0]
+        self._columns["gap"][index] = start[:, 1]
+
+    def gather(self, slots: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """Return the state of these slots, for a checkpoint."""
+        index = torch.from_numpy(slots).to(self._device)
+        return {name: column[index].cpu().numpy() for name, column in self._columns.items()}
+
+    def scatter(self, slots: npt.NDArray[np.int64], state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `gather` returned."""
+        self._reserve(int(slots.max(initial=-1)) + 1)
+        index = torch.from_numpy(slots).to(self._device)
+        for name, column in self._columns.items():
+            column[index] = torch.from_numpy(np.ascontiguousarray(state[name])).to(self._device)
+
+    def score(self, slot_K: Tensor, surprise_K: Tensor) -> Tensor:
+        """Score points that are sorted by slot, and within a slot by offset; the state moves on."""
+        score_K = torch.empty_like(surprise_K)
+        if not len(slot_K):
+            return score_K
+        seen = self._columns["seen"]
+        slots, place_K, count = torch.unique_consecutive(slot_K, return_inverse=True, return_counts=True)
+        start = count.cumsum(0) - count
+        index_K = seen[slot_K] + torch.arange(len(slot_K), device=self._device) - start[place_K]
+        block_K = index_K // self.BLOCK - (seen[slots] // self.BLOCK)[place_K]
+        order_K = torch.argsort(block_K, stable=True)
+        for chosen in order_K.split(torch.bincount(block_K).tolist()):
+            score_K[chosen] = self._block(slot_K[chosen], surprise_K[chosen])
+        return score_K
+
+    def _block(self, slot_K: Tensor, surprise_K: Tensor) -> Tensor:
+        """Score points of which no series has more than the rest of its block."""
+        state = self._columns
+        median_K, gap_K = state["median"][slot_K], state["gap"][slot_K]
+        above_K = surprise_K - median_K
+        score_K = torch.where(
+            above_K >= 0,
+            _MEDIAN + above_K * (_GAP / gap_K),
+            surprise_K.clamp(min=0) * (_MEDIAN / median_K),
+        )
+        state["seen"].index_add_(0, slot_K, torch.ones_like(slot_K))
+        state["above_median"].index_add_(0, slot_K, (above_K > 0).long())
+        state["above_upper"].index_add_(0, slot_K, (above_K > gap_K).long())
+        self._learn(torch.unique_consecutive(slot_K))
+        return score_K
+
+    def _learn(self, slots: Tensor) -> None:
+        state = self._columns
+        full = slots[state["seen"][slots] % self.BLOCK == 0]
+        gap = state["gap"][full]
+        upper = state["above_upper"][full].clamp(max=self._MOST_ABOVE) / self.BLOCK
+        middle = state["above_median"][full] / self.BLOCK
+        moved = state["median"][full] + self._CENTER_STEP * gap * (middle - 0.5)
+        state["median"][full] = moved.clamp(min=0.1 * _MEDIAN)
+        widened = gap * (1 + self._GAP_STEP * (upper - TAIL_SHARE))
+        state["gap"][full] = widened.clamp(self._LEAST_GAP, self._MOST_GAP)
+        state["above_median"][full] = 0
+        state["above_upper"][full] = 0
+
+    def _reserve(self, slots: int) -> None:
+        more = slots - len(self._columns["seen"])
+        if more > 0:
+            more = max(more, len(self._columns["seen"]), 64)
+            for name, column in self._columns.items():
+                self._columns[name] = torch.cat([column, column.new_zeros(more)])
+
+
+def series_quantiles(surprise_N: FloatArray) -> tuple[float, float]:
+    """Return (median, gap) of a series' training surprise: where its `OnlineTail` starts.
+
+    Drawn towards the stream's own by as many points as a thin tail needs to be seen at all.
+    """
+    median, upper = np.quantile(surprise_N, [0.5, 1 - TAIL_SHARE])
+    weight = len(surprise_N) / (len(surprise_N) + 2 / TAIL_SHARE)
+    gap = float(np.clip(upper - median, 0.25 * _GAP, 20 * _GAP))
+    return (
+        float(max(weight * median + (1 - weight) * _MEDIAN, 0.1 * _MEDIAN)),
+        math.exp(weight * math.log(gap) + (1 - weight) * math.log(_GAP)),
+    )
+
+
+LOWEST_THRESHOLD = 10.0
+
+
+def alert_threshold(points_per_incident: FloatArray, cluster_points: float) -> FloatArray:
+    """Return the score that a normal series reaches in one incident out of `points_per_incident` points.
+
+    Args:
+        points_per_incident: the budget: points of a series for each false incident that it may raise.
+        cluster_points: how many points reach the threshold in an incident on average, since they come in
+            clusters (the inverse of the extremal index: Leadbetter, 1983).
+    """
+    probability = np.clip(cluster_points / points_per_incident, 1e-300, 1)
+    return np.maximum(-10 * np.log10(probability), LOWEST_THRESHOLD)
+
+
+def cluster_size(score_T: FloatArray, threshold: float, gap: int) -> tuple[int, int]:
+    """Return (points that reach the threshold, clusters they form when `gap` quiet points end one)."""
+    hot = np.flatnonzero(score_T >= threshold)
+    return len(hot), int((np.diff(hot) > gap).sum()) + 1 if len(hot) else 0

@@ -1,0 +1,61 @@
+"""Windows from columns, and the split by time.
+
+Legend: T rows of a series, W window, N windows, F features.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+Columns = Mapping[str, tuple[npt.NDArray[np.int64], FloatArray]]
+"""Series name -> (event times in ms, strictly later each; values x_TF)."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Every window of several scaled series, as starts in one flat array; none crosses a series' end."""
+
+    z_RF: npt.NDArray[np.float32]
+    start_N: npt.NDArray[np.int64]
+    window: int
+
+    def take(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return these windows as z_NWF."""
+        rows: npt.NDArray[np.float32] = self.z_RF[self.start_N[chosen][:, None] + np.arange(self.window)]
+        return rows
+
+
+def windows_of(series: Sequence[npt.NDArray[np.float32]], window: int) -> Windows:
+    """Lay series behind each other and list all their windows."""
+    first = np.cumsum([0, *(len(z_TF) for z_TF in series)])
+    starts = [first[i] + np.arange(max(len(z_TF) - window + 1, 0)) for i, z_TF in enumerate(series)]
+    return Windows(np.concatenate(series), np.concatenate(starts), window)
+
+
+def split_by_time(length: int, held_out: float) -> tuple[slice, slice]:
+    """Return the earlier part for learning and the last part for stopping."""
+    cut = length - int(length * held_out)
+    return slice(0, cut), slice(cut, length)
+
+
+def checked(columns: Columns, window: int) -> dict[str, tuple[npt.NDArray[np.int64], FloatArray]]:
+    """Return the series that can be trained on: finite rows, and at least two windows of them.
+
+    Raises:
+        ValueError: there is none.
+    """
+    usable = {}
+    for name, (time_ms_T, x_TF) in columns.items():
+        finite_T = np.isfinite(x_TF).all(axis=1)
+        if finite_T.sum() >= 2 * window:
+            usable[name] = (time_ms_T[finite_T], x_TF[finite_T])
+    if not usable:
+        longest = max((len(x_TF) for _, x_TF in columns.values()), default=0)
+        raise ValueError(
+            f"the longest of {len(columns)} series has {longest} rows; training needs {2 * window} finite ones of "
+            f"at least one series: let more arrive or set a shorter `window`"
+        )
+    return usable

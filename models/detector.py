@@ -1,0 +1,189 @@
+"""A detector: scaling, a view, and the calibration that gives its errors a meaning.
+
+Legend: B windows, N training windows, T window length, F features, C channels.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.calibration import OnlineTail, PooledTail, cluster_size, fit_pooled_tail, series_quantiles
+from models.dataset import Columns, Windows, checked, split_by_time, windows_of
+from models.scaling import LIMIT, Scaling, fit_features, fit_series
+from models.spec import ModelSpec
+from models.training import split_options, train
+from models.views import View, ViewConfig
+
+_HELD_OUT = 0.15
+_CLUSTER_LEVEL = 25.0
+_CLUSTER_GAP = 5
+_LEAST_ROWS = 50
+
+
+@dataclass(frozen=True)
+class PointScores:
+    """What a detector says of the newest row of each window, on its device."""
+
+    surprise_B: Tensor
+    """-10 log10 of the share of the stream's training points with a larger error."""
+    expected_BF: Tensor
+    """Reconstructed values, in scaled units."""
+    share_BF: Tensor
+    """Each feature's part in the error; rows sum to one."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the training rows say about rates and usual strangeness."""
+
+    interval_ms: float
+    """Median time between two points of a series, or between two records of features."""
+    cluster_points: float
+    """Points that an incident holds on average."""
+    interval_of_series: Mapping[str, float] = field(default_factory=dict)
+    quantiles_of_series: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def interval_of(self, series: str) -> float | None:
+        """Return a series' own interval in ms, or None where it was not there in training."""
+        return self.interval_of_series.get(series)
+
+    def online_tail(self, device: torch.device) -> OnlineTail:
+        """Return the recalibration for series that go on, each from where its training rows leave it."""
+        return OnlineTail(device, self.quantiles_of_series)
+
+
+class Detector:
+    """Scores windows that end in the row to judge; [B, 1, F] for records of features."""
+
+    def __init__(self, spec: ModelSpec, view: View, scaling: Scaling, calibration: Calibration) -> None:
+        self.spec = spec
+        self.view = view.eval()
+        self.scaling = scaling
+        self.calibration = calibration
+
+    def to(self, device: torch.device) -> "Detector":
+        """Move it; returns itself."""
+        self.view = self.view.to(device)
+        assert self.view.tail is not None
+        self.view.tail = self.view.tail.to(device)
+        return self
+
+    def score(self, z_BTF: Tensor) -> PointScores:
+        """Judge the newest row of each window of scaled values, by itself and what came before it."""
+        tail = self.view.tail
+        assert tail is not None
+        e_BC, expected_BF = self.view.errors(z_BTF.clamp(-LIMIT, LIMIT))
+        error_B, share_BF = self.view.point_errors(e_BC)
+        return PointScores(tail.surprise(error_B), expected_BF, share_BF)
+
+
+def fit_detector(
+    spec: ModelSpec,
+    architecture: str,
+    options: Mapping[str, Any],
+    columns: Columns,
+    *,
+    device: torch.device,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Detector:
+    """Scale, train and calibrate on each series' rows, which may hold some anomalies.
+
+    Args:
+        options: of the architecture and of `TrainingConfig`, by name.
+        columns: the series; for features one entry of independent rows.
+
+    Raises:
+        ValueError: too few rows, or an option that is not there.
+    """
+    training, own_options = split_options(options)
+    usable = _usable(spec, columns)
+    torch.manual_seed(training.seed)
+    if spec.kind == "series":
+        scaling = fit_series({name: x_TF for name, (_, x_TF) in usable.items()})
+        pairs = [scaling.for_series(name) for name in usable]
+        inputs = "values and differences"
+    else:
+        scaling = fit_features(next(iter(usable.values()))[1])
+        pairs = [(scaling.center_F, scaling.scale_F)]
+        inputs = "values"
+    scaled = [
+        Scaling.apply(x_TF, *pair) for (_, x_TF), pair in zip(usable.values(), pairs, strict=True) if pair is not None
+    ]
+    windows = windows_of(scaled, spec.window)
+    view = View(spec, ViewConfig(architecture, own_options, inputs)).to(device)
+    if view.differences:
+        view.step_F.copy_(torch.from_numpy(_usual_steps(scaled)))
+    learning_N, stopping_N = _split(scaled, spec)
+    train(view, windows, learning_N, stopping_N, training, progress)
+    calibration = _calibrate(view, windows, spec, usable)
+    return Detector(spec, view, scaling, calibration)
+
+
+def _usable(spec: ModelSpec, columns: Columns) -> Columns:
+    if spec.kind == "series":
+        return checked(columns, spec.window)
+    (name, (time_ms_N, x_NF)), *_ = columns.items()
+    finite_N = np.isfinite(x_NF).all(axis=1)
+    if finite_N.sum() < _LEAST_ROWS:
+        raise ValueError(f"{int(finite_N.sum())} usable records; training needs {_LEAST_ROWS}: let more arrive")
+    return {name: (time_ms_N[finite_N], x_NF[finite_N])}
+
+
+def _usual_steps(scaled: list[Any]) -> Any:
+    """Return the standard deviation of each feature's first differences, never zero."""
+    step_NF = np.concatenate([np.diff(z_TF, axis=0) for z_TF in scaled]).astype(np.float64)
+    std_F = step_NF.std(axis=0)
+    return np.where(std_F > 1e-6, std_F, 1.0).astype(np.float32)
+
+
+def _split(scaled: list[Any], spec: ModelSpec) -> tuple[Any, Any]:
+    """Return the windows of the earlier part of every series, and those of its last part."""
+    learning, stopping, first = [], [], 0
+    for z_TF in scaled:
+        count = max(len(z_TF) - spec.window + 1, 0)
+        early, late = split_by_time(count, _HELD_OUT)
+        learning.append(np.arange(first, first + count)[early])
+        stopping.append(np.arange(first, first + count)[late])
+        first += count
+    return np.concatenate(learning), np.concatenate(stopping)
+
+
+@torch.no_grad()
+def _calibrate(view: View, windows: Windows, spec: ModelSpec, usable: Columns) -> Calibration:
+    """Measure each feature's usual error, the tail of the points' errors, and how they cluster."""
+    device = view.step_F.device
+    parts = [
+        view.errors(torch.from_numpy(windows.take(chosen_B)).to(device).clamp(-LIMIT, LIMIT))[0].cpu()
+        for chosen_B in np.array_split(np.arange(len(windows.start_N)), max(1, len(windows.start_N) // 1024))
+    ]
+    e_NC = torch.cat(parts)
+    high_C = torch.from_numpy(np.quantile(e_NC.numpy(), 0.99, axis=0).astype(np.float32))
+    view.usual_C.copy_((high_C + 0.1 * high_C.median()).clamp(min=1e-9))
+    error_N = view.point_errors(e_NC.to(device))[0].cpu().numpy().astype(np.float64)
+    view.tail = fit_pooled_tail(error_N).to(device)
+    surprise_N = view.tail.surprise(torch.from_numpy(error_N).float().to(device)).cpu().numpy().astype(np.float64)
+    if spec.kind == "features":
+        time_ms_N = next(iter(usable.values()))[0]
+        span_ms = float(time_ms_N.max() - time_ms_N.min())
+        return Calibration(max(span_ms / max(len(time_ms_N) - 1, 1), 1e-3), 1.0)
+    return _series_calibration(usable, surprise_N, spec.window)
+
+
+def _series_calibration(usable: Columns, surprise_N: Any, window: int) -> Calibration:
+    intervals: dict[str, float] = {}
+    quantiles: dict[str, tuple[float, float]] = {}
+    first, points, clusters = 0, 0, 0
+    for name, (time_ms_T, x_TF) in usable.items():
+        own_N = surprise_N[first : first + len(x_TF) - window + 1]
+        first += len(own_N)
+        intervals[name] = max(float(np.median(np.diff(time_ms_T))), 1.0)
+        quantiles[name] = series_quantiles(own_N)
+        hot, runs = cluster_size(own_N, _CLUSTER_LEVEL, _CLUSTER_GAP)
+        points, clusters = points + hot, clusters + runs
+    # A handful of pretended single points keeps a short history from claiming huge clusters.
+    cluster_points = (points + 5) / (clusters + 5)
+    return Calibration(float(np.median(list(intervals.values()))), cluster_points, intervals, quantiles)

@@ -1,0 +1,90 @@
+"""Scaling: values of any unit -> numbers near 0 to 1, for each series and feature.
+
+A series is scaled by the range of its own training values (min-max without clipping did best on the
+development series, before standard and robust scaling); records of features by median and quantiles, since
+a table's range is made by its outliers. Everything is finite and no scale is ever zero: a feature that was
+constant is scaled by its own magnitude, so that it stands out when it moves.
+
+Legend: T time steps, F features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+LIMIT = 1e4
+"""Scaled values are clipped here, far outside anything seen in training, so that squares stay finite."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Centre and scale of each feature; of each series, too, where there are series."""
+
+    center_F: FloatArray
+    """Pooled over all training rows."""
+    scale_F: FloatArray
+    series: Mapping[str, int] = field(default_factory=dict)
+    """Row of each series in the arrays below."""
+    center_SF: FloatArray | None = None
+    scale_SF: FloatArray | None = None
+
+    def for_series(self, name: str) -> tuple[FloatArray, FloatArray] | None:
+        """Return a series' own (centre, scale), or None where it was not there in training."""
+        row = self.series.get(name)
+        if row is None or self.center_SF is None or self.scale_SF is None:
+            return None
+        return self.center_SF[row], self.scale_SF[row]
+
+    @staticmethod
+    def estimate(x_TF: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return (centre, scale) of a series from some of its rows."""
+        low_F, high_F = x_TF.min(axis=0), x_TF.max(axis=0)
+        return low_F, _never_zero(high_F - low_F, np.abs(high_F))
+
+    @staticmethod
+    def apply(x_NF: FloatArray, center_F: FloatArray, scale_F: FloatArray) -> npt.NDArray[np.float32]:
+        """Scale in 64 bits, so that a large counter keeps its small steps, and clip."""
+        return np.clip((x_NF - center_F) / scale_F, -LIMIT, LIMIT).astype(np.float32)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what is saved."""
+        saved: dict[str, npt.NDArray[Any]] = {"scaling.center": self.center_F, "scaling.scale": self.scale_F}
+        if self.center_SF is not None and self.scale_SF is not None:
+            saved |= {"scaling.series_center": self.center_SF, "scaling.series_scale": self.scale_SF}
+        return saved
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], names: list[str]) -> "Scaling":
+        return cls(
+            arrays["scaling.center"],
+            arrays["scaling.scale"],
+            {name: row for row, name in enumerate(names)},
+            arrays.get("scaling.series_center"),
+            arrays.get("scaling.series_scale"),
+        )
+
+
+def fit_series(columns: Mapping[str, FloatArray]) -> Scaling:
+    """Fit one (centre, scale) a series from its rows x_TF, and a pooled one."""
+    each = [Scaling.estimate(x_TF) for x_TF in columns.values()]
+    center_SF = np.stack([center_F for center_F, _ in each])
+    scale_SF = np.stack([scale_F for _, scale_F in each])
+    rows = {name: row for row, name in enumerate(columns)}
+    return Scaling(np.median(center_SF, axis=0), np.median(scale_SF, axis=0), rows, center_SF, scale_SF)
+
+
+def fit_features(x_NF: FloatArray) -> Scaling:
+    """Fit one (centre, scale) for independent rows: the median, and the width of the middle 98%."""
+    low_F, center_F, high_F = np.quantile(x_NF, [0.01, 0.5, 0.99], axis=0)
+    width_F = np.where(high_F > low_F, high_F - low_F, x_NF.max(axis=0) - x_NF.min(axis=0))
+    return Scaling(center_F, _never_zero(width_F, np.abs(center_F)))
+
+
+def _never_zero(width_F: FloatArray, magnitude_F: FloatArray) -> FloatArray:
+    # A width lost in rounding is no width: scaling by it would blow up the last bits.
+    real_F = width_F > 1e-9 * magnitude_F
+    return np.where(real_F & (width_F > 0), width_F, np.where(magnitude_F > 0, magnitude_F, 1.0))

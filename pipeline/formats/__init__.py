@@ -1,0 +1,1 @@
+"""Formats: the bytes of one record -> series, time and feature values. One file a format."""

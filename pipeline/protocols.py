@@ -1,0 +1,224 @@
+"""What the worker and the commands ask of the outside world.
+
+`pipeline.connectors` implements these; `pipeline.connectors.memory` holds a twin of each for tests and
+`tests/contracts/` runs one behaviour suite over twins and real systems. All methods are called from one thread.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class TopicPartition(NamedTuple):
+    topic: str
+    partition: int
+
+
+class RawRecord(Protocol):
+    """A record as it lies in the topic. The Kafka client's own records satisfy this: none is copied."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int:
+        """Kafka timestamp in ms since the epoch; -1 where the topic has none."""
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionRecords:
+    """Consecutive records of one partition, in offset order, never empty."""
+
+    partition: TopicPartition
+    records: Sequence[RawRecord]
+
+    @property
+    def next_offset(self) -> int:
+        return self.records[-1].offset + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What changed hands since the last call of `Source.assignment`."""
+
+    gained: frozenset[TopicPartition] = frozenset()
+    lost: frozenset[TopicPartition] = frozenset()
+
+
+class OffsetRange(NamedTuple):
+    """Offsets that a partition holds now: `begin` <= offset < `end`."""
+
+    begin: int
+    end: int
+
+
+class Source(Protocol):
+    """Records of the subscribed topics, one consumer group member.
+
+    A partition that is gained stays paused until `start` names its first offset; so nothing is delivered
+    before its state is restored.
+    """
+
+    def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
+        """Return what has arrived, waiting up to `timeout_s` for a first record; may return nothing.
+
+        Raises:
+            TransientError: the broker does not answer.
+            ConfigError: no right to read, or a topic that is not there.
+        """
+
+    def assignment(self) -> Assignment:
+        """Return the partitions gained and lost since the last call; never blocks."""
+
+    def committed(self, partition: TopicPartition) -> int | None:
+        """Return the group's committed offset, or None where it has none."""
+
+    def offsets(self, partition: TopicPartition) -> OffsetRange:
+        """Return the offsets that the broker holds."""
+
+    def topic_id(self, topic: str) -> str:
+        """Return the id that tells a topic from a later one of the same name; "" where the broker has none."""
+
+    def start(self, partition: TopicPartition, offset: int) -> None:
+        """Deliver a gained partition from `offset` on."""
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit the next offset to read of each partition.
+
+        Raises:
+            AssignmentLost: the group has moved on without this member.
+            TransientError: the broker does not answer.
+        """
+
+    def lag(self) -> Mapping[TopicPartition, int]:
+        """Return how many records lie ahead of each started partition's position, from the last fetch."""
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One record to publish."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+    origin: str = ""
+    """The record it is about, as topic/partition@offset, for error texts."""
+
+
+class Publisher(Protocol):
+    """Alerts and dead letters on their way out."""
+
+    def send(self, message: Message) -> None:
+        """Queue one message; order is kept for each key.
+
+        Raises:
+            RecordError: it is larger than the client may send; the text names sizes and the remedy.
+            DeliveryError: it cannot be queued.
+        """
+
+    def flush(self, timeout_s: float) -> None:
+        """Return once every message sent since the last flush is confirmed.
+
+        Raises:
+            DeliveryError: at least one was not confirmed in time.
+            RecordError: the broker refuses one for its size.
+            ConfigError: the topic is not there, or there is no right to write to it.
+        """
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state of one partition of a stream, as it stood before the record at `next_offset`."""
+
+    stream: str
+    partition: TopicPartition
+    topic_id: str
+    next_offset: int
+    model_version: str
+    shape: str
+    """What the arrays depend on (kind, features, window); another shape cannot be restored."""
+    arrays: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
+
+
+class Checkpoints(Protocol):
+    """Checkpoints of all partitions, kept in storage."""
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Store it whole or not at all, and forget all but the newest few of its partition.
+
+        Raises:
+            TransientError: storage does not answer.
+        """
+
+    def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
+        """Return the newest readable checkpoint whose `next_offset` is not past `at_or_below`.
+
+        One that is damaged or of an unknown format is logged as an error and the one before it is taken.
+
+        Raises:
+            TransientError: storage does not answer.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One immutable version of a stream's model."""
+
+    stream: str
+    version: str
+    files: Mapping[str, bytes]
+    """File name to content: `model.safetensors` and `manifest.json`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """One line of a stream's promotion log."""
+
+    number: int
+    version: str
+    promoted_ms: int
+    reason: str
+
+
+class Registry(Protocol):
+    """Model versions of each stream and the append-only log that says which one serves."""
+
+    def add(self, model: ModelVersion) -> None:
+        """Store a version; it becomes visible with its manifest, which is written last.
+
+        Raises:
+            RegistryError: that version is there already.
+            TransientError: storage does not answer.
+        """
+
+    def versions(self, stream: str) -> Sequence[str]:
+        """Return the complete versions, oldest first."""
+
+    def load(self, stream: str, version: str) -> ModelVersion:
+        """Raises:
+        RegistryError: that version is missing or not complete.
+        """
+
+    def promote(self, stream: str, promotion: Promotion) -> None:
+        """Append to the log.
+
+        Raises:
+            RegistryError: another promotion has taken that number.
+        """
+
+    def promotions(self, stream: str) -> Sequence[Promotion]:
+        """Return the log, oldest first; its last entry is the champion."""

@@ -1,0 +1,134 @@
+"""Transitions -> alerts: what is published, as a CloudEvent with a JSON body.
+
+In Kafka's binary mode the attributes are headers and the value is the body; `structured` puts both into one
+JSON object, the form of a line in a file. `alert.schema.json` beside the package is the schema of that form.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.protocols import Message, TopicPartition
+from pipeline.stages.incidents import Severity, State, derived_id
+from pipeline.stages.series import FloatArray
+
+EVENT_TYPE = "offkey.incident."
+
+
+class FeatureView(msgspec.Struct, frozen=True):
+    """What one feature had to do with an alert."""
+
+    observed: float
+    expected: float
+    """What the autoencoder made of it, in the feature's own unit."""
+    share: float
+    """Part of the score that this feature caused; the shares of an alert sum to one."""
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """One transition of an incident: the body of an alert."""
+
+    incident: str
+    """Id of the incident: the same in all its alerts."""
+    stream: str
+    series: str
+    """Name of the series; "" for records of kind `features`."""
+    fields: dict[str, str]
+    """What names the series: its fields, or the record's key."""
+    state: State
+    severity: Severity
+    score: float
+    """-10 log10 of the probability that a normal point looks as strange; the incident's highest so far."""
+    threshold: float
+    opened_ms: int
+    """Event time of the record that opened the incident, ms since the epoch."""
+    event_ms: int
+    """Event time of the record that caused this alert."""
+    features: dict[str, FeatureView]
+    """Largest share first."""
+    model_version: str
+    topic: str
+    partition: int
+    offset: int
+    row: int = 0
+    """Row in the record, for formats that hold several."""
+
+    @property
+    def id(self) -> str:
+        """Derived from where the record lies and what it did: a consumer can drop repeats by it."""
+        place = TopicPartition(self.topic, self.partition)
+        return derived_id(self.stream, place, self.offset, self.row, self.series, self.state)
+
+
+class CloudEvent(msgspec.Struct, frozen=True):
+    """An alert in CloudEvents' structured mode."""
+
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    type: Literal["offkey.incident.opened", "offkey.incident.worsened", "offkey.incident.resolved"]
+    subject: str
+    time: str
+    datacontenttype: Literal["application/json"]
+    data: Alert
+
+
+def feature_views(
+    names: Sequence[str], observed_F: FloatArray, expected_F: FloatArray, share_F: npt.NDArray[np.floating[Any]]
+) -> dict[str, FeatureView]:
+    """Put the numbers of one point beside the names of their features, largest share first."""
+    order_F = np.argsort(-share_F, kind="stable")
+    return {
+        names[i]: FeatureView(_short(observed_F[i]), _short(expected_F[i]), round(float(share_F[i]), 4))
+        for i in order_F.tolist()
+    }
+
+
+def message(alert: Alert, topic: str) -> Message:
+    """Return the alert as a CloudEvent in Kafka's binary mode, keyed by stream and series."""
+    attributes = {"content-type": "application/json", "ce_specversion": "1.0"}
+    attributes |= {f"ce_{name}": text for name, text in _attributes(alert).items()}
+    headers = [(name, text.encode()) for name, text in attributes.items()]
+    key = f"{alert.stream}/{alert.series}".encode()
+    return Message(topic, key, msgspec.json.encode(alert), headers)
+
+
+def structured(headers: Mapping[str, bytes], value: bytes) -> CloudEvent:
+    """Put a consumed alert's headers and body into one event.
+
+    Raises:
+        msgspec.ValidationError: it is no alert of this version.
+    """
+    event: dict[str, Any] = {
+        name.removeprefix("ce_"): text.decode() for name, text in headers.items() if name.startswith("ce_")
+    }
+    event |= {"datacontenttype": headers["content-type"].decode(), "data": msgspec.json.decode(value)}
+    return msgspec.convert(event, CloudEvent)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of an alert in structured mode."""
+    schema = msgspec.json.schema(CloudEvent)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "offkey alert", **schema}
+
+
+def _attributes(alert: Alert) -> dict[str, str]:
+    # Integer arithmetic: a float of seconds would round some milliseconds down.
+    seconds, ms = divmod(alert.event_ms, 1000)
+    moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=ms * 1000)
+    return {
+        "id": alert.id,
+        "source": f"/offkey/{alert.stream}/{alert.topic}/{alert.partition}",
+        "type": EVENT_TYPE + alert.state,
+        "subject": alert.series or alert.stream,
+        "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    }
+
+
+def _short(value: float) -> float:
+    """Keep what a 32-bit value tells and no more digits."""
+    return float(f"{float(value):.7g}")

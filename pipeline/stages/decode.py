@@ -1,0 +1,197 @@
+"""Raw records -> one columnar `Batch` and a list of rejects.
+
+Each record is judged alone: a bad one never harms its neighbours, and its bytes stay untouched so that it
+can be dead-lettered as it came.
+
+Legend: N records, F features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.formats.json import Fields, JsonFormat, Malformed
+from pipeline.protocols import PartitionRecords, RawRecord, TopicPartition
+
+REASONS = {
+    "tombstone": "the record has no value",
+    "empty": "the value has no bytes",
+    "too_large": "the value is larger than `max_record_bytes`",
+    "not_utf8": "the value is not UTF-8",
+    "not_json": "the value is not JSON",
+    "too_deep": "objects or arrays are nested too deep",
+    "not_object": "the value is JSON, but not an object",
+    "missing_field": "a feature, the time or a series field is absent or null",
+    "wrong_type": "a field holds something else than asked for, such as text in place of a number",
+    "not_finite": "a number is NaN, infinite or too large for 32-bit floats",
+    "no_series": "nothing names the series: the key is absent or not UTF-8",
+    "bad_time": "the event time is absent, before 1970 or after 2100",
+    "time_ahead": "the event time is further ahead of the record's Kafka timestamp than `max_ahead`",
+    "held_too_long": "a feature was missing for longer than `hold_points` points",
+}
+"""Why a record goes to the dead-letter topic: the values of the metric's label `reason`."""
+
+MAX_TIME_MS = 4_102_444_800_000
+"""2100-01-01: later event times are taken for mistakes in the unit."""
+
+TimeUnit = Literal["ms", "s", "us", "ns", "iso8601"]
+_MS_PER_UNIT = {"ms": 1.0, "s": 1e3, "us": 1e-3, "ns": 1e-6, "iso8601": 1.0}
+_LARGEST = float(np.finfo(np.float32).max)
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that is not scored, and why."""
+
+    partition: TopicPartition
+    record: RawRecord
+    row: int
+    """Index of the record in the `PartitionRecords` it came from."""
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Accepted records of one partition, as columns, in offset order."""
+
+    partition: TopicPartition
+    series: Sequence[str]
+    """Name of each record's series; "" throughout for features."""
+    time_ms_N: IntArray
+    values_NF: FloatArray
+    """NaN where a feature was missing and may be held."""
+    row_N: IntArray
+    """Index of each record in the `PartitionRecords` it came from."""
+    offset_N: IntArray
+
+    def __len__(self) -> int:
+        return len(self.offset_N)
+
+
+class Decoder:
+    """Turns the records of a stream into columns."""
+
+    def __init__(
+        self,
+        fields: Fields,
+        *,
+        stateless: bool,
+        time_unit: TimeUnit = "ms",
+        max_ahead_ms: int = 3_600_000,
+        max_record_bytes: int = 1_048_576,
+    ) -> None:
+        """`stateless` records (of kind `features`) belong to no series and need no key."""
+        self._fields = fields
+        self._format = JsonFormat(fields)
+        self._stateless = stateless
+        self._time_unit = time_unit
+        self._max_ahead_ms = max_ahead_ms
+        self._max_record_bytes = max_record_bytes
+        self._n_features = len(fields.features)
+        self._n_series = len(fields.series)
+
+    def decode(self, arrived: PartitionRecords) -> tuple[Batch, list[Reject]]:
+        """Decode consecutive records of one partition."""
+        partition, records = arrived.partition, arrived.records
+        rejects: list[Reject] = []
+        kept: list[int] = []
+        rows: list[tuple[Any, ...]] = []
+        series: list[str] = []
+        decode, limit = self._format.decode, self._max_record_bytes
+        name_of = self._series_name
+        for index, record in enumerate(records):
+            value = record.value
+            try:
+                if not value or len(value) > limit:
+                    raise _unreadable(value, limit)
+                row = decode(value)
+                series.append(name_of(record, row))
+            except Malformed as error:
+                rejects.append(Reject(partition, record, index, error.reason, str(error)))
+                continue
+            kept.append(index)
+            rows.append(row)
+        return self._columns(arrived, kept, rows, series, rejects)
+
+    def _series_name(self, record: RawRecord, row: tuple[Any, ...]) -> str:
+        if self._stateless:
+            return ""
+        if self._n_series:
+            return series_name(row[self._n_features : self._n_features + self._n_series])
+        if record.key is None:
+            raise Malformed("no_series", "the record has no key, and `series` names no fields")
+        try:
+            return record.key.decode()
+        except UnicodeDecodeError as error:
+            raise Malformed("no_series", f"the record's key is not UTF-8: {error}") from None
+
+    def _columns(
+        self,
+        arrived: PartitionRecords,
+        kept: list[int],
+        rows: list[tuple[Any, ...]],
+        series: list[str],
+        rejects: list[Reject],
+    ) -> tuple[Batch, list[Reject]]:
+        records, count = arrived.records, self._n_features
+        row_N = np.array(kept, np.int64)
+        values_NF = np.array([row[:count] for row in rows], np.float64).reshape(-1, count)
+        published_ms_N = np.array([records[index].timestamp for index in kept], np.int64)
+        time_ms_N = published_ms_N if self._fields.time is None else self._times(rows)
+
+        missing_NF = np.isnan(values_NF)
+        unusable = {
+            "not_finite": (np.abs(values_NF) > _LARGEST).any(axis=1),
+            "bad_time": (time_ms_N < 0) | (time_ms_N > MAX_TIME_MS),
+            "time_ahead": (published_ms_N >= 0) & (time_ms_N - published_ms_N > self._max_ahead_ms),
+        }
+        if not self._fields.optional_features:
+            unusable["missing_field"] = missing_NF.any(axis=1)
+        bad_N = np.zeros(len(rows), bool)
+        for reason, which_N in unusable.items():
+            for position in np.flatnonzero(which_N & ~bad_N):
+                row = kept[position]
+                rejects.append(Reject(arrived.partition, records[row], row, reason, REASONS[reason]))
+            bad_N |= which_N
+        if bad_N.any():
+            series = [name for name, bad in zip(series, bad_N, strict=True) if not bad]
+            good_N = ~bad_N
+            row_N, time_ms_N, values_NF = row_N[good_N], time_ms_N[good_N], values_NF[good_N]
+        rejects.sort(key=lambda reject: reject.row)
+        offset_N = np.array([records[index].offset for index in row_N.tolist()], np.int64)
+        return Batch(arrived.partition, series, time_ms_N, values_NF, row_N, offset_N), rejects
+
+    def _times(self, rows: list[tuple[Any, ...]]) -> IntArray:
+        if self._time_unit == "iso8601":
+            return np.array([_epoch_ms(row[-1]) for row in rows], np.int64)
+        # Whole numbers stay exact in float64 up to 2**53; beyond a sensible time they only have to look absurd.
+        scaled_N = np.rint(np.array([row[-1] for row in rows], np.float64) * _MS_PER_UNIT[self._time_unit])
+        return np.clip(scaled_N, -1, 2.0**53).astype(np.int64)
+
+
+def series_name(values: Sequence[str | int]) -> str:
+    """Join the fields that name a series; one field is taken as it is, several are joined by "/"."""
+    if len(values) == 1:
+        return str(values[0])
+    return "/".join(str(value).replace("\\", "\\\\").replace("/", "\\/") for value in values)
+
+
+def _unreadable(value: bytes | None, limit: int) -> Malformed:
+    if value is None:
+        return Malformed("tombstone", REASONS["tombstone"])
+    if not value:
+        return Malformed("empty", REASONS["empty"])
+    return Malformed("too_large", f"{len(value)} bytes, more than `max_record_bytes` of {limit}")
+
+
+def _epoch_ms(moment: datetime) -> int:
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(aware.timestamp() * 1000)

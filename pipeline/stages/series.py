@@ -1,0 +1,262 @@
+"""Batches -> points of known series: which slot each belongs to, whether it comes late, what it lacks.
+
+The table holds what is known about each series on the host, as columns indexed by slot. A series is keyed
+by (partition, name): state moves with its partition.
+
+Legend: N records of a poll, M points admitted, S slots, F features.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.protocols import TopicPartition
+from pipeline.stages.decode import MAX_TIME_MS, Batch
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+KnownScaling = Callable[[str], tuple[FloatArray, FloatArray] | None]
+
+_SEGMENT_MS = 1 << 42
+assert _SEGMENT_MS > MAX_TIME_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Admitted points, sorted by slot and within a slot by offset."""
+
+    slot_M: IntArray
+    index_M: IntArray
+    """How many points of the series were admitted before this one."""
+    time_ms_M: IntArray
+    values_MF: FloatArray
+    """Observed values; a held one is the series' last value."""
+    held_M: BoolArray
+    """At least one feature was missing and is held."""
+    offset_M: IntArray
+    row_M: IntArray
+
+    def __len__(self) -> int:
+        return len(self.slot_M)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    points: Points
+    late: int
+    """Records not later than the last one of their series: counted and left out."""
+    lacking: Sequence[tuple[TopicPartition, int, str]]
+    """(partition, row, reason) of records with a missing feature that cannot be held."""
+    moved: int
+    """Series first seen in this poll that stand in another partition too."""
+
+
+@dataclass
+class SeriesTable:
+    """What is known on the host about each series of a stream."""
+
+    n_features: int
+    window: int
+    known_scaling: KnownScaling
+    known_interval_ms: Callable[[str], float | None]
+    hold_points: int = 0
+    slots: dict[TopicPartition, dict[str, int]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    partitions: list[TopicPartition] = field(default_factory=list)
+    _free: list[int] = field(default_factory=list)
+    _new: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.columns: dict[str, npt.NDArray[Any]] = {
+            "count": np.zeros(0, np.int64),
+            "first_time_ms": np.zeros(0, np.int64),
+            "last_time_ms": np.zeros(0, np.int64),
+            "interval_ms": np.zeros(0, np.float64),
+            "held_run": np.zeros(0, np.int64),
+            "learned": np.zeros(0, np.bool_),
+            "center": np.zeros((0, self.n_features), np.float64),
+            "scale": np.zeros((0, self.n_features), np.float64),
+            "last_values": np.zeros((0, self.n_features), np.float64),
+        }
+        """One row a slot. `learned`: the scaling is final; before that the first value is its centre."""
+
+    def __len__(self) -> int:
+        return sum(len(held) for held in self.slots.values())
+
+    @property
+    def capacity(self) -> int:
+        return len(self.columns["count"])
+
+    def admit(self, batches: Sequence[Batch]) -> Admitted:
+        """Give each record its slot, leave out the late ones, hold what is missing; the table moves on."""
+        if not batches:
+            return Admitted(self._empty_points(), 0, (), 0)
+        already_new = len(self._new)
+        slot_N = np.concatenate([self._slots_of(batch) for batch in batches])
+        moved = sum(self._stands_elsewhere(slot) for slot in self._new[already_new:])
+        order_N = np.argsort(slot_N, kind="stable")
+        slot_N = slot_N[order_N]
+        time_ms_N = np.concatenate([batch.time_ms_N for batch in batches])[order_N]
+        values_NF = np.concatenate([batch.values_NF for batch in batches])[order_N]
+        offset_N = np.concatenate([batch.offset_N for batch in batches])[order_N]
+        row_N = np.concatenate([batch.row_N for batch in batches])[order_N]
+
+        late_N = self._late(slot_N, time_ms_N)
+        held_N = np.zeros(len(slot_N), bool)
+        lacking: dict[int, str] = {}
+        if self.hold_points:
+            lacking = self._hold(slot_N, time_ms_N, values_NF, late_N, held_N)
+        keep_N = ~late_N
+        keep_N[list(lacking)] = False
+        slot_M, time_ms_M, values_MF = slot_N[keep_N], time_ms_N[keep_N], values_NF[keep_N]
+        index_M = self._advance(slot_M, time_ms_M, values_MF)
+        points = Points(
+            slot_M, index_M, time_ms_M, values_MF, held_N[keep_N], offset_N[keep_N], row_N[keep_N]
+        )
+        unheld = [(self.partitions[slot_N[i]], int(row_N[i]), why) for i, why in lacking.items()]
+        return Admitted(points, int(late_N.sum()), unheld, moved)
+
+    def drop(self, partition: TopicPartition) -> IntArray:
+        """Forget a partition's series; return the slots that became free."""
+        freed = sorted(self.slots.pop(partition, {}).values())
+        self._free += reversed(freed)
+        return np.array(freed, np.int64)
+
+    def add(self, partition: TopicPartition, name: str) -> int:
+        """Give a series a slot of its own, with its scaling and interval from training where it was there."""
+        slot = self._free.pop() if self._free else len(self.names)
+        if slot == len(self.names):
+            self.names.append(name)
+            self.partitions.append(partition)
+            if slot == self.capacity:
+                self._grow()
+        self.names[slot], self.partitions[slot] = name, partition
+        self.slots.setdefault(partition, {})[name] = slot
+        for column in self.columns.values():
+            column[slot] = 0
+        self.columns["scale"][slot] = 1.0
+        known = self.known_scaling(name)
+        if known is not None:
+            self.columns["center"][slot], self.columns["scale"][slot] = known
+            self.columns["learned"][slot] = True
+        self.columns["interval_ms"][slot] = self.known_interval_ms(name) or 0.0
+        self._new.append(slot)
+        return slot
+
+    def take_new(self) -> list[int]:
+        """Return the slots given to series since the last call."""
+        new, self._new = self._new, []
+        return new
+
+    def _slots_of(self, batch: Batch) -> IntArray:
+        held = self.slots.setdefault(batch.partition, {})
+        return np.array(
+            [
+                slot if (slot := held.get(name)) is not None else self.add(batch.partition, name)
+                for name in batch.series
+            ],
+            np.int64,
+        )
+
+    def _stands_elsewhere(self, slot: int) -> bool:
+        name, own = self.names[slot], self.partitions[slot]
+        return any(name in held for partition, held in self.slots.items() if partition != own)
+
+    def _late(self, slot_N: IntArray, time_ms_N: IntArray) -> BoolArray:
+        """Mark points not later than every earlier one of their series, in this poll or before."""
+        if not len(slot_N):
+            return np.zeros(0, bool)
+        first_N = _firsts(slot_N)
+        segment_N = np.cumsum(first_N) - 1
+        highest_N = np.maximum.accumulate(time_ms_N + segment_N * _SEGMENT_MS) - segment_N * _SEGMENT_MS
+        before_N = np.where(self.columns["count"][slot_N] > 0, self.columns["last_time_ms"][slot_N], -1)
+        before_N[1:] = np.where(first_N[1:], before_N[1:], np.maximum(before_N[1:], highest_N[:-1]))
+        return time_ms_N <= before_N
+
+    def _hold(
+        self,
+        slot_N: IntArray,
+        time_ms_N: IntArray,
+        values_NF: FloatArray,
+        late_N: BoolArray,
+        held_N: BoolArray,
+    ) -> dict[int, str]:
+        """Fill missing features from the series' last values, point by point for the series that miss some.
+
+        A point that cannot be filled is not admitted, so it may not make later ones late either: lateness
+        of such a series is judged anew here. Returns why each point that cannot be filled cannot.
+        """
+        lacking: dict[int, str] = {}
+        missing_NF = np.isnan(values_NF)
+        for slot in np.unique(slot_N[missing_NF.any(axis=1)]):
+            known = self.columns["count"][slot] > 0
+            last_F = self.columns["last_values"][slot].copy()
+            last_time_ms = self.columns["last_time_ms"][slot] if known else -1
+            run = self.columns["held_run"][slot]
+            for i in np.flatnonzero(slot_N == slot):
+                late_N[i] = time_ms_N[i] <= last_time_ms
+                if late_N[i]:
+                    continue
+                if missing_NF[i].any():
+                    if not known or run >= self.hold_points:
+                        lacking[int(i)] = "held_too_long" if known else "missing_field"
+                        continue
+                    run += 1
+                    held_N[i] = True
+                    values_NF[i] = np.where(missing_NF[i], last_F, values_NF[i])
+                else:
+                    run = 0
+                known, last_F, last_time_ms = True, values_NF[i], time_ms_N[i]
+            self.columns["held_run"][slot] = run
+        complete = np.setdiff1d(slot_N[~late_N], slot_N[missing_NF.any(axis=1)])
+        self.columns["held_run"][complete] = 0
+        return lacking
+
+    def _advance(self, slot_M: IntArray, time_ms_M: IntArray, values_MF: FloatArray) -> IntArray:
+        """Count the admitted points in; return each one's index in its series."""
+        if not len(slot_M):
+            return np.zeros(0, np.int64)
+        columns = self.columns
+        start_M = np.flatnonzero(_firsts(slot_M))
+        length_M = np.diff(np.append(start_M, len(slot_M)))
+        slots = slot_M[start_M]
+        rank_M = np.arange(len(slot_M)) - np.repeat(start_M, length_M)
+        index_M = columns["count"][slot_M] + rank_M
+
+        new = columns["count"][slots] == 0
+        columns["first_time_ms"][slots[new]] = time_ms_M[start_M[new]]
+        provisional = new & ~columns["learned"][slots]
+        columns["center"][slots[provisional]] = values_MF[start_M[provisional]]
+
+        end_M = start_M + length_M - 1
+        columns["count"][slots] += length_M
+        columns["last_time_ms"][slots] = time_ms_M[end_M]
+        columns["last_values"][slots] = values_MF[end_M]
+
+        settles_M = (index_M == self.window - 1) & (columns["interval_ms"][slot_M] == 0)
+        settled = slot_M[settles_M]
+        span_ms = time_ms_M[settles_M] - columns["first_time_ms"][settled]
+        columns["interval_ms"][settled] = np.maximum(span_ms / max(self.window - 1, 1), 1.0)
+        return index_M
+
+    def _grow(self) -> None:
+        capacity = max(64, 2 * self.capacity)
+        for name, column in self.columns.items():
+            grown = np.zeros((capacity, *column.shape[1:]), column.dtype)
+            grown[: len(column)] = column
+            self.columns[name] = grown
+
+    def _empty_points(self) -> Points:
+        none, no_values = np.zeros(0, np.int64), np.zeros((0, self.n_features))
+        return Points(none, none, none, no_values, np.zeros(0, bool), none, none)
+
+
+def _firsts(slot_N: IntArray) -> BoolArray:
+    """Mark the first point of each slot in sorted slots."""
+    first_N = np.ones(len(slot_N), bool)
+    first_N[1:] = slot_N[1:] != slot_N[:-1]
+    return first_N

@@ -1,0 +1,88 @@
+"""One stream's way from raw records to alerts: what its stages need, what they return.
+
+`stream_series` and `stream_features` put the stages in a row for the two kinds of stream. `process` does no
+I/O, so the worker, the demo's report and a backtest run the very same code.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.stages.alerts import Alert
+from pipeline.stages.decode import Decoder, Reject
+from pipeline.stages.series import FloatArray, IntArray
+
+Arrays = dict[str, npt.NDArray[Any]]
+Measure = Callable[[str], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """What the stages of a stream need to know beside the detector."""
+
+    name: str
+    decoder: Decoder
+    threshold: Callable[[FloatArray], FloatArray]
+    """Alert threshold for each interval in ms between the points of a series."""
+    fields_of: Callable[[str], dict[str, str]]
+    """A series' name -> the fields that name it."""
+    quiet_points: int
+    hold_points: int
+    """0: a missing feature rejects the record."""
+    model_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Score and threshold of each admitted point, for those who draw or compare them."""
+
+    series: Sequence[str]
+    time_ms_M: IntArray
+    offset_M: IntArray
+    score_M: FloatArray
+    """NaN: not scored."""
+    threshold_M: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a poll's records of one stream came to."""
+
+    alerts: Sequence[Alert]
+    """In the order of partition and offset."""
+    rejects: Sequence[Reject]
+    scored: Scored
+    points_scored: int = 0
+    points_warming: int = 0
+    late: int = 0
+    held: int = 0
+    series_moved: int = 0
+
+
+class StreamPipeline(Protocol):
+    """The stages of one stream. State is kept for each partition between calls."""
+
+    @property
+    def shape(self) -> str:
+        """What the state's arrays depend on."""
+
+    @property
+    def series_held(self) -> int: ...
+    @property
+    def open_incidents(self) -> int: ...
+
+    def process(self, arrived: Sequence[PartitionRecords], measure: Measure = nullcontext) -> Outcome:
+        """Take records, each partition's after those of the call before; return what they came to."""
+
+    def snapshot(self, partition: TopicPartition) -> Arrays:
+        """Return the state of a partition for a checkpoint."""
+
+    def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put a partition's state back; an empty mapping is the state before its first record."""
+
+    def drop(self, partition: TopicPartition) -> None:
+        """Forget a partition."""

@@ -1,0 +1,93 @@
+"""The stages of a stream of kind `features`: each record is judged by itself, nothing is kept between polls.
+
+Legend: M accepted records, K alerting ones, F features.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.detector import Detector
+from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.stages.alerts import Alert, feature_views
+from pipeline.stages.decode import Batch
+from pipeline.stages.incidents import SEVERITIES, derived_id, severity_of
+from pipeline.stages.scoring import Scorer
+from pipeline.stages.series import FloatArray
+from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan
+
+
+class FeaturesPipeline:
+    """Records of kind `features`: each is judged by itself, nothing is kept between polls."""
+
+    def __init__(self, plan: StreamPlan, detector: Detector, scorer: Scorer) -> None:
+        self._plan = plan
+        self._detector = detector
+        self._scorer = scorer
+        self._threshold = float(plan.threshold(np.array([detector.calibration.interval_ms]))[0])
+
+    shape = "features"
+    series_held = 0
+    open_incidents = 0
+
+    def process(self, arrived: Sequence[PartitionRecords], measure: Measure = nullcontext) -> Outcome:
+        with measure("decode"):
+            decoded = [self._plan.decoder.decode(records) for records in arrived]
+        batches = [batch for batch, _ in decoded]
+        scaling = self._detector.scaling
+        with measure("scoring"):
+            values_MF = np.concatenate([batch.values_NF for batch in batches])
+            scores = self._scorer.score_vectors(scaling.apply(values_MF, scaling.center_F, scaling.scale_F))
+        with measure("incidents"):
+            hot = np.flatnonzero(scores.score_M >= self._threshold)
+            expected_KF, share_KF = scores.explain(hot)
+            expected_KF = expected_KF * scaling.scale_F + scaling.center_F
+            place_M = [(batch, row) for batch in batches for row in range(len(batch))]
+            alerts = [
+                self._alert(*place_M[i], float(scores.score_M[i]), expected_F, share_F)
+                for i, expected_F, share_F in zip(hot, expected_KF, share_KF, strict=True)
+            ]
+        scored = Scored(
+            ("",) * len(scores.score_M),
+            np.concatenate([batch.time_ms_N for batch in batches]),
+            np.concatenate([batch.offset_N for batch in batches]),
+            scores.score_M,
+            np.full(len(scores.score_M), self._threshold),
+        )
+        rejects = [reject for _, found in decoded for reject in found]
+        return Outcome(alerts, rejects, scored, points_scored=len(scores.score_M))
+
+    def snapshot(self, partition: TopicPartition) -> Arrays:
+        return {}
+
+    def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """There is nothing to restore."""
+
+    def drop(self, partition: TopicPartition) -> None:
+        """There is nothing to forget."""
+
+    def _alert(
+        self, batch: Batch, row: int, score: float, expected_F: FloatArray, share_F: npt.NDArray[Any]
+    ) -> Alert:
+        time_ms, offset = int(batch.time_ms_N[row]), int(batch.offset_N[row])
+        topic, partition = batch.partition
+        return Alert(
+            incident=derived_id(self._plan.name, batch.partition, offset, 0, "", "opened"),
+            stream=self._plan.name,
+            series="",
+            fields={},
+            state="opened",
+            severity=SEVERITIES[severity_of(score, self._threshold)],
+            score=round(score, 6),
+            threshold=round(self._threshold, 6),
+            opened_ms=time_ms,
+            event_ms=time_ms,
+            features=feature_views(self._detector.spec.features, batch.values_NF[row], expected_F, share_F),
+            model_version=self._plan.model_version,
+            topic=topic,
+            partition=partition,
+            offset=offset,
+        )

@@ -1,0 +1,200 @@
+"""The stages of a stream of kind `series`, and the state of its series between polls.
+
+Legend: M admitted points, K alerting ones, S slots, T window length, F features.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.detector import Detector
+from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.stages.alerts import Alert, feature_views
+from pipeline.stages.decode import REASONS, Reject
+from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident, Transition
+from pipeline.stages.scoring import Scorer, Scores
+from pipeline.stages.series import FloatArray, IntArray, Points, SeriesTable
+from pipeline.stages.windows import Windows
+from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan
+
+_TAIL = "tail."
+
+
+class SeriesPipeline:
+    """Time series: every point is judged in its own window."""
+
+    def __init__(self, plan: StreamPlan, detector: Detector, scorer: Scorer, device: torch.device) -> None:
+        self._plan = plan
+        self._detector = detector
+        self._scorer = scorer
+        spec = detector.spec
+        self._table = SeriesTable(
+            len(spec.features),
+            spec.window,
+            known_scaling=detector.scaling.for_series,
+            known_interval_ms=detector.calibration.interval_of,
+            hold_points=plan.hold_points,
+        )
+        self._windows = Windows(self._table, estimate_scaling=detector.scaling.estimate, device=device)
+        self._tail = detector.calibration.online_tail(device)
+        self._incidents = Incidents(plan.name, plan.quiet_points)
+
+    @property
+    def shape(self) -> str:
+        """What the state's arrays depend on."""
+        spec = self._detector.spec
+        features = hashlib.blake2b(json.dumps(spec.features).encode(), digest_size=8).hexdigest()
+        return f"series window={spec.window} features={features}"
+
+    @property
+    def series_held(self) -> int:
+        return len(self._table)
+
+    @property
+    def open_incidents(self) -> int:
+        return len(self._incidents.open)
+
+    def process(self, arrived: Sequence[PartitionRecords], measure: Measure = nullcontext) -> Outcome:
+        with measure("decode"):
+            decoded = [self._plan.decoder.decode(records) for records in arrived]
+            rejects = [reject for _, found in decoded for reject in found]
+        with measure("series"):
+            admitted = self._table.admit([batch for batch, _ in decoded])
+            self._begin_tails(self._table.take_new())
+            records_of = {records.partition: records.records for records in arrived}
+            rejects += [
+                Reject(place, records_of[place][row], row, reason, REASONS[reason])
+                for place, row, reason in admitted.lacking
+            ]
+        points = admitted.points
+        with measure("scoring"):
+            scores = self._scorer.score_windows(points, self._windows, self._tail)
+        with measure("incidents"):
+            threshold_M = self._thresholds(points.slot_M)
+            table = self._table
+            transitions = self._incidents.follow(
+                points, scores.score_M, threshold_M, table.names, table.partitions
+            )
+            alerts = self._alerts(transitions, points, scores)
+        names = self._table.names
+        scored = Scored(
+            [names[slot] for slot in points.slot_M.tolist()],
+            points.time_ms_M,
+            points.offset_M,
+            scores.score_M,
+            threshold_M,
+        )
+        return Outcome(
+            alerts,
+            rejects,
+            scored,
+            points_scored=int((~np.isnan(scores.score_M)).sum()),
+            points_warming=int((points.index_M < self._table.window).sum()),
+            late=admitted.late,
+            held=int(points.held_M.sum()),
+            series_moved=admitted.moved,
+        )
+
+    def snapshot(self, partition: TopicPartition) -> Arrays:
+        """Return the state of a partition: names, the table's columns, buffers, tails, open incidents."""
+        columns = self._table.columns
+        held = self._table.slots.get(partition, {})
+        series = {name: slot for name, slot in held.items() if columns["count"][slot] > 0}
+        slots = np.fromiter(series.values(), np.int64, len(series))
+        index_of = {slot: index for index, slot in enumerate(slots.tolist())}
+        incidents = {
+            index_of[slot]: incident for slot, incident in self._incidents.open.items() if slot in index_of
+        }
+        arrays: Arrays = {name: column[slots] for name, column in columns.items()}
+        arrays |= {_TAIL + name: column for name, column in self._tail.gather(slots).items()}
+        arrays["rows"] = self._windows.snapshot(slots)
+        arrays["names"] = np.frombuffer(msgspec.json.encode(list(series)), np.uint8)
+        arrays["incidents"] = np.frombuffer(msgspec.json.encode(incidents), np.uint8)
+        return arrays
+
+    def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put a partition's state back; an empty mapping is the state before its first record."""
+        self.drop(partition)
+        if not arrays:
+            return
+        names = msgspec.json.decode(arrays["names"].tobytes(), type=list[str])
+        slots = np.array([self._table.add(partition, name) for name in names], np.int64)
+        self._begin_tails(self._table.take_new())
+        known = {name: self._table.columns[name][slots] for name in ("learned", "center", "scale")}
+        for name, column in self._table.columns.items():
+            column[slots] = arrays[name]
+        self._windows.restore(slots, arrays["rows"])
+        self._rescale(slots, known)
+        self._tail.scatter(
+            slots, {name.removeprefix(_TAIL): a for name, a in arrays.items() if name.startswith(_TAIL)}
+        )
+        incidents = msgspec.json.decode(arrays["incidents"].tobytes(), type=dict[int, OpenIncident])
+        self._incidents.open |= {int(slots[index]): incident for index, incident in incidents.items()}
+
+    def drop(self, partition: TopicPartition) -> None:
+        """Forget a partition."""
+        freed = self._table.drop(partition)
+        self._windows.free(freed)
+        for slot in freed.tolist():
+            self._incidents.open.pop(slot, None)
+
+    def _begin_tails(self, new: list[int]) -> None:
+        if new:
+            self._tail.begin(np.array(new, np.int64), [self._table.names[slot] for slot in new])
+
+    def _rescale(self, slots: IntArray, known: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Move restored buffers to this model's own scaling, where it knows the series by another one."""
+        columns = self._table.columns
+        differs = known["learned"] & (
+            (known["center"] != columns["center"][slots]) | (known["scale"] != columns["scale"][slots])
+        ).any(axis=1)
+        if differs.any():
+            self._windows.rescale(slots[differs], known["center"][differs], known["scale"][differs])
+
+    def _thresholds(self, slot_M: IntArray) -> FloatArray:
+        slots, place_M = np.unique(slot_M, return_inverse=True)
+        interval_ms = self._table.columns["interval_ms"][slots]
+        # Before its first window is complete a series has no interval, and no score either.
+        threshold = np.where(interval_ms > 0, self._plan.threshold(np.maximum(interval_ms, 1.0)), np.inf)
+        return threshold[place_M]
+
+    def _alerts(self, transitions: Sequence[Transition], points: Points, scores: Scores) -> list[Alert]:
+        if not transitions:
+            return []
+        columns, names = self._table.columns, self._detector.spec.features
+        positions = [transition.position for transition in transitions]
+        slot_K = points.slot_M[positions]
+        expected_KF, share_KF = scores.explain(positions)
+        expected_KF = expected_KF * columns["scale"][slot_K] + columns["center"][slot_K]
+        alerts: list[Alert] = []
+        for k, transition in enumerate(transitions):
+            position, slot = transition.position, int(slot_K[k])
+            topic, partition = self._table.partitions[slot]
+            series = self._table.names[slot]
+            alerts.append(
+                Alert(
+                    incident=transition.incident,
+                    stream=self._plan.name,
+                    series=series,
+                    fields=self._plan.fields_of(series),
+                    state=transition.state,
+                    severity=SEVERITIES[transition.severity],
+                    score=round(transition.score, 6),
+                    threshold=round(transition.threshold, 6),
+                    opened_ms=transition.opened_ms,
+                    event_ms=int(points.time_ms_M[position]),
+                    features=feature_views(names, points.values_MF[position], expected_KF[k], share_KF[k]),
+                    model_version=self._plan.model_version,
+                    topic=topic,
+                    partition=partition,
+                    offset=int(points.offset_M[position]),
+                )
+            )
+        return sorted(alerts, key=lambda alert: (alert.partition, alert.offset))

@@ -1,0 +1,139 @@
+"""Every kind of bad record is rejected alone, with its reason, and its neighbours are decoded."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.formats.json import Fields, JsonFormat
+from pipeline.stages import dead_letters
+from pipeline.stages.decode import REASONS, Decoder, series_name
+from tests.records import NOW_MS, Record, arrived, record
+
+GOOD = {"cpu": 0.5, "disk": {"used": 7}, "ts": NOW_MS}
+
+
+def decoder(**options: Any) -> Decoder:
+    fields = Fields(features=[("cpu",), ("disk", "used")], time=("ts",), **options.pop("fields", {}))
+    return Decoder(fields, stateless=options.pop("stateless", False), max_record_bytes=100_000, **options)
+
+
+BAD: list[tuple[str, Record]] = [
+    ("tombstone", record(None)),
+    ("empty", record(b"")),
+    ("too_large", record(json.dumps(GOOD | {"note": "x" * 5_000_000}).encode())),
+    ("not_utf8", record(b'{"cpu": 1, "disk": {"used": 1}, "ts": 1, "note": "\xff\xfe"}')),
+    ("not_utf8", record(b"\xff\xfe\x00")),
+    ("not_json", record(b"hello")),
+    ("not_json", record(b'{"cpu": 1')),
+    ("not_json", record(b'{"cpu": 1, "disk": {"used": 1}, "ts": 1} {}')),
+    ("not_object", record(b"[1, 2]")),
+    ("not_object", record(b"null")),
+    ("not_object", record(b"3")),
+    ("too_deep", record(b'{"cpu": 1, "disk": {"used": 1}, "ts": 1, "x": ' + b"[" * 10_000 + b"]" * 10_000 + b"}")),
+    ("missing_field", record({"disk": {"used": 1}, "ts": NOW_MS})),
+    ("missing_field", record({"CPU": 1, "disk": {"used": 1}, "ts": NOW_MS})),
+    ("missing_field", record({"cpu": 1, "ts": NOW_MS})),
+    ("missing_field", record({"cpu": 1, "disk": None, "ts": NOW_MS})),
+    ("missing_field", record(GOOD | {"cpu": None})),
+    ("missing_field", record({"cpu": 1, "disk": {"used": 1}})),
+    ("wrong_type", record(GOOD | {"cpu": "0.5"})),
+    ("wrong_type", record(GOOD | {"cpu": True})),
+    ("wrong_type", record(GOOD | {"disk": 3})),
+    ("wrong_type", record(GOOD | {"ts": "2024-01-01"})),
+    ("not_finite", record(b'{"cpu": NaN, "disk": {"used": 1}, "ts": 1}')),
+    ("not_finite", record(b'{"cpu": Infinity, "disk": {"used": 1}, "ts": 1}')),
+    ("not_finite", record(b'{"cpu": -Infinity, "disk": {"used": 1}, "ts": 1}')),
+    ("not_finite", record(b'{"cpu": 1e999, "disk": {"used": 1}, "ts": 1}')),
+    ("not_finite", record(GOOD | {"cpu": 1e39})),
+    ("bad_time", record(GOOD | {"ts": -5})),
+    ("bad_time", record(GOOD | {"ts": NOW_MS * 1000})),
+    ("bad_time", record(GOOD | {"ts": 1e300})),
+    ("time_ahead", record(GOOD | {"ts": NOW_MS + 3_600_001})),
+    ("no_series", record(GOOD, key=None)),
+    ("no_series", record(GOOD, key=b"\xff")),
+]
+
+
+@pytest.mark.parametrize(("reason", "bad"), BAD, ids=[f"{i}-{reason}" for i, (reason, _) in enumerate(BAD)])
+def test_a_bad_record_is_rejected_alone(reason: str, bad: Record) -> None:
+    batch, rejects = decoder().decode(arrived([record(GOOD), bad, record(GOOD | {"cpu": 2})]))
+    assert [(reject.reason, reject.row, reject.record.offset) for reject in rejects] == [(reason, 1, 1)]
+    assert rejects[0].record.value == bad.value
+    assert batch.values_NF.tolist() == [[0.5, 7.0], [2.0, 7.0]]
+    assert batch.offset_N.tolist() == [0, 2]
+
+
+def test_every_reason_but_that_of_the_series_stage_can_happen() -> None:
+    assert {reason for reason, _ in BAD} | {"held_too_long"} == set(REASONS)
+
+
+def test_nothing_but_bad_records_gives_an_empty_batch() -> None:
+    batch, rejects = decoder().decode(arrived([bad for _, bad in BAD]))
+    assert len(batch) == 0
+    assert batch.values_NF.shape == (0, 2)
+    assert [reject.record.offset for reject in rejects] == list(range(len(BAD)))
+
+
+def test_a_dead_letter_keeps_the_bytes_and_says_why() -> None:
+    bad = Record(3, NOW_MS, None, b"\xff\x00", [("trace", b"abc")])
+    _, rejects = decoder().decode(arrived([bad]))
+    letter = dead_letters.message(rejects[0], "dead")
+    assert (letter.topic, letter.key, letter.value) == ("dead", None, b"\xff\x00")
+    headers = dict(letter.headers)
+    assert headers["trace"] == b"abc"
+    assert headers["__connect.errors.topic"] == b"metrics"
+    assert headers["__connect.errors.offset"] == b"0"
+    assert headers["__connect.errors.exception.class.name"] == b"offkey.not_utf8"
+
+
+def test_missing_features_may_be_left_open() -> None:
+    holding = decoder(fields={"optional_features": True})
+    rows = [{"ts": NOW_MS}, {"cpu": None, "disk": {"used": 2}, "ts": NOW_MS}, {"cpu": 1, "ts": NOW_MS}]
+    batch, rejects = holding.decode(arrived([record(row) for row in rows]))
+    assert not rejects
+    np.testing.assert_array_equal(batch.values_NF, [[np.nan, np.nan], [np.nan, 2], [1, np.nan]])
+
+
+def test_series_are_named_by_fields() -> None:
+    fields = Fields(features=[("v",)], series=[("host",), ("disk", "id")])
+    batch, rejects = Decoder(fields, stateless=False).decode(
+        arrived([record({"v": 1, "host": "a/b", "disk": {"id": 3}}, key=None), record({"v": 1, "host": "a"})])
+    )
+    assert list(batch.series) == ["a\\/b/3"]
+    assert [reject.reason for reject in rejects] == ["missing_field"]
+    assert series_name(["a/b"]) == "a/b"
+
+
+@pytest.mark.parametrize(
+    ("unit", "value"),
+    [
+        ("ms", 1_500_000_000_123),
+        ("s", 1_500_000_000.123),
+        ("us", 1_500_000_000_123_000),
+        ("ns", 1_500_000_000_123_000_000),
+        ("iso8601", "2017-07-14T02:40:00.123Z"),
+        ("iso8601", "2017-07-14T04:40:00.123+02:00"),
+        ("iso8601", "2017-07-14T02:40:00.123"),
+    ],
+)
+def test_time_units(unit: Any, value: Any) -> None:
+    fields = Fields(features=[("v",)], time=("at",), time_is_text=unit == "iso8601")
+    batch, rejects = Decoder(fields, stateless=True, time_unit=unit).decode(
+        arrived([record({"v": 1, "at": value})])
+    )
+    assert not rejects
+    assert batch.time_ms_N.tolist() == [1_500_000_000_123]
+
+
+def test_without_a_time_field_the_kafka_timestamp_counts() -> None:
+    plain = Decoder(Fields(features=[("v",)]), stateless=True)
+    batch, rejects = plain.decode(arrived([record({"v": 1}, timestamp=5), record({"v": 1}, timestamp=-1)]))
+    assert batch.time_ms_N.tolist() == [5]
+    assert [reject.reason for reject in rejects] == ["bad_time"]
+
+
+def test_a_field_cannot_be_a_value_and_an_object() -> None:
+    with pytest.raises(ValueError, match="'cpu' is named both"):
+        JsonFormat(Fields(features=[("cpu",), ("cpu", "load")]))
