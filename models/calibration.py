@@ -51,7 +51,8 @@ class PooledTail:
         )
 
 
-TAIL_FROM = 0.98
+_TAIL_POINTS = 100
+"""Above the error that so many training points exceed, the tail is a fitted one."""
 _KNOTS = 128
 
 
@@ -61,14 +62,15 @@ def fit_pooled_tail(error_N: FloatArray) -> PooledTail:
     The mean excess above the threshold is taken from the median excess, which is ln 2 of it in an
     exponential tail, so the largest errors do not count by their size.
     """
-    level_K = 1 - np.geomspace(1, 1 - TAIL_FROM, _KNOTS)
+    tail_share = float(np.clip(_TAIL_POINTS / len(error_N), 1e-6, 0.1))
+    level_K = 1 - np.geomspace(1, tail_share, _KNOTS)
     error_K = np.quantile(error_N, level_K)
     # Equal errors (a constant series) would give knots on one spot: keep them apart by what is visible.
     least_step = 1e-6 * max(float(np.abs(error_K).max()), 1e-6)
     error_K = np.maximum.accumulate(error_K) + least_step * np.arange(_KNOTS)
     excess = error_N[error_N > error_K[-1]] - error_K[-1]
     spread = float(np.median(excess)) / math.log(2) if len(excess) else 0.0
-    body = float(error_K[-1] - np.quantile(error_N, 0.5)) / math.log(0.5 / (1 - TAIL_FROM))
+    body = float(error_K[-1] - np.quantile(error_N, 0.5)) / math.log(0.5 / tail_share)
     spread = max(spread, 0.25 * body, least_step)
     return PooledTail(
         torch.tensor(error_K, dtype=torch.float32),
@@ -77,50 +79,68 @@ def fit_pooled_tail(error_N: FloatArray) -> PooledTail:
     )
 
 
-TAIL_SHARE = 0.02
-"""The upper quantile that `OnlineTail` follows is passed by this share of a series' points."""
+@dataclass(frozen=True)
+class Pace:
+    """How an `OnlineTail` follows."""
+
+    share: float
+    """The upper quantile that is followed is passed by this share of the points."""
+    block: int
+    """Points that are scored before the state moves."""
+    gap_step: float
+    most_above: int
+    """Points of a block that count as above the upper quantile at most: the bound on what an outage teaches."""
+
+    @property
+    def gap(self) -> float:
+        """How far the upper quantile of a normal score lies above its median."""
+        return DECIBEL * math.log(0.5 / self.share)
+
+
+SERIES_PACE = Pace(share=0.02, block=16, gap_step=0.5, most_above=2)
+"""One series, with some hundred to some thousand points a week."""
+STREAM_PACE = Pace(share=0.005, block=1024, gap_step=2.0, most_above=20)
+"""All records of a stream together."""
+
 _MEDIAN = DECIBEL * math.log(2)
-_GAP = DECIBEL * math.log(0.5 / TAIL_SHARE)
-"""Median of a normal score, and how far the upper quantile lies above it."""
+_MEDIAN_STEP = 0.10
+_LEAST_GAP, _MOST_GAP = 0.25, 20.0
+"""Bounds of the gap, in those of a normal score."""
 
 
 class OnlineTail:
-    """Two quantiles of each series' surprise, followed as it goes on: 40 bytes a series.
+    """Two quantiles of each series' surprise, followed as it goes on: 32 bytes a series.
 
     The score puts the series' median and upper quantile where those of a normal score lie, and goes on in a
     straight line: the tail above is as exponential as the stream's, only wider or narrower.
 
-    Quantiles are followed by stochastic approximation (Robbins and Monro, 1951) in blocks of `BLOCK` points of a
-    series. All points of a block are scored by the state at its start, and within a block only whole numbers are
+    Quantiles are followed by stochastic approximation (Robbins and Monro, 1951) in blocks of
+    points of a series. All points of a block are scored by the state at its start, and within a block only whole numbers are
     added up, so a score depends neither on how polls cut the stream nor on the order of sums on a device. How
-    many of a block's points lie above a quantile counts, never by how much, and the upper quantile counts at most
-    `_MOST_ABOVE` of them: an outage cannot teach it quickly, a level that stays is learned within some
-    hundred points.
+    many of a block's points lie above a quantile counts, never by how much, and only so many of them: an outage
+    cannot teach it quickly, a level that stays is learned within some hundred points.
     """
 
-    BLOCK = 16
-    _CENTER_STEP = 0.10
-    _GAP_STEP = 0.5
-    _MOST_ABOVE = 2
-    _LEAST_GAP, _MOST_GAP = 0.25 * _GAP, 20 * _GAP
-
-    def __init__(self, device: torch.device, initial: Mapping[str, tuple[float, float]] | None = None) -> None:
+    def __init__(
+        self, device: torch.device, pace: Pace, initial: Mapping[str, tuple[float, float]] | None = None
+    ) -> None:
         """`initial` holds (median, gap) of the series that were there in training."""
         self._device = device
+        self._pace = pace
         self._initial = initial or {}
         self._columns: dict[str, Tensor] = {
             "median": torch.zeros(0, device=device),
             "gap": torch.zeros(0, device=device),
             "seen": torch.zeros(0, dtype=torch.int64, device=device),
-            "above_median": torch.zeros(0, dtype=torch.int64, device=device),
-            "above_upper": torch.zeros(0, dtype=torch.int64, device=device),
+            "above_median": torch.zeros(0, dtype=torch.int32, device=device),
+            "above_upper": torch.zeros(0, dtype=torch.int32, device=device),
         }
 
     def begin(self, slots: npt.NDArray[np.int64], names: list[str]) -> None:
         """Give slots the state of a series that was never seen here."""
         self._reserve(int(slots.max(initial=-1)) + 1)
         index = torch.from_numpy(slots).to(self._device)
-        start = torch.tensor([self._initial.get(name, (_MEDIAN, _GAP)) for name in names], device=self._device)
+        start = torch.tensor([self._initial.get(name, (_MEDIAN, self._pace.gap)) for name in names], device=self._device)
         for column in self._columns.values():
             column[index] = 0
         self._columns["median"][index] = start[:, 0]
@@ -147,7 +167,8 @@ class OnlineTail:
         slots, place_K, count = torch.unique_consecutive(slot_K, return_inverse=True, return_counts=True)
         start = count.cumsum(0) - count
         index_K = seen[slot_K] + torch.arange(len(slot_K), device=self._device) - start[place_K]
-        block_K = index_K // self.BLOCK - (seen[slots] // self.BLOCK)[place_K]
+        block = self._pace.block
+        block_K = index_K // block - (seen[slots] // block)[place_K]
         order_K = torch.argsort(block_K, stable=True)
         for chosen in order_K.split(torch.bincount(block_K).tolist()):
             score_K[chosen] = self._block(slot_K[chosen], surprise_K[chosen])
@@ -160,25 +181,25 @@ class OnlineTail:
         above_K = surprise_K - median_K
         score_K = torch.where(
             above_K >= 0,
-            _MEDIAN + above_K * (_GAP / gap_K),
+            _MEDIAN + above_K * (self._pace.gap / gap_K),
             surprise_K.clamp(min=0) * (_MEDIAN / median_K),
         )
         state["seen"].index_add_(0, slot_K, torch.ones_like(slot_K))
-        state["above_median"].index_add_(0, slot_K, (above_K > 0).long())
-        state["above_upper"].index_add_(0, slot_K, (above_K > gap_K).long())
+        state["above_median"].index_add_(0, slot_K, (above_K > 0).int())
+        state["above_upper"].index_add_(0, slot_K, (above_K > gap_K).int())
         self._learn(torch.unique_consecutive(slot_K))
         return score_K
 
     def _learn(self, slots: Tensor) -> None:
-        state = self._columns
-        full = slots[state["seen"][slots] % self.BLOCK == 0]
+        state, pace = self._columns, self._pace
+        full = slots[state["seen"][slots] % pace.block == 0]
         gap = state["gap"][full]
-        upper = state["above_upper"][full].clamp(max=self._MOST_ABOVE) / self.BLOCK
-        middle = state["above_median"][full] / self.BLOCK
-        moved = state["median"][full] + self._CENTER_STEP * gap * (middle - 0.5)
+        upper = state["above_upper"][full].clamp(max=pace.most_above) / pace.block
+        middle = state["above_median"][full] / pace.block
+        moved = state["median"][full] + _MEDIAN_STEP * gap * (middle - 0.5)
         state["median"][full] = moved.clamp(min=0.1 * _MEDIAN)
-        widened = gap * (1 + self._GAP_STEP * (upper - TAIL_SHARE))
-        state["gap"][full] = widened.clamp(self._LEAST_GAP, self._MOST_GAP)
+        widened = gap * (1 + pace.gap_step * (upper - pace.share))
+        state["gap"][full] = widened.clamp(_LEAST_GAP * pace.gap, _MOST_GAP * pace.gap)
         state["above_median"][full] = 0
         state["above_upper"][full] = 0
 
@@ -190,17 +211,17 @@ class OnlineTail:
                 self._columns[name] = torch.cat([column, column.new_zeros(more)])
 
 
-def series_quantiles(surprise_N: FloatArray) -> tuple[float, float]:
-    """Return (median, gap) of a series' training surprise: where its `OnlineTail` starts.
+def quantiles(surprise_N: FloatArray, pace: Pace) -> tuple[float, float]:
+    """Return (median, gap) of training surprise: where an `OnlineTail` starts.
 
-    Drawn towards the stream's own by as many points as a thin tail needs to be seen at all.
+    Drawn towards those of a normal score by as many points as a thin tail needs to be seen at all.
     """
-    median, upper = np.quantile(surprise_N, [0.5, 1 - TAIL_SHARE])
-    weight = len(surprise_N) / (len(surprise_N) + 2 / TAIL_SHARE)
-    gap = float(np.clip(upper - median, 0.25 * _GAP, 20 * _GAP))
+    median, upper = np.quantile(surprise_N, [0.5, 1 - pace.share])
+    weight = len(surprise_N) / (len(surprise_N) + 2 / pace.share)
+    gap = float(np.clip(upper - median, _LEAST_GAP * pace.gap, _MOST_GAP * pace.gap))
     return (
         float(max(weight * median + (1 - weight) * _MEDIAN, 0.1 * _MEDIAN)),
-        math.exp(weight * math.log(gap) + (1 - weight) * math.log(_GAP)),
+        math.exp(weight * math.log(gap) + (1 - weight) * math.log(pace.gap)),
     )
 
 

@@ -3,6 +3,7 @@
 Legend: B windows, N training windows, T window length, F features, C channels.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.calibration import OnlineTail, PooledTail, cluster_size, fit_pooled_tail, series_quantiles
+from models.calibration import (
+    SERIES_PACE,
+    STREAM_PACE,
+    Pace,
+    OnlineTail,
+    cluster_size,
+    fit_pooled_tail,
+    quantiles,
+)
 from models.dataset import Columns, Windows, checked, split_by_time, windows_of
 from models.scaling import LIMIT, Scaling, fit_features, fit_series
 from models.spec import ModelSpec
@@ -46,21 +55,31 @@ class Calibration:
     """Points that an incident holds on average."""
     interval_of_series: Mapping[str, float] = field(default_factory=dict)
     quantiles_of_series: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Where each series' `OnlineTail` starts; of features, that of the stream, under the name ""."""
 
     def interval_of(self, series: str) -> float | None:
         """Return a series' own interval in ms, or None where it was not there in training."""
         return self.interval_of_series.get(series)
 
-    def online_tail(self, device: torch.device) -> OnlineTail:
+    def online_tail(self, device: torch.device, pace: Pace) -> OnlineTail:
         """Return the recalibration for series that go on, each from where its training rows leave it."""
-        return OnlineTail(device, self.quantiles_of_series)
+        return OnlineTail(device, pace, self.quantiles_of_series)
 
 
 class Detector:
     """Scores windows that end in the row to judge; [B, 1, F] for records of features."""
 
-    def __init__(self, spec: ModelSpec, view: View, scaling: Scaling, calibration: Calibration) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        view: View,
+        scaling: Scaling,
+        calibration: Calibration,
+        training: Mapping[str, Any],
+    ) -> None:
+        """`training` says what the detector was trained on; it only travels along."""
         self.spec = spec
+        self.training = training
         self.view = view.eval()
         self.scaling = scaling
         self.calibration = calibration
@@ -118,9 +137,17 @@ def fit_detector(
     if view.differences:
         view.step_F.copy_(torch.from_numpy(_usual_steps(scaled)))
     learning_N, stopping_N = _split(scaled, spec)
-    train(view, windows, learning_N, stopping_N, training, progress)
+    losses = train(view, windows, learning_N, stopping_N, training, progress)
     calibration = _calibrate(view, windows, spec, usable)
-    return Detector(spec, view, scaling, calibration)
+    trained_on = {
+        "rows": int(sum(len(x_TF) for _, x_TF in usable.values())),
+        "first_ms": int(min(time_ms_T.min() for time_ms_T, _ in usable.values())),
+        "last_ms": int(max(time_ms_T.max() for time_ms_T, _ in usable.values())),
+        "epochs": len(losses),
+        "held_out_loss": min(losses),
+        **dataclasses.asdict(training),
+    }
+    return Detector(spec, view, scaling, calibration, trained_on)
 
 
 def _usable(spec: ModelSpec, columns: Columns) -> Columns:
@@ -168,22 +195,23 @@ def _calibrate(view: View, windows: Windows, spec: ModelSpec, usable: Columns) -
     surprise_N = view.tail.surprise(torch.from_numpy(error_N).float().to(device)).cpu().numpy().astype(np.float64)
     if spec.kind == "features":
         time_ms_N = next(iter(usable.values()))[0]
-        span_ms = float(time_ms_N.max() - time_ms_N.min())
-        return Calibration(max(span_ms / max(len(time_ms_N) - 1, 1), 1e-3), 1.0)
+        interval_ms = max(float(time_ms_N.max() - time_ms_N.min()) / max(len(time_ms_N) - 1, 1), 1e-3)
+        usual = quantiles(surprise_N, STREAM_PACE)
+        return Calibration(interval_ms, 1.0, {"": interval_ms}, {"": usual})
     return _series_calibration(usable, surprise_N, spec.window)
 
 
 def _series_calibration(usable: Columns, surprise_N: Any, window: int) -> Calibration:
     intervals: dict[str, float] = {}
-    quantiles: dict[str, tuple[float, float]] = {}
+    usual: dict[str, tuple[float, float]] = {}
     first, points, clusters = 0, 0, 0
     for name, (time_ms_T, x_TF) in usable.items():
         own_N = surprise_N[first : first + len(x_TF) - window + 1]
         first += len(own_N)
         intervals[name] = max(float(np.median(np.diff(time_ms_T))), 1.0)
-        quantiles[name] = series_quantiles(own_N)
+        usual[name] = quantiles(own_N, SERIES_PACE)
         hot, runs = cluster_size(own_N, _CLUSTER_LEVEL, _CLUSTER_GAP)
         points, clusters = points + hot, clusters + runs
     # A handful of pretended single points keeps a short history from claiming huge clusters.
     cluster_points = (points + 5) / (clusters + 5)
-    return Calibration(float(np.median(list(intervals.values()))), cluster_points, intervals, quantiles)
+    return Calibration(float(np.median(list(intervals.values()))), cluster_points, intervals, usual)

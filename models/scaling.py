@@ -1,8 +1,8 @@
 """Scaling: values of any unit -> numbers near 0 to 1, for each series and feature.
 
 A series is scaled by the range of its own training values (min-max without clipping did best on the
-development series, before standard and robust scaling); records of features by median and quantiles, since
-a table's range is made by its outliers. Everything is finite and no scale is ever zero: a feature that was
+development series, before standard and robust scaling); records of features by mean and standard deviation,
+so that a feature counts that is nearly always the same. Everything is finite and no scale is ever zero: a feature that was
 constant is scaled by its own magnitude, so that it stands out when it moves.
 
 Legend: T time steps, F features.
@@ -78,10 +78,9 @@ def fit_series(columns: Mapping[str, FloatArray]) -> Scaling:
 
 
 def fit_features(x_NF: FloatArray) -> Scaling:
-    """Fit one (centre, scale) for independent rows: the median, and the width of the middle 98%."""
-    low_F, center_F, high_F = np.quantile(x_NF, [0.01, 0.5, 0.99], axis=0)
-    width_F = np.where(high_F > low_F, high_F - low_F, x_NF.max(axis=0) - x_NF.min(axis=0))
-    return Scaling(center_F, _never_zero(width_F, np.abs(center_F)))
+    """Fit one (centre, scale) for independent rows: the mean and the standard deviation."""
+    center_F = x_NF.mean(axis=0)
+    return Scaling(center_F, _never_zero(x_NF.std(axis=0), np.abs(center_F)))
 
 
 def _never_zero(width_F: FloatArray, magnitude_F: FloatArray) -> FloatArray:

@@ -1,15 +1,23 @@
-"""The stages of a stream of kind `features`: each record is judged by itself, nothing is kept between polls.
+"""The stages of a stream of kind `features`: each record is judged by itself.
+
+A record's error depends on nothing but the record. What is kept between polls is one `OnlineTail` for each
+partition, which says how rare such an error has become: without it a mix of records that shifts over weeks
+multiplies the alerts of a fixed threshold.
 
 Legend: M accepted records, K alerting ones, F features.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from models.calibration import STREAM_PACE
 from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
@@ -23,29 +31,35 @@ from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan
 class FeaturesPipeline:
     """Records of kind `features`: each is judged by itself, nothing is kept between polls."""
 
-    def __init__(self, plan: StreamPlan, detector: Detector, scorer: Scorer) -> None:
+    def __init__(self, plan: StreamPlan, detector: Detector, scorer: Scorer, device: torch.device) -> None:
         self._plan = plan
         self._detector = detector
         self._scorer = scorer
         self._threshold = float(plan.threshold(np.array([detector.calibration.interval_ms]))[0])
+        self._tail = detector.calibration.online_tail(device, STREAM_PACE)
+        self._slots: dict[TopicPartition, int] = {}
+        features = hashlib.blake2b(json.dumps(detector.spec.features).encode(), digest_size=8).hexdigest()
+        self.shape = f"features={features}"
 
-    shape = "features"
     series_held = 0
     open_incidents = 0
 
     def process(self, arrived: Sequence[PartitionRecords], measure: Measure = nullcontext) -> Outcome:
         with measure("decode"):
             decoded = [self._plan.decoder.decode(records) for records in arrived]
-        batches = [batch for batch, _ in decoded]
+        # Sorted by slot, so that the records of a partition stand together.
+        batches = sorted((batch for batch, _ in decoded), key=lambda batch: self._slot_of(batch.partition))
         scaling = self._detector.scaling
         with measure("scoring"):
             values_MF = np.concatenate([batch.values_NF for batch in batches])
-            scores = self._scorer.score_vectors(scaling.apply(values_MF, scaling.center_F, scaling.scale_F))
+            slot_M = np.repeat([self._slot_of(b.partition) for b in batches], [len(b) for b in batches])
+            z_MF = scaling.apply(values_MF, scaling.center_F, scaling.scale_F)
+            scores = self._scorer.score_vectors(slot_M, z_MF, self._tail)
         with measure("incidents"):
-            hot = np.flatnonzero(scores.score_M >= self._threshold)
+            hot = np.flatnonzero(scores.score_M >= self._threshold).tolist()
             expected_KF, share_KF = scores.explain(hot)
             expected_KF = expected_KF * scaling.scale_F + scaling.center_F
-            place_M = [(batch, row) for batch in batches for row in range(len(batch))]
+            place_M = [(batch, row) for batch in batches for row in range(len(batch))] if hot else []
             alerts = [
                 self._alert(*place_M[i], float(scores.score_M[i]), expected_F, share_F)
                 for i, expected_F, share_F in zip(hot, expected_KF, share_KF, strict=True)
@@ -58,16 +72,32 @@ class FeaturesPipeline:
             np.full(len(scores.score_M), self._threshold),
         )
         rejects = [reject for _, found in decoded for reject in found]
+        alerts.sort(key=lambda alert: (alert.partition, alert.offset))
         return Outcome(alerts, rejects, scored, points_scored=len(scores.score_M))
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
-        return {}
+        """Return the state of the partition's tail."""
+        return self._tail.gather(np.array([self._slot_of(partition)]))
 
     def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """There is nothing to restore."""
+        """Put it back; an empty mapping is the state before the first record."""
+        self.drop(partition)
+        slot = self._slot_of(partition)
+        if arrays:
+            self._tail.scatter(np.array([slot]), arrays)
 
     def drop(self, partition: TopicPartition) -> None:
-        """There is nothing to forget."""
+        """Forget a partition."""
+        self._slots.pop(partition, None)
+
+    def _slot_of(self, partition: TopicPartition) -> int:
+        slot = self._slots.get(partition)
+        if slot is None:
+            taken = set(self._slots.values())
+            slot = next(free for free in range(len(taken) + 1) if free not in taken)
+            self._slots[partition] = slot
+            self._tail.begin(np.array([slot]), [""])
+        return slot
 
     def _alert(
         self, batch: Batch, row: int, score: float, expected_F: FloatArray, share_F: npt.NDArray[Any]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.calibration import SERIES_PACE
 from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
@@ -43,7 +44,7 @@ class SeriesPipeline:
             hold_points=plan.hold_points,
         )
         self._windows = Windows(self._table, estimate_scaling=detector.scaling.estimate, device=device)
-        self._tail = detector.calibration.online_tail(device)
+        self._tail = detector.calibration.online_tail(device, SERIES_PACE)
         self._incidents = Incidents(plan.name, plan.quiet_points)
 
     @property

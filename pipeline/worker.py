@@ -162,8 +162,8 @@ class Worker:
 
     def _resume(self, partition: TopicPartition) -> None:
         """Keep the state of a partition that came back at once, if nobody else worked on it meanwhile."""
-        next_offset = self._progress[partition].next_offset
-        if self.source.committed(partition) == next_offset:
+        next_offset, held = self._progress[partition].next_offset, self.source.offsets(partition)
+        if self.source.committed(partition) == next_offset and held.begin <= next_offset <= held.end:
             self.source.start(partition, next_offset)
         else:
             self._forget([partition])

@@ -21,12 +21,12 @@ class Autoencoder(nn.Module):
         hidden: int = 64
         """Width of the layer between input and code, on both sides."""
         latent: int = 8
-        """Width of the code; at most half of the input is used."""
+        """Width of the code; always narrower than the input."""
 
     def __init__(self, steps: int, channels: int, config: Config) -> None:
         super().__init__()
         width = steps * channels
-        latent = max(1, min(config.latent, width // 2))
+        latent = max(1, min(config.latent, width - 1))
         self.encoder = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, latent))
         self.decoder = nn.Sequential(nn.Linear(latent, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
 

@@ -69,14 +69,15 @@ class Scorer:
         return Scores(score_M, place_M, expected_KF, share_KF)
 
     @torch.inference_mode()
-    def score_vectors(self, z_MF: npt.NDArray[np.float32]) -> Scores:
-        """Score records that are judged by themselves."""
+    def score_vectors(self, slot_M: IntArray, z_MF: npt.NDArray[np.float32], tail: OnlineTail) -> Scores:
+        """Score records whose error depends on nothing else; sorted by slot, one for each partition."""
         parts: list[PointScores] = []
         for z_BF in torch.from_numpy(z_MF).to(self._device).split(CHUNK_WINDOWS):
             whole_BF = torch.nn.functional.pad(z_BF, (0, 0, 0, CHUNK_WINDOWS - len(z_BF)))
             parts.append(self._chunk(whole_BF[:, None, :], len(z_BF)))
         surprise_K, expected_KF, share_KF = self._joined(parts)
-        score_M = surprise_K.cpu().numpy().astype(np.float64)
+        score_K = tail.score(torch.from_numpy(slot_M).to(self._device), surprise_K)
+        score_M = score_K.cpu().numpy().astype(np.float64)
         return Scores(score_M, np.arange(len(score_M)), expected_KF, share_KF)
 
     def _chunk(self, z_BTF: Tensor, count: int) -> PointScores:

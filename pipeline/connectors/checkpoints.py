@@ -1,0 +1,101 @@
+"""Checkpoints in storage: `checkpoints/STREAM/TOPIC/PARTITION/SEQUENCE-OFFSET`, one object each.
+
+An object is the sha256 of the rest, then safetensors with the checkpoint's facts as metadata. The sequence
+rises with each write, so the newest is the one written last: a topic that was made anew begins at low
+offsets again.
+"""
+
+import hashlib
+import json
+import logging
+
+import safetensors
+import safetensors.numpy
+
+from pipeline.connectors.storage import ObjectStorage
+from pipeline.errors import CheckpointError
+from pipeline.protocols import Checkpoint, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+FORMAT, FORMAT_VERSION = "offkey.checkpoint", 1
+KEPT = 3
+_HASH_BYTES = hashlib.sha256().digest_size
+
+
+class StoredCheckpoints:
+    """Checkpoints of all partitions on an `ObjectStorage`."""
+
+    def __init__(self, storage: ObjectStorage) -> None:
+        self._storage = storage
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        folder = _folder(checkpoint.stream, checkpoint.partition)
+        there = self._storage.list(folder)
+        sequence = max((_numbers(name)[0] for name in there), default=0) + 1
+        self._storage.put(f"{folder}/{sequence:012d}-{checkpoint.next_offset}", encode(checkpoint))
+        for name in there[: max(len(there) + 1 - KEPT, 0)]:
+            self._storage.delete(name)
+
+    def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
+        for name in reversed(self._storage.list(_folder(stream, partition))):
+            if _numbers(name)[1] > at_or_below:
+                continue
+            try:
+                return decode(self._storage.get(name))
+            except CheckpointError as error:
+                logger.error("checkpoint %s is refused, the one before is taken: %s", name, error)
+        return None
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    """Return the bytes of a checkpoint."""
+    facts = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "stream": checkpoint.stream,
+        "topic": checkpoint.partition.topic,
+        "partition": checkpoint.partition.partition,
+        "topic_id": checkpoint.topic_id,
+        "next_offset": checkpoint.next_offset,
+        "model_version": checkpoint.model_version,
+        "shape": checkpoint.shape,
+    }
+    body = safetensors.numpy.save(dict(checkpoint.arrays), {"checkpoint": json.dumps(facts)})
+    return hashlib.sha256(body).digest() + body
+
+
+def decode(content: bytes | None) -> Checkpoint:
+    """Read a checkpoint back.
+
+    Raises:
+        CheckpointError: it is gone, damaged or of an unknown format.
+    """
+    if content is None:
+        raise CheckpointError("it is gone")
+    body = content[_HASH_BYTES:]
+    if hashlib.sha256(body).digest() != content[:_HASH_BYTES]:
+        raise CheckpointError("its sha256 differs")
+    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+    facts = json.loads(header["__metadata__"]["checkpoint"])
+    if (facts["format"], facts["format_version"]) != (FORMAT, FORMAT_VERSION):
+        raise CheckpointError(f"format {facts['format']} {facts['format_version']} is not {FORMAT_VERSION}")
+    return Checkpoint(
+        facts["stream"],
+        TopicPartition(facts["topic"], facts["partition"]),
+        facts["topic_id"],
+        facts["next_offset"],
+        facts["model_version"],
+        facts["shape"],
+        safetensors.numpy.load(body),
+    )
+
+
+def _folder(stream: str, partition: TopicPartition) -> str:
+    return f"checkpoints/{stream}/{partition.topic}/{partition.partition}"
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    """Return (sequence, next offset) from an object's name."""
+    sequence, _, offset = name.rpartition("/")[2].partition("-")
+    return int(sequence), int(offset)

@@ -1,0 +1,405 @@
+"""Kafka: source, publisher, and the questions that `check`, `train` and the demo ask of a broker.
+
+The client resets an unknown position in silence by default; here it never does. A position that is not
+there, or has expired while it was read, makes the partition *gained* anew, so that the worker decides.
+Rebalance callbacks run on the client's I/O thread: they only note and pause.
+"""
+
+import importlib.util
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import errors as client_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from kafka.structs import OffsetAndMetadata
+from kafka.structs import TopicPartition as ClientPartition
+
+from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
+from pipeline.protocols import Assignment, Message, OffsetRange, PartitionRecords, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+_NO_MEMBER = (
+    client_errors.CommitFailedError,
+    client_errors.RebalanceInProgressError,
+    client_errors.IllegalGenerationError,
+    client_errors.UnknownMemberIdError,
+)
+_TOO_LARGE = (client_errors.MessageSizeTooLargeError, client_errors.RecordListTooLargeError)
+_LARGEST_REQUEST_BYTES = 64 * 1024 * 1024
+_REQUEST_TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach a cluster."""
+
+    bootstrap_servers: str
+    client_id: str = "offkey"
+    connect_timeout_s: float = 10.0
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "bootstrap_servers": self.bootstrap_servers.split(","),
+            "client_id": self.client_id,
+            "bootstrap_timeout_ms": int(self.connect_timeout_s * 1000),
+            "request_timeout_ms": _REQUEST_TIMEOUT_MS,
+        }
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How this member takes part in its consumer group, and how it fetches."""
+
+    group_id: str
+    instance_id: str | None = None
+    session_timeout_s: float = 10.0
+    max_poll_interval_s: float = 300.0
+    max_poll_records: int = 4000
+    fetch_min_bytes: int = 1
+    fetch_max_wait_ms: int = 100
+
+
+class KafkaSource:
+    """One member of a consumer group; see `pipeline.protocols.Source`."""
+
+    def __init__(self, connection: Connection, group: GroupOptions, topics: Sequence[str]) -> None:
+        """Subscribe.
+
+        Raises:
+            TransientError: the broker does not answer.
+            ConfigError: a topic is not there, or there is no right to read it.
+        """
+        require_fast_checksums()
+        self._cluster = KafkaCluster(connection)
+        self._topic_ids = {topic: self._cluster.topic(topic).id for topic in topics}
+        self._lock = threading.Lock()
+        self._assigned: frozenset[TopicPartition] = frozenset()
+        self._regained: set[TopicPartition] = set()
+        self._told: frozenset[TopicPartition] = frozenset()
+        self._position: dict[TopicPartition, int] = {}
+        with translated(f"Kafka at {connection.bootstrap_servers}"):
+            self._consumer = KafkaConsumer(
+                **connection.options(),
+                group_id=group.group_id,
+                group_instance_id=group.instance_id,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                allow_auto_create_topics=False,
+                partition_assignment_strategy=[StickyPartitionAssignor],
+                session_timeout_ms=int(group.session_timeout_s * 1000),
+                heartbeat_interval_ms=int(group.session_timeout_s * 1000 / 4),
+                max_poll_interval_ms=int(group.max_poll_interval_s * 1000),
+                max_poll_records=group.max_poll_records,
+                fetch_min_bytes=group.fetch_min_bytes,
+                fetch_max_wait_ms=group.fetch_max_wait_ms,
+            )
+            self._consumer.subscribe(topics=list(topics), listener=_Listener(self))
+
+    def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
+        try:
+            with translated("Kafka"):
+                polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+        except client_errors.NoOffsetForPartitionError:
+            # Gained just now, without a committed offset: the next `assignment` tells of it.
+            return ()
+        except client_errors.OffsetOutOfRangeError as error:
+            expired = {TopicPartition(place.topic, place.partition) for place in error.args[0]}
+            logger.error("the position of %s is no longer held by the broker", sorted(expired))
+            with self._lock:
+                self._regained |= expired
+            self._consumer.pause(*(ClientPartition(*place) for place in expired))
+            return ()
+        arrived = [PartitionRecords(TopicPartition(*place), records) for place, records in polled.items()]
+        for records in arrived:
+            self._position[records.partition] = records.next_offset
+        return arrived
+
+    def assignment(self) -> Assignment:
+        with self._lock:
+            gained = (self._assigned - self._told) | (self._regained & self._assigned)
+            change = Assignment(frozenset(gained), self._told - self._assigned)
+            self._told = self._assigned
+            self._regained.clear()
+        for place in change.lost:
+            self._position.pop(place, None)
+        return change
+
+    def committed(self, partition: TopicPartition) -> int | None:
+        with translated(_name(partition)):
+            found: int | None = self._consumer.committed(ClientPartition(*partition), timeout_ms=_REQUEST_TIMEOUT_MS)
+        return found
+
+    def offsets(self, partition: TopicPartition) -> OffsetRange:
+        place = ClientPartition(*partition)
+        with translated(_name(partition)):
+            begin = self._consumer.beginning_offsets([place], timeout_ms=_REQUEST_TIMEOUT_MS)[place]
+            end = self._consumer.end_offsets([place], timeout_ms=_REQUEST_TIMEOUT_MS)[place]
+        return OffsetRange(begin, end)
+
+    def topic_id(self, topic: str) -> str:
+        return self._topic_ids[topic]
+
+    def start(self, partition: TopicPartition, offset: int) -> None:
+        place = ClientPartition(*partition)
+        if place not in self._consumer.assignment():
+            return  # Lost meanwhile: the next `assignment` says so.
+        self._consumer.seek(place, offset)
+        self._consumer.resume(place)
+        self._position[partition] = offset
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        asked = {ClientPartition(*place): OffsetAndMetadata(at, "", -1) for place, at in offsets.items()}
+        try:
+            with translated("commit of offsets"):
+                self._consumer.commit(asked, timeout_ms=_REQUEST_TIMEOUT_MS)
+        except _NO_MEMBER as error:
+            with self._lock:
+                self._regained |= set(offsets)
+            raise AssignmentLost(f"the group has moved on without this member ({error})") from error
+
+    def lag(self) -> Mapping[TopicPartition, int]:
+        found: dict[TopicPartition, int] = {}
+        for place, position in self._position.items():
+            try:
+                end = self._consumer.highwater(ClientPartition(*place))
+            except (AssertionError, client_errors.IllegalStateError):
+                continue  # Lost since the last `assignment`.
+            if end is not None:
+                found[place] = max(end - position, 0)
+        return found
+
+    def close(self) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=5000)
+        self._cluster.close()
+
+    def note_assigned(self, partitions: Sequence[ClientPartition]) -> None:
+        """Called on the I/O thread."""
+        self._consumer.pause(*partitions)
+        with self._lock:
+            places = {TopicPartition(*place) for place in partitions}
+            self._assigned |= places
+            self._regained |= places
+
+    def note_revoked(self, partitions: Sequence[ClientPartition]) -> None:
+        """Called on the I/O thread."""
+        with self._lock:
+            self._assigned -= {TopicPartition(*place) for place in partitions}
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, source: KafkaSource) -> None:
+        self._source = source
+
+    def on_partitions_assigned(self, assigned: Sequence[ClientPartition]) -> None:
+        self._source.note_assigned(assigned)
+
+    def on_partitions_revoked(self, revoked: Sequence[ClientPartition]) -> None:
+        self._source.note_revoked(revoked)
+
+
+class KafkaPublisher:
+    """Alerts and dead letters on their way out; see `pipeline.protocols.Publisher`."""
+
+    def __init__(self, connection: Connection, delivery_timeout_s: float = 30.0) -> None:
+        require_fast_checksums()
+        self._sent: list[tuple[Message, Any]] = []
+        with translated(f"Kafka at {connection.bootstrap_servers}"):
+            self._producer = KafkaProducer(
+                **connection.options(),
+                acks="all",
+                linger_ms=5,
+                max_request_size=_LARGEST_REQUEST_BYTES,
+                delivery_timeout_ms=int(max(delivery_timeout_s, 11) * 1000),
+                max_block_ms=_REQUEST_TIMEOUT_MS,
+                allow_auto_create_topics=False,
+            )
+
+    def send(self, message: Message) -> None:
+        with _delivering(message):
+            future = self._producer.send(
+                message.topic, value=message.value, key=message.key, headers=list(message.headers)
+            )
+        self._sent.append((message, future))
+
+    def flush(self, timeout_s: float) -> None:
+        sent, self._sent = self._sent, []
+        try:
+            self._producer.flush(timeout=timeout_s)
+        except client_errors.KafkaTimeoutError as error:
+            raise DeliveryError(f"{len(sent)} messages were not confirmed within {timeout_s:g} s") from error
+        for message, future in sent:
+            with _delivering(message):
+                future.get(timeout=0)
+
+    def close(self) -> None:
+        self._producer.close(timeout=5)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What the broker says of a topic."""
+
+    name: str
+    id: str
+    partitions: int
+
+
+class KafkaCluster:
+    """Questions about topics."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Raises:
+        TransientError: the broker does not answer.
+        """
+        self._connection = connection
+        with translated(f"Kafka at {connection.bootstrap_servers}"):
+            self._admin = KafkaAdminClient(**connection.options())
+
+    def topic(self, name: str) -> Topic:
+        """Raises:
+        ConfigError: it is not there, or there is no right to see it.
+        """
+        with translated(f"topic {name}"):
+            (found,) = self._admin.describe_topics([name])
+        if found.get("error_code"):
+            raise ConfigError(
+                f"topic {name} is not there, or this user may not see it (Kafka error {found['error_code']}); "
+                "create it, or set another one in the configuration"
+            )
+        topic_id = str(found.get("topic_id") or "")
+        return Topic(name, "" if set(topic_id) <= {"0", "-"} else topic_id, len(found["partitions"]))
+
+    def create_topics(self, partitions: Mapping[str, int]) -> None:
+        """Create topics with so many partitions and the broker's default replication; those there are kept."""
+        there = set(self._admin.list_topics())
+        new = {name: {"num_partitions": n, "replication_factor": 1} for name, n in partitions.items() if name not in there}
+        if new:
+            with translated("creation of topics"):
+                self._admin.create_topics(new)
+
+    def setting(self, topic: str, name: str) -> str | None:
+        """Return a topic's setting, or None where the broker does not tell."""
+        try:
+            with translated(f"settings of topic {topic}"):
+                described = self._admin.describe_configs(
+                    [ConfigResource(ConfigResourceType.TOPIC, topic, {name: None})], config_filter="all"
+                )
+        except (TransientError, client_errors.KafkaError):
+            return None
+        for by_name in described.values() if isinstance(described, dict) else ():
+            for settings in by_name.values() if isinstance(by_name, dict) else ():
+                found = settings.get(name) if isinstance(settings, dict) else None
+                if found is not None:
+                    return str(found.get("value") if isinstance(found, dict) else found)
+        return None
+
+    def close(self) -> None:
+        self._admin.close()
+
+
+def history(connection: Connection, topic: str, max_records: int) -> Iterator[PartitionRecords]:
+    """Read a topic's newest retained records up to its present end, outside any group.
+
+    Raises:
+        TransientError: the broker stopped answering.
+        ConfigError: the topic is not there, or there is no right to read it.
+    """
+    require_fast_checksums()
+    cluster = KafkaCluster(connection)
+    try:
+        places = [ClientPartition(topic, number) for number in range(cluster.topic(topic).partitions)]
+    finally:
+        cluster.close()
+    with translated(f"topic {topic}"):
+        consumer = KafkaConsumer(
+            **connection.options(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            max_poll_records=4000,
+        )
+    try:
+        with translated(f"topic {topic}"):
+            consumer.assign(places)
+            begin, end = consumer.beginning_offsets(places), consumer.end_offsets(places)
+            for place in places:
+                consumer.seek(place, max(begin[place], end[place] - max_records // len(places)))
+        left = {place for place in places if end[place] > begin[place]}
+        while left:
+            with translated(f"topic {topic}"):
+                polled = consumer.poll(timeout_ms=_REQUEST_TIMEOUT_MS)
+            for place, records in polled.items():
+                before_end = [record for record in records if record.offset < end[place]]
+                if before_end:
+                    yield PartitionRecords(TopicPartition(*place), before_end)
+            reached = {place for place in left if consumer.position(place) >= end[place]}
+            if not polled and not reached:
+                raise TransientError(f"topic {topic}: no records came for {_REQUEST_TIMEOUT_MS / 1000:g} s; try again")
+            left -= reached
+    finally:
+        consumer.close()
+
+
+def require_fast_checksums() -> None:
+    """Raises:
+    ConfigError: without crc32c the client checks every record in Python, at half the speed.
+    """
+    if importlib.util.find_spec("crc32c") is None:
+        raise ConfigError("the package crc32c is missing; install offkey again with its dependencies")
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the client's exceptions into ours; those that a caller tells apart pass as they are."""
+    try:
+        yield
+    except (*_NO_MEMBER, client_errors.NoOffsetForPartitionError, client_errors.OffsetOutOfRangeError):
+        raise
+    except client_errors.FencedInstanceIdError as error:
+        raise ConfigError(
+            f"{what}: another process has the same kafka.instance_id; give each its own"
+        ) from error
+    except client_errors.AuthorizationError as error:
+        raise ConfigError(f"{what}: no right ({error}); grant it to this user") from error
+    except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
+        raise ConfigError(f"{what}: not there; create it, or set another one in the configuration") from error
+    except (client_errors.KafkaError, OSError) as error:
+        text = str(error) or type(error).__name__
+        raise TransientError(f"{what}: no answer ({text}); is the broker running, and kafka.bootstrap_servers right?") from error
+
+
+@contextmanager
+def _delivering(message: Message) -> Iterator[None]:
+    about = f"{message.origin}: " if message.origin else ""
+    try:
+        yield
+    except _TOO_LARGE as error:
+        size = len(message.value or b"") + len(message.key or b"")
+        raise RecordError(
+            f"{about}{size} bytes are more than topic {message.topic} takes; raise its max.message.bytes, "
+            "then start again"
+        ) from error
+    except client_errors.AuthorizationError as error:
+        raise ConfigError(f"{about}no right to write to topic {message.topic}; grant it to this user") from error
+    except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
+        raise ConfigError(f"{about}topic {message.topic} is not there; create it or set it under `topics`") from error
+    except client_errors.KafkaTimeoutError as error:
+        # The client waits for a topic's metadata until its deadline, whether or not the topic will ever be there.
+        raise DeliveryError(f"{about}topic {message.topic} did not answer: is it there? ({error})") from error
+    except (client_errors.KafkaError, OSError) as error:
+        raise DeliveryError(f"{about}not confirmed by topic {message.topic} ({error or type(error).__name__})") from error
+
+
+def _name(partition: TopicPartition) -> str:
+    return f"{partition.topic}/{partition.partition}"

@@ -1,0 +1,220 @@
+"""In-memory twins of the real systems, for tests: same contracts, no I/O.
+
+A `MemoryBroker` outlives the sources and publishers that share it, so a test can end a worker anywhere and
+start another one on what the first left behind.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pipeline.connectors import checkpoints
+from pipeline.errors import AssignmentLost, ConfigError, RecordError, RegistryError
+from pipeline.protocols import (
+    Assignment,
+    Checkpoint,
+    Message,
+    ModelVersion,
+    OffsetRange,
+    PartitionRecords,
+    Promotion,
+    TopicPartition,
+)
+
+
+class MemoryRecord(NamedTuple):
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+@dataclass
+class MemoryBroker:
+    """Topics, committed offsets, and which member reads what."""
+
+    max_message_bytes: int = 1_000_000
+    topics: dict[str, list[list[MemoryRecord]]] = field(default_factory=dict)
+    committed: dict[TopicPartition, int] = field(default_factory=dict)
+    begin: dict[TopicPartition, int] = field(default_factory=dict)
+    """First offset held, where older ones have expired."""
+    members: list["MemorySource"] = field(default_factory=list)
+    _made: dict[str, int] = field(default_factory=dict)
+
+    def create_topic(self, name: str, partitions: int = 1) -> None:
+        self.topics[name] = [[] for _ in range(partitions)]
+        self._made[name] = self._made.get(name, 0) + 1
+
+    def topic_id(self, name: str) -> str:
+        return f"{name}#{self._made[name]}"
+
+    def append(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        timestamp: int = 0,
+        partition: int = 0,
+    ) -> None:
+        log = self.topics[topic][partition]
+        log.append(MemoryRecord(len(log), timestamp, key, value, tuple(headers)))
+
+    def records(self, topic: str) -> list[MemoryRecord]:
+        """Return everything in a topic, partition by partition."""
+        return [record for log in self.topics[topic] for record in log]
+
+    def rebalance(self) -> None:
+        """Deal out all subscribed partitions to the members in turn."""
+        shares: dict[int, set[TopicPartition]] = {id(member): set() for member in self.members}
+        for topic in sorted({topic for member in self.members for topic in member.subscribed}):
+            for number in range(len(self.topics[topic])):
+                member = self.members[number % len(self.members)]
+                shares[id(member)].add(TopicPartition(topic, number))
+        for member in self.members:
+            member.assign(frozenset(shares[id(member)]))
+
+
+class MemorySource:
+    """One member of the one group of a `MemoryBroker`."""
+
+    def __init__(self, broker: MemoryBroker, topics: Sequence[str], max_poll_records: int = 4000) -> None:
+        missing = [topic for topic in topics if topic not in broker.topics]
+        if missing:
+            raise ConfigError(f"topic {missing[0]} is not there; create it or set the stream's `topic`")
+        self.subscribed = tuple(topics)
+        self._broker = broker
+        self._max_poll_records = max_poll_records
+        self._assigned: frozenset[TopicPartition] = frozenset()
+        self._told: frozenset[TopicPartition] = frozenset()
+        self._position: dict[TopicPartition, int] = {}
+        broker.members.append(self)
+        broker.rebalance()
+
+    def assign(self, partitions: frozenset[TopicPartition]) -> None:
+        """Take a new assignment from the broker; what is gained waits for `start`."""
+        self._assigned = partitions
+        self._position = {place: at for place, at in self._position.items() if place in partitions}
+
+    def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
+        found: list[PartitionRecords] = []
+        left = self._max_poll_records
+        for place, at in self._position.items():
+            ready = self._broker.topics[place.topic][place.partition][at : at + left]
+            if ready:
+                found.append(PartitionRecords(place, ready))
+                self._position[place] = at + len(ready)
+                left -= len(ready)
+        return found
+
+    def assignment(self) -> Assignment:
+        change = Assignment(self._assigned - self._told, self._told - self._assigned)
+        self._told = self._assigned
+        return change
+
+    def committed(self, partition: TopicPartition) -> int | None:
+        return self._broker.committed.get(partition)
+
+    def offsets(self, partition: TopicPartition) -> OffsetRange:
+        log = self._broker.topics[partition.topic][partition.partition]
+        return OffsetRange(self._broker.begin.get(partition, 0), len(log))
+
+    def topic_id(self, topic: str) -> str:
+        return self._broker.topic_id(topic)
+
+    def start(self, partition: TopicPartition, offset: int) -> None:
+        if partition in self._assigned:
+            self._position[partition] = offset
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        gone = [place for place in offsets if place not in self._assigned]
+        if gone or self not in self._broker.members:
+            raise AssignmentLost(f"cannot commit {', '.join(map(str, gone))}: no longer assigned here")
+        self._broker.committed.update(offsets)
+
+    def lag(self) -> Mapping[TopicPartition, int]:
+        return {place: self.offsets(place).end - at for place, at in self._position.items()}
+
+    def close(self) -> None:
+        if self in self._broker.members:
+            self._broker.members.remove(self)
+            self._broker.rebalance()
+
+
+class MemoryPublisher:
+    """Publishes to a `MemoryBroker`; messages are there once they are flushed."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._sent: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        size = len(message.key or b"") + len(message.value or b"")
+        if size > self._broker.max_message_bytes:
+            raise RecordError(
+                f"{message.origin or message.topic}: {size} bytes are more than topic {message.topic} takes "
+                f"({self._broker.max_message_bytes}); raise its max.message.bytes"
+            )
+        self._sent.append(message)
+
+    def flush(self, timeout_s: float) -> None:
+        sent, self._sent = self._sent, []
+        for message in sent:
+            if message.topic not in self._broker.topics:
+                raise ConfigError(f"topic {message.topic} is not there; create it or set it under `topics`")
+            self._broker.append(message.topic, message.value, key=message.key, headers=message.headers)
+
+    def close(self) -> None:
+        self._sent.clear()
+
+
+class MemoryCheckpoints:
+    """Checkpoints in a list, encoded as the stored ones are."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, TopicPartition, int, bytes]] = []
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        key = (checkpoint.stream, checkpoint.partition)
+        self.written.append((*key, checkpoint.next_offset, checkpoints.encode(checkpoint)))
+        of_partition = [entry for entry in self.written if entry[:2] == key]
+        for entry in of_partition[: -checkpoints.KEPT]:
+            self.written.remove(entry)
+
+    def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
+        for entry in reversed(self.written):
+            if entry[:2] == (stream, partition) and entry[2] <= at_or_below:
+                return checkpoints.decode(entry[3])
+        return None
+
+
+class MemoryRegistry:
+    """Model versions in a dictionary."""
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[str, str], ModelVersion] = {}
+        self._log: dict[str, list[Promotion]] = {}
+
+    def add(self, model: ModelVersion) -> None:
+        if (model.stream, model.version) in self._models:
+            raise RegistryError(f"model {model.stream} {model.version}: this version is there already")
+        self._models[model.stream, model.version] = model
+
+    def versions(self, stream: str) -> Sequence[str]:
+        return sorted(version for name, version in self._models if name == stream)
+
+    def load(self, stream: str, version: str) -> ModelVersion:
+        if (stream, version) not in self._models:
+            raise RegistryError(f"model {stream} {version}: not in the registry; promote another version")
+        return self._models[stream, version]
+
+    def promote(self, stream: str, promotion: Promotion) -> None:
+        log = self._log.setdefault(stream, [])
+        if any(each.number == promotion.number for each in log):
+            raise RegistryError(f"stream {stream}: promotion {promotion.number} was made by someone else meanwhile")
+        log.append(promotion)
+
+    def promotions(self, stream: str) -> Sequence[Promotion]:
+        return list(self._log.get(stream, []))

@@ -1,0 +1,93 @@
+"""Objects under names, on a local folder or an object store: what checkpoints and models are kept in.
+
+`create` is the only conditional write, since local folders have no other.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnknownConfigurationKeyError,
+)
+from obstore.store import from_url
+
+from pipeline.errors import ConfigError, TransientError
+
+
+class ObjectStorage:
+    """Whole objects: each write is seen complete or not at all."""
+
+    def __init__(self, url: str) -> None:
+        """Open `file:///folder` (made if it is not there) or `s3://bucket/prefix`.
+
+        Raises:
+            ConfigError: it cannot be opened.
+        """
+        self.url = url
+        options = {"mkdir": True} if url.startswith("file://") else {}
+        try:
+            self._store = from_url(url, **options)  # type: ignore[call-overload]
+        except (BaseError, OSError, ValueError, UnknownConfigurationKeyError) as error:
+            raise ConfigError(
+                f"storage {url}: cannot be opened ({_first_line(error)}); "
+                "set `storage` to a folder that this user may write, or to a bucket"
+            ) from error
+
+    def get(self, name: str) -> bytes | None:
+        """Return an object, or None where there is none."""
+        try:
+            with self._translated("read", name):
+                return bytes(obstore.get(self._store, name).bytes())
+        except FileNotFoundError:
+            return None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write an object, over one that is there."""
+        with self._translated("write", name):
+            obstore.put(self._store, name, content, use_multipart=False)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write an object that is not there yet; return False where it is."""
+        try:
+            with self._translated("write", name):
+                obstore.put(self._store, name, content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def list(self, folder: str) -> list[str]:
+        """Return the names of all objects below a folder, sorted."""
+        with self._translated("list", folder):
+            return sorted(found["path"] for part in obstore.list(self._store, f"{folder}/") for found in part)
+
+    def delete(self, name: str) -> None:
+        """Remove an object; one that is not there is fine."""
+        try:
+            with self._translated("delete", name):
+                obstore.delete(self._store, name)
+        except FileNotFoundError:
+            return
+
+    @contextmanager
+    def _translated(self, verb: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, AlreadyExistsError):
+            raise
+        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
+            raise ConfigError(
+                f"storage {self.url}: no right to {verb} {name} ({_first_line(error)}); grant it or set `storage`"
+            ) from error
+        except (BaseError, OSError) as error:
+            raise TransientError(
+                f"storage {self.url}: cannot {verb} {name} ({_first_line(error)}); is it there, and not full?"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
