@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models import architectures
 from models.calibration import (
     SERIES_PACE,
     STREAM_PACE,
@@ -98,6 +99,13 @@ class Detector:
         e_BC, expected_BF = self.view.errors(z_BTF.clamp(-LIMIT, LIMIT))
         error_B, share_BF = self.view.point_errors(e_BC)
         return PointScores(tail.surprise(error_B), expected_BF, share_BF)
+
+
+def check_options(architecture: str, options: Mapping[str, Any]) -> None:
+    """Raises:
+    ValueError: no such architecture, or no such option of it or of the training.
+    """
+    architectures.configure(architecture, split_options(options)[1])
 
 
 def fit_detector(

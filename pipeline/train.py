@@ -4,6 +4,7 @@ Records pass the same decoder as in the worker; what it would reject is left out
 points with a missing feature are left out too.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from itertools import islice
 import numpy as np
 import torch
 
-from models.detector import Detector, fit_detector
+from models.detector import Detector, check_options, fit_detector
+from models.files import TENSORS, to_files
 from models.spec import ModelSpec
-from pipeline.config import StreamSettings, split_path
-from pipeline.errors import SnapshotError
-from pipeline.formats.json import Fields, Malformed, Path, numbers_of
+from pipeline.config import StreamSettings
+from pipeline.errors import ConfigError, SnapshotError
+from pipeline.fields import decoder_of, features_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Promotion, Registry
 from pipeline.stages.decode import Decoder
 from pipeline.stages.series import FloatArray, IntArray
@@ -75,6 +77,10 @@ def train_stream(
     spec = ModelSpec(settings.kind, tuple(names), settings.window if settings.kind == "series" else 1)
     architecture, options = settings.model.architecture, settings.model.options
     try:
+        check_options(architecture, options)
+    except ValueError as error:
+        raise ConfigError(f"streams.{name}.model: {error}") from error
+    try:
         detector = fit_detector(
             spec, architecture, options, columns, device=device, progress=lambda share: progress(name, share)
         )
@@ -87,52 +93,13 @@ def train_stream(
 
 def publish(stream: str, detector: Detector, registry: Registry, at: datetime) -> str:
     """Store a detector as a new version and promote it; return the version."""
-    files = detector.to_files()
-    version = f"{at.astimezone(UTC):%Y%m%dT%H%M%S}-{detector.fingerprint}"
+    files = to_files(detector)
+    fingerprint = hashlib.sha256(files[TENSORS]).hexdigest()[:8]
+    version = f"{at.astimezone(UTC):%Y%m%dT%H%M%S}-{fingerprint}"
     registry.add(ModelVersion(stream, version, files))
     number = max((promotion.number for promotion in registry.promotions(stream)), default=0) + 1
     registry.promote(stream, Promotion(number, version, int(at.timestamp() * 1000), "offkey train"))
     return version
-
-
-def decoder_of(settings: StreamSettings, names: Sequence[str]) -> Decoder:
-    """Return the decoder of a stream for these features."""
-    fields = Fields(
-        features=[split_path(name) for name in names],
-        series=[split_path(path) for path in settings.series or ()],
-        time=split_path(settings.time) if settings.time else None,
-        time_is_text=settings.time_unit == "iso8601",
-        optional_features=settings.missing == "hold",
-    )
-    return Decoder(
-        fields,
-        stateless=settings.kind == "features",
-        time_unit=settings.time_unit,
-        max_ahead_ms=int(settings.max_ahead_s * 1000),
-        max_record_bytes=settings.max_record_bytes,
-    )
-
-
-def features_of(sample: Sequence[PartitionRecords], settings: StreamSettings) -> list[str]:
-    """Return every field that holds a number in all sampled objects, in the order of their first record.
-
-    Raises:
-        SnapshotError: there is none.
-    """
-    taken = {split_path(path) for path in [*(settings.series or ()), *([settings.time] if settings.time else [])]}
-    found: list[Path] | None = None
-    for record in (record for records in sample for record in records.records):
-        try:
-            numbers = numbers_of(record.value or b"")
-        except Malformed:
-            continue
-        found = [path for path in (numbers if found is None else found) if path in numbers and path not in taken]
-    if not found:
-        raise SnapshotError(
-            f"topic {settings.topic}: no field holds a number in every sampled record; "
-            "name the features in the stream's `features`"
-        )
-    return [".".join(part.replace("\\", "\\\\").replace(".", "\\.") for part in path) for path in found]
 
 
 def columns_of(history: Iterable[PartitionRecords], decoder: Decoder) -> tuple[Columns, int, int]:

@@ -55,7 +55,7 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSettings:
+class WorkerOptions:
     alerts_topic: str
     dead_letters_topic: str
     poll_timeout_s: float = 0.5
@@ -86,7 +86,7 @@ class Worker:
     source: Source
     publisher: Publisher
     checkpoints: Checkpoints
-    settings: WorkerSettings
+    settings: WorkerOptions
     clock: Callable[[], float] = time.monotonic
     _assigned: frozenset[TopicPartition] = frozenset()
     _progress: dict[TopicPartition, _Progress] = field(default_factory=dict)

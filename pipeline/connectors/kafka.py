@@ -278,6 +278,17 @@ class KafkaCluster:
         topic_id = str(found.get("topic_id") or "")
         return Topic(name, "" if set(topic_id) <= {"0", "-"} else topic_id, len(found["partitions"]))
 
+    def require_write(self, topic: str) -> None:
+        """Raises:
+        ConfigError: this user has no right to write to the topic.
+        """
+        write = 4  # AclOperation.WRITE; older brokers do not tell, and then nothing is known.
+        with translated(f"topic {topic}"):
+            (found,) = self._admin.describe_topics([topic])
+        allowed = found.get("authorized_operations")
+        if isinstance(allowed, list | set | tuple) and allowed and write not in {int(each) for each in allowed}:
+            raise ConfigError(f"topic {topic}: no right to write; grant it to this user")
+
     def create_topics(self, partitions: Mapping[str, int]) -> None:
         """Create topics with so many partitions and the broker's default replication; those there are kept."""
         there = set(self._admin.list_topics())

@@ -6,6 +6,7 @@ can be dead-lettered as it came.
 Legend: N records, F features.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -182,6 +183,13 @@ def series_name(values: Sequence[str | int]) -> str:
     if len(values) == 1:
         return str(values[0])
     return "/".join(str(value).replace("\\", "\\\\").replace("/", "\\/") for value in values)
+
+
+def split_series_name(name: str, fields: int) -> list[str]:
+    """Return the values that `series_name` joined."""
+    if fields == 1:
+        return [name]
+    return [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:\\.|[^/\\])*(?:/|$)", name)[:fields]]
 
 
 def _unreadable(value: bytes | None, limit: int) -> Malformed:

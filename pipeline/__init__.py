@@ -1,0 +1,1 @@
+"""The streaming application: records in from Kafka, alerts out."""

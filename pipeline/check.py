@@ -1,0 +1,168 @@
+"""What `offkey check` looks at, from the configuration to a sample of the records.
+
+Each question is asked as far as the one before allows: a topic that is not there is said once.
+"""
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.config import Settings, StreamSettings
+from pipeline.errors import OffkeyError
+
+if TYPE_CHECKING:
+    from pipeline.connectors.kafka import Connection, KafkaCluster
+    from pipeline.connectors.storage import ObjectStorage
+
+_SAMPLE_RECORDS = 2_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer."""
+
+    verdict: Literal["ok", "warning", "wrong"]
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def check_all(
+    settings: Settings,
+    connect: Callable[[Settings], "Connection"],
+    open_storage: Callable[[Settings], "ObjectStorage"],
+) -> list[Row]:
+    """Ask everything; return the answers in order."""
+    rows = [Row("ok", "configuration", f"{len(settings.streams)} streams")]
+    storage = _storage_row(settings, open_storage)
+    rows.append(storage)
+    try:
+        from pipeline.connectors.kafka import KafkaCluster
+
+        cluster = KafkaCluster(connect(settings))
+    except OffkeyError as error:
+        return [*rows, _wrong("broker", error)]
+    try:
+        rows.append(Row("ok", "broker", settings.kafka.bootstrap_servers))
+        rows += _output_rows(settings, cluster)
+        for name, stream in settings.streams.items():
+            rows += _stream_rows(settings, name, stream, cluster, connect)
+            if storage.verdict == "ok":
+                rows.append(_model_row(name, stream, open_storage(settings)))
+    finally:
+        cluster.close()
+    return rows
+
+
+def _storage_row(settings: Settings, open_storage: Callable[[Settings], "ObjectStorage"]) -> Row:
+    probe = f"checks/{uuid.uuid4().hex}"
+    try:
+        storage = open_storage(settings)
+        storage.put(probe, b"offkey")
+        written = storage.get(probe)
+        storage.delete(probe)
+    except OffkeyError as error:
+        return _wrong("storage", error)
+    if written != b"offkey":
+        return Row("wrong", "storage", f"{settings.storage} gave back something else than was written")
+    return Row("ok", "storage", f"{settings.storage} can be written and read")
+
+
+def _output_rows(settings: Settings, cluster: "KafkaCluster") -> Iterator[Row]:
+    for what, topic in (("alerts", settings.topics.alerts), ("dead letters", settings.topics.dead_letters)):
+        try:
+            found = cluster.topic(topic)
+            cluster.require_write(topic)
+        except OffkeyError as error:
+            yield _wrong(f"topic of {what}", error)
+        else:
+            yield Row("ok", f"topic of {what}", f"{topic}, {found.partitions} partitions, may be written")
+
+
+def _stream_rows(
+    settings: Settings,
+    name: str,
+    stream: StreamSettings,
+    cluster: "KafkaCluster",
+    connect: Callable[[Settings], "Connection"],
+) -> Iterator[Row]:
+    try:
+        topic = cluster.topic(stream.topic)
+    except OffkeyError as error:
+        yield _wrong(f"{name}: topic", error)
+        return
+    yield Row("ok", f"{name}: topic", f"{stream.topic}, {topic.partitions} partitions")
+    yield from _size_rows(settings, name, stream, cluster)
+    try:
+        yield from _sample_rows(name, stream, connect(settings))
+    except OffkeyError as error:
+        yield _wrong(f"{name}: records", error)
+
+
+def _size_rows(
+    settings: Settings, name: str, stream: StreamSettings, cluster: "KafkaCluster"
+) -> Iterator[Row]:
+    setting, dead_letters = "max.message.bytes", settings.topics.dead_letters
+    taken, written = cluster.setting(stream.topic, setting), cluster.setting(dead_letters, setting)
+    if taken is not None and written is not None and int(taken) > int(written):
+        yield Row(
+            "warning",
+            f"{name}: record size",
+            f"{stream.topic} takes {int(taken):,} bytes, {dead_letters} only {int(written):,}",
+            f"raise {setting} of {dead_letters}: a record too large to dead-letter stops the worker",
+        )
+
+
+def _sample_rows(name: str, stream: StreamSettings, connection: "Connection") -> Iterator[Row]:
+    from pipeline.connectors.kafka import history
+    from pipeline.fields import decoder_of, features_of
+
+    sample = list(islice(history(connection, stream.topic, _SAMPLE_RECORDS), 64))
+    read = sum(len(records.records) for records in sample)
+    if not read:
+        yield Row("warning", f"{name}: records", "the topic is empty", "produce some, then train")
+        return
+    features = stream.features or features_of(sample, stream)
+    reasons: Counter[str] = Counter()
+    partitions: dict[str, set[int]] = {}
+    for records in sample:
+        batch, rejects = decoder_of(stream, features).decode(records)
+        reasons.update(reject.reason for reject in rejects)
+        for series in batch.series:
+            partitions.setdefault(series, set()).add(records.partition.partition)
+    rejected = reasons.total()
+    found = f"{read - rejected:,} of the newest {read:,} decode; features: {', '.join(features[:8])}"
+    found += f" and {len(features) - 8} more" if len(features) > 8 else ""
+    if rejected:
+        worst = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+        verdict: Literal["warning", "wrong"] = "wrong" if rejected == read else "warning"
+        yield Row(verdict, f"{name}: records", f"{found}; rejected: {worst}", "mend the producer or the stream's fields")
+    else:
+        yield Row("ok", f"{name}: records", found)
+    moved = [series for series, seen in partitions.items() if series and len(seen) > 1]
+    if moved:
+        yield Row(
+            "warning",
+            f"{name}: series",
+            f"{moved[0]!r} and {len(moved) - 1} others stand in several partitions",
+            "key the topic by series: each partition keeps its own state",
+        )
+
+
+def _model_row(name: str, stream: StreamSettings, storage: "ObjectStorage") -> Row:
+    from pipeline.connectors.registry import StoredRegistry
+    from pipeline.lanes import load_champion
+
+    try:
+        detector, version = load_champion(name, stream, StoredRegistry(storage))
+    except OffkeyError as error:
+        return _wrong(f"{name}: model", error)
+    return Row("ok", f"{name}: model", f"{version}, {detector.view.config.architecture}")
+
+
+def _wrong(what: str, error: OffkeyError) -> Row:
+    found, _, remedy = str(error).partition("; ")
+    return Row("wrong", what, found, remedy)

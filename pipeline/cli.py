@@ -1,0 +1,265 @@
+"""The command `offkey`. Nothing else builds concrete objects; heavy imports stay inside the commands."""
+
+import contextlib
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import ConfigError, OffkeyError
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings
+    from pipeline.connectors.kafka import Connection
+    from pipeline.connectors.storage import ObjectStorage
+    from pipeline.worker import Worker
+
+app = typer.Typer(
+    name="offkey",
+    help="Anomaly detection on Kafka streams, with autoencoders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
+
+
+def main() -> None:
+    """Run a command; an error of ours is one line for each mistake, and its exit status."""
+    try:
+        app()
+    except OffkeyError as error:
+        for line in str(error).splitlines():
+            print(f"offkey: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has left, as `head` does.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"offkey {version('offkey')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    level = logging.getLevelNamesMapping().get(log_level.upper())
+    if level is None:
+        raise ConfigError(f"--log-level {log_level}: there are debug, info, warning and error")
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
+    )
+    # The client reports each lost connection several times; what matters of it comes as one error of ours.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL if level > logging.DEBUG else level)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("offkey.yaml"),
+    force: Annotated[bool, typer.Option(help="Overwrite a file that is there.")] = False,
+) -> None:
+    """Write a commented configuration to start from."""
+    from importlib.resources import files
+
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already; take another name, or --force to overwrite it")
+    try:
+        path.write_text(files("pipeline").joinpath("template.yaml").read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+    print(f"wrote {path}; edit it, then: offkey check {path}")
+
+
+@app.command()
+def check(config: ConfigPath, as_json: AsJson = False) -> None:
+    """Say what is right, what is not, and what to do."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.check import check_all
+    from pipeline.config import load_settings
+
+    rows = check_all(load_settings(config), _connection, _storage)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        table = Table("", "What", "Found", "What to do")
+        marks = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "wrong": "[red]wrong[/]"}
+        for row in rows:
+            table.add_row(marks[row.verdict], row.what, row.found, row.remedy)
+        Console().print(table)
+    if any(row.verdict == "wrong" for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    streams: Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")] = None,
+    max_records: Annotated[int, typer.Option(help="Newest records of each topic to learn from.")] = 1_000_000,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model for each stream on its topic's records, and promote it."""
+    from dataclasses import asdict
+    from datetime import UTC, datetime
+
+    from pipeline.config import load_settings
+
+    settings = load_settings(config)
+    chosen = _chosen(settings, streams)
+
+    from pipeline.connectors.kafka import history
+    from pipeline.connectors.registry import StoredRegistry
+    from pipeline.lanes import choose_device
+    from pipeline.train import train_stream
+
+    registry, device = StoredRegistry(_storage(settings)), choose_device(settings.device)
+    for name in chosen:
+        stream = settings.streams[name]
+        with _training_bar(name, hidden=as_json) as progress:
+            trained = train_stream(
+                name,
+                stream,
+                history(_connection(settings), stream.topic, max_records),
+                registry,
+                now=lambda: datetime.now(UTC),
+                device=device,
+                progress=progress,
+            )
+        if as_json:
+            print(json.dumps(asdict(trained)), flush=True)
+        else:
+            kind = "series" if stream.kind == "series" else "stream"
+            print(
+                f"{name}: {trained.architecture} on {trained.records:,} records of {trained.series:,} {kind}, "
+                f"{len(trained.features)} features, in {trained.seconds:.0f} s; "
+                f"{trained.rejected:,} rejected; version {trained.version}"
+            )
+
+
+@app.command()
+def worker(config: ConfigPath) -> None:
+    """Score records and publish alerts, until SIGTERM or Ctrl-C."""
+    from pipeline.config import load_settings
+
+    settings = load_settings(config)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with _worker(settings) as built:
+        from pipeline import metrics
+
+        port = metrics.serve(settings.metrics.host, settings.metrics.port)
+        logging.getLogger(__name__).info(
+            "scoring %s; metrics on http://%s:%d/metrics", ", ".join(settings.streams), settings.metrics.host, port
+        )
+        built.run(stop)
+    logging.getLogger(__name__).info("left the group; all offsets are committed")
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave broker and worker running, until Ctrl-C.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for alerts, summary and report.")] = Path("demo-output"),
+) -> None:
+    """Run the whole path on real series, with a broker of its own."""
+    from pipeline.demo.run import run_demo
+
+    run_demo(out, keep)
+
+
+def _chosen(settings: "Settings", streams: list[str] | None) -> list[str]:
+    unknown = [name for name in streams or () if name not in settings.streams]
+    if unknown:
+        raise ConfigError(f"there is no stream {unknown[0]!r}; there are: {', '.join(settings.streams)}")
+    return streams or list(settings.streams)
+
+
+def _connection(settings: "Settings") -> "Connection":
+    from pipeline.connectors.kafka import Connection
+
+    kafka = settings.kafka
+    return Connection(kafka.bootstrap_servers, kafka.client_id, kafka.connect_timeout)
+
+
+def _storage(settings: "Settings") -> "ObjectStorage":
+    from pipeline.connectors.storage import ObjectStorage
+
+    return ObjectStorage(settings.storage)
+
+
+@contextlib.contextmanager
+def _worker(settings: "Settings") -> "Iterator[Worker]":
+    """Build the production worker; it leaves its group when the block ends."""
+    from pipeline import metrics
+    from pipeline.connectors.checkpoints import StoredCheckpoints
+    from pipeline.connectors.kafka import GroupOptions, KafkaCluster, KafkaPublisher, KafkaSource
+    from pipeline.connectors.registry import StoredRegistry
+    from pipeline.lanes import build_lane, choose_device, load_champion
+    from pipeline.worker import Worker, WorkerOptions
+
+    storage, connection, kafka = _storage(settings), _connection(settings), settings.kafka
+    device, registry = choose_device(settings.device), StoredRegistry(storage)
+    lanes = []
+    for name, stream in settings.streams.items():
+        detector, version = load_champion(name, stream, registry)
+        lanes.append(build_lane(name, stream, detector, version, device))
+        metrics.MODEL.labels(name, version, detector.view.config.architecture).set(1)
+        metrics.MODEL_TRAINED.labels(name).set(registry.promotions(name)[-1].promoted_ms / 1000)
+    cluster = KafkaCluster(connection)
+    with contextlib.closing(cluster):
+        for topic in (settings.topics.alerts, settings.topics.dead_letters):
+            cluster.topic(topic)
+    group = GroupOptions(
+        kafka.group_id,
+        kafka.instance_id,
+        kafka.session_timeout,
+        kafka.max_poll_interval,
+        kafka.max_poll_records,
+        kafka.fetch_min_bytes,
+        int(kafka.fetch_max_wait * 1000),
+    )
+    options = WorkerOptions(
+        settings.topics.alerts,
+        settings.topics.dead_letters,
+        delivery_timeout_s=kafka.delivery_timeout,
+        checkpoint_every_s=settings.worker.checkpoint_every,
+        retry_deadline_s=settings.worker.retry_deadline,
+        max_rejects_in_a_row=settings.worker.max_rejects_in_a_row,
+    )
+    publisher = KafkaPublisher(connection, kafka.delivery_timeout)
+    with contextlib.closing(publisher):
+        source = KafkaSource(connection, group, [lane.topic for lane in lanes])
+        with contextlib.closing(source):
+            yield Worker(lanes, source, publisher, StoredCheckpoints(storage), options)
+
+
+@contextlib.contextmanager
+def _training_bar(stream: str, hidden: bool) -> Iterator[object]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("training {task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bar:
+        task = bar.add_task(stream, total=1.0)
+        yield lambda _, share: bar.update(task, completed=share)

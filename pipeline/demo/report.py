@@ -1,0 +1,232 @@
+"""Figures, series, scores and incidents -> one self-contained HTML page, in light and dark.
+
+A series is drawn large when it is among its stream's most telling ones: those with most labelled incidents
+found, then with the highest scores; the others are folded away, not left out.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+
+import numpy as np
+
+from pipeline.demo import plot
+from pipeline.demo.counting import COUNTING, Tally
+from pipeline.demo.views import IncidentView, SeriesView, StreamView
+from pipeline.stages.alerts import FeatureView
+
+SHOWN_SCORE = 100.0
+"""Scores are shown to people up to here; files keep them whole."""
+
+_LARGE_SERIES = 3
+_DRAWN_FEATURES = 5
+_LISTED_INCIDENTS = 60
+_NAMED_FEATURES = 3
+_VERDICTS = {"found": "found", "near": "beside a label", "false": "false alarm"}
+
+
+def page(total: Tally, streams: Sequence[StreamView]) -> str:
+    """Return the whole report."""
+    style = (files("pipeline.demo") / "report.css").read_text()
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><title>offkey demo</title>'
+        f"<style>{style}</style></head><body><main>"
+        f"<header><h1>What offkey heard</h1><p class=soft>{_opening(total)}</p>"
+        f"<div class=tiles>{''.join(map(_tile, streams))}</div>{_LEGEND}</header>"
+        f"{''.join(map(_stream, streams))}"
+        f"<footer><p><b>How this is counted.</b> {escape(COUNTING)}</p>"
+        "<p><b>A score</b> is -10 log<sub>10</sub> of the probability that a normal point of this series looks as "
+        f"strange: at 30, one in 1,000. Scores are shown up to {SHOWN_SCORE:g}; <code>alerts.jsonl</code> has them whole. "
+        "Labels were read for counting and for this page only. All times are UTC.</p>"
+        "<p><b>Data.</b> Server Machine Dataset (MIT), Numenta Anomaly Benchmark (MIT), ADBench (BSD-2-Clause); "
+        "see <code>pipeline/demo/data/ATTRIBUTION.md</code>.</p></footer></main></body></html>\n"
+    )
+
+
+_LEGEND = (
+    '<div class=legend><span><i class=key style="background:var(--span-fill)"></i>labelled incident</span>'
+    '<span><i class="dot found"></i>incident opened inside a label</span>'
+    '<span><i class="dot near"></i>within one window of a label</span>'
+    '<span><i class="dot false"></i>false alarm</span>'
+    '<span><i class=key style="background:var(--score)"></i>score</span>'
+    '<span><i class=key style="background:var(--hot)"></i>at or above the threshold</span></div>'
+)
+
+
+def _opening(total: Tally) -> str:
+    return (
+        f"{total.records:,} records were replayed through Kafka into the worker. It raised {total.alerts:,} alerts; "
+        f"{total.incidents_found:,} of {total.incidents_labelled:,} labelled incidents were found, with "
+        f"{total.false_alarms:,} false alarms on a budget of {total.false_alarm_budget:,.0f}. "
+        f"The whole demo took {total.seconds:.0f} s."
+    )
+
+
+def _tile(stream: StreamView) -> str:
+    tally = stream.tally
+    found = tally.incidents_found / max(tally.incidents_labelled, 1)
+    spent = tally.false_alarms / max(tally.false_alarm_budget, 1e-9)
+    over = "false" if spent > 1 else "found"
+    return (
+        f'<div class="card tile"><a href="#{escape(stream.name)}"><h3>{escape(stream.title)}</h3></a><div class=figures>'
+        f"<div><b>{tally.incidents_found:,}<small> / {tally.incidents_labelled:,}</small></b>"
+        f'<div class="meter found"><i style="width:{found:.0%};background:var(--c)"></i></div><span>incidents found</span></div>'
+        f"<div><b>{tally.false_alarms:,}<small> / {tally.false_alarm_budget:,.0f}</small></b>"
+        f'<div class="meter {over}"><i style="width:{min(spent, 1):.0%};background:var(--c)"></i></div>'
+        "<span>false alarms / budget</span></div>"
+        f"<div><b>{_compact(tally.records)}</b><div class=meter></div><span>records, {tally.rate:,.0f}/s</span></div>"
+        "</div></div>"
+    )
+
+
+def _compact(count: int) -> str:
+    return f"{count:,}" if count < 100_000 else f"{count / 1000:,.0f}k"
+
+
+def _stream(stream: StreamView) -> str:
+    ranked = sorted(stream.series, key=lambda series: (-sum(series.found), -series.highest_score, series.name))
+    large, small = ranked[:_LARGE_SERIES], ranked[_LARGE_SERIES:]
+    parts = [f"<section id={escape(stream.name)}><h2>{escape(stream.title)}</h2><p class=about>{escape(stream.about)}</p>"]
+    parts.append(f"<div class=grid>{''.join(_series(series, stream.is_table, large=True) for series in large)}</div>")
+    if small:
+        inner = "".join(_series(series, stream.is_table, large=False) for series in small)
+        parts.append(
+            f'<details class=fold><summary>{len(small)} more series</summary><div class="grid small">{inner}</div></details>'
+        )
+    parts.append("</section>")
+    return "".join(parts)
+
+
+def _series(series: SeriesView, is_table: bool, large: bool) -> str:
+    x_axis = plot.Axis(float(series.x_N[0]), float(series.x_N[-1]))
+    buckets = 700 if large else 320
+    drawn = _telling_features(series)
+    one = " one" if large and len(drawn) == 1 else ""
+    shaded = plot.spans(series.spans, x_axis)
+    rows = [_values(series, feature, x_axis, buckets, shaded) for feature in drawn]
+    ticks = plot.count_axis(x_axis) if is_table else plot.time_axis(x_axis)
+    hidden = len(series.features) - len(drawn)
+    named = f" · {len(drawn)} of {len(series.features)} features drawn" if hidden else ""
+    false = sum(incident.verdict == "false" for incident in series.incidents)
+    labels = f"{sum(series.found)} of {len(series.found)} found" if series.found else "no labels"
+    return (
+        f'<article class="card{one}"><div class=head><h3>{escape(series.name)}</h3>'
+        f"<span>{labels} · {false} false · {len(series.x_N):,} points{named}</span></div>"
+        f"{''.join(rows)}{_scores(series, x_axis, buckets, shaded)}<div class=axis>{ticks}</div>"
+        f"{_incidents(series, is_table, opened=large and len(series.incidents) <= 8)}</article>"
+    )
+
+
+def _telling_features(series: SeriesView) -> list[int]:
+    """Return the features that caused most of the incidents, or the first ones where there are none."""
+    index_of = {name: index for index, name in enumerate(series.features)}
+    shares = np.zeros(len(series.features))
+    for incident in series.incidents:
+        for name, view in incident.features:
+            shares[index_of[name]] += view.share
+    return sorted(np.argsort(-shares, kind="stable")[:_DRAWN_FEATURES].tolist())
+
+
+def _values(series: SeriesView, feature: int, x_axis: plot.Axis, buckets: int, shaded: str) -> str:
+    values_N = series.values_NF[:, feature]
+    y_axis = plot.axis_of(values_N)
+    line = plot.line(series.x_N, values_N, x_axis, y_axis, buckets)
+    drawing = f'{shaded}<path class="line" d="{line}"/>'
+    return (
+        f"<div class=row><div class=side><span>{plot.short(float(np.nanmax(values_N)))}</span>"
+        f"<b>{escape(series.features[feature])}</b><span>{plot.short(float(np.nanmin(values_N)))}</span></div>"
+        f"<div class=plot>{plot.canvas(drawing)}</div></div>"
+    )
+
+
+def _scores(series: SeriesView, x_axis: plot.Axis, buckets: int, shaded: str) -> str:
+    score_N = np.minimum(series.score_N, SHOWN_SCORE)
+    finite = series.threshold_N[np.isfinite(series.threshold_N)]
+    threshold = float(np.median(finite)) if len(finite) else SHOWN_SCORE
+    top = max(float(np.nanmax(score_N, initial=0.0)), threshold * 1.25)
+    y_axis = plot.Axis(0.0, top * 1.08)
+    over_N = np.where(series.score_N >= series.threshold_N, score_N, np.nan)
+    marks = []
+    for incident in series.incidents:
+        left = float(x_axis.share(incident.x)) * 100
+        down = 100 - float(y_axis.share(min(incident.score, SHOWN_SCORE))) * 100
+        marks.append(
+            f'<a class="mark {incident.verdict}" href="#i{incident.id}" style="left:{left:.2f}%;top:{down:.1f}%" '
+            f'title="{_VERDICTS[incident.verdict]}, score {incident.score:.1f}"></a>'
+        )
+    drawing = (
+        f'{shaded}<path class="area" d="{plot.area(series.x_N, score_N, x_axis, y_axis, buckets)}"/>'
+        f'<path class="area over" d="{plot.area(series.x_N, over_N, x_axis, y_axis, buckets)}"/>'
+        f"{plot.level(threshold, y_axis)}"
+    )
+    return (
+        f"<div class=row><div class=side><span>{top:.0f}</span><b>score<small>alert at {threshold:.0f}</small></b>"
+        f'<span>0</span></div><div class="plot score">{plot.canvas(drawing)}{"".join(marks)}</div></div>'
+    )
+
+
+def _incidents(series: SeriesView, is_table: bool, opened: bool) -> str:
+    if not series.incidents:
+        return ""
+    listed = sorted(series.incidents, key=lambda incident: -incident.score)[:_LISTED_INCIDENTS]
+    rows = "".join(_incident(series, incident, is_table) for incident in sorted(listed, key=lambda one: one.x))
+    count = len(series.incidents)
+    text = f"{count:,} incident{'s' * (count != 1)}"
+    if count > len(listed):
+        text += f", the {len(listed)} of highest score listed"
+    when = "record" if is_table else "opened (UTC)"
+    picture = "" if is_table else "<th>observed around it</th>"
+    return (
+        f"<details{' open' * opened}><summary>{text}</summary><div class=scroll><table><thead><tr><th>{when}</th><th></th>"
+        f"<th>severity</th><th>score</th>{picture}<th>why: feature, observed (expected), share</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def _incident(series: SeriesView, incident: IncidentView, is_table: bool) -> str:
+    when = f"{incident.x:,.0f}" if is_table else plot.moment(incident.opened_ms)
+    if not is_table:
+        when += f"<small>{_lasting(incident)}</small>"
+    picture = "" if is_table else f"<td>{_around(series, incident)}</td>"
+    why = "".join(_reason(name, view) for name, view in incident.features[:_NAMED_FEATURES])
+    return (
+        f"<tr id=i{incident.id}><td class=when>{when}</td>"
+        f'<td><span class=chip><i class="dot {incident.verdict}"></i>{_VERDICTS[incident.verdict]}</span></td>'
+        f"<td>{incident.severity}</td><td>{min(incident.score, SHOWN_SCORE):.1f}</td>{picture}"
+        f"<td><div class=why>{why}</div></td></tr>"
+    )
+
+
+def _lasting(incident: IncidentView) -> str:
+    if incident.resolved_ms is None:
+        return "open at the end"
+    minutes = (incident.resolved_ms - incident.opened_ms) / 60_000
+    return f"for {minutes:.0f} min" if minutes < 180 else f"for {minutes / 60:.0f} h"
+
+
+def _reason(name: str, view: FeatureView) -> str:
+    return (
+        f"<b>{escape(name)}</b><span><em>{plot.short(view.observed)}</em> ({plot.short(view.expected)})</span>"
+        f'<div class=bar><i style="width:{view.share:.0%}"></i></div><span>{view.share:.0%}</span>'
+    )
+
+
+def _around(series: SeriesView, incident: IncidentView) -> str:
+    """Draw the feature with the largest share around the opening, with the value that was expected there."""
+    name, view = incident.features[0]
+    values_N = series.values_NF[:, list(series.features).index(name)]
+    at = int(np.searchsorted(series.x_N, incident.x))
+    near = slice(max(at - 60, 0), at + 30)
+    x_N, y_N = series.x_N[near], values_N[near]
+    x_axis = plot.Axis(float(x_N[0]), float(x_N[-1]))
+    y_axis = plot.axis_of(np.append(y_N, view.expected), margin=0.15)
+    visible = [(a, b) for a, b in series.spans if b >= x_axis.low and a <= x_axis.high]
+    drawing = f'{plot.spans(visible, x_axis)}<path class="line" d="{plot.line(x_N, y_N, x_axis, y_axis, 90)}"/>'
+    left = float(x_axis.share(incident.x)) * 100
+    observed, expected = (100 - float(y_axis.share(y)) * 100 for y in (view.observed, view.expected))
+    return (
+        f"<div class=mini>{plot.canvas(drawing)}"
+        f'<i class="mark expected" style="left:{left:.1f}%;top:{expected:.1f}%" title="expected"></i>'
+        f'<i class="mark {incident.verdict}" style="left:{left:.1f}%;top:{observed:.1f}%" title="observed"></i></div>'
+    )

@@ -1,0 +1,88 @@
+"""Configuration and the registry's champion -> a stream's stages, ready to run."""
+
+from collections.abc import Callable
+
+import torch
+
+from models.calibration import alert_threshold
+from models.detector import Detector
+from models.files import ModelFileError, from_files
+from pipeline.config import StreamSettings, parse_budget, split_path
+from pipeline.errors import ConfigError, RegistryError
+from pipeline.fields import decoder_of
+from pipeline.protocols import Registry
+from pipeline.stages.decode import split_series_name
+from pipeline.stages.scoring import Scorer
+from pipeline.stages.series import FloatArray
+from pipeline.stream import StreamPipeline, StreamPlan
+from pipeline.stream_features import FeaturesPipeline
+from pipeline.stream_series import SeriesPipeline
+from pipeline.worker import Lane
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a `device` setting.
+
+    Raises:
+        ConfigError: cuda is asked for and not there.
+    """
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise ConfigError("device: cuda is asked for, but torch finds no GPU; set `device: cpu` or `auto`")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> tuple[Detector, str]:
+    """Return the detector that serves a stream, and its version.
+
+    Raises:
+        RegistryError: there is none, or it is damaged.
+        ConfigError: it was made for other features than the configuration names.
+    """
+    promotions = registry.promotions(stream)
+    if not promotions:
+        raise RegistryError(f"stream {stream}: there is no model yet; train one with: offkey train CONFIG {stream}")
+    version = promotions[-1].version
+    try:
+        detector = from_files(registry.load(stream, version).files, f"model {stream} {version}")
+    except ModelFileError as error:
+        raise RegistryError(str(error)) from error
+    spec = detector.spec
+    window = settings.window if settings.kind == "series" else 1
+    asked = tuple(settings.features or spec.features)
+    if (spec.kind, spec.features, spec.window) != (settings.kind, asked, window):
+        raise ConfigError(
+            f"stream {stream}: model {version} was made for {spec.kind} {list(spec.features)} in windows of "
+            f"{spec.window}, the configuration says {settings.kind} {list(asked)} in windows of {window}; "
+            f"train again with: offkey train CONFIG {stream}"
+        )
+    return detector, version
+
+
+def build_lane(stream: str, settings: StreamSettings, detector: Detector, version: str, device: torch.device) -> Lane:
+    """Put a stream's stages together around a detector."""
+    plan = StreamPlan(
+        name=stream,
+        decoder=decoder_of(settings, detector.spec.features),
+        threshold=_threshold(settings, detector),
+        fields_of=_fields_of(settings),
+        quiet_points=settings.alerts.quiet_points,
+        hold_points=settings.hold_points if settings.missing == "hold" else 0,
+        model_version=version,
+    )
+    scorer = Scorer(detector.to(device), device)
+    kind = SeriesPipeline if settings.kind == "series" else FeaturesPipeline
+    pipeline: StreamPipeline = kind(plan, detector, scorer, device)
+    return Lane(stream, settings.topic, pipeline, version, settings.start)
+
+
+def _threshold(settings: StreamSettings, detector: Detector) -> Callable[[FloatArray], FloatArray]:
+    budget, cluster_points = parse_budget(settings.alerts.budget), detector.calibration.cluster_points
+    return lambda interval_ms: alert_threshold(budget.points_per_incident(interval_ms), cluster_points)
+
+
+def _fields_of(settings: StreamSettings) -> Callable[[str], dict[str, str]]:
+    if not settings.series:
+        return lambda name: {"key": name}
+    names = [".".join(split_path(path)) for path in settings.series]
+    return lambda name: dict(zip(names, split_series_name(name, len(names)), strict=True))
