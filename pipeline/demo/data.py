@@ -1,7 +1,7 @@
 """The series that the demo ships, as they were recorded.
 
 Rule of choice: of the development set, every Server Machine Dataset machine, every NAB series, and the first
-ADBench table by name, thinned to every tenth row; never by how well a model does on them. Origin and licences
+ADBench table by name; never by how well a model does on them. Origin and licences
 stand in `data/ATTRIBUTION.md`.
 
 A file holds one stream: for each series its values as 32-bit floats [F, N], the steps of its clock in ms (the
