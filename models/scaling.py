@@ -45,6 +45,31 @@ class Scaling:
         low_F, high_F = x_TF.min(axis=0), x_TF.max(axis=0)
         return low_F, _never_zero(high_F - low_F, np.abs(high_F))
 
+    def for_new(self, x_TF: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return (centre, scale) of a series that was not there in training, from its first rows.
+
+        Where the training series are alike, theirs serve, widened to hold the rows. Where each has its own
+        level, the rows decide; their range is doubled, for a few rows seldom show all of it.
+        """
+        low_F, high_F = x_TF.min(axis=0), x_TF.max(axis=0)
+        pooled_low_F = np.minimum(self.center_F, low_F)
+        pooled_width_F = np.maximum(self.center_F + self.scale_F, high_F) - pooled_low_F
+        own_width_F = _never_zero(2 * (high_F - low_F), np.abs(high_F))
+        alike_F = self._alike()
+        return (
+            np.where(alike_F, pooled_low_F, low_F - own_width_F / 4),
+            np.where(alike_F, pooled_width_F, own_width_F),
+        )
+
+    def _alike(self) -> npt.NDArray[np.bool_]:
+        """Tell for each feature whether the training series share one level and one width."""
+        if self.center_SF is None or self.scale_SF is None:
+            return np.ones(len(self.center_F), bool)
+        low_F, high_F = np.quantile(self.center_SF, [0.1, 0.9], axis=0)
+        narrow_F, wide_F = np.quantile(self.scale_SF, [0.1, 0.9], axis=0)
+        alike_F: npt.NDArray[np.bool_] = (high_F - low_F <= self.scale_F) & (wide_F <= 4 * narrow_F)
+        return alike_F
+
     @staticmethod
     def apply(x_NF: FloatArray, center_F: FloatArray, scale_F: FloatArray) -> npt.NDArray[np.float32]:
         """Scale in 64 bits, so that a large counter keeps its small steps, and clip."""

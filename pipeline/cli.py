@@ -211,6 +211,8 @@ def _storage(settings: "Settings") -> "ObjectStorage":
 @contextlib.contextmanager
 def _worker(settings: "Settings") -> "Iterator[Worker]":
     """Build the production worker; it leaves its group when the block ends."""
+    import torch
+
     from pipeline import metrics
     from pipeline.connectors.checkpoints import StoredCheckpoints
     from pipeline.connectors.kafka import GroupOptions, KafkaCluster, KafkaPublisher, KafkaSource
@@ -220,6 +222,8 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
 
     storage, connection, kafka = _storage(settings), _connection(settings), settings.kafka
     device, registry = choose_device(settings.device), StoredRegistry(storage)
+    # A chunk of windows is too small for a second thread; the other cores are for other workers.
+    torch.set_num_threads(1)
     lanes = []
     for name, stream in settings.streams.items():
         detector, version = load_champion(name, stream, registry)

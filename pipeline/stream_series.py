@@ -43,7 +43,7 @@ class SeriesPipeline:
             known_interval_ms=detector.calibration.interval_of,
             hold_points=plan.hold_points,
         )
-        self._windows = Windows(self._table, estimate_scaling=detector.scaling.estimate, device=device)
+        self._windows = Windows(self._table, estimate_scaling=detector.scaling.for_new, device=device)
         self._tail = detector.calibration.online_tail(device, SERIES_PACE)
         self._incidents = Incidents(plan.name, plan.quiet_points)
 

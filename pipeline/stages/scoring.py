@@ -48,7 +48,7 @@ class Scorer:
         self._detector = detector
         self._device = device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score_windows(self, points: Points, windows: Windows, tail: OnlineTail) -> Scores:
         """Append the points to their windows and score each that completes one."""
         positions: list[IntArray] = []
@@ -68,7 +68,7 @@ class Scorer:
         place_M[position_K] = np.arange(len(position_K))
         return Scores(score_M, place_M, expected_KF, share_KF)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score_vectors(self, slot_M: IntArray, z_MF: npt.NDArray[np.float32], tail: OnlineTail) -> Scores:
         """Score records whose error depends on nothing else; sorted by slot, one for each partition."""
         parts: list[PointScores] = []

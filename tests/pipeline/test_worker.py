@@ -1,0 +1,294 @@
+"""The worker on in-memory twins: what it publishes, and what is left of it after a crash anywhere."""
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ConfigError, DeliveryError, RecordError, TransientError
+from pipeline.protocols import TopicPartition
+from tests.streams import BEGIN_MS, SERIES, Bench, drain, feature_payloads, lanes, series_payloads
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> list[dict[str, Any]]:
+    bench = Bench()
+    bench.fill(series_payloads(), feature_payloads())
+    drain(bench.worker())
+    return bench.alerts()
+
+
+def test_spikes_become_incidents(undisturbed: list[dict[str, Any]]) -> None:
+    opened = [alert for alert in undisturbed if alert["state"] == "opened" and alert["stream"] == "machines"]
+    at = {(alert["series"], (alert["event_ms"] - BEGIN_MS) // 60_000 - 600) for alert in opened}
+    assert {("a", 60), ("a", 140), ("b", 100), ("new", 150)} <= at
+    assert len(at) <= 6
+    assert {alert["state"] for alert in undisturbed} >= {"opened", "resolved"}
+    for alert in undisturbed:
+        assert sum(view["share"] for view in alert["features"].values()) == pytest.approx(1, abs=0.001)
+    payments = {alert["offset"] for alert in undisturbed if alert["stream"] == "payments"}
+    assert {50, 51, 300} <= payments
+    assert len(payments) <= 6
+
+
+@pytest.mark.parametrize("max_poll_records", [1, 13, 4000])
+def test_polls_do_not_matter(undisturbed: list[dict[str, Any]], max_poll_records: int) -> None:
+    bench = Bench()
+    bench.fill(series_payloads(), feature_payloads())
+    drain(bench.worker(max_poll_records=max_poll_records))
+    by_id: Callable[[dict[str, Any]], str] = lambda alert: str(alert["id"])
+    assert sorted(bench.alerts(), key=by_id) == sorted(undisturbed, key=by_id)
+
+
+class Killed(BaseException):
+    """Ends a worker between two steps, as SIGKILL would: nothing catches it."""
+
+
+class Saboteur:
+    """Wraps what a worker talks to and kills it before or after its n-th call."""
+
+    def __init__(self, kill_at: int) -> None:
+        self.left = kill_at
+        self.last = ""
+
+    def wrap(self, part: Any) -> Any:
+        saboteur = self
+
+        class Wrapped:
+            def __getattr__(self, name: str) -> Any:
+                method = getattr(part, name)
+
+                def call(*args: Any) -> Any:
+                    saboteur.tick(f"before {name}")
+                    result = method(*args)
+                    saboteur.tick(f"after {name}")
+                    return result
+
+                return call
+
+        return Wrapped()
+
+    def tick(self, step: str) -> None:
+        self.left -= 1
+        self.last = step
+        if self.left == 0:
+            raise Killed(step)
+
+
+def test_a_worker_killed_anywhere_loses_no_alert(undisturbed: list[dict[str, Any]]) -> None:
+    """Kill at every call of every protocol in turn; a new worker on the same broker and storage goes on."""
+    expected = {alert["id"]: alert for alert in undisturbed}
+    seen: set[str] = set()
+    kill_at = 1
+    while True:
+        bench = Bench()
+        bench.options = bench.options.__class__("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=0)
+        bench.fill(series_payloads(), feature_payloads())
+        saboteur = Saboteur(kill_at)
+        first = bench.worker(saboteur.wrap, max_poll_records=300)
+        try:
+            drain(first)
+        except Killed:
+            seen.add(saboteur.last)
+        else:
+            break
+        bench.broker.members.clear()
+        drain(bench.worker(max_poll_records=170))
+        published = bench.alerts()
+        assert {alert["id"]: alert for alert in published} == expected, f"killed {saboteur.last}"
+        kill_at += 1
+    calls = ("poll", "send", "flush", "commit", "write", "start", "committed", "assignment", "lag")
+    assert seen >= {f"{when} {call}" for call in calls for when in ("before", "after")}
+
+
+def test_replayed_records_are_not_published_again(undisturbed: list[dict[str, Any]]) -> None:
+    bench = Bench()
+    bench.options = bench.options.__class__("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=1e9)
+    bench.fill(series_payloads(), feature_payloads())
+    first = bench.worker()
+    for _ in range(6):
+        first.step()
+    bench.broker.members.clear()  # Gone without a checkpoint later than the one of its birth.
+    drain(bench.worker())
+    published = [alert["id"] for alert in bench.alerts()]
+    assert len(published) == len(set(published))
+    assert set(published) == {alert["id"] for alert in undisturbed}
+
+
+def test_rebalances_move_state_along(undisturbed: list[dict[str, Any]]) -> None:
+    bench = Bench()
+    bench.options = bench.options.__class__("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=1e9)
+    bench.fill(series_payloads(), feature_payloads())
+    one = bench.worker(max_poll_records=60)
+    for _ in range(5):
+        one.step()
+    two = bench.worker(max_poll_records=45)
+    for _ in range(4):
+        one.step()
+        two.step()
+    one.source.close()
+    drain(two)
+    by_id = {alert["id"]: alert for alert in bench.alerts()}
+    assert by_id == {alert["id"]: alert for alert in undisturbed}
+
+
+class Refusing:
+    """A publisher whose flush fails some times."""
+
+    def __init__(self, publisher: Any, failures: int) -> None:
+        self._publisher, self._failures = publisher, failures
+        self.send, self.close = publisher.send, publisher.close
+
+    def flush(self, timeout_s: float) -> None:
+        if self._failures:
+            self._failures -= 1
+            self._publisher._sent.clear()
+            raise DeliveryError("not confirmed")
+        self._publisher.flush(timeout_s)
+
+
+def test_a_failed_delivery_is_repeated_from_the_committed_offset(undisturbed: list[dict[str, Any]]) -> None:
+    bench = Bench()
+    bench.fill(series_payloads(), feature_payloads())
+    worker = bench.worker()
+    worker.publisher = Refusing(worker.publisher, 3)
+    failures = 0
+    idle = 0
+    while idle < 3:
+        try:
+            idle = idle + 1 if worker.step() == 0 else 0
+        except TransientError:
+            failures += 1
+    assert failures == 3
+    assert {alert["id"] for alert in bench.alerts()} == {alert["id"] for alert in undisturbed}
+
+
+def test_the_worker_ends_when_the_outside_stays_away() -> None:
+    bench = Bench()
+    bench.fill(series_payloads())
+    now_s = iter(range(0, 10_000, 25))
+    worker = bench.worker()
+    worker.clock = lambda: float(next(now_s))
+    worker.publisher = Refusing(worker.publisher, 10**6)
+
+    class Impatient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return False
+
+    with pytest.raises(DeliveryError):
+        worker.run(Impatient())
+
+
+def test_bad_records_are_dead_lettered_once_and_their_neighbours_scored() -> None:
+    bench = Bench(partitions=1)
+    good = series_payloads(120)
+    bad = [(b"a", b"nonsense"), (b"a", None), (b"a", b'{"ts": 1, "cpu": NaN, "mem": 1}'), (None, good[0][1])]
+    mixed = list(good)
+    for place, item in zip((400, 300, 200, 100), reversed(bad), strict=True):
+        mixed.insert(place, item)
+    bench.fill(mixed)
+    drain(bench.worker())
+    assert [letter.value for letter in bench.broker.records("dead")] == [value for _, value in bad]
+    clean = Bench(partitions=1)
+    clean.fill(good)
+    drain(clean.worker())
+    strip = ("id", "incident", "offset")
+    assert [{k: v for k, v in a.items() if k not in strip} for a in bench.alerts()] == [
+        {k: v for k, v in a.items() if k not in strip} for a in clean.alerts()
+    ]
+
+
+def test_too_many_rejects_in_a_row_stop_the_worker_with_nothing_committed() -> None:
+    bench = Bench(partitions=1)
+    bench.options = bench.options.__class__("alerts", "dead", poll_timeout_s=0, max_rejects_in_a_row=50)
+    bench.fill([(b"a", b"{}")] * 80)
+    worker = bench.worker(max_poll_records=30)
+    with pytest.raises(RecordError, match=r"metrics/0@50 \(missing_field"):
+        drain(worker)
+    assert bench.broker.committed[TopicPartition("metrics", 0)] == 30
+    assert len(bench.broker.records("dead")) == 30
+
+
+def test_a_record_too_large_to_dead_letter_stops_the_worker() -> None:
+    bench = Bench(partitions=1)
+    bench.fill([(b"a", b"x" * 5_000_000)])
+    with pytest.raises(RecordError, match="metrics/0@0: 5000001 bytes are more than topic dead takes"):
+        drain(bench.worker())
+    assert bench.broker.committed[TopicPartition("metrics", 0)] == 0
+
+
+def test_held_points_never_alert() -> None:
+    holding = SERIES.model_copy(update={"missing": "hold"})
+    bench = Bench(partitions=1)
+    payloads = [item for item in series_payloads(80) if item[0] == b"a"]
+    last = json.loads(payloads[-1][1] or b"")
+    for gap in range(1, 8):
+        payloads.append((b"a", json.dumps({"ts": last["ts"] + gap * 60_000, "cpu": None, "mem": 500}).encode()))
+    bench.fill(payloads)
+    drain(bench.worker(series=holding))
+    assert max(alert["event_ms"] for alert in bench.alerts()) <= last["ts"]
+    assert len(bench.broker.records("dead")) == 2  # The sixth and seventh in a row.
+
+
+@pytest.mark.parametrize(("start", "expected"), [("earliest", 40), ("latest", 100)])
+def test_expired_offsets_are_reported_and_start_decides(
+    start: str, expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(partitions=1)
+    bench.fill(series_payloads(25))
+    place = TopicPartition("metrics", 0)
+    bench.broker.committed[place] = 10
+    bench.broker.begin[place] = 40
+    worker = bench.worker(series=SERIES.model_copy(update={"start": start}))
+    worker.step()
+    assert "committed offset 10 is not among those held, 40 to 100" in caplog.text
+    assert worker._progress[place].publish_from == expected
+
+
+def test_start_fail_refuses() -> None:
+    bench = Bench(partitions=1)
+    with pytest.raises(ConfigError, match=r"metrics/0: the group has no committed offset.*`earliest` or `latest`"):
+        bench.worker(series=SERIES.model_copy(update={"start": "fail"})).step()
+
+
+def test_state_of_a_topic_made_anew_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(partitions=1)
+    bench.fill(series_payloads(40))
+    first = bench.worker()
+    drain(first)
+    first.checkpoint()
+    bench.broker.members.clear()
+    bench.broker.create_topic("metrics", 1)
+    bench.fill(series_payloads(45))
+    bench.worker().step()
+    assert "the checkpoint is of an earlier topic of the same name" in caplog.text
+
+
+def test_run_checkpoints_at_the_end() -> None:
+    bench = Bench()
+    bench.fill(series_payloads(30), feature_payloads())
+    worker = bench.worker()
+    stop = threading.Event()
+    steps = iter(range(20))
+    step = worker.step
+
+    def counted() -> int:
+        if next(steps, None) == 3:
+            stop.set()
+        return step()
+
+    worker.step = counted  # type: ignore[method-assign]
+    worker.run(stop)
+    newest = bench.checkpoints.newest("machines", TopicPartition("metrics", 0), 10**9)
+    assert newest is not None
+    assert newest.next_offset == bench.broker.committed[TopicPartition("metrics", 0)]
+
+
+def test_the_recurrent_model_runs_in_the_same_worker() -> None:
+    bench = Bench()
+    bench.fill(series_payloads())
+    drain(bench.worker(architecture="recurrent"))
+    assert {"a", "b", "new"} <= {alert["series"] for alert in bench.alerts()}
+    assert len(lanes()) == 2

@@ -1,0 +1,153 @@
+"""Small streams, trained in a second, and everything a worker needs to run them in memory."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.detector import Detector, fit_detector
+from models.files import from_files, to_files
+from models.spec import ModelSpec
+from pipeline.config import StreamSettings
+from pipeline.connectors.memory import MemoryBroker, MemoryCheckpoints, MemoryPublisher, MemorySource
+from pipeline.lanes import build_lane
+from pipeline.worker import Lane, Worker, WorkerOptions
+
+CPU = torch.device("cpu")
+SERIES = StreamSettings.model_validate(
+    {"topic": "metrics", "time": "ts", "features": ["cpu", "mem"], "window": 8, "alerts": {"budget": "1 per day"}}
+)
+FEATURES = StreamSettings.model_validate(
+    {"topic": "payments", "kind": "features", "features": ["a", "b", "c"], "alerts": {"budget": "1 per 1000 records"}}
+)
+BEGIN_MS = 1_700_000_000_000
+STEP_MS = 60_000
+HISTORY = 600
+
+
+def series_rows(names: Sequence[str], points: int, seed: int, spikes: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """Return values [series, point, feature] of noisy daily cycles, with spikes where asked for."""
+    random = np.random.default_rng(seed)
+    time = np.arange(points)[None, :, None] / 50 + np.arange(len(names))[:, None, None]
+    values = np.sin(time + np.array([0.0, 1.0])) + 0.1 * random.standard_normal((len(names), points, 2))
+    for name, where in spikes.items():
+        for point in where:
+            values[names.index(name), point : point + 3] += 6
+    return values
+
+
+@cache
+def series_detector(architecture: str = "vanilla") -> Detector:
+    """A detector for `SERIES`, trained on the series a, b and c."""
+    names = ["a", "b", "c"]
+    values = series_rows(names, HISTORY, 1, {})
+    time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
+    columns = {name: (time_ms, values[i]) for i, name in enumerate(names)}
+    spec = ModelSpec("series", ("cpu", "mem"), 8)
+    return fit_detector(spec, architecture, {"hidden": 16, "max_epochs": 3}, columns, device=CPU)
+
+
+@cache
+def features_detector() -> Detector:
+    """A detector for `FEATURES`, trained on correlated normal rows."""
+    rows = feature_rows(2000, 1)
+    spec = ModelSpec("features", ("a", "b", "c"), 1)
+    columns = {"": (BEGIN_MS + 1000 * np.arange(len(rows)), rows)}
+    return fit_detector(spec, "vanilla", {"hidden": 16, "max_epochs": 3}, columns, device=CPU)
+
+
+def feature_rows(count: int, seed: int, strange: Sequence[int] = ()) -> np.ndarray:
+    rows = np.random.default_rng(seed).multivariate_normal(
+        [0, 5, 10], [[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]], size=count
+    )
+    rows[list(strange)] += [8, -8, 8]
+    return rows
+
+
+Payload = tuple[bytes | None, bytes | None]
+"""Key and value of a record."""
+
+
+def series_payloads(points: int = 200, seed: int = 2) -> list[Payload]:
+    """Records of the series a, b, c and of one that training did not see, interleaved, with spikes."""
+    names = ["a", "b", "c", "new"]
+    values = series_rows(names, points, seed, {"a": [60, 140], "b": [100], "new": [150]})
+    return [
+        (
+            name.encode(),
+            json.dumps(
+                {"ts": BEGIN_MS + STEP_MS * (HISTORY + point), "cpu": values[i, point, 0], "mem": values[i, point, 1]}
+            ).encode(),
+        )
+        for point in range(points)
+        for i, name in enumerate(names)
+    ]
+
+
+def feature_payloads(count: int = 400, seed: int = 3) -> list[Payload]:
+    rows = feature_rows(count, seed, strange=[50, 51, 300])
+    return [(None, json.dumps(dict(zip("abc", row.tolist(), strict=True))).encode()) for row in rows]
+
+
+@dataclass
+class Bench:
+    """A broker with both streams' topics, and workers on it."""
+
+    partitions: int = 2
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    checkpoints: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
+    options: WorkerOptions = field(default_factory=lambda: WorkerOptions("alerts", "dead", poll_timeout_s=0))
+
+    def __post_init__(self) -> None:
+        for topic, partitions in (("metrics", self.partitions), ("payments", 1), ("alerts", 1), ("dead", 1)):
+            self.broker.create_topic(topic, partitions)
+
+    def fill(self, series: Sequence[Payload], features: Sequence[Payload] = ()) -> None:
+        """Append records, keyed to partitions as a producer would."""
+        for key, value in series:
+            partition = sum(key or b"") % self.partitions
+            self.broker.append("metrics", value, key=key, partition=partition, timestamp=BEGIN_MS + 10**9)
+        for _, value in features:
+            self.broker.append("payments", value, timestamp=BEGIN_MS)
+
+    def worker(
+        self, wrap: Callable[[Any], Any] = lambda part: part, *, max_poll_records: int = 97, **options: Any
+    ) -> Worker:
+        """Return a new worker; `wrap` may put something around source, publisher and checkpoints."""
+        source = MemorySource(self.broker, ["metrics", "payments"], max_poll_records)
+        return Worker(
+            lanes(**options), wrap(source), wrap(MemoryPublisher(self.broker)), wrap(self.checkpoints), self.options
+        )
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Return the published alerts' bodies with their ids, in order."""
+        return [
+            {"id": dict(record.headers)["ce_id"].decode(), **json.loads(record.value or b"")}
+            for record in self.broker.records("alerts")
+        ]
+
+
+def lanes(series: StreamSettings = SERIES, architecture: str = "vanilla") -> list[Lane]:
+    """Fresh stages of both streams, as a new process would build them."""
+    detectors = {"machines": series_detector(architecture), "payments": features_detector()}
+    settings = {"machines": series, "payments": FEATURES}
+    return [
+        build_lane(name, settings[name], from_files(to_files(detector)), "v1", CPU)
+        for name, detector in detectors.items()
+    ]
+
+
+def drain(worker: Worker) -> None:
+    """Step until nothing is left."""
+    idle = 0
+    while idle < 3:
+        idle = idle + 1 if worker.step() == 0 else 0
+
+
+def batches(payloads: Sequence[Payload], size: int) -> Iterator[Sequence[Payload]]:
+    for low in range(0, len(payloads), size):
+        yield payloads[low : low + size]
