@@ -46,9 +46,7 @@ class PooledTail:
         return inside_B + (error_B - self.error_knots[-1]).clamp(min=0) * self.slope
 
     def to(self, device: torch.device) -> "PooledTail":
-        return PooledTail(
-            self.error_knots.to(device), self.surprise_knots.to(device), self.slope.to(device)
-        )
+        return PooledTail(self.error_knots.to(device), self.surprise_knots.to(device), self.slope.to(device))
 
 
 _TAIL_POINTS = 100
@@ -114,11 +112,11 @@ class OnlineTail:
     The score puts the series' median and upper quantile where those of a normal score lie, and goes on in a
     straight line: the tail above is as exponential as the stream's, only wider or narrower.
 
-    Quantiles are followed by stochastic approximation (Robbins and Monro, 1951) in blocks of
-    points of a series. All points of a block are scored by the state at its start, and within a block only whole numbers are
-    added up, so a score depends neither on how polls cut the stream nor on the order of sums on a device. How
-    many of a block's points lie above a quantile counts, never by how much, and only so many of them: an outage
-    cannot teach it quickly, a level that stays is learned within some hundred points.
+    Quantiles are followed by stochastic approximation (Robbins and Monro, 1951) in blocks of points of a
+    series. All points of a block are scored by the state at its start, and within a block only whole numbers
+    are added up, so a score depends neither on how polls cut the stream nor on the order of sums on a device.
+    How many of a block's points lie above a quantile counts, never by how much, and only so many of them: an
+    outage cannot teach it quickly, a level that stays is learned within some hundred points.
     """
 
     def __init__(
@@ -140,7 +138,9 @@ class OnlineTail:
         """Give slots the state of a series that was never seen here."""
         self._reserve(int(slots.max(initial=-1)) + 1)
         index = torch.from_numpy(slots).to(self._device)
-        start = torch.tensor([self._initial.get(name, (_MEDIAN, self._pace.gap)) for name in names], device=self._device)
+        start = torch.tensor(
+            [self._initial.get(name, (_MEDIAN, self._pace.gap)) for name in names], device=self._device
+        )
         for column in self._columns.values():
             column[index] = 0
         self._columns["median"][index] = start[:, 0]
@@ -170,7 +170,7 @@ class OnlineTail:
         block = self._pace.block
         block_K = index_K // block - (seen[slots] // block)[place_K]
         order_K = torch.argsort(block_K, stable=True)
-        for chosen in order_K.split(torch.bincount(block_K).tolist()):
+        for chosen in torch.split(order_K, torch.bincount(block_K).tolist()):
             score_K[chosen] = self._block(slot_K[chosen], surprise_K[chosen])
         return score_K
 
@@ -237,7 +237,8 @@ def alert_threshold(points_per_incident: FloatArray, cluster_points: float) -> F
             clusters (the inverse of the extremal index: Leadbetter, 1983).
     """
     probability = np.clip(cluster_points / points_per_incident, 1e-300, 1)
-    return np.maximum(-10 * np.log10(probability), LOWEST_THRESHOLD)
+    threshold: FloatArray = np.maximum(-10 * np.log10(probability), LOWEST_THRESHOLD)
+    return threshold
 
 
 def cluster_size(score_T: FloatArray, threshold: float, gap: int) -> tuple[int, int]:

@@ -16,8 +16,8 @@ from models import architectures
 from models.calibration import (
     SERIES_PACE,
     STREAM_PACE,
-    Pace,
     OnlineTail,
+    Pace,
     cluster_size,
     fit_pooled_tail,
     quantiles,
@@ -26,7 +26,7 @@ from models.dataset import Columns, Windows, checked, split_by_time, windows_of
 from models.scaling import LIMIT, Scaling, fit_features, fit_series
 from models.spec import ModelSpec
 from models.training import split_options, train
-from models.views import View, ViewConfig
+from models.views import Inputs, View, ViewConfig
 
 _HELD_OUT = 0.15
 _CLUSTER_LEVEL = 25.0
@@ -129,16 +129,17 @@ def fit_detector(
     training, own_options = split_options(options)
     usable = _usable(spec, columns)
     torch.manual_seed(training.seed)
+    inputs: Inputs = "values and differences" if spec.kind == "series" else "values"
     if spec.kind == "series":
         scaling = fit_series({name: x_TF for name, (_, x_TF) in usable.items()})
         pairs = [scaling.for_series(name) for name in usable]
-        inputs = "values and differences"
     else:
         scaling = fit_features(next(iter(usable.values()))[1])
         pairs = [(scaling.center_F, scaling.scale_F)]
-        inputs = "values"
     scaled = [
-        Scaling.apply(x_TF, *pair) for (_, x_TF), pair in zip(usable.values(), pairs, strict=True) if pair is not None
+        Scaling.apply(x_TF, *pair)
+        for (_, x_TF), pair in zip(usable.values(), pairs, strict=True)
+        if pair is not None
     ]
     windows = windows_of(scaled, spec.window)
     view = View(spec, ViewConfig(architecture, own_options, inputs)).to(device)

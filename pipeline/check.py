@@ -102,9 +102,7 @@ def _stream_rows(
         yield _wrong(f"{name}: records", error)
 
 
-def _size_rows(
-    settings: Settings, name: str, stream: StreamSettings, cluster: "KafkaCluster"
-) -> Iterator[Row]:
+def _size_rows(settings: Settings, name: str, stream: StreamSettings, cluster: "KafkaCluster") -> Iterator[Row]:
     setting, dead_letters = "max.message.bytes", settings.topics.dead_letters
     taken, written = cluster.setting(stream.topic, setting), cluster.setting(dead_letters, setting)
     if taken is not None and written is not None and int(taken) > int(written):
@@ -139,7 +137,12 @@ def _sample_rows(name: str, stream: StreamSettings, connection: "Connection") ->
     if rejected:
         worst = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
         verdict: Literal["warning", "wrong"] = "wrong" if rejected == read else "warning"
-        yield Row(verdict, f"{name}: records", f"{found}; rejected: {worst}", "mend the producer or the stream's fields")
+        yield Row(
+            verdict,
+            f"{name}: records",
+            f"{found}; rejected: {worst}",
+            "mend the producer or the stream's fields",
+        )
     else:
         yield Row("ok", f"{name}: records", found)
     moved = [series for series, seen in partitions.items() if series and len(seen) > 1]

@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,9 +64,7 @@ def _options(
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise ConfigError(f"--log-level {log_level}: there are debug, info, warning and error")
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)
     # The client reports each lost connection several times; what matters of it comes as one error of ours.
     logging.getLogger("kafka").setLevel(logging.CRITICAL if level > logging.DEBUG else level)
 
@@ -171,7 +169,10 @@ def worker(config: ConfigPath) -> None:
 
         port = metrics.serve(settings.metrics.host, settings.metrics.port)
         logging.getLogger(__name__).info(
-            "scoring %s; metrics on http://%s:%d/metrics", ", ".join(settings.streams), settings.metrics.host, port
+            "scoring %s; metrics on http://%s:%d/metrics",
+            ", ".join(settings.streams),
+            settings.metrics.host,
+            port,
         )
         built.run(stop)
     logging.getLogger(__name__).info("left the group; all offsets are committed")
@@ -259,7 +260,7 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
 
 
 @contextlib.contextmanager
-def _training_bar(stream: str, hidden: bool) -> Iterator[object]:
+def _training_bar(stream: str, hidden: bool) -> "Iterator[Callable[[str, float], None]]":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.errors import ConfigError
@@ -279,7 +287,9 @@ def load_settings(path: Path) -> Settings:
     try:
         text = path.read_text()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); write one with: offkey init {path}") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); write one with: offkey init {path}"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error})") from error
     try:

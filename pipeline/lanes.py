@@ -59,7 +59,9 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
     return detector, version
 
 
-def build_lane(stream: str, settings: StreamSettings, detector: Detector, version: str, device: torch.device) -> Lane:
+def build_lane(
+    stream: str, settings: StreamSettings, detector: Detector, version: str, device: torch.device
+) -> Lane:
     """Put a stream's stages together around a detector."""
     plan = StreamPlan(
         name=stream,

@@ -25,6 +25,7 @@ class RawRecord(Protocol):
     @property
     def timestamp(self) -> int:
         """Kafka timestamp in ms since the epoch; -1 where the topic has none."""
+
     @property
     def key(self) -> bytes | None: ...
     @property

@@ -80,9 +80,7 @@ class SeriesPipeline:
         with measure("incidents"):
             threshold_M = self._thresholds(points.slot_M)
             table = self._table
-            transitions = self._incidents.follow(
-                points, scores.score_M, threshold_M, table.names, table.partitions
-            )
+            transitions = self._incidents.follow(points, scores.score_M, threshold_M, table.names, table.partitions)
             alerts = self._alerts(transitions, points, scores)
         names = self._table.names
         scored = Scored(

@@ -110,9 +110,9 @@ def columns_of(history: Iterable[PartitionRecords], decoder: Decoder) -> tuple[C
         batch, rejects = decoder.decode(records)
         read, rejected = read + len(records.records), rejected + len(rejects)
         whole_N = ~np.isnan(batch.values_NF).any(axis=1)
-        codes_N = np.unique(np.array(batch.series, object), return_inverse=True) if len(batch) else ([], [])
-        for code, series in enumerate(codes_N[0]):
-            rows = np.flatnonzero((codes_N[1] == code) & whole_N)
+        names, code_N = np.unique(np.array(batch.series, object), return_inverse=True)
+        for code, series in enumerate(names.tolist()):
+            rows = np.flatnonzero((code_N == code) & whole_N)
             parts.setdefault(series, []).append((batch.time_ms_N[rows], batch.values_NF[rows]))
     columns = {}
     for series, chunks in parts.items():
@@ -136,8 +136,6 @@ def _sample(arrived: Iterator[PartitionRecords]) -> list[PartitionRecords]:
     return sample
 
 
-def _chained(
-    sample: Sequence[PartitionRecords], rest: Iterator[PartitionRecords]
-) -> Iterator[PartitionRecords]:
+def _chained(sample: Sequence[PartitionRecords], rest: Iterator[PartitionRecords]) -> Iterator[PartitionRecords]:
     yield from sample
     yield from rest

@@ -188,7 +188,10 @@ class Worker:
                 )
                 metrics.RESTORED.labels(lane.name, "checkpoint").inc()
                 logger.info(
-                    "%s/%d: restored at offset %d, replays to %d", *partition, checkpoint.next_offset, committed
+                    "%s/%d: restored at offset %d, replays to %d",
+                    *partition,
+                    checkpoint.next_offset,
+                    committed,
                 )
                 return
             logger.warning("%s/%d: begins at offset %d without state: %s", *partition, start, unusable)
@@ -201,9 +204,7 @@ class Worker:
         self._progress[partition] = progress
         metrics.RESTORED.labels(lane.name, "cold").inc()
 
-    def _first_offset(
-        self, lane: Lane, partition: TopicPartition, committed: int | None, held: OffsetRange
-    ) -> int:
+    def _first_offset(self, lane: Lane, partition: TopicPartition, committed: int | None, held: OffsetRange) -> int:
         """Choose where to begin without a usable committed offset; a gap is counted, never skipped in silence."""
         if committed is not None:
             gap = f"committed offset {committed} is not among those held, {held.begin} to {held.end}"
@@ -333,9 +334,7 @@ class Worker:
             metrics.SERIES.labels(lane.name).set(lane.pipeline.series_held)
 
 
-def _why_unusable(
-    checkpoint: Checkpoint | None, topic_id: str, shape: str, held: OffsetRange
-) -> str | None:
+def _why_unusable(checkpoint: Checkpoint | None, topic_id: str, shape: str, held: OffsetRange) -> str | None:
     if checkpoint is None:
         return "there is no checkpoint at or below the committed offset"
     if checkpoint.topic_id != topic_id:

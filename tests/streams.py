@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from models.detector import Detector, fit_detector
@@ -17,23 +18,35 @@ from pipeline.connectors.memory import MemoryBroker, MemoryCheckpoints, MemoryPu
 from pipeline.lanes import build_lane
 from pipeline.worker import Lane, Worker, WorkerOptions
 
+FloatArray = npt.NDArray[np.float64]
 CPU = torch.device("cpu")
 SERIES = StreamSettings.model_validate(
-    {"topic": "metrics", "time": "ts", "features": ["cpu", "mem"], "window": 8, "alerts": {"budget": "1 per day"}}
+    {
+        "topic": "metrics",
+        "time": "ts",
+        "features": ["cpu", "mem"],
+        "window": 8,
+        "alerts": {"budget": "1 per day"},
+    }
 )
 FEATURES = StreamSettings.model_validate(
-    {"topic": "payments", "kind": "features", "features": ["a", "b", "c"], "alerts": {"budget": "1 per 1000 records"}}
+    {
+        "topic": "payments",
+        "kind": "features",
+        "features": ["a", "b", "c"],
+        "alerts": {"budget": "1 per 1000 records"},
+    }
 )
 BEGIN_MS = 1_700_000_000_000
 STEP_MS = 60_000
 HISTORY = 600
 
 
-def series_rows(names: Sequence[str], points: int, seed: int, spikes: Mapping[str, Sequence[int]]) -> np.ndarray:
+def series_rows(names: Sequence[str], points: int, seed: int, spikes: Mapping[str, Sequence[int]]) -> FloatArray:
     """Return values [series, point, feature] of noisy daily cycles, with spikes where asked for."""
     random = np.random.default_rng(seed)
     time = np.arange(points)[None, :, None] / 50 + np.arange(len(names))[:, None, None]
-    values = np.sin(time + np.array([0.0, 1.0])) + 0.1 * random.standard_normal((len(names), points, 2))
+    values: FloatArray = np.sin(time + np.array([0.0, 1.0])) + 0.1 * random.standard_normal((len(names), points, 2))
     for name, where in spikes.items():
         for point in where:
             values[names.index(name), point : point + 3] += 6
@@ -60,9 +73,9 @@ def features_detector() -> Detector:
     return fit_detector(spec, "vanilla", {"hidden": 16, "max_epochs": 3}, columns, device=CPU)
 
 
-def feature_rows(count: int, seed: int, strange: Sequence[int] = ()) -> np.ndarray:
+def feature_rows(count: int, seed: int, strange: Sequence[int] = ()) -> FloatArray:
     rows = np.random.default_rng(seed).multivariate_normal(
-        [0, 5, 10], [[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]], size=count
+        [0, 5, 10], np.array([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]]), size=count
     )
     rows[list(strange)] += [8, -8, 8]
     return rows
@@ -80,7 +93,11 @@ def series_payloads(points: int = 200, seed: int = 2) -> list[Payload]:
         (
             name.encode(),
             json.dumps(
-                {"ts": BEGIN_MS + STEP_MS * (HISTORY + point), "cpu": values[i, point, 0], "mem": values[i, point, 1]}
+                {
+                    "ts": BEGIN_MS + STEP_MS * (HISTORY + point),
+                    "cpu": values[i, point, 0],
+                    "mem": values[i, point, 1],
+                }
             ).encode(),
         )
         for point in range(points)
@@ -120,7 +137,11 @@ class Bench:
         """Return a new worker; `wrap` may put something around source, publisher and checkpoints."""
         source = MemorySource(self.broker, ["metrics", "payments"], max_poll_records)
         return Worker(
-            lanes(**options), wrap(source), wrap(MemoryPublisher(self.broker)), wrap(self.checkpoints), self.options
+            lanes(**options),
+            wrap(source),
+            wrap(MemoryPublisher(self.broker)),
+            wrap(self.checkpoints),
+            self.options,
         )
 
     def alerts(self) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ class Autoencoder(nn.Module):
     def encode(self, x_BTC: Tensor) -> Tensor:
         # Fill at the old end, so that the newest point always closes a patch.
         padded = nn.functional.pad(x_BTC, (0, 0, self.padding, 0))
-        patches_BPC = padded.flatten(1).unflatten(1, (-1, self.input_gates.in_features))
+        patches_BPC = padded.reshape(len(x_BTC), -1, self.input_gates.in_features)
         read_BP3H = self.input_gates(patches_BPC)
         hidden = self.state_gates.in_features
         state_BH = read_BP3H.new_zeros(len(x_BTC), hidden)

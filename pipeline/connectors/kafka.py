@@ -135,7 +135,9 @@ class KafkaSource:
 
     def committed(self, partition: TopicPartition) -> int | None:
         with translated(_name(partition)):
-            found: int | None = self._consumer.committed(ClientPartition(*partition), timeout_ms=_REQUEST_TIMEOUT_MS)
+            found: int | None = self._consumer.committed(
+                ClientPartition(*partition), timeout_ms=_REQUEST_TIMEOUT_MS
+            )
         return found
 
     def offsets(self, partition: TopicPartition) -> OffsetRange:
@@ -292,7 +294,11 @@ class KafkaCluster:
     def create_topics(self, partitions: Mapping[str, int]) -> None:
         """Create topics with so many partitions and the broker's default replication; those there are kept."""
         there = set(self._admin.list_topics())
-        new = {name: {"num_partitions": n, "replication_factor": 1} for name, n in partitions.items() if name not in there}
+        new = {
+            name: {"num_partitions": n, "replication_factor": 1}
+            for name, n in partitions.items()
+            if name not in there
+        }
         if new:
             with translated("creation of topics"):
                 self._admin.create_topics(new)
@@ -356,7 +362,9 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
                     yield PartitionRecords(TopicPartition(*place), before_end)
             reached = {place for place in left if consumer.position(place) >= end[place]}
             if not polled and not reached:
-                raise TransientError(f"topic {topic}: no records came for {_REQUEST_TIMEOUT_MS / 1000:g} s; try again")
+                raise TransientError(
+                    f"topic {topic}: no records came for {_REQUEST_TIMEOUT_MS / 1000:g} s; try again"
+                )
             left -= reached
     finally:
         consumer.close()
@@ -378,16 +386,16 @@ def translated(what: str) -> Iterator[None]:
     except (*_NO_MEMBER, client_errors.NoOffsetForPartitionError, client_errors.OffsetOutOfRangeError):
         raise
     except client_errors.FencedInstanceIdError as error:
-        raise ConfigError(
-            f"{what}: another process has the same kafka.instance_id; give each its own"
-        ) from error
+        raise ConfigError(f"{what}: another process has the same kafka.instance_id; give each its own") from error
     except client_errors.AuthorizationError as error:
         raise ConfigError(f"{what}: no right ({error}); grant it to this user") from error
     except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
         raise ConfigError(f"{what}: not there; create it, or set another one in the configuration") from error
     except (client_errors.KafkaError, OSError) as error:
         text = str(error) or type(error).__name__
-        raise TransientError(f"{what}: no answer ({text}); is the broker running, and kafka.bootstrap_servers right?") from error
+        raise TransientError(
+            f"{what}: no answer ({text}); is the broker running, and kafka.bootstrap_servers right?"
+        ) from error
 
 
 @contextmanager
@@ -404,12 +412,16 @@ def _delivering(message: Message) -> Iterator[None]:
     except client_errors.AuthorizationError as error:
         raise ConfigError(f"{about}no right to write to topic {message.topic}; grant it to this user") from error
     except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
-        raise ConfigError(f"{about}topic {message.topic} is not there; create it or set it under `topics`") from error
+        raise ConfigError(
+            f"{about}topic {message.topic} is not there; create it or set it under `topics`"
+        ) from error
     except client_errors.KafkaTimeoutError as error:
         # The client waits for a topic's metadata until its deadline, whether or not the topic will ever be there.
         raise DeliveryError(f"{about}topic {message.topic} did not answer: is it there? ({error})") from error
     except (client_errors.KafkaError, OSError) as error:
-        raise DeliveryError(f"{about}not confirmed by topic {message.topic} ({error or type(error).__name__})") from error
+        raise DeliveryError(
+            f"{about}not confirmed by topic {message.topic} ({error or type(error).__name__})"
+        ) from error
 
 
 def _name(partition: TopicPartition) -> str:

@@ -61,5 +61,7 @@ class StoredRegistry:
             try:
                 found.append(Promotion(**json.loads(content or b"")))
             except (ValueError, TypeError) as error:
-                raise RegistryError(f"{self._storage.url}/{name}: damaged promotion ({error}); remove it") from error
+                raise RegistryError(
+                    f"{self._storage.url}/{name}: damaged promotion ({error}); remove it"
+                ) from error
         return found

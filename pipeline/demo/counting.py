@@ -19,7 +19,7 @@ COUNTING = (
     "alarm. Repeats of an alert (equal ids) count once. The budget is one false alarm a day of its own replayed "
     "time for each series, one in 1,000 replayed records for the table. `records` are those replayed, `alerts` "
     "all states. `seconds` of a stream run from its first replayed record to the last one scored, of the total "
-    "from start to end of the demo."
+    "from the start of the demo to the writing of this file."
 )
 
 DAY_MS = 86_400_000

@@ -45,8 +45,8 @@ class JsonFormat:
 
     def __init__(self, fields: Fields) -> None:
         feature: Any = float | None if fields.optional_features else float
-        types: dict[Path, Any] = {path: feature for path in fields.features}
-        types |= {path: str | int for path in fields.series}
+        types: dict[Path, Any] = dict.fromkeys(fields.features, feature)
+        types |= dict.fromkeys(fields.series, str | int)
         if fields.time is not None:
             types[fields.time] = datetime if fields.time_is_text else int | float
         optional = frozenset(fields.features) if fields.optional_features else frozenset[Path]()
@@ -105,8 +105,9 @@ def _struct(types: Mapping[Path, Any], optional: frozenset[Path]) -> tuple[Any, 
         else:
             rests = frozenset(path[1:] for path in optional if path[0] == name)
             kind, inside = _struct(below, rests)
-            factory = kind if len(rests) == len(below) else msgspec.NODEFAULT
-            field = msgspec.field(name=name, default_factory=factory)
+            field = msgspec.field(name=name)
+            if len(rests) == len(below):
+                field = msgspec.field(name=name, default_factory=kind)
             attributes |= {(name, *rest): f"{attribute}.{dotted}" for rest, dotted in inside.items()}
         definition.append((attribute, kind, field))
     return msgspec.defstruct("Record", definition, frozen=True, gc=False, kw_only=True), attributes

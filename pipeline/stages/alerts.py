@@ -78,7 +78,10 @@ class CloudEvent(msgspec.Struct, frozen=True):
 
 
 def feature_views(
-    names: Sequence[str], observed_F: FloatArray, expected_F: FloatArray, share_F: npt.NDArray[np.floating[Any]]
+    names: Sequence[str],
+    observed_F: FloatArray,
+    expected_F: FloatArray,
+    share_F: npt.NDArray[np.floating[Any]],
 ) -> dict[str, FeatureView]:
     """Put the numbers of one point beside the names of their features, largest share first."""
     order_F = np.argsort(-share_F, kind="stable")

@@ -110,9 +110,7 @@ def severity_of(score: float, threshold: float) -> int:
     return min(int((score - threshold) // SEVERITY_STEP), len(SEVERITIES) - 1)
 
 
-def derived_id(
-    stream: str, partition: TopicPartition, offset: int, row: int, series: str, state: State
-) -> str:
+def derived_id(stream: str, partition: TopicPartition, offset: int, row: int, series: str, state: State) -> str:
     """Return the id of an alert; equal input, equal id, whoever computes it."""
     key = msgspec.json.encode([stream, partition.topic, partition.partition, offset, row, series, state])
     return hashlib.blake2b(key, digest_size=16).hexdigest()

@@ -55,7 +55,7 @@ class Scorer:
         parts: list[PointScores] = []
         for ready in windows.rounds(points):
             positions.append(ready.position_M)
-            for end_B in ready.end_M.split(CHUNK_WINDOWS):
+            for end_B in torch.split(ready.end_M, CHUNK_WINDOWS):
                 parts.append(self._chunk(windows.gather(_padded(end_B, windows.window - 1)), len(end_B)))
         position_K = np.concatenate(positions) if positions else np.zeros(0, np.int64)
         surprise_K, expected_KF, share_KF = self._joined(parts)
@@ -72,7 +72,7 @@ class Scorer:
     def score_vectors(self, slot_M: IntArray, z_MF: npt.NDArray[np.float32], tail: OnlineTail) -> Scores:
         """Score records whose error depends on nothing else; sorted by slot, one for each partition."""
         parts: list[PointScores] = []
-        for z_BF in torch.from_numpy(z_MF).to(self._device).split(CHUNK_WINDOWS):
+        for z_BF in torch.split(torch.from_numpy(z_MF).to(self._device), CHUNK_WINDOWS):
             whole_BF = torch.nn.functional.pad(z_BF, (0, 0, 0, CHUNK_WINDOWS - len(z_BF)))
             parts.append(self._chunk(whole_BF[:, None, :], len(z_BF)))
         surprise_K, expected_KF, share_KF = self._joined(parts)

@@ -114,9 +114,7 @@ class SeriesTable:
         keep_N[list(lacking)] = False
         slot_M, time_ms_M, values_MF = slot_N[keep_N], time_ms_N[keep_N], values_NF[keep_N]
         index_M = self._advance(slot_M, time_ms_M, values_MF)
-        points = Points(
-            slot_M, index_M, time_ms_M, values_MF, held_N[keep_N], offset_N[keep_N], row_N[keep_N]
-        )
+        points = Points(slot_M, index_M, time_ms_M, values_MF, held_N[keep_N], offset_N[keep_N], row_N[keep_N])
         unheld = [(self.partitions[slot_N[i]], int(row_N[i]), why) for i, why in lacking.items()]
         return Admitted(points, int(late_N.sum()), unheld, moved)
 

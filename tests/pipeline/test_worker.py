@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,7 +37,10 @@ def test_polls_do_not_matter(undisturbed: list[dict[str, Any]], max_poll_records
     bench = Bench()
     bench.fill(series_payloads(), feature_payloads())
     drain(bench.worker(max_poll_records=max_poll_records))
-    by_id: Callable[[dict[str, Any]], str] = lambda alert: str(alert["id"])
+
+    def by_id(alert: dict[str, Any]) -> str:
+        return str(alert["id"])
+
     assert sorted(bench.alerts(), key=by_id) == sorted(undisturbed, key=by_id)
 
 

@@ -31,7 +31,10 @@ BAD: list[tuple[str, Record]] = [
     ("not_object", record(b"[1, 2]")),
     ("not_object", record(b"null")),
     ("not_object", record(b"3")),
-    ("too_deep", record(b'{"cpu": 1, "disk": {"used": 1}, "ts": 1, "x": ' + b"[" * 10_000 + b"]" * 10_000 + b"}")),
+    (
+        "too_deep",
+        record(b'{"cpu": 1, "disk": {"used": 1}, "ts": 1, "x": ' + b"[" * 10_000 + b"]" * 10_000 + b"}"),
+    ),
     ("missing_field", record({"disk": {"used": 1}, "ts": NOW_MS})),
     ("missing_field", record({"CPU": 1, "disk": {"used": 1}, "ts": NOW_MS})),
     ("missing_field", record({"cpu": 1, "ts": NOW_MS})),
@@ -90,7 +93,11 @@ def test_a_dead_letter_keeps_the_bytes_and_says_why() -> None:
 
 def test_missing_features_may_be_left_open() -> None:
     holding = decoder(fields={"optional_features": True})
-    rows = [{"ts": NOW_MS}, {"cpu": None, "disk": {"used": 2}, "ts": NOW_MS}, {"cpu": 1, "ts": NOW_MS}]
+    rows: list[dict[str, Any]] = [
+        {"ts": NOW_MS},
+        {"cpu": None, "disk": {"used": 2}, "ts": NOW_MS},
+        {"cpu": 1, "ts": NOW_MS},
+    ]
     batch, rejects = holding.decode(arrived([record(row) for row in rows]))
     assert not rejects
     np.testing.assert_array_equal(batch.values_NF, [[np.nan, np.nan], [np.nan, 2], [1, np.nan]])

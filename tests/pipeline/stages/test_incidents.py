@@ -1,6 +1,7 @@
 """The course of an incident, whatever the polls; ids that anyone can derive again."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_the_first_alert_may_be_of_the_worst_kind() -> None:
 def test_polls_do_not_matter(scored: list[tuple[int, float]], cuts: list[int]) -> None:
     def run(edges: Sequence[int]) -> list[tuple[str, str, float, int]]:
         incidents, found = Incidents("machines", quiet_points=2), []
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             made, score_M = points(scored[low:high], low)
             threshold_M = np.full(len(made), 30.0)
             for each in incidents.follow(made, score_M, threshold_M, ["a", "b", "c"], [PLACE] * 3):

@@ -1,6 +1,7 @@
 """Slots, lateness and held values do not depend on how polls cut the stream."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def admit_all(rows: Sequence[Row], cuts: Sequence[int], hold_points: int) -> tup
     """Admit the rows in polls cut at these places; return what became of each offset."""
     series, points, lacking, late = table(hold_points), set[object](), set[object](), 0
     edges = [0, *sorted(cuts), len(rows)]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         admitted = series.admit([batch(rows[low:high], low)])
         p = admitted.points
         for i in range(len(p)):
@@ -51,7 +52,9 @@ def admit_all(rows: Sequence[Row], cuts: Sequence[int], hold_points: int) -> tup
 
 
 rows = st.lists(
-    st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.sampled_from([1.0, 2.0, NAN])), min_size=1, max_size=40
+    st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.sampled_from([1.0, 2.0, NAN])),
+    min_size=1,
+    max_size=40,
 )
 
 

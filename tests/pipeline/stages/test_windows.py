@@ -1,6 +1,7 @@
 """Every point past the warm-up gets exactly its own window, however polls cut the stream."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_polls_do_not_matter(names: list[str], cuts: list[int], known: bool) -> 
     table, windows = stages(known)
     found: dict[int, list[float]] = {}
     edges = [0, *sorted(cut for cut in cuts if cut <= len(names)), len(names)]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         found |= run(table, windows, poll(names[low:high], low))
     assert found == expected(names)
 
@@ -86,7 +87,11 @@ def test_one_series_many_times_in_a_poll(size: int) -> None:
     assert found == expected(names)
 
 
-@given(names=st.lists(st.sampled_from("abc"), min_size=1, max_size=40), at=st.integers(0, 40), known=st.booleans())
+@given(
+    names=st.lists(st.sampled_from("abc"), min_size=1, max_size=40),
+    at=st.integers(0, 40),
+    known=st.booleans(),
+)
 def test_a_snapshot_goes_on_as_if_nothing_had_happened(names: list[str], at: int, known: bool) -> None:
     at = min(at, len(names))
     table, windows = stages(known)

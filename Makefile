@@ -1,0 +1,39 @@
+# Two commands do it all on a fresh machine with Python 3.11+: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test benchmark schemas clean
+
+demo: $(VENV)/demo.stamp
+	@$(BIN)/offkey demo
+
+test: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+# Figures for tests/benchmarks/results; KAFKA_HOME must name a folder with Apache Kafka's libs/.
+benchmark: $(VENV)/test.stamp
+	$(BIN)/python -m tests.benchmarks.worker_throughput
+
+# What is generated from the code and shipped with it.
+schemas: $(VENV)/test.stamp
+	$(BIN)/python -m tests.schemas
+
+clean:
+	rm -rf $(VENV) demo-output build dist *.egg-info .coverage* .*_cache .hypothesis
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/test.stamp: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --editable '.[demo,dev]'
+	@touch $@

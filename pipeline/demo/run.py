@@ -1,0 +1,293 @@
+"""The demo from end to end: the user's own path, on a broker of its own.
+
+It writes a configuration, fills the topics with history, runs `offkey train` and `offkey worker` on it as
+anybody would, replays the rest, and reads the alerts topic. The steps that need torch are child processes.
+"""
+
+import json
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config import Settings, load_settings
+from pipeline.connectors.embedded import EmbeddedBroker
+from pipeline.connectors.kafka import Connection, KafkaCluster, KafkaPublisher
+from pipeline.demo import gauges, replay
+from pipeline.demo.children import Child, end, failed, finish, module, offkey, running, sigterm_ends_us
+from pipeline.demo.counting import Tally, summary, total_of
+from pipeline.demo.data import STREAMS, Recorded, load
+from pipeline.demo.inbox import Inbox
+from pipeline.demo.outcome import StreamOutcome, tally_and_view
+from pipeline.demo.report import page
+from pipeline.demo.screen import Screen
+from pipeline.errors import OffkeyError
+from pipeline.protocols import Message
+
+_CHUNK = 2000
+_READ_EVERY_S = 0.25
+_READY_S = 60.0
+_STALLED_S = 60.0
+_DELIVERY_S = 30.0
+
+Streams = Mapping[str, Sequence[Recorded]]
+
+
+def run_demo(out: Path, keep: bool) -> None:
+    """Leave `alerts.jsonl`, `summary.json` and `report.html` in `out`; with `keep`, run on until Ctrl-C.
+
+    Raises:
+        OffkeyError: the broker, the training or the worker failed.
+    """
+    started_s = time.monotonic()
+    console = Console()
+    console.print("[bold]offkey demo[/]: real series through a Kafka broker, scored by three autoencoders")
+    streams = {name: load(name) for name in STREAMS}
+    planned = {name: sum(len(r) - r.train_rows for r in series) for name, series in streams.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(sigterm_ends_us())
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="offkey-demo-")))
+        screen = stack.enter_context(Screen(console, planned))
+        screen.begin("starting the broker")
+        broker = stack.enter_context(EmbeddedBroker(out / "broker.log"))
+        demo = Demo(streams, planned, out, scratch, broker.bootstrap_servers, screen, stack)
+        demo.fill()
+        demo.train()
+        worker = demo.start_worker()
+        demo.replay(worker)
+        if not keep:
+            end(worker)
+        tallies = demo.conclude(started_s)
+        screen.close()
+        _print_closing(console, tallies, demo.late, out, time.monotonic() - started_s)
+        if keep:
+            _stay(console, demo.settings, worker, out)
+
+
+class Demo:
+    """The steps, in order, and what they hand on."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        planned: Mapping[str, int],
+        out: Path,
+        scratch: Path,
+        bootstrap_servers: str,
+        screen: Screen,
+        stack: ExitStack,
+    ) -> None:
+        """Write the configuration. `stack` ends what the steps leave running."""
+        self._streams, self._planned = streams, planned
+        self._out, self._scratch, self._screen, self._stack = out, scratch, screen, stack
+        self._config = out / "demo.yaml"
+        self._config.write_text(
+            Template((files("pipeline.demo") / "demo.yaml").read_text()).substitute(
+                bootstrap_servers=bootstrap_servers, storage=(scratch / "storage").as_uri(), metrics_port=_free_port()
+            )
+        )
+        self.settings = load_settings(self._config)
+        self._connection = Connection(bootstrap_servers)
+        metrics = self.settings.metrics
+        self._metrics_url = f"http://{metrics.host}:{metrics.port}/metrics"
+        self._begins: dict[str, list[int]] = {}
+        self._seconds: dict[str, float] = {}
+        self.late = 0
+
+    def fill(self) -> None:
+        """Create the topics and produce the training part of each series."""
+        with closing(KafkaCluster(self._connection)) as cluster:
+            cluster.create_topics(replay.PARTITIONS)
+        self._publisher = self._stack.enter_context(closing(KafkaPublisher(self._connection, _DELIVERY_S)))
+        self._inbox = self._stack.enter_context(closing(Inbox(self._connection, self.settings.topics.alerts)))
+        self._screen.done(f"broker on {self._connection.bootstrap_servers}, configuration in {self._config}")
+        self._screen.begin("producing the history to train on")
+        count = sum(1 for _ in self._produced(replay.training(self._streams)))
+        for topic in replay.TOPICS.values():
+            self._begins[topic] = self._inbox.ends(topic, replay.PARTITIONS[topic])
+        self._screen.done(f"{count:,} records of history in {len(replay.TOPICS)} topics")
+
+    def train(self) -> None:
+        """Run `offkey train`."""
+        log = self._out / "train.log"
+        waiting = list(self.settings.streams)
+        with running(offkey("train", str(self._config), "--json"), log) as child:
+            assert child.stdout is not None
+            self._screen.begin(f"offkey train: {waiting[0]}")
+            for line in child.stdout:
+                trained = json.loads(line)
+                self._screen.done(
+                    f"{trained['stream']}: {trained['architecture']} autoencoder of {len(trained['features'])} features "
+                    f"trained on {trained['records']:,} records"
+                )
+                waiting.remove(trained["stream"])
+                if waiting:
+                    self._screen.begin(f"offkey train: {waiting[0]}")
+            finish(child, "offkey train", log)
+
+    def start_worker(self) -> Child:
+        """Run `offkey worker` and wait until it has its partitions."""
+        self._screen.begin("starting offkey worker")
+        log = self._out / "worker.log"
+        worker = self._stack.enter_context(running(offkey("worker", str(self._config)), log))
+        deadline_s = time.monotonic() + _READY_S
+        while time.monotonic() < deadline_s:
+            if worker.poll() is not None:
+                raise failed(worker, "offkey worker", log)
+            self._inbox.poll(0.2)
+            reading = gauges.read(self._metrics_url)
+            if reading is not None and all(
+                reading.of("offkey_partitions_assigned", name) == replay.PARTITIONS[topic]
+                for name, topic in replay.TOPICS.items()
+            ):
+                self._screen.done(f"worker ready, metrics on {self._metrics_url}")
+                return worker
+        raise OffkeyError(f"the worker was not ready within {_READY_S:g} s; what it said is in {log}")
+
+    def replay(self, worker: Child) -> None:
+        """Produce the rest, follow the worker until it has scored all of it, and take every alert."""
+        self._screen.begin("replaying")
+        started_s = self._moved_s = time.monotonic()
+        self._scored = 0
+        next_read_s = 0.0
+        for _ in self._produced(replay.replayed(self._streams)):
+            if time.monotonic() >= next_read_s:
+                self._follow(worker, started_s, timeout_s=0.0)
+                next_read_s = time.monotonic() + _READ_EVERY_S
+        self._screen.begin("waiting for the worker to catch up")
+        while len(self._seconds) < len(self._planned):
+            self._follow(worker, started_s, timeout_s=_READ_EVERY_S)
+        self._inbox.drain()
+        took_s = time.monotonic() - started_s
+        total = sum(self._planned.values())
+        self._screen.done(f"{total:,} records scored, {total / took_s:,.0f} a second")
+
+    def conclude(self, started_s: float) -> dict[str, Tally]:
+        """Redraw the scores, count, and write the three files."""
+        self._screen.begin("redrawing the scores for the report")
+        log = self._out / "curves.log"
+        command = module("pipeline.demo.curves", str(self._config), str(self._scratch), json.dumps(self._begins))
+        with running(command, log) as child:
+            finish(child, "the redrawing of scores", log)
+        self._inbox.write(self._out / "alerts.jsonl")
+        alerts = self._inbox.alerts()
+        tallies, views = {}, []
+        for name in self._streams:
+            with np.load(self._scratch / f"{name}.npz", allow_pickle=False) as arrays:
+                curves = dict(arrays)
+            own = [alert for alert in alerts if alert.stream == name]
+            if {alert.id for alert in own} != set(curves["alert_ids"].tolist()):
+                raise OffkeyError(
+                    f"stream {name}: scoring again gave other alerts than the worker published; "
+                    f"see {self._out / 'worker.log'}, and please report it"
+                )
+            outcome = StreamOutcome(
+                name,
+                self._streams[name],
+                own,
+                curves,
+                self.settings.streams[name].window,
+                self._seconds[name],
+                self._begins[replay.TOPICS[name]][0],
+            )
+            tallies[name], view = tally_and_view(outcome)
+            views.append(view)
+        total = total_of(list(tallies.values()), time.monotonic() - started_s)
+        (self._out / "summary.json").write_text(json.dumps(summary(total, tallies), indent=1) + "\n")
+        (self._out / "report.html").write_text(page(total, views))
+        self._screen.done("report written")
+        return {**tallies, "total": total}
+
+    def _produced(self, messages: Iterator[Message]) -> Iterator[Message]:
+        """Publish messages in chunks, each confirmed before the next; yield them when they are queued."""
+        while chunk := list(islice(messages, _CHUNK)):
+            for message in chunk:
+                self._publisher.send(message)
+                yield message
+            self._publisher.flush(_DELIVERY_S)
+
+    def _follow(self, worker: Child, started_s: float, timeout_s: float) -> None:
+        """Take new alerts and one reading of the metrics; note which streams are through."""
+        for event in self._inbox.poll(timeout_s):
+            self._screen.show(event)
+        log = self._out / "worker.log"
+        if worker.poll() is not None:
+            raise failed(worker, "offkey worker", log)
+        reading = gauges.read(self._metrics_url)
+        if reading is None:
+            return
+        now_s = time.monotonic()
+        self._screen.read(reading)
+        scored = sum(reading.of("offkey_records_total", name) for name in self._planned)
+        if scored > self._scored:
+            self._scored, self._moved_s = scored, now_s
+        elif now_s - self._moved_s > _STALLED_S:
+            raise OffkeyError(f"the worker has not moved for {_STALLED_S:g} s; what it said is in {log}")
+        for name, planned in self._planned.items():
+            if name not in self._seconds and reading.of("offkey_records_total", name) >= planned:
+                self._seconds[name] = now_s - started_s
+        self.late = sum(reading.of("offkey_records_late_total", name) for name in self._planned)
+
+
+def _print_closing(console: Console, tallies: Mapping[str, Tally], late: int, out: Path, took_s: float) -> None:
+    table = Table(title="What was found", title_justify="left", title_style="bold")
+    table.add_column("stream")
+    for head in ("records", "a second", "incidents found", "false alarms", "budget", "alerts"):
+        table.add_column(head, justify="right")
+    for name, tally in tallies.items():
+        if name == "total":
+            table.add_section()
+        table.add_row(
+            name,
+            f"{tally.records:,}",
+            "" if name == "total" else f"{tally.rate:,.0f}",
+            f"{tally.incidents_found:,} of {tally.incidents_labelled:,}",
+            f"{tally.false_alarms:,}",
+            f"{tally.false_alarm_budget:,.0f}",
+            f"{tally.alerts:,}",
+        )
+    console.print()
+    console.print(table)
+    if late:
+        console.print(f"[dim]{late:,} records came late by their own clock and were left out.[/]")
+    console.print(f"Done in {took_s:.0f} s. Look at [bold]{out / 'report.html'}[/]; figures in summary.json, alerts in alerts.jsonl.")
+
+
+def _stay(console: Console, settings: Settings, worker: Child, out: Path) -> None:
+    """Say how to look at what runs on, and wait for Ctrl-C."""
+    servers, metrics = settings.kafka.bootstrap_servers, settings.metrics
+    console.print()
+    console.print("[bold]Broker and worker run on.[/] Ctrl-C ends them.")
+    console.print(f"  metrics      curl http://{metrics.host}:{metrics.port}/metrics", highlight=False)
+    console.print(f"  worker log   tail -f {out / 'worker.log'}", highlight=False)
+    console.print(f"  check        offkey check {out / 'demo.yaml'}", highlight=False)
+    reader = shutil.which("kcat")
+    if reader:
+        console.print(f"  alerts       kcat -b {servers} -t {settings.topics.alerts} -C", highlight=False)
+    else:
+        console.print(f"  broker       {servers}, alerts in topic {settings.topics.alerts}", highlight=False)
+    ended = threading.Event()
+    try:
+        while not ended.wait(1.0):
+            if worker.poll() is not None:
+                raise failed(worker, "offkey worker", out / "worker.log")
+    except KeyboardInterrupt:
+        console.print("ending broker and worker")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
