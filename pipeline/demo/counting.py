@@ -93,9 +93,7 @@ def budget_of(recorded: Recorded) -> float:
     return float(replayed_ms_N.max() - replayed_ms_N.min()) / DAY_MS
 
 
-def tally_of(
-    replayed: Sequence[Recorded], judged: Sequence[Judged], alerts: int, seconds: float
-) -> Tally:
+def tally_of(replayed: Sequence[Recorded], judged: Sequence[Judged], alerts: int, seconds: float) -> Tally:
     """Sum up one stream from what was replayed and how each of its series was judged."""
     verdicts = Counter(verdict for one in judged for verdict in one.verdicts.values())
     return Tally(

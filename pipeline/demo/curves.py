@@ -59,9 +59,7 @@ def curves_of(
     }
 
 
-def _since(
-    arrived: Iterator[PartitionRecords], begins: Mapping[str, Sequence[int]]
-) -> Iterator[PartitionRecords]:
+def _since(arrived: Iterator[PartitionRecords], begins: Mapping[str, Sequence[int]]) -> Iterator[PartitionRecords]:
     for records in arrived:
         begin = begins[records.partition.topic][records.partition.partition]
         rest = [record for record in records.records if record.offset >= begin]

@@ -18,7 +18,7 @@ class Inbox:
     def __init__(self, connection: Connection, topic: str) -> None:
         group = GroupOptions("offkey-demo-alerts", max_poll_interval_s=6.0)
         self._source = KafkaSource(connection, group, [topic])
-        self._partition = TopicPartition(topic, 0)
+        self._topic = topic
         self._next_offset = 0
         self.events: list[CloudEvent] = []
 
@@ -37,18 +37,17 @@ class Inbox:
         """Return the end offset of each partition of any topic."""
         return [self._source.offsets(TopicPartition(topic, number)).end for number in range(partitions)]
 
-    def drain(self) -> None:
-        """Read on to the topic's present end.
+    def drain(self, published: int) -> None:
+        """Read on until as many alerts have come as the worker says it published.
 
         Raises:
             TransientError: the broker stopped delivering.
         """
-        end = self._source.offsets(self._partition).end
         for _ in range(_DRAIN_POLLS):
-            if self._next_offset >= end:
+            if len(self.events) >= published:
                 return
             self.poll(0.5)
-        raise TransientError(f"topic {self._partition.topic}: {end - self._next_offset} alerts did not arrive; try again")
+        raise TransientError(f"topic {self._topic}: {len(self.events)} of {published} alerts arrived; try again")
 
     def alerts(self) -> list[Alert]:
         """Return each alert once, in the order of arrival, whatever was published twice."""

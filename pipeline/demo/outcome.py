@@ -21,12 +21,18 @@ Curves = Mapping[str, npt.NDArray[np.generic]]
 
 _TITLES = {"machines": "Server machines", "metrics": "Single metrics", "requests": "Web requests"}
 _ABOUT = {
-    "machines": "Two servers, 38 measurements a minute each, judged together by a recurrent autoencoder. Budget: one "
-    "false alarm a day for each machine.",
-    "metrics": "Each series a single number: cloud machines, ad exchanges, road traffic, tweets. One small dense "
-    "autoencoder for all of them. Budget: one false alarm a day for each series.",
-    "requests": "HTTP connections without time or order, each judged by itself by a dense autoencoder. Every labelled "
-    "record counts as one incident. Budget: one false alarm in 1,000 records.",
+    "machines": (
+        "Two servers, 38 measurements a minute each, judged together by a recurrent autoencoder. "
+        "Budget: one false alarm a day for each machine."
+    ),
+    "metrics": (
+        "Each series a single number: cloud machines, ad exchanges, road traffic, tweets. "
+        "One small dense autoencoder for all of them. Budget: one false alarm a day for each series."
+    ),
+    "requests": (
+        "HTTP connections without time or order, each judged by itself by a dense autoencoder. "
+        "Every labelled record counts as one incident. Budget: one false alarm in 1,000 records."
+    ),
 }
 
 
@@ -79,9 +85,7 @@ def _series(outcome: StreamOutcome, recorded: Recorded, spans: Sequence[Span]) -
         features=recorded.features,
         score_N=_floats(outcome.curves["score"][of_series_P][point_P]),
         threshold_N=_floats(outcome.curves["threshold"][of_series_P][point_P]),
-        spans=[
-            (float(recorded.time_ms_N[first]), float(recorded.time_ms_N[last])) for first, last in spans
-        ],
+        spans=[(float(recorded.time_ms_N[first]), float(recorded.time_ms_N[last])) for first, last in spans],
         found=judged.found,
         incidents=incidents_of(alerts, judged.verdicts),
     )

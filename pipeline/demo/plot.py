@@ -77,6 +77,12 @@ def spans(ranges: Sequence[tuple[float, float]], x_axis: Axis) -> str:
     return "".join(drawn)
 
 
+def rug(x_K: Sequence[float], x_axis: Axis) -> str:
+    """Return the `d` of short strokes on the lower edge."""
+    across = np.unique(np.rint(x_axis.share(np.array(x_K, np.float64)) * WIDTH).astype(int))
+    return "".join(f"M{x} {HEIGHT}v-{HEIGHT // 12}" for x in across.tolist())
+
+
 def level(y: float, y_axis: Axis) -> str:
     """Return a dashed line across the plot."""
     top = HEIGHT * (1 - float(y_axis.share(y)))
@@ -112,7 +118,7 @@ def moment(ms: float, form: str = "%Y-%m-%d %H:%M") -> str:
 def short(value: float) -> str:
     """Return a number as people read it: four digits, thousands apart, no exponent unless it is huge."""
     if not np.isfinite(value):
-        return "–"
+        return "?"
     if value and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.2e}".replace("e+0", "e").replace("e-0", "e-")
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -120,9 +126,7 @@ def short(value: float) -> str:
 
 def _ticks(at: npt.NDArray[np.floating], texts: Sequence[str], x_axis: Axis) -> str:
     places = [(float(x_axis.share(value)) * 100, text) for value, text in zip(at, texts, strict=True)]
-    return "".join(
-        f'<i style="left:{place:.2f}%">{escape(text)}</i>' for place, text in places if 3 <= place <= 95
-    )
+    return "".join(f'<i style="left:{place:.2f}%">{escape(text)}</i>' for place, text in places if 3 <= place <= 95)
 
 
 def _thinned(
@@ -140,9 +144,7 @@ def _thinned(
     return known, np.diff(missing_N[known], prepend=-1) > 0
 
 
-def _path(
-    x_N: FloatArray, y_N: FloatArray, breaks_N: npt.NDArray[np.bool_], x_axis: Axis, y_axis: Axis
-) -> str:
+def _path(x_N: FloatArray, y_N: FloatArray, breaks_N: npt.NDArray[np.bool_], x_axis: Axis, y_axis: Axis) -> str:
     across = np.rint(x_axis.share(x_N) * WIDTH).astype(int).tolist()
     down = (HEIGHT - np.rint(y_axis.share(y_N) * HEIGHT)).astype(int).tolist()
     steps = []

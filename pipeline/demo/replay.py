@@ -29,9 +29,7 @@ def training(streams: Mapping[str, Sequence[Recorded]]) -> Iterator[Message]:
 
 def replayed(streams: Mapping[str, Sequence[Recorded]]) -> Iterator[Message]:
     """Yield the rest, which the worker scores."""
-    return _interleaved(
-        streams, {name: [range(r.train_rows, len(r)) for r in streams[name]] for name in streams}
-    )
+    return _interleaved(streams, {name: [range(r.train_rows, len(r)) for r in streams[name]] for name in streams})
 
 
 def message_of(recorded: Recorded, row: int) -> Message:

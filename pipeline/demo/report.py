@@ -36,8 +36,9 @@ def page(total: Tally, streams: Sequence[StreamView]) -> str:
         f"<div class=tiles>{''.join(map(_tile, streams))}</div>{_LEGEND}</header>"
         f"{''.join(map(_stream, streams))}"
         f"<footer><p><b>How this is counted.</b> {escape(COUNTING)}</p>"
-        "<p><b>A score</b> is -10 log<sub>10</sub> of the probability that a normal point of this series looks as "
-        f"strange: at 30, one in 1,000. Scores are shown up to {SHOWN_SCORE:g}; <code>alerts.jsonl</code> has them whole. "
+        "<p><b>A score</b> is -10 log<sub>10</sub> of the probability that a normal point of this series looks "
+        f"as strange: at 30, one in 1,000. Scores are shown up to {SHOWN_SCORE:g}; <code>alerts.jsonl</code> has "
+        "them whole. "
         "Labels were read for counting and for this page only. All times are UTC.</p>"
         "<p><b>Data.</b> Server Machine Dataset (MIT), Numenta Anomaly Benchmark (MIT), ADBench (BSD-2-Clause); "
         "see <code>pipeline/demo/data/ATTRIBUTION.md</code>.</p></footer></main></body></html>\n"
@@ -56,8 +57,8 @@ _LEGEND = (
 
 def _opening(total: Tally) -> str:
     return (
-        f"{total.records:,} records were replayed through Kafka into the worker. It raised {total.alerts:,} alerts; "
-        f"{total.incidents_found:,} of {total.incidents_labelled:,} labelled incidents were found, with "
+        f"{total.records:,} records were replayed through Kafka into the worker. It raised {total.alerts:,} "
+        f"alerts; {total.incidents_found:,} of {total.incidents_labelled:,} labelled incidents were found, with "
         f"{total.false_alarms:,} false alarms on a budget of {total.false_alarm_budget:,.0f}. "
         f"The whole demo took {total.seconds:.0f} s."
     )
@@ -69,14 +70,16 @@ def _tile(stream: StreamView) -> str:
     spent = tally.false_alarms / max(tally.false_alarm_budget, 1e-9)
     over = "false" if spent > 1 else "found"
     return (
-        f'<div class="card tile"><a href="#{escape(stream.name)}"><h3>{escape(stream.title)}</h3></a><div class=figures>'
+        f'<div class="card tile"><a href="#{escape(stream.name)}"><h3>{escape(stream.title)}</h3></a>'
+        "<div class=figures>"
         f"<div><b>{tally.incidents_found:,}<small> / {tally.incidents_labelled:,}</small></b>"
-        f'<div class="meter found"><i style="width:{found:.0%};background:var(--c)"></i></div><span>incidents found</span></div>'
+        f'<div class="meter found"><i style="width:{found:.0%};background:var(--c)"></i></div>'
+        "<span>incidents found</span></div>"
         f"<div><b>{tally.false_alarms:,}<small> / {tally.false_alarm_budget:,.0f}</small></b>"
         f'<div class="meter {over}"><i style="width:{min(spent, 1):.0%};background:var(--c)"></i></div>'
         "<span>false alarms / budget</span></div>"
-        f"<div><b>{_compact(tally.records)}</b><div class=meter></div><span>records, {tally.rate:,.0f}/s</span></div>"
-        "</div></div>"
+        f"<div><b>{_compact(tally.records)}</b><div class=meter></div>"
+        f"<span>records, {tally.rate:,.0f}/s</span></div></div></div>"
     )
 
 
@@ -87,12 +90,14 @@ def _compact(count: int) -> str:
 def _stream(stream: StreamView) -> str:
     ranked = sorted(stream.series, key=lambda series: (-sum(series.found), -series.highest_score, series.name))
     large, small = ranked[:_LARGE_SERIES], ranked[_LARGE_SERIES:]
-    parts = [f"<section id={escape(stream.name)}><h2>{escape(stream.title)}</h2><p class=about>{escape(stream.about)}</p>"]
-    parts.append(f"<div class=grid>{''.join(_series(series, stream.is_table, large=True) for series in large)}</div>")
+    head = f"<h2>{escape(stream.title)}</h2><p class=about>{escape(stream.about)}</p>"
+    inner = "".join(_series(series, stream.is_table, large=True) for series in large)
+    parts = [f"<section id={escape(stream.name)}>{head}<div class=grid>{inner}</div>"]
     if small:
         inner = "".join(_series(series, stream.is_table, large=False) for series in small)
         parts.append(
-            f'<details class=fold><summary>{len(small)} more series</summary><div class="grid small">{inner}</div></details>'
+            f"<details class=fold><summary>{len(small)} more series</summary>"
+            f'<div class="grid small">{inner}</div></details>'
         )
     parts.append("</section>")
     return "".join(parts)
@@ -148,7 +153,7 @@ def _scores(series: SeriesView, x_axis: plot.Axis, buckets: int, shaded: str) ->
     y_axis = plot.Axis(0.0, top * 1.08)
     over_N = np.where(series.score_N >= series.threshold_N, score_N, np.nan)
     marks = []
-    for incident in series.incidents:
+    for incident in _listed(series):
         left = float(x_axis.share(incident.x)) * 100
         down = 100 - float(y_axis.share(min(incident.score, SHOWN_SCORE))) * 100
         marks.append(
@@ -158,7 +163,7 @@ def _scores(series: SeriesView, x_axis: plot.Axis, buckets: int, shaded: str) ->
     drawing = (
         f'{shaded}<path class="area" d="{plot.area(series.x_N, score_N, x_axis, y_axis, buckets)}"/>'
         f'<path class="area over" d="{plot.area(series.x_N, over_N, x_axis, y_axis, buckets)}"/>'
-        f"{plot.level(threshold, y_axis)}"
+        f"{plot.level(threshold, y_axis)}{_rug(series, x_axis)}"
     )
     return (
         f"<div class=row><div class=side><span>{top:.0f}</span><b>score<small>alert at {threshold:.0f}</small></b>"
@@ -166,20 +171,38 @@ def _scores(series: SeriesView, x_axis: plot.Axis, buckets: int, shaded: str) ->
     )
 
 
+def _listed(series: SeriesView) -> list[IncidentView]:
+    """Return the incidents of highest score, in order."""
+    highest = sorted(series.incidents, key=lambda incident: -incident.score)[:_LISTED_INCIDENTS]
+    return sorted(highest, key=lambda incident: incident.x)
+
+
+def _rug(series: SeriesView, x_axis: plot.Axis) -> str:
+    """Return a short stroke for each incident, where there are too many to mark them all."""
+    if len(series.incidents) <= _LISTED_INCIDENTS:
+        return ""
+    strokes = []
+    for verdict in _VERDICTS:
+        at = [incident.x for incident in series.incidents if incident.verdict == verdict]
+        strokes.append(f'<path class="rug {verdict}" d="{plot.rug(at, x_axis)}"/>')
+    return "".join(strokes)
+
+
 def _incidents(series: SeriesView, is_table: bool, opened: bool) -> str:
     if not series.incidents:
         return ""
-    listed = sorted(series.incidents, key=lambda incident: -incident.score)[:_LISTED_INCIDENTS]
-    rows = "".join(_incident(series, incident, is_table) for incident in sorted(listed, key=lambda one: one.x))
+    listed = _listed(series)
+    rows = "".join(_incident(series, incident, is_table) for incident in listed)
     count = len(series.incidents)
     text = f"{count:,} incident{'s' * (count != 1)}"
     if count > len(listed):
-        text += f", the {len(listed)} of highest score listed"
+        text += f", the {len(listed)} of highest score marked and listed"
     when = "record" if is_table else "opened (UTC)"
     picture = "" if is_table else "<th>observed around it</th>"
     return (
-        f"<details{' open' * opened}><summary>{text}</summary><div class=scroll><table><thead><tr><th>{when}</th><th></th>"
-        f"<th>severity</th><th>score</th>{picture}<th>why: feature, observed (expected), share</th></tr></thead>"
+        f"<details{' open' * opened}><summary>{text}</summary><div class=scroll><table><thead>"
+        f"<tr><th>{when}</th><th></th><th>severity</th><th>score</th>{picture}"
+        "<th>why: feature, observed (expected), share</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div></details>"
     )
 
@@ -228,5 +251,6 @@ def _around(series: SeriesView, incident: IncidentView) -> str:
     return (
         f"<div class=mini>{plot.canvas(drawing)}"
         f'<i class="mark expected" style="left:{left:.1f}%;top:{expected:.1f}%" title="expected"></i>'
-        f'<i class="mark {incident.verdict}" style="left:{left:.1f}%;top:{observed:.1f}%" title="observed"></i></div>'
+        f'<i class="mark {incident.verdict}" style="left:{left:.1f}%;top:{observed:.1f}%" title="observed"></i>'
+        "</div>"
     )

@@ -95,7 +95,9 @@ class Demo:
         self._config = out / "demo.yaml"
         self._config.write_text(
             Template((files("pipeline.demo") / "demo.yaml").read_text()).substitute(
-                bootstrap_servers=bootstrap_servers, storage=(scratch / "storage").as_uri(), metrics_port=_free_port()
+                bootstrap_servers=bootstrap_servers,
+                storage=(scratch / "storage").as_uri(),
+                metrics_port=_free_port(),
             )
         )
         self.settings = load_settings(self._config)
@@ -104,7 +106,8 @@ class Demo:
         self._metrics_url = f"http://{metrics.host}:{metrics.port}/metrics"
         self._begins: dict[str, list[int]] = {}
         self._seconds: dict[str, float] = {}
-        self.late = 0
+        self._scored = self._alerts_published = self.late = 0
+        """As of the newest reading of the worker's metrics."""
 
     def fill(self) -> None:
         """Create the topics and produce the training part of each series."""
@@ -129,8 +132,8 @@ class Demo:
             for line in child.stdout:
                 trained = json.loads(line)
                 self._screen.done(
-                    f"{trained['stream']}: {trained['architecture']} autoencoder of {len(trained['features'])} features "
-                    f"trained on {trained['records']:,} records"
+                    f"{trained['stream']}: {trained['architecture']} autoencoder of "
+                    f"{len(trained['features'])} features trained on {trained['records']:,} records"
                 )
                 waiting.remove(trained["stream"])
                 if waiting:
@@ -160,7 +163,6 @@ class Demo:
         """Produce the rest, follow the worker until it has scored all of it, and take every alert."""
         self._screen.begin("replaying")
         started_s = self._moved_s = time.monotonic()
-        self._scored = 0
         next_read_s = 0.0
         for _ in self._produced(replay.replayed(self._streams)):
             if time.monotonic() >= next_read_s:
@@ -169,7 +171,7 @@ class Demo:
         self._screen.begin("waiting for the worker to catch up")
         while len(self._seconds) < len(self._planned):
             self._follow(worker, started_s, timeout_s=_READ_EVERY_S)
-        self._inbox.drain()
+        self._inbox.drain(self._alerts_published)
         took_s = time.monotonic() - started_s
         total = sum(self._planned.values())
         self._screen.done(f"{total:,} records scored, {total / took_s:,.0f} a second")
@@ -212,10 +214,19 @@ class Demo:
 
     def _produced(self, messages: Iterator[Message]) -> Iterator[Message]:
         """Publish messages in chunks, each confirmed before the next; yield them when they are queued."""
+        last: dict[tuple[str, bytes | None], Message] = {}
         while chunk := list(islice(messages, _CHUNK)):
             for message in chunk:
-                self._publisher.send(message)
+                before = last.pop((message.topic, message.key), None)
+                if before is not None:
+                    self._publisher.send(before)
+                last[message.topic, message.key] = message
                 yield message
+            self._publisher.flush(_DELIVERY_S)
+        # Asked for the end of a partition, the embedded broker tells the one of the first record in its newest
+        # batch. So the newest batch of each has to hold a single record, or readers would miss the others.
+        for message in last.values():
+            self._publisher.send(message)
             self._publisher.flush(_DELIVERY_S)
 
     def _follow(self, worker: Child, started_s: float, timeout_s: float) -> None:
@@ -239,12 +250,13 @@ class Demo:
             if name not in self._seconds and reading.of("offkey_records_total", name) >= planned:
                 self._seconds[name] = now_s - started_s
         self.late = sum(reading.of("offkey_records_late_total", name) for name in self._planned)
+        self._alerts_published = sum(reading.of("offkey_alerts_total", name) for name in self._planned)
 
 
 def _print_closing(console: Console, tallies: Mapping[str, Tally], late: int, out: Path, took_s: float) -> None:
     table = Table(title="What was found", title_justify="left", title_style="bold")
     table.add_column("stream")
-    for head in ("records", "a second", "incidents found", "false alarms", "budget", "alerts"):
+    for head in ("records", "a second", "found", "false alarms", "budget", "alerts"):
         table.add_column(head, justify="right")
     for name, tally in tallies.items():
         if name == "total":
@@ -253,7 +265,7 @@ def _print_closing(console: Console, tallies: Mapping[str, Tally], late: int, ou
             name,
             f"{tally.records:,}",
             "" if name == "total" else f"{tally.rate:,.0f}",
-            f"{tally.incidents_found:,} of {tally.incidents_labelled:,}",
+            f"{tally.incidents_found:,} / {tally.incidents_labelled:,}",
             f"{tally.false_alarms:,}",
             f"{tally.false_alarm_budget:,.0f}",
             f"{tally.alerts:,}",
@@ -262,7 +274,11 @@ def _print_closing(console: Console, tallies: Mapping[str, Tally], late: int, ou
     console.print(table)
     if late:
         console.print(f"[dim]{late:,} records came late by their own clock and were left out.[/]")
-    console.print(f"Done in {took_s:.0f} s. Look at [bold]{out / 'report.html'}[/]; figures in summary.json, alerts in alerts.jsonl.")
+    console.print(
+        f"Done in {took_s:.0f} s. Look at [bold]{out / 'report.html'}[/]; "
+        "the figures are in summary.json beside it, the alerts in alerts.jsonl.",
+        soft_wrap=True,
+    )
 
 
 def _stay(console: Console, settings: Settings, worker: Child, out: Path) -> None:

@@ -36,9 +36,7 @@ class Screen:
         self._gauges: Gauges | None = None
         self._history: deque[tuple[float, Gauges]] = deque()
         self._alerts: deque[Alert] = deque(maxlen=_SHOWN_ALERTS)
-        self._live = Live(
-            get_renderable=self._picture, console=console, refresh_per_second=8, transient=True
-        )
+        self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -59,12 +57,12 @@ class Screen:
         self._phase_text, self._phase_started_s = phase, time.monotonic()
         self._phase.update(text=f" {phase}")
         if not self._console.is_terminal:
-            self._console.print(f"{self._elapsed():5.1f} s  {phase} ...", highlight=False)
+            self._console.print(f"{self._elapsed():5.1f} s  {phase} ...", highlight=False, soft_wrap=True)
 
     def done(self, text: str) -> None:
         """Write one line that stays."""
         took_s = time.monotonic() - self._phase_started_s
-        self._console.print(f"[green]✓[/] {text} [dim]({took_s:.1f} s)[/]", highlight=False)
+        self._console.print(f"[green]✓[/] {text} [dim]({took_s:.1f} s)[/]", highlight=False, soft_wrap=True)
 
     def read(self, gauges: Gauges) -> None:
         """Take a new reading of the worker's metrics."""
@@ -75,7 +73,7 @@ class Screen:
             self._history.popleft()
         if not self._console.is_terminal and now_s - self._line_s >= _LINE_EVERY_S:
             self._line_s = now_s
-            self._console.print(f"{self._elapsed():5.1f} s  {self._line(gauges)}", highlight=False)
+            self._console.print(f"{self._elapsed():5.1f} s  {self._line(gauges)}", highlight=False, soft_wrap=True)
 
     def show(self, event: CloudEvent) -> None:
         """Take an alert that was consumed."""
@@ -86,11 +84,10 @@ class Screen:
         return time.monotonic() - self._started_s
 
     def _line(self, gauges: Gauges) -> str:
-        total = {
-            metric: sum(gauges.of(metric, stream) for stream in self._records)
-            for metric in ("offkey_records_total", "offkey_lag_records", "offkey_incidents_open", "offkey_alerts_total")
-        }
-        records, lag, open_incidents, alerts = total.values()
+        names = ("offkey_records_total", "offkey_lag_records", "offkey_incidents_open", "offkey_alerts_total")
+        records, lag, open_incidents, alerts = (
+            sum(gauges.of(name, stream) for stream in self._records) for name in names
+        )
         rate = sum(self._rate(stream) for stream in self._records)
         return (
             f"{records:,} of {sum(self._records.values()):,} records scored, {rate:,.0f}/s, lag {lag:,}, "

@@ -1,0 +1,103 @@
+"""One suite for `Checkpoints`: on the twin and on a folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.connectors.checkpoints import StoredCheckpoints, decode, encode
+from pipeline.connectors.memory import MemoryCheckpoints
+from pipeline.connectors.storage import ObjectStorage
+from pipeline.errors import CheckpointError
+from pipeline.protocols import Checkpoint, Checkpoints, TopicPartition
+
+PLACE = TopicPartition("metrics", 3)
+
+
+@pytest.fixture(params=["twin", "folder"])
+def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
+    if request.param == "twin":
+        return MemoryCheckpoints()
+    return StoredCheckpoints(ObjectStorage(tmp_path.as_uri()))
+
+
+def at(offset: int, topic_id: str = "t1") -> Checkpoint:
+    arrays = {"rows": np.full((2, 3), offset, np.float32), "none": np.zeros((0, 4), np.int64)}
+    return Checkpoint("machines", PLACE, topic_id, offset, "v1", "series window=8", arrays)
+
+
+def test_the_newest_at_or_below_an_offset_comes_back_whole(checkpoints: Checkpoints) -> None:
+    for offset in (10, 20, 30):
+        checkpoints.write(at(offset))
+    assert checkpoints.newest("machines", PLACE, 5) is None
+    for asked, expected in ((10, 10), (29, 20), (10**12, 30)):
+        found = checkpoints.newest("machines", PLACE, asked)
+        assert found is not None
+        assert (found.next_offset, found.topic_id, found.shape) == (expected, "t1", "series window=8")
+        np.testing.assert_array_equal(found.arrays["rows"], at(expected).arrays["rows"])
+        assert found.arrays["none"].shape == (0, 4)
+
+
+def test_streams_and_partitions_are_kept_apart(checkpoints: Checkpoints) -> None:
+    checkpoints.write(at(10))
+    assert checkpoints.newest("others", PLACE, 99) is None
+    assert checkpoints.newest("machines", TopicPartition("metrics", 33), 99) is None
+
+
+def test_a_topic_made_anew_begins_below_and_still_wins(checkpoints: Checkpoints) -> None:
+    for offset in (1000, 2000, 3000):
+        checkpoints.write(at(offset))
+    checkpoints.write(at(5, "t2"))
+    found = checkpoints.newest("machines", PLACE, 2500)
+    assert found is not None
+    assert (found.topic_id, found.next_offset) == ("t2", 5)
+
+
+def test_old_ones_are_forgotten(tmp_path: Path) -> None:
+    storage = ObjectStorage(tmp_path.as_uri())
+    checkpoints = StoredCheckpoints(storage)
+    for offset in range(10):
+        checkpoints.write(at(offset))
+    assert len(storage.list("checkpoints")) == 3
+    assert checkpoints.newest("machines", PLACE, 6) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        lambda content: bytes([content[0] ^ 1]) + content[1:],
+    ],
+)
+def test_a_damaged_one_is_refused_loudly_and_the_one_before_is_taken(
+    damage: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = ObjectStorage(tmp_path.as_uri())
+    checkpoints = StoredCheckpoints(storage)
+    checkpoints.write(at(10))
+    checkpoints.write(at(20))
+    newest = storage.list("checkpoints")[-1]
+    storage.put(newest, damage(storage.get(newest) or b""))
+    found = checkpoints.newest("machines", PLACE, 99)
+    assert found is not None
+    assert found.next_offset == 10
+    assert newest in caplog.text
+
+
+def test_every_byte_counts() -> None:
+    content = encode(at(10))
+    for place in range(0, len(content), 7):
+        with pytest.raises(CheckpointError):
+            decode(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+
+
+def test_the_first_format_can_still_be_read() -> None:
+    kept = Path(__file__).parent.parent / "fixtures" / "v1" / "checkpoint"
+    found = decode(kept.read_bytes())
+    assert (found.stream, found.partition, found.next_offset) == ("machines", ("metrics", 0), 400)
+    assert found.arrays["rows"].shape == (4, 8, 2)
