@@ -110,5 +110,5 @@ def fit_features(x_NF: FloatArray) -> Scaling:
 
 def _never_zero(width_F: FloatArray, magnitude_F: FloatArray) -> FloatArray:
     # A width lost in rounding is no width: scaling by it would blow up the last bits.
-    real_F = width_F > 1e-9 * magnitude_F
+    real_F = width_F > 4 * np.finfo(np.float64).eps * magnitude_F
     return np.where(real_F & (width_F > 0), width_F, np.where(magnitude_F > 0, magnitude_F, 1.0))

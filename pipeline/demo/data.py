@@ -12,7 +12,7 @@ Legend: N rows, F features.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -48,6 +48,20 @@ class Recorded:
 
     def __len__(self) -> int:
         return len(self.values_NF)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """What a demo runs on."""
+
+    streams: Mapping[str, Sequence[Recorded]]
+    labels_of: Callable[[str], Mapping[str, Sequence[Span]]]
+    """A stream's labels, asked for when everything has been scored."""
+
+
+def shipped() -> Shipment:
+    """Return everything that is in the package."""
+    return Shipment({stream: load(stream) for stream in STREAMS}, load_labels)
 
 
 def load(stream: str) -> list[Recorded]:

@@ -1,6 +1,6 @@
 """Alerts and score curves of the replay -> figures and views of each stream.
 
-Here, after everything was scored, labels are read for the first time.
+Labels come in here, after everything was scored, and nowhere before.
 
 Legend: N rows of a series, P scored points.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.demo.counting import Judged, Tally, judge_series, judge_table, tally_of
-from pipeline.demo.data import Recorded, Span, load_labels
+from pipeline.demo.data import Recorded, Span
 from pipeline.demo.views import SeriesView, StreamView, incidents_of
 from pipeline.stages.alerts import Alert
 
@@ -44,6 +44,7 @@ class StreamOutcome:
     recorded: Sequence[Recorded]
     alerts: Sequence[Alert]
     """Each once."""
+    labels: Mapping[str, Sequence[Span]]
     curves: Curves
     window: int
     seconds: float
@@ -53,11 +54,10 @@ class StreamOutcome:
 
 def tally_and_view(outcome: StreamOutcome) -> tuple[Tally, StreamView]:
     """Judge a stream's alerts by its labels."""
-    labels = load_labels(outcome.stream)
     is_table = outcome.recorded[0].time_ms_N is None
     judged, series = [], []
     for recorded in outcome.recorded:
-        spans = labels[recorded.name]
+        spans = outcome.labels[recorded.name]
         one, view = _table(outcome, recorded, spans) if is_table else _series(outcome, recorded, spans)
         judged.append(one)
         series.append(view)

@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from importlib.resources import files
 from itertools import islice
@@ -18,6 +18,7 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +28,7 @@ from pipeline.connectors.kafka import Connection, KafkaCluster, KafkaPublisher
 from pipeline.demo import gauges, replay
 from pipeline.demo.children import Child, end, failed, finish, module, offkey, running, sigterm_ends_us
 from pipeline.demo.counting import Tally, summary, total_of
-from pipeline.demo.data import STREAMS, Recorded, load
+from pipeline.demo.data import Shipment, shipped
 from pipeline.demo.inbox import Inbox
 from pipeline.demo.outcome import StreamOutcome, tally_and_view
 from pipeline.demo.report import page
@@ -41,11 +42,11 @@ _READY_S = 60.0
 _STALLED_S = 60.0
 _DELIVERY_S = 30.0
 
-Streams = Mapping[str, Sequence[Recorded]]
 
-
-def run_demo(out: Path, keep: bool) -> None:
+def run_demo(out: Path, keep: bool, shipment: Shipment | None = None) -> None:
     """Leave `alerts.jsonl`, `summary.json` and `report.html` in `out`; with `keep`, run on until Ctrl-C.
+
+    `shipment` is by default all that the package ships.
 
     Raises:
         OffkeyError: the broker, the training or the worker failed.
@@ -53,8 +54,8 @@ def run_demo(out: Path, keep: bool) -> None:
     started_s = time.monotonic()
     console = Console()
     console.print("[bold]offkey demo[/]: real series through a Kafka broker, scored by three autoencoders")
-    streams = {name: load(name) for name in STREAMS}
-    planned = {name: sum(len(r) - r.train_rows for r in series) for name, series in streams.items()}
+    shipment = shipment or shipped()
+    planned = {name: sum(len(one) - one.train_rows for one in series) for name, series in shipment.streams.items()}
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(sigterm_ends_us())
@@ -62,7 +63,7 @@ def run_demo(out: Path, keep: bool) -> None:
         screen = stack.enter_context(Screen(console, planned))
         screen.begin("starting the broker")
         broker = stack.enter_context(EmbeddedBroker(out / "broker.log"))
-        demo = Demo(streams, planned, out, scratch, broker.bootstrap_servers, screen, stack)
+        demo = Demo(shipment, planned, out, scratch, broker.bootstrap_servers, screen, stack)
         demo.fill()
         demo.train()
         worker = demo.start_worker()
@@ -81,7 +82,7 @@ class Demo:
 
     def __init__(
         self,
-        streams: Streams,
+        shipment: Shipment,
         planned: Mapping[str, int],
         out: Path,
         scratch: Path,
@@ -90,7 +91,7 @@ class Demo:
         stack: ExitStack,
     ) -> None:
         """Write the configuration. `stack` ends what the steps leave running."""
-        self._streams, self._planned = streams, planned
+        self._shipment, self._planned = shipment, planned
         self._out, self._scratch, self._screen, self._stack = out, scratch, screen, stack
         self._config = out / "demo.yaml"
         self._config.write_text(
@@ -117,7 +118,7 @@ class Demo:
         self._inbox = self._stack.enter_context(closing(Inbox(self._connection, self.settings.topics.alerts)))
         self._screen.done(f"broker on {self._connection.bootstrap_servers}, configuration in {self._config}")
         self._screen.begin("producing the history to train on")
-        count = sum(1 for _ in self._produced(replay.training(self._streams)))
+        count = sum(1 for _ in self._produced(replay.training(self._shipment.streams)))
         for topic in replay.TOPICS.values():
             self._begins[topic] = self._inbox.ends(topic, replay.PARTITIONS[topic])
         self._screen.done(f"{count:,} records of history in {len(replay.TOPICS)} topics")
@@ -164,7 +165,7 @@ class Demo:
         self._screen.begin("replaying")
         started_s = self._moved_s = time.monotonic()
         next_read_s = 0.0
-        for _ in self._produced(replay.replayed(self._streams)):
+        for _ in self._produced(replay.replayed(self._shipment.streams)):
             if time.monotonic() >= next_read_s:
                 self._follow(worker, started_s, timeout_s=0.0)
                 next_read_s = time.monotonic() + _READ_EVERY_S
@@ -186,7 +187,7 @@ class Demo:
         self._inbox.write(self._out / "alerts.jsonl")
         alerts = self._inbox.alerts()
         tallies, views = {}, []
-        for name in self._streams:
+        for name, recorded in self._shipment.streams.items():
             with np.load(self._scratch / f"{name}.npz", allow_pickle=False) as arrays:
                 curves = dict(arrays)
             own = [alert for alert in alerts if alert.stream == name]
@@ -197,8 +198,9 @@ class Demo:
                 )
             outcome = StreamOutcome(
                 name,
-                self._streams[name],
+                recorded,
                 own,
+                self._shipment.labels_of(name),
                 curves,
                 self.settings.streams[name].window,
                 self._seconds[name],
@@ -254,9 +256,9 @@ class Demo:
 
 
 def _print_closing(console: Console, tallies: Mapping[str, Tally], late: int, out: Path, took_s: float) -> None:
-    table = Table(title="What was found", title_justify="left", title_style="bold")
+    table = Table(box=SIMPLE, padding=(0, 1), title="What was found", title_justify="left", title_style="bold")
     table.add_column("stream")
-    for head in ("records", "a second", "found", "false alarms", "budget", "alerts"):
+    for head in ("records", "per second", "found", "false alarms", "budget", "alerts"):
         table.add_column(head, justify="right")
     for name, tally in tallies.items():
         if name == "total":
@@ -265,7 +267,7 @@ def _print_closing(console: Console, tallies: Mapping[str, Tally], late: int, ou
             name,
             f"{tally.records:,}",
             "" if name == "total" else f"{tally.rate:,.0f}",
-            f"{tally.incidents_found:,} / {tally.incidents_labelled:,}",
+            f"{tally.incidents_found:,}/{tally.incidents_labelled:,}",
             f"{tally.false_alarms:,}",
             f"{tally.false_alarm_budget:,.0f}",
             f"{tally.alerts:,}",

@@ -91,7 +91,7 @@ class Screen:
         rate = sum(self._rate(stream) for stream in self._records)
         return (
             f"{records:,} of {sum(self._records.values()):,} records scored, {rate:,.0f}/s, lag {lag:,}, "
-            f"{open_incidents:,} incidents open, {alerts:,} alerts"
+            f"open incidents {open_incidents:,}, alerts {alerts:,}"
         )
 
     def _rate(self, stream: str) -> float:

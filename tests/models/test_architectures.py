@@ -1,0 +1,142 @@
+"""One contract for every architecture: whatever lies in `models/architectures` is swept."""
+
+import json
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from models import architectures
+from models.calibration import SERIES_PACE
+from models.detector import Detector, check_options, fit_detector
+from models.files import from_files, to_files
+from models.spec import ModelSpec
+
+CPU = torch.device("cpu")
+NAMES = architectures.available()
+SPEC = ModelSpec("series", ("a", "b", "c"), 16)
+QUICK = {"max_epochs": 3}
+
+
+def waves(points: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    time_T = np.arange(points)
+    noise = np.random.default_rng(seed).normal(0, 0.05, (points, 3))
+    return 60_000 * time_T, np.sin(time_T[:, None] / np.array([5.0, 8, 13])) + noise
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, Detector]:
+    return {name: fit_detector(SPEC, name, QUICK, {"s": waves(1500)}, device=CPU) for name in NAMES}
+
+
+def test_there_are_the_two_of_this_version() -> None:
+    assert {"vanilla", "recurrent"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 16, 50])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_shapes_are_kept(name: str, steps: int, channels: int) -> None:
+    network = architectures.build(name, steps, channels, architectures.configure(name, {}))
+    x_BTC = torch.randn(4, steps, channels)
+    assert network(x_BTC).shape == x_BTC.shape
+    codes = network.encode(x_BTC)  # type: ignore[operator]
+    assert codes.shape[0] == 4
+    assert codes.ndim == 2
+
+
+def test_eight_windows_can_be_learned_by_heart(name: str) -> None:
+    torch.manual_seed(0)
+    network = architectures.build(name, 16, 2, architectures.configure(name, {"latent": 16, "hidden": 64}))
+    x_BTC = torch.randn(8, 16, 2)
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
+    for _ in range(600):
+        loss = (network(x_BTC) - x_BTC).square().mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert loss.item() < 0.02
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e4])
+def test_gradients_stay_finite(name: str, scale: float) -> None:
+    network = architectures.build(name, 16, 2, architectures.configure(name, {}))
+    x_BTC = torch.randn(8, 16, 2) * scale
+    (network(x_BTC) - x_BTC).square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+def test_unknown_options_name_the_nearest_known_one(name: str) -> None:
+    option = fields(architectures.configure(name, {}))[0].name
+    with pytest.raises(ValueError, match=f"no option '{option}x'; did you mean '{option}'"):
+        check_options(name, {f"{option}x": 3})
+    with pytest.raises(ValueError, match=f"no architecture '{name}z'; did you mean '{name}'"):
+        check_options(f"{name}z", {})
+
+
+def test_equal_seeds_give_equal_models(name: str) -> None:
+    one, two = (fit_detector(SPEC, name, QUICK, {"s": waves(400)}, device=CPU) for _ in range(2))
+    files, again = to_files(one), to_files(two)
+    assert files == again
+    other = fit_detector(SPEC, name, {**QUICK, "seed": 1}, {"s": waves(400)}, device=CPU)
+    assert to_files(other)["model.safetensors"] != files["model.safetensors"]
+
+
+def test_saved_and_loaded_scores_are_equal(name: str, fitted: dict[str, Detector]) -> None:
+    detector = fitted[name]
+    again = from_files(to_files(detector))
+    z_BTF = torch.randn(64, 16, 3)
+    with torch.no_grad():
+        before, after = detector.score(z_BTF), again.score(z_BTF)
+    assert torch.equal(before.surprise_B, after.surprise_B)
+    assert torch.equal(before.expected_BF, after.expected_BF)
+    assert again.spec == detector.spec
+    assert again.calibration == detector.calibration
+    assert json.loads(to_files(again)["manifest.json"])["training"]["rows"] == 1500
+
+
+def test_a_score_depends_on_nothing_but_its_window(name: str, fitted: dict[str, Detector]) -> None:
+    """In chunks of one shape, neighbours and the row in the chunk change no bit."""
+    z_BTF = torch.randn(256, 16, 3)
+    order = torch.randperm(256)
+    strangers = z_BTF.clone()
+    strangers[:200] = 1e4 * torch.randn(200, 16, 3)
+    with torch.no_grad():
+        scores = fitted[name].score(z_BTF).surprise_B
+        moved = fitted[name].score(z_BTF[order]).surprise_B
+        beside_strangers = fitted[name].score(strangers).surprise_B
+    assert torch.equal(moved, scores[order])
+    assert torch.equal(beside_strangers[200:], scores[200:])
+
+
+def test_injected_anomalies_stand_out(name: str, fitted: dict[str, Detector]) -> None:
+    detector = fitted[name]
+    _, x_TF = waves(600, seed=5)
+    x_TF[300] += 1.5
+    x_TF[450:456, 1] = x_TF[450, 1]
+    scaling = detector.scaling.for_series("s")
+    assert scaling is not None
+    z_BTF = torch.from_numpy(detector.scaling.apply(x_TF, *scaling)).unfold(0, 16, 1).transpose(1, 2)
+    with torch.no_grad():
+        scores = detector.score(z_BTF)
+    surprise_T = np.append(np.zeros(15), scores.surprise_B.numpy())
+    normal = np.delete(surprise_T, np.r_[295:330, 445:480])
+    assert surprise_T[300] > normal.max()
+    assert np.median(normal) < 10
+    torch.testing.assert_close(scores.share_BF.sum(dim=1), torch.ones(len(z_BTF)))
+
+
+def test_scores_are_finite_whatever_comes(name: str, fitted: dict[str, Detector]) -> None:
+    detector = fitted[name]
+    tail = detector.calibration.online_tail(CPU, SERIES_PACE)
+    tail.begin(np.array([0]), ["s"])
+    for scale in (0.0, 1e30, -1e30):
+        with torch.no_grad():
+            surprise_B = detector.score(torch.full((256, 16, 3), scale)).surprise_B
+        assert torch.isfinite(surprise_B).all()
+        assert torch.isfinite(tail.score(torch.zeros(256, dtype=torch.int64), surprise_B)).all()

@@ -1,0 +1,100 @@
+"""Training on what users have: few rows, constant columns, gaps."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.detector import fit_detector
+from models.scaling import Scaling, fit_features, fit_series
+from models.spec import ModelSpec
+
+CPU = torch.device("cpu")
+QUICK = {"max_epochs": 2, "hidden": 8}
+
+
+def times(count: int) -> np.ndarray:  # type: ignore[type-arg]
+    return 60_000 * np.arange(count)
+
+
+@pytest.mark.parametrize("rows", [0, 5, 31])
+def test_too_few_rows_are_refused_with_the_remedy(rows: int) -> None:
+    spec = ModelSpec("series", ("a",), 16)
+    with pytest.raises(ValueError, match=r"training needs 32 finite ones.*shorter `window`"):
+        fit_detector(spec, "vanilla", QUICK, {"s": (times(rows), np.random.rand(rows, 1))}, device=CPU)
+    with pytest.raises(ValueError, match="training needs 50"):
+        columns = {"": (times(rows), np.random.rand(rows, 2))}
+        fit_detector(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, columns, device=CPU)
+
+
+@pytest.mark.parametrize("kind", ["series", "features"])
+def test_awkward_columns_train_and_score_finitely(kind: str) -> None:
+    random, count = np.random.default_rng(0), 300
+    x_TF = np.stack(
+        [
+            np.full(count, 3.0),
+            np.zeros(count),
+            random.standard_cauchy(count) * 1e6,
+            np.arange(count) + 1e12,
+            random.integers(0, 3, count).astype(float),
+        ],
+        axis=1,
+    )
+    x_TF[7, 1] = np.nan
+    spec = ModelSpec(kind, ("const", "zero", "heavy", "counter", "int"), 8 if kind == "series" else 1)  # type: ignore[arg-type]
+    detector = fit_detector(spec, "vanilla", QUICK, {"s": (times(count), x_TF)}, device=CPU)
+    center_F, scale_F = detector.scaling.for_series("s") or (detector.scaling.center_F, detector.scaling.scale_F)
+    assert (scale_F > 0).all()
+    moved_TF = np.vstack([x_TF[-8:], x_TF[-1] + 1])[-spec.window :]
+    z_BTF = torch.from_numpy(detector.scaling.apply(moved_TF, center_F, scale_F))[None]
+    with torch.no_grad():
+        scores = detector.score(z_BTF)
+    assert torch.isfinite(scores.surprise_B).all()
+    assert torch.isfinite(scores.expected_BF).all()
+
+
+def test_all_rows_equal_is_no_error() -> None:
+    spec = ModelSpec("series", ("a",), 8)
+    detector = fit_detector(spec, "vanilla", QUICK, {"s": (times(100), np.ones((100, 1)))}, device=CPU)
+    with torch.no_grad():
+        same = detector.score(torch.zeros(1, 8, 1)).surprise_B
+        jump = detector.score(torch.cat([torch.zeros(1, 7, 1), torch.ones(1, 1, 1)], dim=1)).surprise_B
+    assert float(jump) > float(same)
+
+
+def test_training_ends_by_time() -> None:
+    spec = ModelSpec("series", ("a",), 8)
+    columns = {"s": (times(2000), np.random.default_rng(0).random((2000, 1)))}
+    done: list[float] = []
+    detector = fit_detector(
+        spec, "vanilla", {"max_epochs": 10_000, "max_seconds": 0.3}, columns, device=CPU, progress=done.append
+    )
+    assert detector.training["epochs"] < 10_000
+    assert done[-1] == 1.0
+    assert done == sorted(done)
+
+
+def test_a_new_series_is_scaled_like_the_others_where_they_are_alike() -> None:
+    alike = fit_series({str(i): np.random.default_rng(i).random((100, 1)) * 10 for i in range(5)})
+    center_F, scale_F = alike.for_new(np.array([[4.0], [5.0]]))
+    assert center_F[0] == pytest.approx(0, abs=0.5)
+    assert scale_F[0] == pytest.approx(10, abs=1)
+    apart = fit_series({str(i): np.random.default_rng(i).random((100, 1)) * 10**i for i in range(5)})
+    center_F, scale_F = apart.for_new(np.array([[4.0], [5.0]]))
+    assert (center_F[0], scale_F[0]) == (3.5, 2.0)
+    assert alike.for_series("unknown") is None
+
+
+def test_scaling_is_exact_for_large_counters() -> None:
+    center_F, scale_F = Scaling.estimate(1e15 + np.arange(5.0)[:, None])
+    z_TF = Scaling.apply(1e15 + np.arange(5.0)[:, None], center_F, scale_F)
+    np.testing.assert_allclose(z_TF[:, 0], [0, 0.25, 0.5, 0.75, 1])
+    assert fit_features(np.ones((60, 2))).scale_F.tolist() == [1, 1]
+
+
+def test_a_spec_without_sense_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one feature"):
+        ModelSpec("series", (), 8)
+    with pytest.raises(ValueError, match="window is 1, not 8"):
+        ModelSpec("features", ("a",), 8)
+    with pytest.raises(ValueError, match="at least 2 points"):
+        ModelSpec("series", ("a",), 1)
