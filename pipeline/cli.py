@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
-    from pipeline.connectors.kafka import Connection
+    from pipeline.connectors.connection import Connection
     from pipeline.connectors.storage import ObjectStorage
     from pipeline.worker import Worker
 
@@ -197,7 +197,7 @@ def _chosen(settings: "Settings", streams: list[str] | None) -> list[str]:
 
 
 def _connection(settings: "Settings") -> "Connection":
-    from pipeline.connectors.kafka import Connection
+    from pipeline.connectors.connection import Connection
 
     kafka = settings.kafka
     return Connection(kafka.bootstrap_servers, kafka.client_id, kafka.connect_timeout)
@@ -216,7 +216,8 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
 
     from pipeline import metrics
     from pipeline.connectors.checkpoints import StoredCheckpoints
-    from pipeline.connectors.kafka import GroupOptions, KafkaCluster, KafkaPublisher, KafkaSource
+    from pipeline.connectors.connection import GroupOptions
+    from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.lanes import build_lane, choose_device, load_champion
     from pipeline.worker import Worker, WorkerOptions

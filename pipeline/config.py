@@ -6,6 +6,7 @@ error names the file, the line and the key. `config.schema.json` beside this mod
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -337,8 +338,9 @@ def _explained(path: Path, lines: dict[tuple[str, ...], int], mistake: Any) -> s
     line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), None)
     place = f"{path}:{line}" if line else str(path)
     key = ".".join(where)
-    if where not in lines and mistake["type"] != "missing":
-        place = f"{path}, or the environment" if line is None else place
+    variable = "_".join(["OFFKEY", "__".join(where)]).upper()
+    if where not in lines and variable in (name.upper() for name in os.environ):
+        place = f"environment variable {variable}"
     if mistake["type"] == "extra_forbidden":
         known = _known_keys(where[:-1])
         near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)

@@ -3,8 +3,9 @@
 Run once, when the format was made; never again, since the files stand for what users have.
 """
 
-import msgspec
 from pathlib import Path
+
+import msgspec
 
 from models.files import to_files
 from pipeline.connectors import checkpoints

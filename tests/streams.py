@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -115,33 +115,34 @@ class Bench:
     """A broker with both streams' topics, and workers on it."""
 
     partitions: int = 2
+    metrics: str = "metrics"
+    payments: str = "payments"
+    """Names of the input topics; alert ids depend on them."""
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     checkpoints: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
     options: WorkerOptions = field(default_factory=lambda: WorkerOptions("alerts", "dead", poll_timeout_s=0))
 
     def __post_init__(self) -> None:
-        for topic, partitions in (("metrics", self.partitions), ("payments", 1), ("alerts", 1), ("dead", 1)):
+        for topic, partitions in ((self.metrics, self.partitions), (self.payments, 1), ("alerts", 1), ("dead", 1)):
             self.broker.create_topic(topic, partitions)
 
     def fill(self, series: Sequence[Payload], features: Sequence[Payload] = ()) -> None:
         """Append records, keyed to partitions as a producer would."""
         for key, value in series:
             partition = sum(key or b"") % self.partitions
-            self.broker.append("metrics", value, key=key, partition=partition, timestamp=BEGIN_MS + 10**9)
+            self.broker.append(self.metrics, value, key=key, partition=partition, timestamp=BEGIN_MS + 10**9)
         for _, value in features:
-            self.broker.append("payments", value, timestamp=BEGIN_MS)
+            self.broker.append(self.payments, value, timestamp=BEGIN_MS)
 
     def worker(
         self, wrap: Callable[[Any], Any] = lambda part: part, *, max_poll_records: int = 97, **options: Any
     ) -> Worker:
         """Return a new worker; `wrap` may put something around source, publisher and checkpoints."""
-        source = MemorySource(self.broker, ["metrics", "payments"], max_poll_records)
+        source = MemorySource(self.broker, [self.metrics, self.payments], max_poll_records)
+        names = {"metrics": self.metrics, "payments": self.payments}
+        renamed = [replace(lane, topic=names[lane.topic]) for lane in lanes(**options)]
         return Worker(
-            lanes(**options),
-            wrap(source),
-            wrap(MemoryPublisher(self.broker)),
-            wrap(self.checkpoints),
-            self.options,
+            renamed, wrap(source), wrap(MemoryPublisher(self.broker)), wrap(self.checkpoints), self.options
         )
 
     def alerts(self) -> list[dict[str, Any]]:

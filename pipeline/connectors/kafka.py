@@ -21,6 +21,7 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as ClientPartition
 
+from pipeline.connectors.connection import REQUEST_TIMEOUT_MS, Connection, GroupOptions
 from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
 from pipeline.protocols import Assignment, Message, OffsetRange, PartitionRecords, TopicPartition
 
@@ -34,37 +35,6 @@ _NO_MEMBER = (
 )
 _TOO_LARGE = (client_errors.MessageSizeTooLargeError, client_errors.RecordListTooLargeError)
 _LARGEST_REQUEST_BYTES = 64 * 1024 * 1024
-_REQUEST_TIMEOUT_MS = 10_000
-
-
-@dataclass(frozen=True)
-class Connection:
-    """How to reach a cluster."""
-
-    bootstrap_servers: str
-    client_id: str = "offkey"
-    connect_timeout_s: float = 10.0
-
-    def options(self) -> dict[str, Any]:
-        return {
-            "bootstrap_servers": self.bootstrap_servers.split(","),
-            "client_id": self.client_id,
-            "bootstrap_timeout_ms": int(self.connect_timeout_s * 1000),
-            "request_timeout_ms": _REQUEST_TIMEOUT_MS,
-        }
-
-
-@dataclass(frozen=True)
-class GroupOptions:
-    """How this member takes part in its consumer group, and how it fetches."""
-
-    group_id: str
-    instance_id: str | None = None
-    session_timeout_s: float = 10.0
-    max_poll_interval_s: float = 300.0
-    max_poll_records: int = 4000
-    fetch_min_bytes: int = 1
-    fetch_max_wait_ms: int = 100
 
 
 class KafkaSource:
@@ -137,16 +107,14 @@ class KafkaSource:
 
     def committed(self, partition: TopicPartition) -> int | None:
         with translated(_name(partition)):
-            found: int | None = self._consumer.committed(
-                ClientPartition(*partition), timeout_ms=_REQUEST_TIMEOUT_MS
-            )
+            found: int | None = self._consumer.committed(ClientPartition(*partition), timeout_ms=REQUEST_TIMEOUT_MS)
         return found
 
     def offsets(self, partition: TopicPartition) -> OffsetRange:
         place = ClientPartition(*partition)
         with translated(_name(partition)):
-            begin = self._consumer.beginning_offsets([place], timeout_ms=_REQUEST_TIMEOUT_MS)[place]
-            end = self._consumer.end_offsets([place], timeout_ms=_REQUEST_TIMEOUT_MS)[place]
+            begin = self._consumer.beginning_offsets([place], timeout_ms=REQUEST_TIMEOUT_MS)[place]
+            end = self._consumer.end_offsets([place], timeout_ms=REQUEST_TIMEOUT_MS)[place]
         if partition not in self._refused:
             # The embedded broker calls the start of its last batch the end. So a committed offset past the
             # end is believed until a fetch at it is refused.
@@ -168,7 +136,7 @@ class KafkaSource:
         asked = {ClientPartition(*place): OffsetAndMetadata(at, "", -1) for place, at in offsets.items()}
         try:
             with translated("commit of offsets"):
-                self._consumer.commit(asked, timeout_ms=_REQUEST_TIMEOUT_MS)
+                self._consumer.commit(asked, timeout_ms=REQUEST_TIMEOUT_MS)
         except _NO_MEMBER as error:
             with self._lock:
                 self._regained |= set(offsets)
@@ -227,7 +195,7 @@ class KafkaPublisher:
                 linger_ms=5,
                 max_request_size=_LARGEST_REQUEST_BYTES,
                 delivery_timeout_ms=int(max(delivery_timeout_s, 11) * 1000),
-                max_block_ms=_REQUEST_TIMEOUT_MS,
+                max_block_ms=REQUEST_TIMEOUT_MS,
                 allow_auto_create_topics=False,
             )
 
@@ -286,19 +254,8 @@ class KafkaCluster:
         topic_id = str(found.get("topic_id") or "")
         return Topic(name, "" if set(topic_id) <= {"0", "-"} else topic_id, len(found["partitions"]))
 
-    def require_write(self, topic: str) -> None:
-        """Raises:
-        ConfigError: this user has no right to write to the topic.
-        """
-        write = 4  # AclOperation.WRITE; older brokers do not tell, and then nothing is known.
-        with translated(f"topic {topic}"):
-            (found,) = self._admin.describe_topics([topic])
-        allowed = found.get("authorized_operations")
-        if isinstance(allowed, list | set | tuple) and allowed and write not in {int(each) for each in allowed}:
-            raise ConfigError(f"topic {topic}: no right to write; grant it to this user")
-
     def create_topics(self, partitions: Mapping[str, int]) -> None:
-        """Create topics with so many partitions and the broker's default replication; those there are kept."""
+        """Create topics with so many partitions; those there are kept."""
         there = set(self._admin.list_topics())
         new = {
             name: {"num_partitions": n, "replication_factor": 1}
@@ -361,14 +318,14 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
         left = {place for place in places if end[place] > begin[place]}
         while left:
             with translated(f"topic {topic}"):
-                polled = consumer.poll(timeout_ms=_REQUEST_TIMEOUT_MS)
+                polled = consumer.poll(timeout_ms=REQUEST_TIMEOUT_MS)
             for place, records in polled.items():
                 # Whole, even past the end asked for: see `KafkaSource.offsets` on where an end may lie.
                 yield PartitionRecords(TopicPartition(*place), records)
             reached = {place for place in left if consumer.position(place) >= end[place]}
             if not polled and not reached:
                 raise TransientError(
-                    f"topic {topic}: no records came for {_REQUEST_TIMEOUT_MS / 1000:g} s; try again"
+                    f"topic {topic}: no records came for {REQUEST_TIMEOUT_MS / 1000:g} s; try again"
                 )
             left -= reached
     finally:

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import Settings, load_settings
-from pipeline.connectors.kafka import Connection, history
+from pipeline.connectors.connection import Connection
+from pipeline.connectors.kafka import history
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.lanes import build_lane, choose_device, load_champion

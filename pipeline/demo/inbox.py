@@ -4,7 +4,8 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.connectors.kafka import Connection, GroupOptions, KafkaSource
+from pipeline.connectors.connection import Connection, GroupOptions
+from pipeline.connectors.kafka import KafkaSource
 from pipeline.errors import TransientError
 from pipeline.protocols import TopicPartition
 from pipeline.stages.alerts import Alert, CloudEvent, structured

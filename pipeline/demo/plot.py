@@ -23,7 +23,6 @@ WIDTH, HEIGHT = 2000, 400
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR
 _STEPS_MS = [_HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR, *(n * _DAY for n in (1, 2, 4, 7, 14, 28, 56, 112))]
-_TICKS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +93,18 @@ def canvas(inner: str) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" aria-hidden="true">{inner}</svg>'
 
 
-def time_axis(x_axis: Axis) -> str:
-    """Return dates under a plot, at round hours or days."""
-    step = next((step for step in _STEPS_MS if (x_axis.high - x_axis.low) / step <= _TICKS), _STEPS_MS[-1])
+def time_axis(x_axis: Axis, most: int) -> str:
+    """Return at most so many dates under a plot, at round hours or days."""
+    step = next((step for step in _STEPS_MS if (x_axis.high - x_axis.low) / step <= most), _STEPS_MS[-1])
     at = np.arange(np.ceil(x_axis.low / step) * step, x_axis.high, step)
     form = "%b %d, %H:%M" if step < _DAY else "%b %d, %Y"
     return _ticks(at, [moment(ms, form) for ms in at], x_axis)
 
 
-def count_axis(x_axis: Axis) -> str:
-    """Return record numbers under a plot."""
+def count_axis(x_axis: Axis, most: int) -> str:
+    """Return at most so many record numbers under a plot."""
     span = x_axis.high - x_axis.low
-    step = next(step for n in range(12) for k in (1, 2, 5) if span / (step := k * 10**n) <= _TICKS)
+    step = next(step for n in range(12) for k in (1, 2, 5) if span / (step := k * 10**n) <= most)
     at = np.arange(np.ceil(x_axis.low / step) * step, x_axis.high, step)
     return _ticks(at, [f"{value:,.0f}" for value in at], x_axis)
 

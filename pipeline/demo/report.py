@@ -110,7 +110,7 @@ def _series(series: SeriesView, is_table: bool, large: bool) -> str:
     one = " one" if large and len(drawn) == 1 else ""
     shaded = plot.spans(series.spans, x_axis)
     rows = [_values(series, feature, x_axis, buckets, shaded) for feature in drawn]
-    ticks = plot.count_axis(x_axis) if is_table else plot.time_axis(x_axis)
+    ticks = (plot.count_axis if is_table else plot.time_axis)(x_axis, 9 if large else 4)
     hidden = len(series.features) - len(drawn)
     named = f" · {len(drawn)} of {len(series.features)} features drawn" if hidden else ""
     false = sum(incident.verdict == "false" for incident in series.incidents)
@@ -118,7 +118,7 @@ def _series(series: SeriesView, is_table: bool, large: bool) -> str:
     return (
         f'<article class="card{one}"><div class=head><h3>{escape(series.name)}</h3>'
         f"<span>{labels} · {false} false · {len(series.x_N):,} points{named}</span></div>"
-        f"{''.join(rows)}{_scores(series, x_axis, buckets, shaded)}<div class=axis>{ticks}</div>"
+        f"{''.join(rows)}{_scores(series, is_table, x_axis, buckets, shaded)}<div class=axis>{ticks}</div>"
         f"{_incidents(series, is_table, opened=large and len(series.incidents) <= 8)}</article>"
     )
 
@@ -145,7 +145,7 @@ def _values(series: SeriesView, feature: int, x_axis: plot.Axis, buckets: int, s
     )
 
 
-def _scores(series: SeriesView, x_axis: plot.Axis, buckets: int, shaded: str) -> str:
+def _scores(series: SeriesView, is_table: bool, x_axis: plot.Axis, buckets: int, shaded: str) -> str:
     score_N = np.minimum(series.score_N, SHOWN_SCORE)
     finite = series.threshold_N[np.isfinite(series.threshold_N)]
     threshold = float(np.median(finite)) if len(finite) else SHOWN_SCORE
@@ -153,7 +153,7 @@ def _scores(series: SeriesView, x_axis: plot.Axis, buckets: int, shaded: str) ->
     y_axis = plot.Axis(0.0, top * 1.08)
     over_N = np.where(series.score_N >= series.threshold_N, score_N, np.nan)
     marks = []
-    for incident in _listed(series):
+    for incident, _ in _listed(series, is_table):
         left = float(x_axis.share(incident.x)) * 100
         down = 100 - float(y_axis.share(min(incident.score, SHOWN_SCORE))) * 100
         marks.append(
@@ -171,10 +171,17 @@ def _scores(series: SeriesView, x_axis: plot.Axis, buckets: int, shaded: str) ->
     )
 
 
-def _listed(series: SeriesView) -> list[IncidentView]:
-    """Return the incidents of highest score, in order."""
-    highest = sorted(series.incidents, key=lambda incident: -incident.score)[:_LISTED_INCIDENTS]
-    return sorted(highest, key=lambda incident: incident.x)
+def _listed(series: SeriesView, is_table: bool) -> list[tuple[IncidentView, int]]:
+    """Return the incidents of highest score, in order, each with how many were alike.
+
+    Records of a table repeat; those with equal values make one line.
+    """
+    alike: dict[object, list[IncidentView]] = {}
+    for incident in sorted(series.incidents, key=lambda incident: (-incident.score, incident.x)):
+        same = tuple((name, view.observed) for name, view in incident.features) if is_table else incident.id
+        alike.setdefault((same, incident.verdict), []).append(incident)
+    highest = [(incidents[0], len(incidents) - 1) for incidents in alike.values()][:_LISTED_INCIDENTS]
+    return sorted(highest, key=lambda listed: listed[0].x)
 
 
 def _rug(series: SeriesView, x_axis: plot.Axis) -> str:
@@ -191,12 +198,12 @@ def _rug(series: SeriesView, x_axis: plot.Axis) -> str:
 def _incidents(series: SeriesView, is_table: bool, opened: bool) -> str:
     if not series.incidents:
         return ""
-    listed = _listed(series)
-    rows = "".join(_incident(series, incident, is_table) for incident in listed)
+    listed = _listed(series, is_table)
+    rows = "".join(_incident(series, incident, alike, is_table) for incident, alike in listed)
     count = len(series.incidents)
     text = f"{count:,} incident{'s' * (count != 1)}"
-    if count > len(listed):
-        text += f", the {len(listed)} of highest score marked and listed"
+    if count > sum(1 + alike for _, alike in listed):
+        text += "; those of highest score are marked and listed"
     when = "record" if is_table else "opened (UTC)"
     picture = "" if is_table else "<th>observed around it</th>"
     return (
@@ -207,10 +214,10 @@ def _incidents(series: SeriesView, is_table: bool, opened: bool) -> str:
     )
 
 
-def _incident(series: SeriesView, incident: IncidentView, is_table: bool) -> str:
+def _incident(series: SeriesView, incident: IncidentView, alike: int, is_table: bool) -> str:
     when = f"{incident.x:,.0f}" if is_table else plot.moment(incident.opened_ms)
-    if not is_table:
-        when += f"<small>{_lasting(incident)}</small>"
+    if not is_table or alike:
+        when += f"<small>{f'and {alike:,} alike' if is_table else _lasting(incident)}</small>"
     picture = "" if is_table else f"<td>{_around(series, incident)}</td>"
     why = "".join(_reason(name, view) for name, view in incident.features[:_NAMED_FEATURES])
     return (

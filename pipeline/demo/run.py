@@ -24,7 +24,8 @@ from rich.table import Table
 
 from pipeline.config import Settings, load_settings
 from pipeline.connectors.embedded import EmbeddedBroker
-from pipeline.connectors.kafka import Connection, KafkaCluster, KafkaPublisher
+from pipeline.connectors.connection import Connection
+from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.demo import gauges, replay
 from pipeline.demo.children import Child, end, failed, finish, module, offkey, running, sigterm_ends_us
 from pipeline.demo.counting import Tally, summary, total_of

@@ -4,6 +4,7 @@ import json
 from dataclasses import fields
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ SPEC = ModelSpec("series", ("a", "b", "c"), 16)
 QUICK = {"max_epochs": 3}
 
 
-def waves(points: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def waves(points: int, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     time_T = np.arange(points)
     noise = np.random.default_rng(seed).normal(0, 0.05, (points, 3))
     return 60_000 * time_T, np.sin(time_T[:, None] / np.array([5.0, 8, 13])) + noise
@@ -58,7 +59,7 @@ def test_eight_windows_can_be_learned_by_heart(name: str) -> None:
     for _ in range(600):
         loss = (network(x_BTC) - x_BTC).square().mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     assert loss.item() < 0.02
 

@@ -1,5 +1,7 @@
 """A score means what it says; the online tail follows a series and no poll changes it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +66,7 @@ def test_polls_do_not_matter(points: list[tuple[int, float]], cuts: list[int]) -
     whole = score(tail_of(), slots, surprise)
     tail, pieces = tail_of(), []
     edges = [0, *sorted(cut for cut in cuts if cut <= len(points)), len(points)]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         pieces += score(tail, slots[low:high], surprise[low:high])
     assert pieces == whole
 

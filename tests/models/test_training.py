@@ -1,6 +1,7 @@
 """Training on what users have: few rows, constant columns, gaps."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ CPU = torch.device("cpu")
 QUICK = {"max_epochs": 2, "hidden": 8}
 
 
-def times(count: int) -> np.ndarray:  # type: ignore[type-arg]
+def times(count: int) -> npt.NDArray[np.int64]:
     return 60_000 * np.arange(count)
 
 
@@ -21,8 +22,8 @@ def test_too_few_rows_are_refused_with_the_remedy(rows: int) -> None:
     spec = ModelSpec("series", ("a",), 16)
     with pytest.raises(ValueError, match=r"training needs 32 finite ones.*shorter `window`"):
         fit_detector(spec, "vanilla", QUICK, {"s": (times(rows), np.random.rand(rows, 1))}, device=CPU)
+    columns = {"": (times(rows), np.random.rand(rows, 2))}
     with pytest.raises(ValueError, match="training needs 50"):
-        columns = {"": (times(rows), np.random.rand(rows, 2))}
         fit_detector(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, columns, device=CPU)
 
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -113,21 +114,16 @@ def test_the_series_with_most_found_is_large_and_no_series_is_left_out() -> None
 
 
 def test_a_table_counts_records_and_stays_small_with_thousands_of_incidents() -> None:
-    many = series("http", [incident(n, float(n)) for n in range(2000)])
-    many = SeriesView(
-        "http",
-        np.arange(2000.0),
-        many.values_NF,
-        many.features,
-        many.score_N,
-        many.threshold_N,
-        [(5.0, 6.0)],
-        [True, False],
-        many.incidents,
-    )
+    shown = [
+        replace(incident(n, float(n)), features=[("<cpu>", FeatureView(float(n % 100), 0.0, 1.0))])
+        for n in range(2000)
+    ]
+    many = series("http", shown)
+    many = replace(many, x_N=np.arange(2000.0), spans=[(5.0, 6.0)], found=[True, False])
     html = report(many, is_table=True)
     outline_of(html)
-    assert "the 60 of highest score marked and listed" in html
+    assert "2,000 incidents; those of highest score are marked and listed" in html
+    assert html.count("and 19 alike") == 60
     assert html.count('class="mark ') == 60
     assert len(html) < 300_000
 
@@ -188,3 +184,11 @@ def test_alerts_become_incidents_with_their_whole_course() -> None:
         9000,
     )
     assert (second.verdict, second.resolved_ms) == ("false", None)
+
+
+@pytest.mark.parametrize("span_ms", [2 * 3_600_000, 86_400_000, 30 * 86_400_000, 900 * 86_400_000])
+@pytest.mark.parametrize("most", [4, 9])
+def test_dates_under_a_plot_are_few_and_at_round_times(span_ms: int, most: int) -> None:
+    ticks = re.findall(r"<i[^>]*>([^<]+)</i>", plot.time_axis(plot.Axis(1.7e12, 1.7e12 + span_ms), most))
+    assert 1 <= len(ticks) <= most + 4 * (span_ms > 600 * 86_400_000)
+    assert all(tick.endswith(":00") or ":" not in tick for tick in ticks)

@@ -1,0 +1,38 @@
+"""How to reach a Kafka cluster, and how a worker takes part in its group. Knows no client."""
+
+from dataclasses import dataclass
+from typing import Any
+
+REQUEST_TIMEOUT_MS = 10_000
+"""How long one request may take."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach a cluster."""
+
+    bootstrap_servers: str
+    client_id: str = "offkey"
+    connect_timeout_s: float = 10.0
+
+    def options(self) -> dict[str, Any]:
+        """Return what consumers, producers and admin clients share."""
+        return {
+            "bootstrap_servers": self.bootstrap_servers.split(","),
+            "client_id": self.client_id,
+            "bootstrap_timeout_ms": int(self.connect_timeout_s * 1000),
+            "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        }
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How this member takes part in its consumer group, and how it fetches."""
+
+    group_id: str
+    instance_id: str | None = None
+    session_timeout_s: float = 10.0
+    max_poll_interval_s: float = 300.0
+    max_poll_records: int = 4000
+    fetch_min_bytes: int = 1
+    fetch_max_wait_ms: int = 100

@@ -1,0 +1,213 @@
+"""The worker on real brokers: the same incidents as on the twin, and as many after a SIGKILL."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.connectors.checkpoints import StoredCheckpoints
+from pipeline.connectors.connection import Connection, GroupOptions
+from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
+from pipeline.connectors.storage import ObjectStorage
+from pipeline.protocols import Message
+from pipeline.worker import Lane, Worker, WorkerOptions
+from tests.streams import FEATURES, SERIES, Bench, Payload, drain, feature_payloads, lanes, series_payloads
+
+_DEADLINE_S = 60.0
+
+
+def produce(connection: Connection, topic: str, payloads: Sequence[Payload]) -> None:
+    with closing(KafkaPublisher(connection)) as publisher:
+        for key, value in payloads:
+            publisher.send(Message(topic, key, value))
+        publisher.flush(30)
+
+
+def events(connection: Connection, topic: str) -> list[dict[str, Any]]:
+    return [
+        {"id": dict(record.headers)["ce_id"].decode(), **json.loads(record.value or b"")}
+        for arrived in history(connection, topic, 100_000)
+        for record in arrived.records
+    ]
+
+
+@pytest.fixture
+def topics(broker: str, unique: Callable[[str], str]) -> dict[str, str]:
+    names = {name: unique(name) for name in ("metrics", "payments", "alerts", "dead", "group")}
+    with closing(KafkaCluster(Connection(broker))) as cluster:
+        cluster.create_topics({names[name]: 1 for name in ("metrics", "payments", "alerts", "dead")})
+    return names
+
+
+def test_incidents_are_those_of_the_twin(broker: str, topics: dict[str, str], tmp_path: Path) -> None:
+    bench = Bench(partitions=1, metrics=topics["metrics"], payments=topics["payments"])
+    bench.fill(series_payloads(), feature_payloads())
+    drain(bench.worker())
+
+    connection = Connection(broker)
+    produce(connection, topics["metrics"], series_payloads())
+    produce(connection, topics["payments"], feature_payloads())
+    options = GroupOptions(topics["group"], session_timeout_s=6, max_poll_interval_s=6, max_poll_records=2000)
+    own = [Lane(lane.name, topics[lane.topic], lane.pipeline, "v1", "earliest") for lane in lanes()]
+    source = KafkaSource(connection, options, [lane.topic for lane in own])
+    publisher = KafkaPublisher(connection)
+    with closing(source), closing(publisher):
+        checkpoints = StoredCheckpoints(ObjectStorage(tmp_path.as_uri()))
+        worker = Worker(own, source, publisher, checkpoints, WorkerOptions(topics["alerts"], topics["dead"]))
+        expected, scored = 800 + 400, 0
+        deadline_s = time.monotonic() + _DEADLINE_S
+        while scored < expected and time.monotonic() < deadline_s:
+            scored += worker.step()
+    assert scored == expected
+
+    found = {each["id"]: each for each in events(connection, topics["alerts"])}
+    twin = {each["id"]: each for each in bench.alerts()}
+    assert found.keys() == twin.keys()
+    for name, alert in twin.items():
+        assert found[name]["score"] == pytest.approx(alert["score"], abs=1e-5)
+        assert (found[name]["incident"], found[name]["series"]) == (alert["incident"], alert["series"])
+
+
+class Running:
+    """A worker in a process of its own, as users run it."""
+
+    def __init__(self, config: Path) -> None:
+        code = "from pipeline.cli import main; main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, "--log-level", "warning", "worker", str(config)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> str:
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=30)[1]
+
+
+@pytest.fixture
+def config(broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
+    """A configuration with a trained model for both streams, written as a user would."""
+    settings: dict[str, Any] = {
+        "kafka": {
+            "bootstrap_servers": broker,
+            "group_id": topics["group"],
+            "session_timeout": 6,
+            "max_poll_interval": 6,
+            "max_poll_records": 60,
+        },
+        "storage": (tmp_path / "storage").as_uri(),
+        "topics": {"alerts": topics["alerts"], "dead_letters": topics["dead"]},
+        "streams": {
+            "machines": SERIES.model_dump(mode="json", exclude_unset=True),
+            "payments": FEATURES.model_dump(mode="json", exclude_unset=True),
+        },
+        "metrics": {"port": free_port()},
+        "worker": {"checkpoint_every": 0.2},
+        "device": "cpu",
+    }
+    for name in ("metrics", "payments"):
+        stream = "machines" if name == "metrics" else name
+        settings["streams"][stream] |= {
+            "topic": topics[name],
+            "model": {"architecture": "vanilla", "hidden": 8, "max_epochs": 2},
+        }
+    path = tmp_path / "offkey.yaml"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def offkey(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "from pipeline.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def metrics_of(config: Path) -> str:
+    port = json.loads(config.read_text())["metrics"]["port"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def wait_for(what: Callable[[], bool], running: Running) -> None:
+    deadline_s, pause = time.monotonic() + _DEADLINE_S, threading.Event()
+    while time.monotonic() < deadline_s:
+        assert running.process.poll() is None, running.process.communicate()[1]
+        if what():
+            return
+        pause.wait(0.1)
+    raise AssertionError("the worker did not get there in time")
+
+
+@pytest.fixture
+def running(config: Path) -> Iterator[Callable[[], Running]]:
+    started: list[Running] = []
+
+    def start() -> Running:
+        started.append(Running(config))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.communicate()
+
+
+def test_the_path_of_a_user(
+    broker: str, topics: dict[str, str], config: Path, running: Callable[[], Running]
+) -> None:
+    """check, train, check, worker, kill -9 in the middle, worker again: nothing is lost."""
+    connection = Connection(broker)
+    produce(connection, topics["metrics"], series_payloads(300, seed=7))
+    produce(connection, topics["payments"], feature_payloads(600, seed=8))
+    before = offkey("check", "--json", str(config))
+    assert before.returncode == 1, before.stderr
+    wrong = {row["what"] for row in json.loads(before.stdout) if row["verdict"] == "wrong"}
+    assert wrong == {"machines: model", "payments: model"}
+
+    trained = offkey("train", str(config))
+    assert trained.returncode == 0, trained.stderr
+    assert "machines: vanilla on 1,200 records of 4 series" in trained.stdout
+    after = offkey("check", str(config))
+    assert after.returncode == 0, after.stdout + after.stderr
+    assert "wrong" not in after.stdout
+
+    def scored(at_least: int) -> bool:
+        try:
+            lines = metrics_of(config).splitlines()
+        except OSError:
+            return False
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("offkey_records_total")) >= at_least
+
+    first = running()
+    wait_for(lambda: scored(300), first)
+    first.end(signal.SIGKILL)
+    produce(connection, topics["payments"], [(None, b"nonsense")])
+    second = running()
+    wait_for(lambda: letters(connection, topics) == 1, second)
+    assert second.end() == ""
+    assert second.process.returncode == 0
+    openings = [each for each in events(connection, topics["alerts"]) if each["state"] == "opened"]
+    assert {each["stream"] for each in openings} == {"machines", "payments"}
+    assert {50, 51, 300} <= {each["offset"] for each in openings if each["stream"] == "payments"}
+
+
+def letters(connection: Connection, topics: dict[str, str]) -> int:
+    return sum(len(arrived.records) for arrived in history(connection, topics["dead"], 1000))

@@ -1,0 +1,104 @@
+"""The walls of the house: who may import whom, which names are not used, what the start may cost."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "models").rglob("*.py")])
+ONE_IMPORTER = ("kafka", "pyarrow.parquet", "obstore", "apscheduler", "prometheus_client")
+CLIENT_LIBRARIES = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "rich", "typer")
+STAGES = ("decode", "series", "windows", "scoring", "incidents", "alerts", "dead_letters")
+FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py", "manager.py", "misc.py"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(module: str) -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if any(name == module or name.startswith(f"{module}.") for name in imports(path))
+    }
+
+
+def test_models_know_nothing_of_the_pipeline() -> None:
+    assert not [path for path in importers("pipeline") if path.startswith("models/")]
+
+
+def test_stages_know_no_connectors_and_no_client_libraries() -> None:
+    for module in ("pipeline.connectors", "pipeline.config", *CLIENT_LIBRARIES):
+        assert not [
+            path for path in importers(module) if path.startswith(("pipeline/stages/", "pipeline/formats/"))
+        ]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_imports_earlier_ones_only(stage: str) -> None:
+    later = STAGES[STAGES.index(stage) + 1 :]
+    if stage == "dead_letters":
+        later = STAGES[1:-1]
+    imported = set(imports(ROOT / "pipeline" / "stages" / f"{stage}.py"))
+    assert not [name for name in later if f"pipeline.stages.{name}" in imported]
+
+
+def test_every_stage_has_its_place_in_the_order() -> None:
+    there = {path.stem for path in (ROOT / "pipeline" / "stages").glob("*.py")} - {"__init__"}
+    assert there == set(STAGES)
+
+
+@pytest.mark.parametrize("module", ["worker", "train", "stream", "stream_series", "stream_features", "lanes"])
+def test_only_commands_build_connectors(module: str) -> None:
+    assert not [name for name in imports(ROOT / "pipeline" / f"{module}.py") if "connectors" in name]
+
+
+@pytest.mark.parametrize("library", ONE_IMPORTER)
+def test_a_client_library_has_one_importer(library: str) -> None:
+    assert len(importers(library)) <= 1
+
+
+def test_no_name_that_explains_nothing() -> None:
+    assert not [path for path in SOURCES if path.name in FORBIDDEN_FILES]
+
+
+def test_files_hold_one_idea() -> None:
+    long = [f"{path.relative_to(ROOT)}: {n}" for path in SOURCES if (n := len(path.read_text().splitlines())) > 400]
+    assert long == []
+
+
+def test_the_top_level_is_what_the_design_says() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    known = {"pyproject.toml", "README.md", "LICENSE", "pipeline", "models", "deploy", "tests"}
+    known |= {"Makefile", "constraints.txt", "CHANGELOG.md", ".ci", ".gitignore"}
+    assert {name.split("/")[0] for name in tracked} <= known
+
+
+def test_help_is_quick_and_without_torch() -> None:
+    asked = [sys.executable, "-X", "importtime", "-c", "import sys; sys.argv = ['offkey', '--help']; "]
+    asked[-1] += "from pipeline.cli import main; main()"
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)
+    assert "Usage: offkey" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "kafka", "pyarrow", "numpy"}
+
+
+def test_help_answers_in_half_a_second() -> None:
+    code = "import time; t = time.perf_counter(); import pipeline.cli; print(time.perf_counter() - t)"
+    runs = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout)
+        for _ in range(5)
+    ]
+    assert min(runs) < 0.5
