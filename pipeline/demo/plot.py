@@ -22,7 +22,7 @@ WIDTH, HEIGHT = 2000, 400
 
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR
-_STEPS_MS = [_HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR, *(n * _DAY for n in (1, 2, 4, 7, 14, 28, 56, 112))]
+_STEPS_MS = [_HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR, *(n * _DAY for n in (1, 2, 4, 7, 14, 28, 56, 112, 365, 1826))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import Settings, load_settings
-from pipeline.connectors.embedded import EmbeddedBroker
 from pipeline.connectors.connection import Connection
+from pipeline.connectors.embedded import EmbeddedBroker
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.demo import gauges, replay
 from pipeline.demo.children import Child, end, failed, finish, module, offkey, running, sigterm_ends_us

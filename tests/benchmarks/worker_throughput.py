@@ -1,0 +1,150 @@
+"""The whole worker against a bare poll loop of the same client: `python -m tests.benchmarks.worker_throughput`.
+
+A topic on Apache Kafka is filled beforehand. The two legs read all of it in turn, five times each, on one core;
+the broker is pinned to the others, so its share is kept out. The worker does everything that production does:
+JSON of three features in a thousand series, a dense model, alerts published, offsets committed, checkpoints.
+Needs KAFKA_HOME.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.detector import fit_detector
+from models.spec import ModelSpec
+from pipeline.config import StreamSettings
+from pipeline.connectors.checkpoints import StoredCheckpoints
+from pipeline.connectors.connection import Connection, GroupOptions
+from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
+from pipeline.connectors.storage import ObjectStorage
+from pipeline.lanes import build_lane
+from pipeline.protocols import Message
+from pipeline.worker import Worker, WorkerOptions
+from tests.brokers import MISSING, ApacheBroker
+
+RECORDS, SERIES, RUNS = 300_000, 1_000, 5
+CPU = torch.device("cpu")
+STREAM = StreamSettings.model_validate(
+    {"topic": "metrics", "time": "ts", "features": ["cpu", "mem", "net"], "alerts": {"budget": "1 per day"}}
+)
+BEGIN_MS, STEP_MS = 1_700_000_000_000, 60_000
+
+
+def values(points: int, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return noisy cycles [point, series, feature]."""
+    random = np.random.default_rng(seed)
+    phase = np.arange(points)[:, None, None] / 60 + np.arange(SERIES)[None, :, None] + np.arange(3)
+    return np.sin(phase) + 0.1 * random.standard_normal((points, SERIES, 3))
+
+
+def fill(connection: Connection) -> float:
+    """Produce the records, one in 2,000 of them strange; return their mean size in bytes."""
+    points = RECORDS // SERIES
+    x = values(points, 1)
+    x[np.random.default_rng(2).random((points, SERIES)) < 0.0005] += 5
+    size = 0
+    with closing(KafkaPublisher(connection, 60)) as publisher:
+        for point in range(points):
+            for series in range(SERIES):
+                cpu, mem, net = x[point, series].round(4).tolist()
+                row = {"ts": BEGIN_MS + STEP_MS * (1000 + point), "cpu": cpu, "mem": mem, "net": net}
+                value = json.dumps(row, separators=(",", ":")).encode()
+                size += len(value)
+                publisher.send(Message("metrics", b"host-%04d" % series, value))
+            publisher.flush(60)
+    return size / RECORDS
+
+
+def model() -> Any:
+    """Train the dense model on history of the same kind."""
+    x = values(200, 3)
+    time_ms = BEGIN_MS + STEP_MS * np.arange(200)
+    columns = {f"host-{series:04d}": (time_ms, x[:, series]) for series in range(SERIES)}
+    spec = ModelSpec("series", ("cpu", "mem", "net"), STREAM.window)
+    return fit_detector(spec, "vanilla", {"max_epochs": 2}, columns, device=CPU)
+
+
+def options() -> GroupOptions:
+    return GroupOptions(uuid.uuid4().hex, max_poll_records=4000, fetch_min_bytes=20_000)
+
+
+def bare_poll(connection: Connection) -> float:
+    """Return records a second of a loop that only polls."""
+    with closing(KafkaSource(connection, options(), ["metrics"])) as source:
+        started_s, read = 0.0, 0
+        while read < RECORDS:
+            for place in source.assignment().gained:
+                source.start(place, 0)
+            polled = sum(len(records.records) for records in source.poll(1.0))
+            started_s = started_s or (time.perf_counter() if polled else 0.0)
+            read += polled
+        return RECORDS / (time.perf_counter() - started_s)
+
+
+def worker(connection: Connection, detector: Any, folder: Path) -> float:
+    """Return records a second of the whole worker."""
+    lane = build_lane("metrics", STREAM, detector, "v1", CPU)
+    storage = ObjectStorage((folder / uuid.uuid4().hex).as_uri())
+    with ExitStack() as stack:
+        publisher = stack.enter_context(closing(KafkaPublisher(connection)))
+        source = stack.enter_context(closing(KafkaSource(connection, options(), ["metrics"])))
+        running = Worker([lane], source, publisher, StoredCheckpoints(storage), WorkerOptions("alerts", "dead"))
+        started_s, done = 0.0, 0
+        while done < RECORDS:
+            before_s = time.perf_counter()
+            moved = running.step()
+            # The first poll that brings records counts from its own start.
+            started_s = started_s or (before_s if moved else 0.0)
+            done += moved
+        return RECORDS / (time.perf_counter() - started_s)
+
+
+def main() -> None:
+    if not os.environ.get("KAFKA_HOME"):
+        sys.exit(MISSING)
+    torch.set_num_threads(1)
+    cores = sorted(os.sched_getaffinity(0))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        os.sched_setaffinity(0, set(cores[1:]) or {cores[0]})
+        broker = stack.enter_context(closing(ApacheBroker(folder)))
+        os.sched_setaffinity(0, {cores[0]})
+        connection = Connection(broker.bootstrap_servers)
+        with closing(KafkaCluster(connection)) as cluster:
+            cluster.create_topics({"metrics": 1, "alerts": 1, "dead": 1})
+        record_bytes, detector = fill(connection), model()
+        legs: dict[str, Callable[[], float]] = {
+            "bare": lambda: bare_poll(connection),
+            "worker": lambda: worker(connection, detector, folder),
+        }
+        runs = {name: [] for name in legs}  # type: dict[str, list[float]]
+        for _ in range(RUNS):
+            for name, leg in legs.items():
+                runs[name].append(leg())
+    bare, whole = (statistics.median(runs[name]) for name in legs)
+    printed = {
+        "bare_poll_per_s": round(bare),
+        "worker_per_s": round(whole),
+        "ratio": round(whole / bare, 3),
+        "records": RECORDS,
+        "record_bytes": round(record_bytes, 1),
+        "runs": {name: [round(each) for each in figures] for name, figures in runs.items()},
+        "machine": f"{platform.machine()}, {len(cores)} cores, Python {platform.python_version()}",
+    }
+    print(json.dumps(printed))
+
+
+if __name__ == "__main__":
+    main()
