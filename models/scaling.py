@@ -10,6 +10,7 @@ Legend: T time steps, F features.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,13 +56,14 @@ class Scaling:
         pooled_low_F = np.minimum(self.center_F, low_F)
         pooled_width_F = np.maximum(self.center_F + self.scale_F, high_F) - pooled_low_F
         own_width_F = _never_zero(2 * (high_F - low_F), np.abs(high_F))
-        alike_F = self._alike()
+        alike_F = self._alike_F
         return (
             np.where(alike_F, pooled_low_F, low_F - own_width_F / 4),
             np.where(alike_F, pooled_width_F, own_width_F),
         )
 
-    def _alike(self) -> npt.NDArray[np.bool_]:
+    @cached_property
+    def _alike_F(self) -> npt.NDArray[np.bool_]:
         """Tell for each feature whether the training series share one level and one width."""
         if self.center_SF is None or self.scale_SF is None:
             return np.ones(len(self.center_F), bool)

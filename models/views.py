@@ -59,7 +59,7 @@ class View(nn.Module):
     def errors(self, z_BTF: Tensor) -> tuple[Tensor, Tensor]:
         """Return (squared errors of the newest row e_BC, its reconstructed values expected_BF)."""
         x_BTC = self.inputs(z_BTF)
-        rebuilt_BC = self.network(x_BTC)[:, -1]
+        rebuilt_BC = self.network.newest(x_BTC)  # type: ignore[operator]
         return (x_BTC[:, -1] - rebuilt_BC).square(), rebuilt_BC[:, : self.features]
 
     def point_errors(self, e_BC: Tensor) -> tuple[Tensor, Tensor]:

@@ -166,6 +166,7 @@ def worker(config: ConfigPath) -> None:
         signal.signal(number, lambda *_: stop.set())
     with _worker(settings) as built:
         from pipeline import metrics
+        from pipeline.worker import quiet_collector
 
         port = metrics.serve(settings.metrics.host, settings.metrics.port)
         logging.getLogger(__name__).info(
@@ -174,6 +175,7 @@ def worker(config: ConfigPath) -> None:
             settings.metrics.host,
             port,
         )
+        quiet_collector()
         built.run(stop)
     logging.getLogger(__name__).info("left the group; all offsets are committed")
 

@@ -2,7 +2,8 @@
 
 A module holds one class `Autoencoder(nn.Module)` with a nested frozen dataclass `Config`. It is built as
 `Autoencoder(steps, channels, config)` and maps x_BTC to a reconstruction of the same shape; `encode` gives
-its codes, one vector a window. Scaling, training, calibration and scoring are the same for all of them.
+its codes, one vector a window; `newest` gives the last step of the reconstruction alone, which is all that
+scoring needs. Scaling, training, calibration and scoring are the same for all of them.
 """
 
 import dataclasses
@@ -23,6 +24,9 @@ class Architecture(Protocol):
 
     def encode(self, x_BTC: Tensor) -> Tensor:
         """Return the codes z_BL."""
+
+    def newest(self, x_BTC: Tensor) -> Tensor:
+        """Return the last step of the reconstruction, x_BC."""
 
 
 def available() -> list[str]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.layers import last_step
+
 
 class Autoencoder(nn.Module):
     """GRU over patches as encoder, dense decoder."""
@@ -55,6 +57,9 @@ class Autoencoder(nn.Module):
             state_BH = torch.lerp(proposal, state_BH, update)
         codes: Tensor = self.to_code(state_BH)
         return codes
+
+    def newest(self, x_BTC: Tensor) -> Tensor:
+        return last_step(self.decoder, self.encode(x_BTC), x_BTC.shape[2])
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         flat: Tensor = self.decoder(self.encode(x_BTC))

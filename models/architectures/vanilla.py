@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from models.layers import last_step
+
 
 class Autoencoder(nn.Module):
     """Dense encoder and decoder over a flattened window."""
@@ -33,6 +35,9 @@ class Autoencoder(nn.Module):
     def encode(self, x_BTC: Tensor) -> Tensor:
         codes: Tensor = self.encoder(x_BTC.flatten(1))
         return codes
+
+    def newest(self, x_BTC: Tensor) -> Tensor:
+        return last_step(self.decoder, self.encode(x_BTC), x_BTC.shape[2])
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         flat: Tensor = self.decoder(self.encode(x_BTC))

@@ -192,7 +192,6 @@ class KafkaPublisher:
             self._producer = KafkaProducer(
                 **connection.options(),
                 acks="all",
-                linger_ms=5,
                 max_request_size=_LARGEST_REQUEST_BYTES,
                 delivery_timeout_ms=int(max(delivery_timeout_s, 11) * 1000),
                 max_block_ms=REQUEST_TIMEOUT_MS,

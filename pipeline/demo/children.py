@@ -38,8 +38,8 @@ def running(command: Sequence[str], log: Path) -> Iterator[Child]:
             stderr=errors,
             text=True,
             start_new_session=True,
-            # Tables and bars would be wrapped to a terminal that is not there.
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            # One thread each: models this small gain little from two, and lose much where others compute too.
+            env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"},
         )
     try:
         yield child

@@ -7,7 +7,7 @@ Legend: N records, F features.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -92,12 +92,11 @@ class Decoder:
         """`stateless` records (of kind `features`) belong to no series and need no key."""
         self._fields = fields
         self._format = JsonFormat(fields)
-        self._stateless = stateless
+        self._name_of = self._naming(stateless)
         self._time_unit = time_unit
         self._max_ahead_ms = max_ahead_ms
         self._max_record_bytes = max_record_bytes
         self._n_features = len(fields.features)
-        self._n_series = len(fields.series)
 
     def decode(self, arrived: PartitionRecords) -> tuple[Batch, list[Reject]]:
         """Decode consecutive records of one partition."""
@@ -106,33 +105,32 @@ class Decoder:
         kept: list[int] = []
         rows: list[tuple[Any, ...]] = []
         series: list[str] = []
-        decode, limit = self._format.decode, self._max_record_bytes
-        name_of = self._series_name
+        decode, limit, name_of = self._format.decode, self._max_record_bytes, self._name_of
         for index, record in enumerate(records):
             value = record.value
             try:
                 if not value or len(value) > limit:
                     raise _unreadable(value, limit)
                 row = decode(value)
-                series.append(name_of(record, row))
+                name = name_of(record, row)
             except Malformed as error:
                 rejects.append(Reject(partition, record, index, error.reason, str(error)))
                 continue
+            series.append(name)
             kept.append(index)
             rows.append(row)
         return self._columns(arrived, kept, rows, series, rejects)
 
-    def _series_name(self, record: RawRecord, row: tuple[Any, ...]) -> str:
-        if self._stateless:
-            return ""
-        if self._n_series:
-            return series_name(row[self._n_features : self._n_features + self._n_series])
-        if record.key is None:
-            raise Malformed("no_series", "the record has no key, and `series` names no fields")
-        try:
-            return record.key.decode()
-        except UnicodeDecodeError as error:
-            raise Malformed("no_series", f"the record's key is not UTF-8: {error}") from None
+    def _naming(self, stateless: bool) -> Callable[[RawRecord, tuple[Any, ...]], str]:
+        """Choose once how a record's series is named."""
+        first, count = len(self._fields.features), len(self._fields.series)
+        if stateless:
+            return lambda record, row: ""
+        if count == 1:
+            return lambda record, row: str(row[first])
+        if count:
+            return lambda record, row: series_name(row[first : first + count])
+        return _key_of
 
     def _columns(
         self,
@@ -145,7 +143,7 @@ class Decoder:
         records, count = arrived.records, self._n_features
         row_N = np.array(kept, np.int64)
         values_NF = np.array([row[:count] for row in rows], np.float64).reshape(-1, count)
-        published_ms_N = np.array([records[index].timestamp for index in kept], np.int64)
+        published_ms_N = np.array([record.timestamp for record in records], np.int64)[row_N]
         time_ms_N = published_ms_N if self._fields.time is None else self._times(rows)
 
         missing_NF = np.isnan(values_NF)
@@ -167,7 +165,7 @@ class Decoder:
             good_N = ~bad_N
             row_N, time_ms_N, values_NF = row_N[good_N], time_ms_N[good_N], values_NF[good_N]
         rejects.sort(key=lambda reject: reject.row)
-        offset_N = np.array([records[index].offset for index in row_N.tolist()], np.int64)
+        offset_N = np.array([record.offset for record in records], np.int64)[row_N]
         return Batch(arrived.partition, series, time_ms_N, values_NF, row_N, offset_N), rejects
 
     def _times(self, rows: list[tuple[Any, ...]]) -> IntArray:
@@ -176,6 +174,15 @@ class Decoder:
         # Whole numbers stay exact in float64 up to 2**53; beyond a sensible time they only have to look absurd.
         scaled_N = np.rint(np.array([row[-1] for row in rows], np.float64) * _MS_PER_UNIT[self._time_unit])
         return np.clip(scaled_N, -1, 2.0**53).astype(np.int64)
+
+
+def _key_of(record: RawRecord, row: tuple[Any, ...]) -> str:
+    try:
+        return record.key.decode()  # type: ignore[union-attr]
+    except AttributeError:
+        raise Malformed("no_series", "the record has no key, and `series` names no fields") from None
+    except UnicodeDecodeError as error:
+        raise Malformed("no_series", f"the record's key is not UTF-8: {error}") from None
 
 
 def series_name(values: Sequence[str | int]) -> str:

@@ -20,7 +20,7 @@ from models.detector import Detector, PointScores
 from pipeline.stages.series import FloatArray, IntArray, Points
 from pipeline.stages.windows import Windows
 
-CHUNK_WINDOWS = 256
+CHUNK_WINDOWS = 512
 """Windows of one model call: large enough for full speed, small enough for the cache."""
 
 

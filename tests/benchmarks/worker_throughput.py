@@ -31,7 +31,7 @@ from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.lanes import build_lane
 from pipeline.protocols import Message
-from pipeline.worker import Worker, WorkerOptions
+from pipeline.worker import Worker, WorkerOptions, quiet_collector
 from tests.brokers import MISSING, ApacheBroker
 
 RECORDS, SERIES, RUNS = 300_000, 1_000, 5
@@ -77,7 +77,7 @@ def model() -> Any:
 
 
 def options() -> GroupOptions:
-    return GroupOptions(uuid.uuid4().hex, max_poll_records=4000, fetch_min_bytes=20_000)
+    return GroupOptions(uuid.uuid4().hex, fetch_min_bytes=20_000)
 
 
 def bare_poll(connection: Connection) -> float:
@@ -125,6 +125,7 @@ def main() -> None:
         with closing(KafkaCluster(connection)) as cluster:
             cluster.create_topics({"metrics": 1, "alerts": 1, "dead": 1})
         record_bytes, detector = fill(connection), model()
+        quiet_collector()
         legs: dict[str, Callable[[], float]] = {
             "bare": lambda: bare_poll(connection),
             "worker": lambda: worker(connection, detector, folder),

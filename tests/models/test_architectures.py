@@ -46,6 +46,8 @@ def test_shapes_are_kept(name: str, steps: int, channels: int) -> None:
     network = architectures.build(name, steps, channels, architectures.configure(name, {}))
     x_BTC = torch.randn(4, steps, channels)
     assert network(x_BTC).shape == x_BTC.shape
+    newest_BC = network.newest(x_BTC)  # type: ignore[operator]
+    torch.testing.assert_close(newest_BC, network(x_BTC)[:, -1])
     codes = network.encode(x_BTC)  # type: ignore[operator]
     assert codes.shape[0] == 4
     assert codes.ndim == 2
@@ -103,8 +105,8 @@ def test_saved_and_loaded_scores_are_equal(name: str, fitted: dict[str, Detector
 
 def test_a_score_depends_on_nothing_but_its_window(name: str, fitted: dict[str, Detector]) -> None:
     """In chunks of one shape, neighbours and the row in the chunk change no bit."""
-    z_BTF = torch.randn(256, 16, 3)
-    order = torch.randperm(256)
+    z_BTF = torch.randn(512, 16, 3)
+    order = torch.randperm(512)
     strangers = z_BTF.clone()
     strangers[:200] = 1e4 * torch.randn(200, 16, 3)
     with torch.no_grad():
@@ -138,6 +140,6 @@ def test_scores_are_finite_whatever_comes(name: str, fitted: dict[str, Detector]
     tail.begin(np.array([0]), ["s"])
     for scale in (0.0, 1e30, -1e30):
         with torch.no_grad():
-            surprise_B = detector.score(torch.full((256, 16, 3), scale)).surprise_B
+            surprise_B = detector.score(torch.full((512, 16, 3), scale)).surprise_B
         assert torch.isfinite(surprise_B).all()
-        assert torch.isfinite(tail.score(torch.zeros(256, dtype=torch.int64), surprise_B)).all()
+        assert torch.isfinite(tail.score(torch.zeros(512, dtype=torch.int64), surprise_B)).all()
