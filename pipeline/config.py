@@ -127,7 +127,7 @@ class KafkaSettings(Section):
     """How long a silent worker keeps its partitions."""
     max_poll_interval: Seconds = 300
     """How long one batch may take before the group gives the partitions to others."""
-    max_poll_records: Annotated[int, Field(ge=1)] = 8000
+    max_poll_records: Annotated[int, Field(ge=1)] = 16_000
     """Most records of a batch."""
     fetch_min_bytes: Annotated[int, Field(ge=1)] = 1
     """Bytes that the broker gathers before it answers; 20000 saves CPU at thousands of records a second."""

@@ -8,7 +8,9 @@ offsets again.
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -31,21 +33,30 @@ class StoredCheckpoints:
 
     def write(self, checkpoint: Checkpoint) -> None:
         folder = _folder(checkpoint.stream, checkpoint.partition)
-        there = self._storage.list(folder)
-        sequence = max((_numbers(name)[0] for name in there), default=0) + 1
+        there = sorted(self._found(folder))
+        sequence = max((found[0] for found in there), default=0) + 1
         self._storage.put(f"{folder}/{sequence:012d}-{checkpoint.next_offset}", encode(checkpoint))
-        for name in there[: max(len(there) + 1 - KEPT, 0)]:
+        for _, _, name in there[: max(len(there) + 1 - KEPT, 0)]:
             self._storage.delete(name)
 
     def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
-        for name in reversed(self._storage.list(_folder(stream, partition))):
-            if _numbers(name)[1] > at_or_below:
+        for _, next_offset, name in sorted(self._found(_folder(stream, partition)), reverse=True):
+            if next_offset > at_or_below:
                 continue
             try:
                 return decode(self._storage.get(name))
             except CheckpointError as error:
                 logger.error("checkpoint %s is refused, the one before is taken: %s", name, error)
         return None
+
+    def _found(self, folder: str) -> Iterator[tuple[int, int, str]]:
+        """Yield (sequence, next offset, name) of each checkpoint; what has another name is reported and left."""
+        for name in self._storage.list(folder):
+            sequence, _, offset = name.rpartition("/")[2].partition("-")
+            if sequence.isdecimal() and offset.isdecimal():
+                yield int(sequence), int(offset), name
+            else:
+                logger.error("%s is no checkpoint and is left alone; remove it from the folder", name)
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
@@ -61,7 +72,9 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "model_version": checkpoint.model_version,
         "shape": checkpoint.shape,
     }
-    body = safetensors.numpy.save(dict(checkpoint.arrays), {"checkpoint": json.dumps(facts)})
+    # safetensors writes an array's memory as it lies: a view or a transposed array would come back scrambled.
+    arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
+    body = safetensors.numpy.save(arrays, {"checkpoint": json.dumps(facts)})
     return hashlib.sha256(body).digest() + body
 
 
@@ -76,26 +89,23 @@ def decode(content: bytes | None) -> Checkpoint:
     body = content[_HASH_BYTES:]
     if hashlib.sha256(body).digest() != content[:_HASH_BYTES]:
         raise CheckpointError("its sha256 differs")
-    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-    facts = json.loads(header["__metadata__"]["checkpoint"])
-    if (facts["format"], facts["format_version"]) != (FORMAT, FORMAT_VERSION):
-        raise CheckpointError(f"format {facts['format']} {facts['format_version']} is not {FORMAT_VERSION}")
-    return Checkpoint(
-        facts["stream"],
-        TopicPartition(facts["topic"], facts["partition"]),
-        facts["topic_id"],
-        facts["next_offset"],
-        facts["model_version"],
-        facts["shape"],
-        safetensors.numpy.load(body),
-    )
+    try:
+        header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+        facts = json.loads(header["__metadata__"]["checkpoint"])
+        if (facts["format"], facts["format_version"]) != (FORMAT, FORMAT_VERSION):
+            raise CheckpointError(f"format {facts['format']} {facts['format_version']} is not {FORMAT_VERSION}")
+        return Checkpoint(
+            facts["stream"],
+            TopicPartition(facts["topic"], facts["partition"]),
+            facts["topic_id"],
+            facts["next_offset"],
+            facts["model_version"],
+            facts["shape"],
+            safetensors.numpy.load(body),
+        )
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"it is whole, but no checkpoint of a known format ({error!r})") from error
 
 
 def _folder(stream: str, partition: TopicPartition) -> str:
     return f"checkpoints/{stream}/{partition.topic}/{partition.partition}"
-
-
-def _numbers(name: str) -> tuple[int, int]:
-    """Return (sequence, next offset) from an object's name."""
-    sequence, _, offset = name.rpartition("/")[2].partition("-")
-    return int(sequence), int(offset)

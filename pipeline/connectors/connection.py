@@ -33,6 +33,6 @@ class GroupOptions:
     instance_id: str | None = None
     session_timeout_s: float = 10.0
     max_poll_interval_s: float = 300.0
-    max_poll_records: int = 8000
+    max_poll_records: int = 16_000
     fetch_min_bytes: int = 1
     fetch_max_wait_ms: int = 100

@@ -9,15 +9,16 @@ import importlib.util
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as client_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from kafka.serializer import SerializeWrapper
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as ClientPartition
 
@@ -35,6 +36,8 @@ _NO_MEMBER = (
 )
 _TOO_LARGE = (client_errors.MessageSizeTooLargeError, client_errors.RecordListTooLargeError)
 _LARGEST_REQUEST_BYTES = 64 * 1024 * 1024
+# The client refuses a record with neither key nor value, which Kafka allows; a key that serialises to none passes.
+_NO_KEY = object()
 
 
 class KafkaSource:
@@ -49,15 +52,23 @@ class KafkaSource:
         """
         require_fast_checksums()
         self._cluster = KafkaCluster(connection)
-        self._topic_ids = {topic: self._cluster.topic(topic).id for topic in topics}
         self._lock = threading.Lock()
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._regained: set[TopicPartition] = set()
         self._told: frozenset[TopicPartition] = frozenset()
         self._position: dict[TopicPartition, int] = {}
         self._refused: set[TopicPartition] = set()
+        try:
+            for topic in topics:
+                self._cluster.topic(topic, "READ")
+            self._consumer = self._subscribed(connection, group, topics)
+        except BaseException:
+            self._cluster.close()
+            raise
+
+    def _subscribed(self, connection: Connection, group: GroupOptions, topics: Sequence[str]) -> KafkaConsumer:
         with translated(f"Kafka at {connection.bootstrap_servers}"):
-            self._consumer = KafkaConsumer(
+            consumer = KafkaConsumer(
                 **connection.options(),
                 group_id=group.group_id,
                 group_instance_id=group.instance_id,
@@ -73,7 +84,8 @@ class KafkaSource:
                 fetch_min_bytes=group.fetch_min_bytes,
                 fetch_max_wait_ms=group.fetch_max_wait_ms,
             )
-            self._consumer.subscribe(topics=list(topics), listener=_Listener(self))
+            consumer.subscribe(topics=list(topics), listener=_Listener(self, consumer))
+        return consumer
 
     def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
         try:
@@ -88,7 +100,8 @@ class KafkaSource:
             self._refused |= expired
             with self._lock:
                 self._regained |= expired
-            self._consumer.pause(*(ClientPartition(*place) for place in expired))
+                for place in expired & self._assigned:
+                    self._consumer.pause(ClientPartition(*place))
             return ()
         arrived = [PartitionRecords(TopicPartition(*place), records) for place, records in polled.items()]
         for records in arrived:
@@ -122,17 +135,23 @@ class KafkaSource:
         return OffsetRange(begin, end)
 
     def topic_id(self, topic: str) -> str:
-        return self._topic_ids[topic]
+        return self._cluster.topic(topic).id
 
     def start(self, partition: TopicPartition, offset: int) -> None:
         place = ClientPartition(*partition)
-        if place not in self._consumer.assignment():
-            return  # Lost meanwhile: the next `assignment` says so.
-        self._consumer.seek(place, offset)
-        self._consumer.resume(place)
+        with self._lock:
+            if partition not in self._assigned or partition in self._regained:
+                return  # It changed hands meanwhile: the next `assignment` says so.
+            self._consumer.seek(place, offset)
+            self._consumer.resume(place)
         self._position[partition] = offset
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        with self._lock:
+            gone = sorted(offsets.keys() - self._assigned)
+        if gone:
+            # The broker would take it from any member, and set another member's progress back.
+            raise AssignmentLost(f"cannot commit {', '.join(map(_name, gone))}: no longer assigned here")
         asked = {ClientPartition(*place): OffsetAndMetadata(at, "", -1) for place, at in offsets.items()}
         try:
             with translated("commit of offsets"):
@@ -157,10 +176,10 @@ class KafkaSource:
         self._consumer.close(autocommit=False, timeout_ms=5000)
         self._cluster.close()
 
-    def note_assigned(self, partitions: Sequence[ClientPartition]) -> None:
+    def note_assigned(self, consumer: KafkaConsumer, partitions: Sequence[ClientPartition]) -> None:
         """Called on the I/O thread."""
-        self._consumer.pause(*partitions)
         with self._lock:
+            consumer.pause(*partitions)
             places = {TopicPartition(*place) for place in partitions}
             self._assigned |= places
             self._regained |= places
@@ -172,11 +191,11 @@ class KafkaSource:
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self, source: KafkaSource) -> None:
-        self._source = source
+    def __init__(self, source: KafkaSource, consumer: KafkaConsumer) -> None:
+        self._source, self._consumer = source, consumer
 
     def on_partitions_assigned(self, assigned: Sequence[ClientPartition]) -> None:
-        self._source.note_assigned(assigned)
+        self._source.note_assigned(self._consumer, assigned)
 
     def on_partitions_revoked(self, revoked: Sequence[ClientPartition]) -> None:
         self._source.note_revoked(revoked)
@@ -187,6 +206,7 @@ class KafkaPublisher:
 
     def __init__(self, connection: Connection, delivery_timeout_s: float = 30.0) -> None:
         require_fast_checksums()
+        self._connection = connection
         self._sent: list[tuple[Message, Any]] = []
         with translated(f"Kafka at {connection.bootstrap_servers}"):
             self._producer = KafkaProducer(
@@ -196,13 +216,15 @@ class KafkaPublisher:
                 delivery_timeout_ms=int(max(delivery_timeout_s, 11) * 1000),
                 max_block_ms=REQUEST_TIMEOUT_MS,
                 allow_auto_create_topics=False,
+                key_serializer=SerializeWrapper(lambda key: None if key is _NO_KEY else key),
             )
 
     def send(self, message: Message) -> None:
-        with _delivering(message):
-            future = self._producer.send(
-                message.topic, value=message.value, key=message.key, headers=list(message.headers)
-            )
+        key = _NO_KEY if message.key is None and message.value is None else message.key
+        # Kafka allows a header without a value, which the client reads but does not write: it goes out empty.
+        headers = [(name, b"" if value is None else value) for name, value in message.headers]
+        with self._delivering(message):
+            future = self._producer.send(message.topic, value=message.value, key=key, headers=headers)
         self._sent.append((message, future))
 
     def flush(self, timeout_s: float) -> None:
@@ -210,13 +232,52 @@ class KafkaPublisher:
         try:
             self._producer.flush(timeout=timeout_s)
         except client_errors.KafkaTimeoutError as error:
-            raise DeliveryError(f"{len(sent)} messages were not confirmed within {timeout_s:g} s") from error
+            for topic in {message.topic for message, _ in sent}:
+                self._require_topic(topic)
+            raise DeliveryError(
+                f"{len(sent)} messages were not confirmed within {timeout_s:g} s; "
+                f"is the broker at {self._connection.bootstrap_servers} running?"
+            ) from error
         for message, future in sent:
-            with _delivering(message):
+            with self._delivering(message):
                 future.get(timeout=0)
 
     def close(self) -> None:
         self._producer.close(timeout=5)
+
+    @contextmanager
+    def _delivering(self, message: Message) -> Iterator[None]:
+        about, topic = f"{message.origin}: " if message.origin else "", message.topic
+        try:
+            yield
+        except _TOO_LARGE as error:
+            size = len(message.value or b"") + len(message.key or b"")
+            raise RecordError(
+                f"{about}{size} bytes are more than topic {topic} takes; raise its max.message.bytes, "
+                "then start again"
+            ) from error
+        except client_errors.AuthorizationError as error:
+            raise ConfigError(f"{about}no right to write to topic {topic}; grant it to this user") from error
+        except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
+            raise ConfigError(f"{about}topic {topic} is not there; create it or set it under `topics`") from error
+        except client_errors.KafkaTimeoutError as error:
+            self._require_topic(topic)
+            raise DeliveryError(
+                f"{about}not confirmed by topic {topic} ({error}); "
+                f"is the broker at {self._connection.bootstrap_servers} running?"
+            ) from error
+        except (client_errors.KafkaError, OSError, ValueError) as error:
+            # ValueError: the client forgot the topic between its look-up and the choice of a partition.
+            raise DeliveryError(
+                f"{about}not confirmed by topic {topic} ({error or type(error).__name__})"
+            ) from error
+
+    def _require_topic(self, topic: str) -> None:
+        """Tell a topic that is gone from a broker that is: the client waits out its deadline in both cases."""
+        quick = replace(self._connection, connect_timeout_s=2.0)
+        # A broker that does not answer is the caller's to report.
+        with suppress(TransientError), closing(KafkaCluster(quick)) as cluster:
+            cluster.topic(topic, "WRITE")
 
 
 @dataclass(frozen=True)
@@ -239,9 +300,12 @@ class KafkaCluster:
         with translated(f"Kafka at {connection.bootstrap_servers}"):
             self._admin = KafkaAdminClient(**connection.options())
 
-    def topic(self, name: str) -> Topic:
-        """Raises:
-        ConfigError: it is not there, or there is no right to see it.
+    def topic(self, name: str, right: Literal["READ", "WRITE"] | None = None) -> Topic:
+        """Return what the broker says of a topic, and of this user's `right` where it tells of rights.
+
+        Raises:
+            ConfigError: it is not there, or there is no right to see it or to do with it what is asked.
+            TransientError: the broker does not answer.
         """
         with translated(f"topic {name}"):
             (found,) = self._admin.describe_topics([name])
@@ -250,19 +314,22 @@ class KafkaCluster:
                 f"topic {name} is not there, or this user may not see it (Kafka error {found['error_code']}); "
                 "create it, or set another one in the configuration"
             )
+        allowed = found.get("authorized_operations")
+        if right and allowed and right not in allowed:
+            raise ConfigError(f"topic {name}: no right to {right.lower()}; grant it to this user")
         topic_id = str(found.get("topic_id") or "")
         return Topic(name, "" if set(topic_id) <= {"0", "-"} else topic_id, len(found["partitions"]))
 
     def create_topics(self, partitions: Mapping[str, int]) -> None:
         """Create topics with so many partitions; those there are kept."""
-        there = set(self._admin.list_topics())
-        new = {
-            name: {"num_partitions": n, "replication_factor": 1}
-            for name, n in partitions.items()
-            if name not in there
-        }
-        if new:
-            with translated("creation of topics"):
+        with translated("creation of topics"):
+            there = set(self._admin.list_topics())
+            new = {
+                name: {"num_partitions": n, "replication_factor": 1}
+                for name, n in partitions.items()
+                if name not in there
+            }
+            if new:
                 self._admin.create_topics(new)
 
     def setting(self, topic: str, name: str) -> str | None:
@@ -295,7 +362,7 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
     require_fast_checksums()
     cluster = KafkaCluster(connection)
     try:
-        places = [ClientPartition(topic, number) for number in range(cluster.topic(topic).partitions)]
+        places = [ClientPartition(topic, number) for number in range(cluster.topic(topic, "READ").partitions)]
     finally:
         cluster.close()
     with translated(f"topic {topic}"):
@@ -356,32 +423,6 @@ def translated(what: str) -> Iterator[None]:
         text = str(error) or type(error).__name__
         raise TransientError(
             f"{what}: no answer ({text}); is the broker running, and kafka.bootstrap_servers right?"
-        ) from error
-
-
-@contextmanager
-def _delivering(message: Message) -> Iterator[None]:
-    about = f"{message.origin}: " if message.origin else ""
-    try:
-        yield
-    except _TOO_LARGE as error:
-        size = len(message.value or b"") + len(message.key or b"")
-        raise RecordError(
-            f"{about}{size} bytes are more than topic {message.topic} takes; raise its max.message.bytes, "
-            "then start again"
-        ) from error
-    except client_errors.AuthorizationError as error:
-        raise ConfigError(f"{about}no right to write to topic {message.topic}; grant it to this user") from error
-    except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
-        raise ConfigError(
-            f"{about}topic {message.topic} is not there; create it or set it under `topics`"
-        ) from error
-    except client_errors.KafkaTimeoutError as error:
-        # The client waits for a topic's metadata until its deadline, whether or not the topic will ever be there.
-        raise DeliveryError(f"{about}topic {message.topic} did not answer: is it there? ({error})") from error
-    except (client_errors.KafkaError, OSError) as error:
-        raise DeliveryError(
-            f"{about}not confirmed by topic {message.topic} ({error or type(error).__name__})"
         ) from error
 
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import obstore
 from obstore.exceptions import (
@@ -18,6 +19,9 @@ from obstore.store import from_url
 
 from pipeline.errors import ConfigError, TransientError
 
+# The caller tries again too: the library's own 180 s would hide from it that storage is away.
+_RETRY = timedelta(seconds=10)
+
 
 class ObjectStorage:
     """Whole objects: each write is seen complete or not at all."""
@@ -29,9 +33,13 @@ class ObjectStorage:
             ConfigError: it cannot be opened.
         """
         self.url = url
-        options = {"mkdir": True} if url.startswith("file://") else {}
+        if not url.startswith(("file:///", "s3://")):
+            raise ConfigError(f"storage {url}: neither file:///folder nor s3://bucket/prefix; set `storage` to one")
         try:
-            self._store = from_url(url, **options)  # type: ignore[call-overload]
+            if url.startswith("file:"):
+                self._store = from_url(url, mkdir=True)
+            else:
+                self._store = from_url(url, retry_config={"max_retries": 3, "retry_timeout": _RETRY})
         except (BaseError, OSError, ValueError, UnknownConfigurationKeyError) as error:
             raise ConfigError(
                 f"storage {url}: cannot be opened ({_first_line(error)}); "

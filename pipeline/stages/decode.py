@@ -97,6 +97,7 @@ class Decoder:
         self._max_ahead_ms = max_ahead_ms
         self._max_record_bytes = max_record_bytes
         self._n_features = len(fields.features)
+        self._rows_hold_text = bool(fields.series) or fields.time_is_text
 
     def decode(self, arrived: PartitionRecords) -> tuple[Batch, list[Reject]]:
         """Decode consecutive records of one partition."""
@@ -142,7 +143,9 @@ class Decoder:
     ) -> tuple[Batch, list[Reject]]:
         records, count = arrived.records, self._n_features
         row_N = np.array(kept, np.int64)
-        values_NF = np.array([row[:count] for row in rows], np.float64).reshape(-1, count)
+        numbers = [row[:count] for row in rows] if self._rows_hold_text else rows
+        width = count if self._rows_hold_text or self._fields.time is None else count + 1
+        values_NF = np.array(numbers, np.float64).reshape(len(rows), width)[:, :count]
         published_ms_N = np.array([record.timestamp for record in records], np.int64)[row_N]
         time_ms_N = published_ms_N if self._fields.time is None else self._times(rows)
 

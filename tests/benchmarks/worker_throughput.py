@@ -39,27 +39,27 @@ CPU = torch.device("cpu")
 STREAM = StreamSettings.model_validate(
     {"topic": "metrics", "time": "ts", "features": ["cpu", "mem", "net"], "alerts": {"budget": "1 per day"}}
 )
-BEGIN_MS, STEP_MS = 1_700_000_000_000, 60_000
+BEGIN_MS, STEP_MS, HISTORY = 1_700_000_000_000, 60_000, 500
 
 
-def values(points: int, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return noisy cycles [point, series, feature]."""
-    random = np.random.default_rng(seed)
-    phase = np.arange(points)[:, None, None] / 60 + np.arange(SERIES)[None, :, None] + np.arange(3)
+def values(first: int, points: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return noisy cycles [point, series, feature] from a point in time on."""
+    random = np.random.default_rng(first)
+    phase = np.arange(first, first + points)[:, None, None] / 60 + np.arange(SERIES)[None, :, None] + np.arange(3)
     return np.sin(phase) + 0.1 * random.standard_normal((points, SERIES, 3))
 
 
 def fill(connection: Connection) -> float:
     """Produce the records, one in 2,000 of them strange; return their mean size in bytes."""
     points = RECORDS // SERIES
-    x = values(points, 1)
+    x = values(HISTORY, points)
     x[np.random.default_rng(2).random((points, SERIES)) < 0.0005] += 5
     size = 0
     with closing(KafkaPublisher(connection, 60)) as publisher:
         for point in range(points):
             for series in range(SERIES):
                 cpu, mem, net = x[point, series].round(4).tolist()
-                row = {"ts": BEGIN_MS + STEP_MS * (1000 + point), "cpu": cpu, "mem": mem, "net": net}
+                row = {"ts": BEGIN_MS + STEP_MS * (HISTORY + point), "cpu": cpu, "mem": mem, "net": net}
                 value = json.dumps(row, separators=(",", ":")).encode()
                 size += len(value)
                 publisher.send(Message("metrics", b"host-%04d" % series, value))
@@ -69,8 +69,8 @@ def fill(connection: Connection) -> float:
 
 def model() -> Any:
     """Train the dense model on history of the same kind."""
-    x = values(200, 3)
-    time_ms = BEGIN_MS + STEP_MS * np.arange(200)
+    x = values(0, HISTORY)
+    time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
     columns = {f"host-{series:04d}": (time_ms, x[:, series]) for series in range(SERIES)}
     spec = ModelSpec("series", ("cpu", "mem", "net"), STREAM.window)
     return fit_detector(spec, "vanilla", {"max_epochs": 2}, columns, device=CPU)

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pipeline.connectors.checkpoints import StoredCheckpoints, decode, encode
@@ -23,7 +25,10 @@ def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
 
 
 def at(offset: int, topic_id: str = "t1") -> Checkpoint:
-    arrays = {"rows": np.full((2, 3), offset, np.float32), "none": np.zeros((0, 4), np.int64)}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "rows": np.full((2, 3), offset, np.float32),
+        "none": np.zeros((0, 4), np.int64),
+    }
     return Checkpoint("machines", PLACE, topic_id, offset, "v1", "series window=8", arrays)
 
 
