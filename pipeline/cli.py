@@ -268,6 +268,7 @@ def _training_bar(stream: str, hidden: bool) -> "Iterator[Callable[[str, float],
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("training {task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
         task = bar.add_task(stream, total=1.0)
         yield lambda _, share: bar.update(task, completed=share)

@@ -5,12 +5,11 @@ there, or has expired while it was read, makes the partition *gained* anew, so t
 Rebalance callbacks run on the client's I/O thread: they only note and pause.
 """
 
-import importlib.util
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
@@ -22,7 +21,13 @@ from kafka.serializer import SerializeWrapper
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as ClientPartition
 
-from pipeline.connectors.connection import REQUEST_TIMEOUT_MS, Connection, GroupOptions
+from pipeline.connectors.connection import (
+    REQUEST_TIMEOUT_MS,
+    Connection,
+    GroupOptions,
+    Topic,
+    require_fast_checksums,
+)
 from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
 from pipeline.protocols import Assignment, Message, OffsetRange, PartitionRecords, TopicPartition
 
@@ -40,8 +45,8 @@ _LARGEST_REQUEST_BYTES = 64 * 1024 * 1024
 _NO_KEY = object()
 
 
-class KafkaSource:
-    """One member of a consumer group; see `pipeline.protocols.Source`."""
+class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
+    """One member of a consumer group, and the listener to its rebalances; see `pipeline.protocols.Source`."""
 
     def __init__(self, connection: Connection, group: GroupOptions, topics: Sequence[str]) -> None:
         """Subscribe.
@@ -61,31 +66,11 @@ class KafkaSource:
         try:
             for topic in topics:
                 self._cluster.topic(topic, "READ")
-            self._consumer = self._subscribed(connection, group, topics)
+            self._consumer = _member(connection, group)
+            self._consumer.subscribe(topics=list(topics), listener=self)
         except BaseException:
             self._cluster.close()
             raise
-
-    def _subscribed(self, connection: Connection, group: GroupOptions, topics: Sequence[str]) -> KafkaConsumer:
-        with translated(f"Kafka at {connection.bootstrap_servers}"):
-            consumer = KafkaConsumer(
-                **connection.options(),
-                group_id=group.group_id,
-                group_instance_id=group.instance_id,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                isolation_level="read_committed",
-                allow_auto_create_topics=False,
-                partition_assignment_strategy=[StickyPartitionAssignor],
-                session_timeout_ms=int(group.session_timeout_s * 1000),
-                heartbeat_interval_ms=int(group.session_timeout_s * 1000 / 4),
-                max_poll_interval_ms=int(group.max_poll_interval_s * 1000),
-                max_poll_records=group.max_poll_records,
-                fetch_min_bytes=group.fetch_min_bytes,
-                fetch_max_wait_ms=group.fetch_max_wait_ms,
-            )
-            consumer.subscribe(topics=list(topics), listener=_Listener(self, consumer))
-        return consumer
 
     def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
         try:
@@ -166,7 +151,7 @@ class KafkaSource:
         for place, position in self._position.items():
             try:
                 end = self._consumer.highwater(ClientPartition(*place))
-            except (AssertionError, client_errors.IllegalStateError):
+            except (AssertionError, KeyError, client_errors.IllegalStateError):
                 continue  # Lost since the last `assignment`.
             if end is not None:
                 found[place] = max(end - position, 0)
@@ -176,29 +161,38 @@ class KafkaSource:
         self._consumer.close(autocommit=False, timeout_ms=5000)
         self._cluster.close()
 
-    def note_assigned(self, consumer: KafkaConsumer, partitions: Sequence[ClientPartition]) -> None:
+    def on_partitions_assigned(self, assigned: Sequence[ClientPartition]) -> None:
         """Called on the I/O thread."""
         with self._lock:
-            consumer.pause(*partitions)
-            places = {TopicPartition(*place) for place in partitions}
+            self._consumer.pause(*assigned)
+            places = {TopicPartition(*place) for place in assigned}
             self._assigned |= places
             self._regained |= places
 
-    def note_revoked(self, partitions: Sequence[ClientPartition]) -> None:
+    def on_partitions_revoked(self, revoked: Sequence[ClientPartition]) -> None:
         """Called on the I/O thread."""
         with self._lock:
-            self._assigned -= {TopicPartition(*place) for place in partitions}
+            self._assigned -= {TopicPartition(*place) for place in revoked}
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self, source: KafkaSource, consumer: KafkaConsumer) -> None:
-        self._source, self._consumer = source, consumer
-
-    def on_partitions_assigned(self, assigned: Sequence[ClientPartition]) -> None:
-        self._source.note_assigned(self._consumer, assigned)
-
-    def on_partitions_revoked(self, revoked: Sequence[ClientPartition]) -> None:
-        self._source.note_revoked(revoked)
+def _member(connection: Connection, group: GroupOptions) -> KafkaConsumer:
+    with translated(f"Kafka at {connection.bootstrap_servers}"):
+        return KafkaConsumer(
+            **connection.options(),
+            group_id=group.group_id,
+            group_instance_id=group.instance_id,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            partition_assignment_strategy=[StickyPartitionAssignor],
+            session_timeout_ms=int(group.session_timeout_s * 1000),
+            heartbeat_interval_ms=int(group.session_timeout_s * 1000 / 4),
+            max_poll_interval_ms=int(group.max_poll_interval_s * 1000),
+            max_poll_records=group.max_poll_records,
+            fetch_min_bytes=group.fetch_min_bytes,
+            fetch_max_wait_ms=group.fetch_max_wait_ms,
+        )
 
 
 class KafkaPublisher:
@@ -268,9 +262,7 @@ class KafkaPublisher:
             ) from error
         except (client_errors.KafkaError, OSError, ValueError) as error:
             # ValueError: the client forgot the topic between its look-up and the choice of a partition.
-            raise DeliveryError(
-                f"{about}not confirmed by topic {topic} ({error or type(error).__name__})"
-            ) from error
+            raise DeliveryError(f"{about}not confirmed by topic {topic} ({error or type(error).__name__})") from error
 
     def _require_topic(self, topic: str) -> None:
         """Tell a topic that is gone from a broker that is: the client waits out its deadline in both cases."""
@@ -278,15 +270,6 @@ class KafkaPublisher:
         # A broker that does not answer is the caller's to report.
         with suppress(TransientError), closing(KafkaCluster(quick)) as cluster:
             cluster.topic(topic, "WRITE")
-
-
-@dataclass(frozen=True)
-class Topic:
-    """What the broker says of a topic."""
-
-    name: str
-    id: str
-    partitions: int
 
 
 class KafkaCluster:
@@ -341,12 +324,9 @@ class KafkaCluster:
                 )
         except (TransientError, client_errors.KafkaError):
             return None
-        for by_name in described.values() if isinstance(described, dict) else ():
-            for settings in by_name.values() if isinstance(by_name, dict) else ():
-                found = settings.get(name) if isinstance(settings, dict) else None
-                if found is not None:
-                    return str(found.get("value") if isinstance(found, dict) else found)
-        return None
+        (by_topic,) = described.values()
+        found: str | None = by_topic[topic].get(name, {}).get("value")
+        return found
 
     def close(self) -> None:
         self._admin.close()
@@ -360,11 +340,8 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
         ConfigError: the topic is not there, or there is no right to read it.
     """
     require_fast_checksums()
-    cluster = KafkaCluster(connection)
-    try:
+    with closing(KafkaCluster(connection)) as cluster:
         places = [ClientPartition(topic, number) for number in range(cluster.topic(topic, "READ").partitions)]
-    finally:
-        cluster.close()
     with translated(f"topic {topic}"):
         consumer = KafkaConsumer(
             **connection.options(),
@@ -390,20 +367,10 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
                 yield PartitionRecords(TopicPartition(*place), records)
             reached = {place for place in left if consumer.position(place) >= end[place]}
             if not polled and not reached:
-                raise TransientError(
-                    f"topic {topic}: no records came for {REQUEST_TIMEOUT_MS / 1000:g} s; try again"
-                )
+                raise TransientError(f"topic {topic}: no records came for {REQUEST_TIMEOUT_MS / 1000:g} s; try again")
             left -= reached
     finally:
         consumer.close()
-
-
-def require_fast_checksums() -> None:
-    """Raises:
-    ConfigError: without crc32c the client checks every record in Python, at half the speed.
-    """
-    if importlib.util.find_spec("crc32c") is None:
-        raise ConfigError("the package crc32c is missing; install offkey again with its dependencies")
 
 
 @contextmanager

@@ -69,6 +69,7 @@ class SeriesTable:
     partitions: list[TopicPartition] = field(default_factory=list)
     _free: list[int] = field(default_factory=list)
     _new: list[int] = field(default_factory=list)
+    _moved: int = 0
 
     def __post_init__(self) -> None:
         self.columns: dict[str, npt.NDArray[Any]] = {
@@ -95,9 +96,9 @@ class SeriesTable:
         """Give each record its slot, leave out the late ones, hold what is missing; the table moves on."""
         if not batches:
             return Admitted(self._empty_points(), 0, (), 0)
-        already_new = len(self._new)
+        moved = self._moved
         slot_N = np.concatenate([self._slots_of(batch) for batch in batches])
-        moved = sum(self._stands_elsewhere(slot) for slot in self._new[already_new:])
+        moved = self._moved - moved
         order_N = np.argsort(slot_N, kind="stable")
         slot_N = slot_N[order_N]
         time_ms_N = np.concatenate([batch.time_ms_N for batch in batches])[order_N]
@@ -154,15 +155,15 @@ class SeriesTable:
         held = self.slots.setdefault(batch.partition, {})
         return np.array(
             [
-                slot if (slot := held.get(name)) is not None else self.add(batch.partition, name)
+                slot if (slot := held.get(name)) is not None else self._add_seen(batch.partition, name)
                 for name in batch.series
             ],
             np.int64,
         )
 
-    def _stands_elsewhere(self, slot: int) -> bool:
-        name, own = self.names[slot], self.partitions[slot]
-        return any(name in held for partition, held in self.slots.items() if partition != own)
+    def _add_seen(self, partition: TopicPartition, name: str) -> int:
+        self._moved += any(name in held for other, held in self.slots.items() if other != partition)
+        return self.add(partition, name)
 
     def _late(self, slot_N: IntArray, time_ms_N: IntArray) -> BoolArray:
         """Mark points not later than every earlier one of their series, in this poll or before."""

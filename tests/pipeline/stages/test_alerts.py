@@ -1,0 +1,79 @@
+"""What is published is valid under the shipped schema, in Kafka's binary mode and as a line of a file."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from pipeline.stages.alerts import Alert, FeatureView, message, structured
+
+SCHEMA = json.loads(files("pipeline").joinpath("alert.schema.json").read_text())
+KEPT = Path(__file__).parents[2] / "fixtures" / "v1" / "alerts.jsonl"
+
+
+def alert(**changes: Any) -> Alert:
+    made: dict[str, Any] = {
+        "incident": "a" * 32,
+        "stream": "machines",
+        "series": "web-1",
+        "fields": {"host": "web-1"},
+        "state": "opened",
+        "severity": "major",
+        "score": 41.5,
+        "threshold": 31.25,
+        "opened_ms": 1_700_000_000_123,
+        "event_ms": 1_700_000_000_123,
+        "features": {"cpu": FeatureView(0.9, 0.3, 1.0)},
+        "model_version": "v1",
+        "topic": "metrics",
+        "partition": 3,
+        "offset": 17,
+    }
+    return Alert(**{**made, **changes})
+
+
+def test_binary_mode_carries_the_attributes_in_headers() -> None:
+    sent = message(alert(), "offkey.alerts")
+    headers = {name: value.decode() for name, value in sent.headers}
+    assert headers == {
+        "content-type": "application/json",
+        "ce_specversion": "1.0",
+        "ce_id": alert().id,
+        "ce_source": "/offkey/machines/metrics/3",
+        "ce_type": "offkey.incident.opened",
+        "ce_subject": "web-1",
+        "ce_time": "2023-11-14T22:13:20.123Z",
+    }
+    assert (sent.topic, sent.key) == ("offkey.alerts", b"machines/web-1")
+    assert msgspec.json.decode(sent.value or b"", type=Alert) == alert()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"state": "worsened"}, {"state": "resolved"}, {"series": "", "fields": {}}]
+)
+def test_structured_mode_is_valid_under_the_schema(changes: dict[str, Any]) -> None:
+    sent = message(alert(**changes), "offkey.alerts")
+    event = json.loads(msgspec.json.encode(structured(dict(sent.headers), sent.value or b"")))
+    jsonschema.validate(event, SCHEMA, cls=jsonschema.Draft202012Validator)
+    assert event["data"]["score"] == 41.5
+
+
+def test_the_schema_refuses_what_is_no_alert() -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"id": "x"}, SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+def test_alerts_of_the_first_format_are_valid() -> None:
+    lines = KEPT.read_text().splitlines()
+    assert lines
+    for line in lines:
+        jsonschema.validate(json.loads(line), SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+def test_ids_differ_by_transition_and_repeat_by_place() -> None:
+    assert alert().id == alert(score=99.0).id
+    assert len({alert(state=state).id for state in ("opened", "worsened", "resolved")}) == 3
