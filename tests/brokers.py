@@ -33,16 +33,22 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 """
+# All may do all, until an access rule names a topic or a group.
+_RIGHTS = """\
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
+"""
 
 
 class ApacheBroker:
-    """Started by `start`, ended by its own pid with `close`."""
+    """Answers when it is made, and is ended by its own pid with `close`; `rights`: it keeps access rules."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rights: bool = False) -> None:
         port = free_port()
         self.bootstrap_servers = f"127.0.0.1:{port}"
         properties = folder / "server.properties"
-        properties.write_text(_PROPERTIES.format(port=port, controller=free_port(), folder=folder))
+        text = _PROPERTIES.format(port=port, controller=free_port(), folder=folder)
+        properties.write_text(text + (_RIGHTS if rights else ""))
         classes = f"{os.environ['KAFKA_HOME']}/libs/*"
         java = ["java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classes]
         format_storage = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", "4L6g3nShT-eMCtK--X86sw"]

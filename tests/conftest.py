@@ -27,7 +27,7 @@ def apache_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an Apache Kafka broker."""
     if not os.environ.get("KAFKA_HOME"):
         pytest.skip(MISSING)
-    broker = ApacheBroker(tmp_path_factory.mktemp("kafka"))
+    broker = ApacheBroker(tmp_path_factory.mktemp("kafka"), rights=True)
     yield broker.bootstrap_servers
     broker.close()
 

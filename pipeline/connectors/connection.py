@@ -40,6 +40,19 @@ class GroupOptions:
     fetch_min_bytes: int = 1
     fetch_max_wait_ms: int = 100
 
+    def options(self) -> dict[str, Any]:
+        """Return what a consumer takes of this."""
+        return {
+            "group_id": self.group_id,
+            "group_instance_id": self.instance_id,
+            "session_timeout_ms": int(self.session_timeout_s * 1000),
+            "heartbeat_interval_ms": int(self.session_timeout_s * 1000 / 4),
+            "max_poll_interval_ms": int(self.max_poll_interval_s * 1000),
+            "max_poll_records": self.max_poll_records,
+            "fetch_min_bytes": self.fetch_min_bytes,
+            "fetch_max_wait_ms": self.fetch_max_wait_ms,
+        }
+
 
 @dataclass(frozen=True)
 class Topic:

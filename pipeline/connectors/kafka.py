@@ -28,7 +28,7 @@ from pipeline.connectors.connection import (
     Topic,
     require_fast_checksums,
 )
-from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
+from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, OffkeyError, RecordError, TransientError
 from pipeline.protocols import Assignment, Message, OffsetRange, PartitionRecords, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ _NO_MEMBER = (
     client_errors.UnknownMemberIdError,
 )
 _TOO_LARGE = (client_errors.MessageSizeTooLargeError, client_errors.RecordListTooLargeError)
+_READING = {"enable_auto_commit": False, "isolation_level": "read_committed", "allow_auto_create_topics": False}
 _LARGEST_REQUEST_BYTES = 64 * 1024 * 1024
 # The client refuses a record with neither key nor value, which Kafka allows; a key that serialises to none passes.
 _NO_KEY = object()
@@ -66,7 +67,14 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             for topic in topics:
                 self._cluster.topic(topic, "READ")
-            self._consumer = _member(connection, group)
+            with translated(f"Kafka at {connection.bootstrap_servers}"):
+                self._consumer = KafkaConsumer(
+                    **connection.options(),
+                    **group.options(),
+                    **_READING,
+                    auto_offset_reset="none",
+                    partition_assignment_strategy=[StickyPartitionAssignor],
+                )
             self._consumer.subscribe(topics=list(topics), listener=self)
         except BaseException:
             self._cluster.close()
@@ -175,56 +183,56 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             self._assigned -= {TopicPartition(*place) for place in revoked}
 
 
-def _member(connection: Connection, group: GroupOptions) -> KafkaConsumer:
-    with translated(f"Kafka at {connection.bootstrap_servers}"):
-        return KafkaConsumer(
-            **connection.options(),
-            group_id=group.group_id,
-            group_instance_id=group.instance_id,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            allow_auto_create_topics=False,
-            partition_assignment_strategy=[StickyPartitionAssignor],
-            session_timeout_ms=int(group.session_timeout_s * 1000),
-            heartbeat_interval_ms=int(group.session_timeout_s * 1000 / 4),
-            max_poll_interval_ms=int(group.max_poll_interval_s * 1000),
-            max_poll_records=group.max_poll_records,
-            fetch_min_bytes=group.fetch_min_bytes,
-            fetch_max_wait_ms=group.fetch_max_wait_ms,
-        )
-
-
 class KafkaPublisher:
     """Alerts and dead letters on their way out; see `pipeline.protocols.Publisher`."""
 
     def __init__(self, connection: Connection, delivery_timeout_s: float = 30.0) -> None:
         require_fast_checksums()
-        self._connection = connection
+        self._connection, self._delivery_timeout_s = connection, delivery_timeout_s
         self._sent: list[tuple[Message, Any]] = []
-        with translated(f"Kafka at {connection.bootstrap_servers}"):
-            self._producer = KafkaProducer(
-                **connection.options(),
-                acks="all",
-                max_request_size=_LARGEST_REQUEST_BYTES,
-                delivery_timeout_ms=int(max(delivery_timeout_s, 11) * 1000),
-                max_block_ms=REQUEST_TIMEOUT_MS,
-                allow_auto_create_topics=False,
-                key_serializer=SerializeWrapper(lambda key: None if key is _NO_KEY else key),
-            )
+        self._producer: KafkaProducer | None = self._new_producer()
 
     def send(self, message: Message) -> None:
         key = _NO_KEY if message.key is None and message.value is None else message.key
         # Kafka allows a header without a value, which the client reads but does not write: it goes out empty.
         headers = [(name, b"" if value is None else value) for name, value in message.headers]
         with self._delivering(message):
+            if self._producer is None:
+                self._producer = self._new_producer()
             future = self._producer.send(message.topic, value=message.value, key=key, headers=headers)
         self._sent.append((message, future))
 
     def flush(self, timeout_s: float) -> None:
         sent, self._sent = self._sent, []
+        if self._producer is None:
+            return
         try:
-            self._producer.flush(timeout=timeout_s)
+            self._confirm(self._producer, sent, timeout_s)
+        except OffkeyError:
+            # A producer that lost a message may refuse all that follow, to keep their order: begin with a new one.
+            self._producer.close(timeout=0)
+            self._producer = None
+            raise
+
+    def close(self) -> None:
+        if self._producer is not None:
+            self._producer.close(timeout=5)
+
+    def _new_producer(self) -> KafkaProducer:
+        with translated(f"Kafka at {self._connection.bootstrap_servers}"):
+            return KafkaProducer(
+                **self._connection.options(),
+                acks="all",
+                max_request_size=_LARGEST_REQUEST_BYTES,
+                delivery_timeout_ms=int(max(self._delivery_timeout_s, 11) * 1000),
+                max_block_ms=REQUEST_TIMEOUT_MS,
+                allow_auto_create_topics=False,
+                key_serializer=SerializeWrapper(lambda key: None if key is _NO_KEY else key),
+            )
+
+    def _confirm(self, producer: KafkaProducer, sent: Sequence[tuple[Message, Any]], timeout_s: float) -> None:
+        try:
+            producer.flush(timeout=timeout_s)
         except client_errors.KafkaTimeoutError as error:
             for topic in {message.topic for message, _ in sent}:
                 self._require_topic(topic)
@@ -235,9 +243,6 @@ class KafkaPublisher:
         for message, future in sent:
             with self._delivering(message):
                 future.get(timeout=0)
-
-    def close(self) -> None:
-        self._producer.close(timeout=5)
 
     @contextmanager
     def _delivering(self, message: Message) -> Iterator[None]:
@@ -262,7 +267,7 @@ class KafkaPublisher:
             ) from error
         except (client_errors.KafkaError, OSError, ValueError) as error:
             # ValueError: the client forgot the topic between its look-up and the choice of a partition.
-            raise DeliveryError(f"{about}not confirmed by topic {topic} ({error or type(error).__name__})") from error
+            raise DeliveryError(f"{about}not confirmed by topic {topic} ({error!r})") from error
 
     def _require_topic(self, topic: str) -> None:
         """Tell a topic that is gone from a broker that is: the client waits out its deadline in both cases."""
@@ -344,13 +349,7 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
         places = [ClientPartition(topic, number) for number in range(cluster.topic(topic, "READ").partitions)]
     with translated(f"topic {topic}"):
         consumer = KafkaConsumer(
-            **connection.options(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            allow_auto_create_topics=False,
-            max_poll_records=4000,
+            **connection.options(), **_READING, group_id=None, auto_offset_reset="earliest", max_poll_records=4000
         )
     try:
         with translated(f"topic {topic}"):
@@ -367,7 +366,7 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
                 yield PartitionRecords(TopicPartition(*place), records)
             reached = {place for place in left if consumer.position(place) >= end[place]}
             if not polled and not reached:
-                raise TransientError(f"topic {topic}: no records came for {REQUEST_TIMEOUT_MS / 1000:g} s; try again")
+                raise TransientError(f"topic {topic}: no records for {REQUEST_TIMEOUT_MS / 1000:g} s; try again")
             left -= reached
     finally:
         consumer.close()

@@ -1,0 +1,49 @@
+"""One suite for `Publisher`: on the twin, on the embedded broker, on Apache Kafka."""
+
+import pytest
+
+from pipeline.errors import ConfigError, RecordError
+from pipeline.protocols import Message, Publisher
+from tests.contracts.worlds import World
+
+# The embedded broker makes topics of any name and takes records of any size.
+STRICT = pytest.mark.parametrize("world", ["twin", "apache"], indirect=True)
+
+
+def publish(publisher: Publisher, message: Message) -> None:
+    publisher.send(message)
+    publisher.flush(20)
+
+
+def test_messages_keep_their_order(world: World) -> None:
+    world.produce(300)
+    assert [record.value for record in world.read_all(300)] == [b"v%d" % number for number in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(None, b"\xff\x00"), (b"key", None), (b"", b""), (None, None), (None, b"")]
+)
+def test_nulls_and_empty_bytes_stay_what_they_are(world: World, key: bytes | None, value: bytes | None) -> None:
+    publish(world.new_publisher(), Message(world.topic, key, value, [("h", b"\x01"), ("h", b"")]))
+    (record,) = world.read_all(1)
+    assert (record.key, record.value) == (key, value)
+    assert [tuple(header) for header in record.headers] == [("h", b"\x01"), ("h", b"")]
+
+
+def test_a_flush_with_nothing_sent_returns(world: World) -> None:
+    world.new_publisher().flush(1)
+
+
+@STRICT
+def test_a_topic_that_is_not_there_is_a_config_error(world: World) -> None:
+    with pytest.raises(ConfigError, match="topic never-made is not there"):
+        publish(world.new_publisher(), Message("never-made", b"k", b"v"))
+
+
+@STRICT
+def test_a_record_too_large_for_its_topic_is_named(world: World) -> None:
+    publisher = world.new_publisher()
+    with pytest.raises(RecordError, match="in/0@7: 5000000 bytes are more than topic"):
+        publish(publisher, Message(world.alerts, None, b"x" * 5_000_000, origin="in/0@7"))
+    publish(publisher, Message(world.topic, b"k", b"the next one"))
+    assert [record.value for record in world.read_all(1)] == [b"the next one"]

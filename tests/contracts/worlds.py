@@ -1,0 +1,113 @@
+"""A world for a test: a broker of one kind, two topics of the test's own, and what the test opens on them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.connectors.connection import Connection, GroupOptions
+from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
+from pipeline.connectors.memory import MemoryBroker, MemoryPublisher, MemorySource
+from pipeline.protocols import Message, PartitionRecords, Publisher, Source, TopicPartition
+
+_DEADLINE_S = 40.0
+
+
+@dataclass
+class World:
+    """A broker, whatever it is, with two topics of this test's own."""
+
+    kind: str
+    topic: str
+    alerts: str
+    source: Callable[[], Source]
+    publisher: Callable[[], Publisher]
+    opened: list[Any] = field(default_factory=list)
+
+    def new_source(self) -> Source:
+        self.opened.append(self.source())
+        source: Source = self.opened[-1]
+        return source
+
+    def new_publisher(self) -> Publisher:
+        self.opened.append(self.publisher())
+        publisher: Publisher = self.opened[-1]
+        return publisher
+
+    def produce(self, count: int, first: int = 0) -> None:
+        publisher = self.new_publisher()
+        for number in range(first, first + count):
+            publisher.send(Message(self.topic, b"k%d" % (number % 5), b"v%d" % number, [("n", b"%d" % number)]))
+        publisher.flush(20)
+
+    def read_all(self, count: int) -> list[Any]:
+        """Read the topic's first records, from its one partition."""
+        source = self.new_source()
+        source.start(gain(source), 0)
+        return read(source, count)
+
+    def close(self) -> None:
+        for opened in self.opened:
+            opened.close()
+
+
+def in_memory(unique: Callable[[str], str], partitions: int) -> World:
+    broker, topic, alerts = MemoryBroker(), unique("in"), unique("alerts")
+    broker.create_topic(topic, partitions)
+    broker.create_topic(alerts, 1)
+    return World("twin", topic, alerts, lambda: MemorySource(broker, [topic], 100), lambda: MemoryPublisher(broker))
+
+
+def on_kafka(kind: str, address: str, unique: Callable[[str], str], partitions: int) -> World:
+    connection, topic, alerts = Connection(address), unique("in"), unique("alerts")
+    cluster = KafkaCluster(connection)
+    cluster.create_topics({topic: partitions, alerts: 1})
+    cluster.close()
+    options = GroupOptions(unique("group"), session_timeout_s=6, max_poll_interval_s=6, max_poll_records=100)
+    return World(
+        kind,
+        topic,
+        alerts,
+        lambda: KafkaSource(connection, options, [topic]),
+        lambda: KafkaPublisher(connection, 15),
+    )
+
+
+def gain(source: Source) -> TopicPartition:
+    """Poll until the one partition is gained; nothing may be delivered before it is started."""
+    (place,) = gain_all(source, 1)
+    return place
+
+
+def gain_all(source: Source, count: int) -> list[TopicPartition]:
+    """Poll until so many partitions are gained; nothing may be delivered before they are started."""
+    gained: set[TopicPartition] = set()
+    deadline_s = time.monotonic() + _DEADLINE_S
+    while time.monotonic() < deadline_s:
+        change = source.assignment()
+        gained = (gained - change.lost) | change.gained
+        if len(gained) >= count:
+            return sorted(gained)
+        assert not source.poll(0.2)
+    raise AssertionError(f"{len(gained)} partitions were assigned, not {count}")
+
+
+def read(source: Source, count: int) -> list[Any]:
+    """Poll until so many records have come."""
+    records: list[Any] = []
+    deadline_s = time.monotonic() + _DEADLINE_S
+    while len(records) < count and time.monotonic() < deadline_s:
+        for arrived in source.poll(0.2):
+            assert isinstance(arrived, PartitionRecords)
+            assert arrived.next_offset == arrived.records[-1].offset + 1
+            records += arrived.records
+    return records
+
+
+def poll_until(source: Source, happened: Callable[[], bool], other: Source) -> None:
+    """Poll two members in turn until something has happened."""
+    deadline_s = time.monotonic() + _DEADLINE_S
+    while not happened():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        source.poll(0.1)
+        other.poll(0.1)
