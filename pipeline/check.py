@@ -37,7 +37,7 @@ def check_all(
     open_storage: Callable[[Settings], "ObjectStorage"],
 ) -> list[Row]:
     """Ask everything; return the answers in order."""
-    rows = [Row("ok", "configuration", f"{len(settings.streams)} streams")]
+    rows = [Row("ok", "configuration", f"streams: {', '.join(settings.streams)}")]
     storage = _storage_row(settings, open_storage)
     rows.append(storage)
     try:
@@ -79,7 +79,7 @@ def _output_rows(settings: Settings, cluster: "KafkaCluster") -> Iterator[Row]:
         except OffkeyError as error:
             yield _wrong(f"topic of {what}", error)
         else:
-            yield Row("ok", f"topic of {what}", f"{topic}, {found.partitions} partitions")
+            yield Row("ok", f"topic of {what}", f"{topic}, partitions: {found.partitions}")
 
 
 def _stream_rows(
@@ -94,7 +94,7 @@ def _stream_rows(
     except OffkeyError as error:
         yield _wrong(f"{name}: topic", error)
         return
-    yield Row("ok", f"{name}: topic", f"{stream.topic}, {topic.partitions} partitions")
+    yield Row("ok", f"{name}: topic", f"{stream.topic}, partitions: {topic.partitions}")
     yield from _size_rows(settings, name, stream, cluster)
     try:
         yield from _sample_rows(name, stream, connect(settings))

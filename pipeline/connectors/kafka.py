@@ -259,6 +259,8 @@ class KafkaPublisher:
             raise ConfigError(f"{about}no right to write to topic {topic}; grant it to this user") from error
         except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
             raise ConfigError(f"{about}topic {topic} is not there; create it or set it under `topics`") from error
+        except TransientError as error:
+            raise DeliveryError(f"{about}not sent: {error}") from error
         except client_errors.KafkaTimeoutError as error:
             self._require_topic(topic)
             raise DeliveryError(
