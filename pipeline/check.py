@@ -6,17 +6,14 @@ Each question is asked as far as the one before allows: a topic that is not ther
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from pipeline.config import Settings, StreamSettings
 from pipeline.errors import OffkeyError
-
-if TYPE_CHECKING:
-    from pipeline.connectors.connection import Connection
-    from pipeline.connectors.kafka import KafkaCluster
-    from pipeline.connectors.storage import ObjectStorage
+from pipeline.protocols import PartitionRecords, Registry
 
 _SAMPLE_RECORDS = 2_000
 
@@ -31,37 +28,61 @@ class Row:
     remedy: str = ""
 
 
-def check_all(
-    settings: Settings,
-    connect: Callable[[Settings], "Connection"],
-    open_storage: Callable[[Settings], "ObjectStorage"],
-) -> list[Row]:
+class Storage(Protocol):
+    """What is asked of storage; see `pipeline.connectors.storage`."""
+
+    def get(self, name: str) -> bytes | None: ...
+    def put(self, name: str, content: bytes) -> None: ...
+    def delete(self, name: str) -> None: ...
+
+
+class TopicFacts(Protocol):
+    @property
+    def partitions(self) -> int: ...
+
+
+class Cluster(Protocol):
+    """What is asked of a cluster; see `pipeline.connectors.kafka`."""
+
+    def topic(self, name: str, right: Literal["READ", "WRITE"] | None = None) -> TopicFacts: ...
+    def setting(self, topic: str, name: str) -> str | None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outside:
+    """How to open each part of the outside world."""
+
+    storage: Callable[[], Storage]
+    registry: Callable[[], Registry]
+    cluster: Callable[[], Cluster]
+    history: Callable[[str, int], Iterator[PartitionRecords]]
+    """(topic, most records) -> its newest records."""
+
+
+def check_all(settings: Settings, outside: Outside) -> list[Row]:
     """Ask everything; return the answers in order."""
     rows = [Row("ok", "configuration", f"streams: {', '.join(settings.streams)}")]
-    storage = _storage_row(settings, open_storage)
+    storage = _storage_row(settings, outside)
     rows.append(storage)
     try:
-        from pipeline.connectors.kafka import KafkaCluster
-
-        cluster = KafkaCluster(connect(settings))
+        cluster = outside.cluster()
     except OffkeyError as error:
         return [*rows, _wrong("broker", error)]
-    try:
+    with closing(cluster):
         rows.append(Row("ok", "broker", settings.kafka.bootstrap_servers))
         rows += _output_rows(settings, cluster)
         for name, stream in settings.streams.items():
-            rows += _stream_rows(settings, name, stream, cluster, connect)
+            rows += _stream_rows(settings, name, stream, cluster, outside)
             if storage.verdict == "ok":
-                rows.append(_model_row(name, stream, open_storage(settings)))
-    finally:
-        cluster.close()
+                rows.append(_model_row(name, stream, outside))
     return rows
 
 
-def _storage_row(settings: Settings, open_storage: Callable[[Settings], "ObjectStorage"]) -> Row:
+def _storage_row(settings: Settings, outside: Outside) -> Row:
     probe = f"checks/{uuid.uuid4().hex}"
     try:
-        storage = open_storage(settings)
+        storage = outside.storage()
         storage.put(probe, b"offkey")
         written = storage.get(probe)
         storage.delete(probe)
@@ -72,10 +93,10 @@ def _storage_row(settings: Settings, open_storage: Callable[[Settings], "ObjectS
     return Row("ok", "storage", f"{settings.storage} can be written and read")
 
 
-def _output_rows(settings: Settings, cluster: "KafkaCluster") -> Iterator[Row]:
+def _output_rows(settings: Settings, cluster: Cluster) -> Iterator[Row]:
     for what, topic in (("alerts", settings.topics.alerts), ("dead letters", settings.topics.dead_letters)):
         try:
-            found = cluster.topic(topic)
+            found = cluster.topic(topic, "WRITE")
         except OffkeyError as error:
             yield _wrong(f"topic of {what}", error)
         else:
@@ -86,23 +107,23 @@ def _stream_rows(
     settings: Settings,
     name: str,
     stream: StreamSettings,
-    cluster: "KafkaCluster",
-    connect: Callable[[Settings], "Connection"],
+    cluster: Cluster,
+    outside: Outside,
 ) -> Iterator[Row]:
     try:
-        topic = cluster.topic(stream.topic)
+        topic = cluster.topic(stream.topic, "READ")
     except OffkeyError as error:
         yield _wrong(f"{name}: topic", error)
         return
     yield Row("ok", f"{name}: topic", f"{stream.topic}, partitions: {topic.partitions}")
     yield from _size_rows(settings, name, stream, cluster)
     try:
-        yield from _sample_rows(name, stream, connect(settings))
+        yield from _sample_rows(name, stream, outside)
     except OffkeyError as error:
         yield _wrong(f"{name}: records", error)
 
 
-def _size_rows(settings: Settings, name: str, stream: StreamSettings, cluster: "KafkaCluster") -> Iterator[Row]:
+def _size_rows(settings: Settings, name: str, stream: StreamSettings, cluster: Cluster) -> Iterator[Row]:
     setting, dead_letters = "max.message.bytes", settings.topics.dead_letters
     taken, written = cluster.setting(stream.topic, setting), cluster.setting(dead_letters, setting)
     if taken is not None and written is not None and int(taken) > int(written):
@@ -114,11 +135,10 @@ def _size_rows(settings: Settings, name: str, stream: StreamSettings, cluster: "
         )
 
 
-def _sample_rows(name: str, stream: StreamSettings, connection: "Connection") -> Iterator[Row]:
-    from pipeline.connectors.kafka import history
+def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterator[Row]:
     from pipeline.fields import decoder_of, features_of
 
-    sample = list(islice(history(connection, stream.topic, _SAMPLE_RECORDS), 64))
+    sample = list(islice(outside.history(stream.topic, _SAMPLE_RECORDS), 64))
     read = sum(len(records.records) for records in sample)
     if not read:
         yield Row("warning", f"{name}: records", "the topic is empty", "produce some, then train")
@@ -155,12 +175,11 @@ def _sample_rows(name: str, stream: StreamSettings, connection: "Connection") ->
         )
 
 
-def _model_row(name: str, stream: StreamSettings, storage: "ObjectStorage") -> Row:
-    from pipeline.connectors.registry import StoredRegistry
+def _model_row(name: str, stream: StreamSettings, outside: Outside) -> Row:
     from pipeline.lanes import load_champion
 
     try:
-        detector, version = load_champion(name, stream, StoredRegistry(storage))
+        detector, version = load_champion(name, stream, outside.registry())
     except OffkeyError as error:
         return _wrong(f"{name}: model", error)
     return Row("ok", f"{name}: model", f"{version}, {detector.view.config.architecture}")

@@ -94,10 +94,20 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.check import check_all
+    from pipeline.check import Outside, check_all
     from pipeline.config import load_settings
+    from pipeline.connectors.kafka import KafkaCluster, history
+    from pipeline.connectors.registry import StoredRegistry
 
-    rows = check_all(load_settings(config), _connection, _storage)
+    settings = load_settings(config)
+    connection = _connection(settings)
+    outside = Outside(
+        storage=lambda: _storage(settings),
+        registry=lambda: StoredRegistry(_storage(settings)),
+        cluster=lambda: KafkaCluster(connection),
+        history=lambda topic, most: history(connection, topic, most),
+    )
+    rows = check_all(settings, outside)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:

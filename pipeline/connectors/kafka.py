@@ -210,13 +210,13 @@ class KafkaPublisher:
             self._confirm(self._producer, sent, timeout_s)
         except OffkeyError:
             # A producer that lost a message may refuse all that follow, to keep their order: begin with a new one.
-            self._producer.close(timeout=0)
+            _end(self._producer, 0)
             self._producer = None
             raise
 
     def close(self) -> None:
         if self._producer is not None:
-            self._producer.close(timeout=5)
+            _end(self._producer, 5)
 
     def _new_producer(self) -> KafkaProducer:
         with translated(f"Kafka at {self._connection.bootstrap_servers}"):
@@ -272,21 +272,26 @@ class KafkaPublisher:
             raise DeliveryError(f"{about}not confirmed by topic {topic} ({error!r})") from error
 
     def _require_topic(self, topic: str) -> None:
-        """Tell a topic that is gone from a broker that is: the client waits out its deadline in both cases."""
+        """Tell a topic that is gone from a broker that is, which the caller reports: both only time out."""
         quick = replace(self._connection, connect_timeout_s=2.0)
-        # A broker that does not answer is the caller's to report.
         with suppress(TransientError), closing(KafkaCluster(quick)) as cluster:
             cluster.topic(topic, "WRITE")
+
+
+def _end(producer: KafkaProducer, timeout_s: float) -> None:
+    try:
+        producer.close(timeout=timeout_s)
+    except client_errors.KafkaTimeoutError:
+        # With messages unsent, the client's `close` gives up before it has closed anything: abort them first.
+        producer._sender.force_close()
+        producer.close(timeout=5)
 
 
 class KafkaCluster:
     """Questions about topics."""
 
     def __init__(self, connection: Connection) -> None:
-        """Raises:
-        TransientError: the broker does not answer.
-        """
-        self._connection = connection
+        """Connect; raises TransientError where the broker does not answer."""
         with translated(f"Kafka at {connection.bootstrap_servers}"):
             self._admin = KafkaAdminClient(**connection.options())
 
@@ -313,14 +318,11 @@ class KafkaCluster:
     def create_topics(self, partitions: Mapping[str, int]) -> None:
         """Create topics with so many partitions; those there are kept."""
         with translated("creation of topics"):
-            there = set(self._admin.list_topics())
-            new = {
-                name: {"num_partitions": n, "replication_factor": 1}
-                for name, n in partitions.items()
-                if name not in there
-            }
+            new = sorted(partitions.keys() - set(self._admin.list_topics()))
             if new:
-                self._admin.create_topics(new)
+                self._admin.create_topics(
+                    {name: {"num_partitions": partitions[name], "replication_factor": 1} for name in new}
+                )
 
     def setting(self, topic: str, name: str) -> str | None:
         """Return a topic's setting, or None where the broker does not tell."""

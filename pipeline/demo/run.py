@@ -135,7 +135,7 @@ class Demo:
                 trained = json.loads(line)
                 self._screen.done(
                     f"{trained['stream']}: {trained['architecture']} autoencoder of "
-                    f"{len(trained['features'])} features trained on {trained['records']:,} records"
+                    f"{_count(len(trained['features']), 'feature')}, trained on {trained['records']:,} records"
                 )
                 waiting.remove(trained["stream"])
                 if waiting:
@@ -310,3 +310,7 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,5 +1,6 @@
 """One suite for `Checkpoints`: on the twin and on a folder."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import safetensors.numpy
 
 from pipeline.connectors.checkpoints import StoredCheckpoints, decode, encode
 from pipeline.connectors.memory import MemoryCheckpoints
@@ -94,9 +96,61 @@ def test_a_damaged_one_is_refused_loudly_and_the_one_before_is_taken(
     assert newest in caplog.text
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(2, 3).T,
+        np.asfortranarray(np.arange(24, dtype=np.float32).reshape(2, 3, 4)),
+        np.arange(20, dtype=np.int16)[::3],
+        np.arange(12).reshape(3, 4)[:, 1:3],
+        np.arange(3)[::-1],
+        np.broadcast_to(np.float64(0.1), (2, 2)),
+        np.array(7, np.uint64),
+        np.array([True, False]),
+        np.array([np.nan, -0.0, np.inf], np.float16),
+        np.arange(3, dtype=">i4"),
+    ],
+)
+def test_an_array_comes_back_however_it_lies_in_memory(
+    checkpoints: Checkpoints, array: npt.NDArray[np.generic]
+) -> None:
+    checkpoints.write(Checkpoint("machines", PLACE, "t1", 1, "v1", "any", {"array": array}))
+    found = checkpoints.newest("machines", PLACE, 1)
+    assert found is not None
+    np.testing.assert_array_equal(found.arrays["array"], array)
+    assert found.arrays["array"].dtype == array.dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"no header", safetensors.numpy.save({"a": np.ones(1)}, {"other": "format"})]
+)
+def test_another_format_is_refused(body: bytes) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint of a known format"):
+        decode(hashlib.sha256(body).digest() + body)
+
+
+def test_another_version_of_the_format_is_refused() -> None:
+    body = encode(at(10))[32:].replace(b'version\\": 1', b'version\\": 9')
+    with pytest.raises(CheckpointError, match=r"format offkey\.checkpoint 9 is not 1"):
+        decode(hashlib.sha256(body).digest() + body)
+
+
+def test_a_foreign_object_is_reported_and_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage = ObjectStorage(tmp_path.as_uri())
+    checkpoints = StoredCheckpoints(storage)
+    storage.put("checkpoints/machines/metrics/3/notes.txt", b"mine")
+    for offset in range(5):
+        checkpoints.write(at(offset))
+    found = checkpoints.newest("machines", PLACE, 99)
+    assert found is not None
+    assert found.next_offset == 4
+    assert storage.get("checkpoints/machines/metrics/3/notes.txt") == b"mine"
+    assert "notes.txt is no checkpoint" in caplog.text
+
+
 def test_every_byte_counts() -> None:
     content = encode(at(10))
-    for place in range(0, len(content), 7):
+    for place in range(len(content)):
         with pytest.raises(CheckpointError):
             decode(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
 

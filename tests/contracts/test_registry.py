@@ -1,5 +1,6 @@
 """One suite for `Registry`: on the twin and on a folder."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from pipeline.connectors.memory import MemoryRegistry
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.errors import ConfigError, RegistryError
+from pipeline.errors import RegistryError
 from pipeline.protocols import ModelVersion, Promotion, Registry
 
 
@@ -45,6 +46,27 @@ def test_the_log_keeps_its_order_and_each_number_is_won_once(registry: Registry)
     assert list(registry.promotions("others")) == []
 
 
+def test_of_two_who_promote_the_same_number_one_wins(tmp_path: Path) -> None:
+    registries = [StoredRegistry(ObjectStorage(tmp_path.as_uri())) for _ in range(2)]
+    together, refused = threading.Barrier(2), []
+
+    def promote(registry: StoredRegistry, version: str) -> None:
+        together.wait(10)
+        try:
+            registry.promote("machines", Promotion(1, version, 1, "race"))
+        except RegistryError:
+            refused.append(version)
+
+    threads = [threading.Thread(target=promote, args=each) for each in zip(registries, ("a", "b"), strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    (promotion,) = registries[0].promotions("machines")
+    assert {promotion.version, *refused} == {"a", "b"}
+    assert len(refused) == 1
+
+
 def test_a_version_without_its_manifest_is_not_there(tmp_path: Path) -> None:
     storage = ObjectStorage(tmp_path.as_uri())
     storage.put("models/machines/versions/v1/model.safetensors", b"half")
@@ -59,9 +81,3 @@ def test_a_damaged_promotion_is_named(tmp_path: Path) -> None:
     storage.put("models/machines/promotions/00000001.json", b"{")
     with pytest.raises(RegistryError, match=r"00000001\.json: damaged promotion"):
         StoredRegistry(storage).promotions("machines")
-
-
-def test_storage_that_cannot_be_opened_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(ConfigError, match="cannot be opened"):
-        ObjectStorage((tmp_path / "file" / "sub").as_uri())
