@@ -247,7 +247,7 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
     cluster = KafkaCluster(connection)
     with contextlib.closing(cluster):
         for topic in (settings.topics.alerts, settings.topics.dead_letters):
-            cluster.topic(topic)
+            cluster.topic(topic, "WRITE")
     group = GroupOptions(
         kafka.group_id,
         kafka.instance_id,

@@ -146,8 +146,13 @@ class Worker:
         return sum(len(records.records) for records in polled)
 
     def checkpoint(self) -> None:
-        """Write the state of every partition that has moved since its last checkpoint."""
+        """Write the state of every partition that has moved since its last checkpoint.
+
+        State of a topic that was made anew under our feet is thrown away instead.
+        """
         with _measure("checkpoint"):
+            ids = {topic: self.source.topic_id(topic) for topic in {place.topic for place in self._progress}}
+            self._forget([place for place, at in self._progress.items() if at.topic_id != ids[place.topic]])
             for partition, progress in self._progress.items():
                 if progress.checkpointed < progress.next_offset and progress.next_offset >= progress.publish_from:
                     self._write_checkpoint(partition, progress)
@@ -175,28 +180,21 @@ class Worker:
         lane = self._lane_of[partition.topic]
         committed, held = self.source.committed(partition), self.source.offsets(partition)
         topic_id = self.source.topic_id(partition.topic)
-        if committed is None or not held.begin <= committed <= held.end:
-            start = self._first_offset(lane, partition, committed, held)
-            logger.info("%s/%d: begins at offset %d, nothing to restore", *partition, start)
-        else:
-            start = committed
+        place = f"{partition.topic}/{partition.partition}"
+        checkpoint = None
+        if committed is not None:
             checkpoint = self.checkpoints.newest(lane.name, partition, committed)
-            unusable = _why_unusable(checkpoint, topic_id, lane.pipeline.shape, held)
+        gap = _why_not_there(committed, held, checkpoint, topic_id)
+        if committed is None or gap is not None:
+            start = self._first_offset(lane, place, gap, held)
+            metrics.OFFSET_GAPS.labels(lane.name).inc(max(held.begin - (committed or held.begin), 0))
+        else:
+            unusable = _why_unusable(checkpoint, lane.pipeline.shape, held)
             if checkpoint is not None and unusable is None:
-                lane.pipeline.restore(partition, checkpoint.arrays)
-                self.source.start(partition, checkpoint.next_offset)
-                self._progress[partition] = _Progress(
-                    checkpoint.next_offset, committed, checkpoint.next_offset, topic_id
-                )
-                metrics.RESTORED.labels(lane.name, "checkpoint").inc()
-                logger.info(
-                    "%s/%d: restored at offset %d, replays to %d",
-                    *partition,
-                    checkpoint.next_offset,
-                    committed,
-                )
+                self._restore(lane, partition, checkpoint, committed)
                 return
-            logger.warning("%s/%d: begins at offset %d without state: %s", *partition, start, unusable)
+            logger.warning("%s: begins at offset %d without state: %s", place, committed, unusable)
+            start = committed
         lane.pipeline.restore(partition, {})
         progress = _Progress(start, start, start, topic_id)
         self._write_checkpoint(partition, progress)
@@ -206,22 +204,28 @@ class Worker:
         self._progress[partition] = progress
         metrics.RESTORED.labels(lane.name, "cold").inc()
 
-    def _first_offset(self, lane: Lane, partition: TopicPartition, committed: int | None, held: OffsetRange) -> int:
-        """Choose where to begin without a usable committed offset; a gap is counted, never skipped in silence."""
-        if committed is not None:
-            gap = f"committed offset {committed} is not among those held, {held.begin} to {held.end}"
-            metrics.OFFSET_GAPS.labels(lane.name).inc(max(held.begin - committed, 0))
-        else:
-            gap = "the group has no committed offset"
-        place = f"{partition.topic}/{partition.partition}"
+    def _restore(self, lane: Lane, partition: TopicPartition, checkpoint: Checkpoint, committed: int) -> None:
+        lane.pipeline.restore(partition, checkpoint.arrays)
+        self.source.start(partition, checkpoint.next_offset)
+        self._progress[partition] = _Progress(
+            checkpoint.next_offset, committed, checkpoint.next_offset, checkpoint.topic_id
+        )
+        metrics.RESTORED.labels(lane.name, "checkpoint").inc()
+        logger.info("%s/%d: restored at offset %d, replays to %d", *partition, checkpoint.next_offset, committed)
+
+    def _first_offset(self, lane: Lane, place: str, gap: str | None, held: OffsetRange) -> int:
+        """Choose where to begin without a usable committed offset; a gap is said, never skipped in silence."""
         if lane.start == "fail":
             raise ConfigError(
-                f"{place}: {gap}, and streams.{lane.name}.start is `fail`; "
+                f"{place}: {gap or 'the group has no committed offset'}, and streams.{lane.name}.start is `fail`; "
                 "set it to `earliest` or `latest`, or commit an offset for the group"
             )
-        if committed is not None:
-            logger.error("%s: %s; beginning at the %s one", place, gap, lane.start)
-        return held.begin if lane.start == "earliest" else held.end
+        start = held.begin if lane.start == "earliest" else held.end
+        if gap is not None:
+            logger.error("%s: %s; beginning at the %s one, %d", place, gap, lane.start, start)
+        else:
+            logger.info("%s: begins at offset %d, nothing to restore", place, start)
+        return start
 
     def _score(self, polled: Sequence[PartitionRecords]) -> list[tuple[Lane, Outcome]]:
         outcomes: list[tuple[Lane, Outcome]] = []
@@ -349,11 +353,22 @@ def quiet_collector() -> None:
     gc.set_threshold(100_000, 50, 50)
 
 
-def _why_unusable(checkpoint: Checkpoint | None, topic_id: str, shape: str, held: OffsetRange) -> str | None:
+def _why_not_there(
+    committed: int | None, held: OffsetRange, checkpoint: Checkpoint | None, topic_id: str
+) -> str | None:
+    """Say why the records behind a committed offset are not the ones that it counted."""
+    if committed is None:
+        return None
+    if checkpoint is not None and checkpoint.topic_id != topic_id:
+        return f"the topic was made anew, committed offset {committed} is of the earlier one"
+    if not held.begin <= committed <= held.end:
+        return f"committed offset {committed} is not among those held, {held.begin} to {held.end}"
+    return None
+
+
+def _why_unusable(checkpoint: Checkpoint | None, shape: str, held: OffsetRange) -> str | None:
     if checkpoint is None:
         return "there is no checkpoint at or below the committed offset"
-    if checkpoint.topic_id != topic_id:
-        return "the checkpoint is of an earlier topic of the same name"
     if checkpoint.shape != shape:
         return f"the checkpoint was made for {checkpoint.shape}, the model now has {shape}"
     if checkpoint.next_offset < held.begin:

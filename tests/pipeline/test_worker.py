@@ -255,7 +255,7 @@ def test_start_fail_refuses() -> None:
         bench.worker(series=SERIES.model_copy(update={"start": "fail"})).step()
 
 
-def test_state_of_a_topic_made_anew_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_topic_made_anew_begins_again_by_its_start(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(partitions=1)
     bench.fill(series_payloads(40))
     first = bench.worker()
@@ -264,8 +264,27 @@ def test_state_of_a_topic_made_anew_is_not_taken(caplog: pytest.LogCaptureFixtur
     bench.broker.members.clear()
     bench.broker.create_topic("metrics", 1)
     bench.fill(series_payloads(45))
-    bench.worker().step()
-    assert "the checkpoint is of an earlier topic of the same name" in caplog.text
+    second = bench.worker()
+    drain(second)
+    assert (
+        "the topic was made anew, committed offset 160 is of the earlier one; beginning at the earliest"
+        in caplog.text
+    )
+    assert bench.broker.committed[TopicPartition("metrics", 0)] == 180
+    assert second.lanes[0].pipeline.series_held == 4
+
+
+def test_a_topic_made_anew_under_a_running_worker_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(partitions=1)
+    bench.fill(series_payloads(20))
+    worker = bench.worker()
+    drain(worker)
+    bench.broker.create_topic("metrics", 1)
+    bench.fill(series_payloads(30))
+    worker.checkpoint()
+    drain(worker)
+    assert "the topic was made anew" in caplog.text
+    assert bench.broker.committed[TopicPartition("metrics", 0)] == 120
 
 
 def test_run_checkpoints_at_the_end() -> None:
