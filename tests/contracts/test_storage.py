@@ -1,7 +1,10 @@
 """Objects on a folder, and what is said where storage cannot be used."""
 
 import os
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,12 +72,24 @@ def test_storage_that_cannot_be_opened_says_what_to_do(tmp_path: Path) -> None:
         ObjectStorage((tmp_path / "file" / "sub").as_uri())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; run as another user")
-def test_no_right_to_write_is_a_config_error(tmp_path: Path) -> None:
-    storage = ObjectStorage(tmp_path.as_uri())
-    tmp_path.chmod(0o500)
-    with pytest.raises(ConfigError, match="no right to write x"):
-        storage.put("x", b"")
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Root may write everywhere: be another user for the length of a test."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_no_right_to_write_is_a_config_error() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users.
+        storage = ObjectStorage(Path(folder).as_uri())
+        Path(folder).chmod(0o555)
+        with nobody(), pytest.raises(ConfigError, match="no right to write x"):
+            storage.put("x", b"")
 
 
 def test_an_object_store_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
