@@ -23,6 +23,11 @@ from pipeline.errors import ConfigError, TransientError
 _RETRY = timedelta(seconds=10)
 
 
+_NO_RIGHT = (PermissionDeniedError, UnauthenticatedError, PermissionError)
+_NO_RIGHT_CODES = ("(os error 13)", "(os error 30)")
+"""No permission, read-only: on a folder the library calls them generic."""
+
+
 class ObjectStorage:
     """Whole objects: each write is seen complete or not at all."""
 
@@ -87,13 +92,14 @@ class ObjectStorage:
             yield
         except (FileNotFoundError, AlreadyExistsError):
             raise
-        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            raise ConfigError(
-                f"storage {self.url}: no right to {verb} {name} ({_first_line(error)}); grant it or set `storage`"
-            ) from error
         except (BaseError, OSError) as error:
+            about = _first_line(error)
+            if isinstance(error, _NO_RIGHT) or any(code in about for code in _NO_RIGHT_CODES):
+                raise ConfigError(
+                    f"storage {self.url}: no right to {verb} {name} ({about}); grant it or set `storage`"
+                ) from error
             raise TransientError(
-                f"storage {self.url}: cannot {verb} {name} ({_first_line(error)}); is it there, and not full?"
+                f"storage {self.url}: cannot {verb} {name} ({about}); is it there, and not full?"
             ) from error
 
 
