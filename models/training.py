@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from models import architectures
 from models.dataset import Windows
 from models.views import View
 
@@ -36,7 +37,9 @@ class TrainingConfig:
 def split_options(options: Mapping[str, Any]) -> tuple[TrainingConfig, dict[str, Any]]:
     """Return (training options, the architecture's own)."""
     training = {name: value for name, value in options.items() if name in TrainingConfig.__dataclass_fields__}
-    return TrainingConfig(**training), {name: value for name, value in options.items() if name not in training}
+    return architectures.checked(TrainingConfig, training), {
+        name: value for name, value in options.items() if name not in training
+    }
 
 
 def train(

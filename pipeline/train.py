@@ -109,10 +109,11 @@ def columns_of(history: Iterable[PartitionRecords], decoder: Decoder) -> tuple[C
     for records in history:
         batch, rejects = decoder.decode(records)
         read, rejected = read + len(records.records), rejected + len(rejects)
-        whole_N = ~np.isnan(batch.values_NF).any(axis=1)
-        names, code_N = np.unique(np.array(batch.series, object), return_inverse=True)
-        for code, series in enumerate(names.tolist()):
-            rows = np.flatnonzero((code_N == code) & whole_N)
+        whole_N = np.flatnonzero(~np.isnan(batch.values_NF).any(axis=1))
+        names, code_N = np.unique(np.array(batch.series, object)[whole_N], return_inverse=True)
+        order_N = np.argsort(code_N, kind="stable")
+        first = np.searchsorted(code_N[order_N], np.arange(1, len(names)))
+        for series, rows in zip(names.tolist(), np.split(whole_N[order_N], first), strict=False):
             parts.setdefault(series, []).append((batch.time_ms_N[rows], batch.values_NF[rows]))
     columns = {}
     for series, chunks in parts.items():

@@ -44,7 +44,22 @@ def configure(name: str, options: Mapping[str, Any]) -> Any:
     for option in options:
         if option not in fields:
             raise ValueError(f"architecture {name} has no option {option!r}{_nearest(option, fields)}")
-    return _class_of(name).Config(**options)
+    return checked(_class_of(name).Config, options)
+
+
+def checked(config: Any, options: Mapping[str, Any]) -> Any:
+    """Return a dataclass of numbers with these options.
+
+    Raises:
+        ValueError: one is no number of its kind; none may be negative, nor 0 where it counts something.
+    """
+    for option, value in options.items():
+        default = config.__dataclass_fields__[option].default
+        kind = "whole number" if isinstance(default, int) else "number"
+        right = isinstance(value, int if kind == "whole number" else int | float) and not isinstance(value, bool)
+        if not right or value < 0 or (value == 0 and default > 0):
+            raise ValueError(f"option {option!r} is {value!r}; it takes a {kind}{' above 0' if default else ''}")
+    return config(**options)
 
 
 def build(name: str, steps: int, channels: int, config: Any) -> nn.Module:

@@ -1,0 +1,123 @@
+"""Records -> columns of each series, as the worker would accept them; the first version and its promotion."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import StreamSettings
+from pipeline.connectors.memory import MemoryRegistry
+from pipeline.errors import ConfigError, SnapshotError
+from pipeline.fields import decoder_of, features_of
+from pipeline.lanes import load_champion
+from pipeline.protocols import PartitionRecords
+from pipeline.train import columns_of, train_stream
+from tests.records import NOW_MS, Record, arrived, record
+from tests.streams import SERIES, series_payloads
+
+CPU = torch.device("cpu")
+
+
+def stream(**changes: Any) -> StreamSettings:
+    return StreamSettings.model_validate({"topic": "metrics", "time": "ts", "window": 8, **changes})
+
+
+def history(points: int = 200) -> list[PartitionRecords]:
+    records = [Record(n, NOW_MS * 2, key, value) for n, (key, value) in enumerate(series_payloads(points))]
+    return [PartitionRecords(("metrics", 0), records[low : low + 90]) for low in range(0, len(records), 90)]  # type: ignore[arg-type]
+
+
+def test_columns_are_those_of_each_series_in_order() -> None:
+    rows = [
+        ("b", 3, 1.0),
+        ("a", 1, 2.0),
+        ("b", 2, 9.0),
+        ("b", 4, 3.0),
+        ("a", 1, 9.0),
+        ("a", 5, None),
+        ("a", 6, 4.0),
+    ]
+    raw = [record({"ts": NOW_MS + time, "v": value}, key=name.encode()) for name, time, value in rows]
+    raw.append(record(b"nonsense"))
+    settings = stream(features=["v"], missing="hold")
+    columns, read, rejected = columns_of([arrived(raw[:4]), arrived(raw[4:])], decoder_of(settings, ["v"]))
+    assert (read, rejected) == (8, 1)
+    assert {name: x_TF[:, 0].tolist() for name, (_, x_TF) in columns.items()} == {"a": [2.0, 4.0], "b": [1.0, 3.0]}
+    assert (columns["b"][0] - NOW_MS).tolist() == [3, 4]
+
+
+def test_a_poll_of_nothing_usable_is_fine() -> None:
+    columns, read, rejected = columns_of([arrived([record(b"x")])], decoder_of(stream(features=["v"]), ["v"]))
+    assert (dict(columns), read, rejected) == ({}, 1, 1)
+
+
+def test_features_are_the_numbers_of_every_record() -> None:
+    rows = [
+        {"ts": 1, "host": "a", "cpu": 1, "net.in": 2, "disk": {"used": 3, "name": "sda"}, "up": True, "odd": 1},
+        {"ts": 2, "host": "b", "cpu": 1.5, "net.in": 2, "disk": {"used": 4, "name": "sdb"}, "up": False},
+    ]
+    sample = [arrived([record(row) for row in rows] + [record(b"nonsense"), record(None)])]
+    assert features_of(sample, stream(series=["host"])) == ["cpu", "net\\.in", "disk.used"]
+    assert features_of(sample, stream(time=None, series=["disk.used"])) == ["ts", "cpu", "net\\.in"]
+    with pytest.raises(SnapshotError, match="no field holds a number"):
+        features_of([arrived([record({"a": "x"})])], stream())
+
+
+def test_a_version_is_stored_promoted_and_served() -> None:
+    registry, moments = (
+        MemoryRegistry(),
+        iter(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=n) for n in range(9)),
+    )
+    settings = SERIES.model_copy(update={"features": None, "model": stream(model=dict(QUICK)).model})
+    shares: list[float] = []
+    trained = train_stream(
+        "machines",
+        settings,
+        history(),
+        registry,
+        now=lambda: next(moments),
+        device=CPU,
+        progress=lambda name, share: shares.append(share),
+    )
+    assert (trained.records, trained.rejected, trained.series) == (800, 0, 4)
+    assert list(trained.features) == ["cpu", "mem"]
+    assert shares[-1] == 1.0
+    assert [(p.number, p.version) for p in registry.promotions("machines")] == [(1, trained.version)]
+    detector, version = load_champion("machines", settings, registry)
+    assert version == trained.version
+    manifest = json.loads(registry.load("machines", version).files["manifest.json"])
+    assert manifest["training"]["rows"] == 800
+    assert np.isfinite(detector.calibration.interval_ms)
+
+
+QUICK = {"architecture": "vanilla", "hidden": 8, "max_epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"architecture": "vanilla", "hidden": "many"}, r"option 'hidden' is 'many'; it takes a whole number"),
+        ({"architecture": "vanilla", "hidden": 0}, r"option 'hidden' is 0; it takes a whole number above 0"),
+        ({"architecture": "vanilla", "max_seconds": "1h"}, r"option 'max_seconds' is '1h'; it takes a number"),
+        ({"architecture": "vanilla", "seed": -1}, r"option 'seed' is -1; it takes a whole number"),
+        ({"architecture": "vanila"}, r"streams\.machines\.model: there is no architecture 'vanila'; did you mean"),
+        (
+            {"architecture": "vanilla", "hiden": 3},
+            r"architecture vanilla has no option 'hiden'; did you mean 'hidden'",
+        ),
+    ],
+)
+def test_a_mistake_in_the_model_is_the_users(model: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        train_stream(
+            "machines",
+            stream(model=model),
+            history(),
+            MemoryRegistry(),
+            now=lambda: datetime.now(UTC),
+            device=CPU,
+            progress=lambda name, share: None,
+        )
