@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.protocols import Message
+from pipeline.protocols import Message, TopicPartition
 from pipeline.worker import Lane, Worker, WorkerOptions
 from tests.streams import FEATURES, SERIES, Bench, Payload, drain, feature_payloads, lanes, series_payloads
 
@@ -211,3 +212,81 @@ def test_the_path_of_a_user(
 
 def letters(connection: Connection, topics: dict[str, str]) -> int:
     return sum(len(arrived.records) for arrived in history(connection, topics["dead"], 1000))
+
+
+class Member:
+    """A worker of a group on a thread of its own, as on a machine of its own."""
+
+    def __init__(self, connection: Connection, names: dict[str, str], run: str, folder: Path) -> None:
+        group = GroupOptions(
+            f"{names['group']}-{run}", session_timeout_s=6, max_poll_interval_s=10, max_poll_records=37
+        )
+        self.source = KafkaSource(connection, group, [names["metrics"], names["payments"]])
+        self.publisher = KafkaPublisher(connection)
+        own = [Lane(lane.name, names[lane.topic], lane.pipeline, "v1", "earliest") for lane in lanes()]
+        storage = ObjectStorage((folder / run).as_uri())
+        options = WorkerOptions(names[run], names["dead"], poll_timeout_s=0.3, checkpoint_every_s=0.3)
+        self.worker = Worker(own, self.source, self.publisher, StoredCheckpoints(storage), options)
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._running = self._pool.submit(self.worker.run, self._stop)
+
+    def reached(self) -> dict[TopicPartition, int]:
+        return {place: progress.next_offset for place, progress in dict(self.worker._progress).items()}
+
+    def leave(self) -> None:
+        """End as SIGTERM does: the step in hand is finished and committed."""
+        self._stop.set()
+        self._running.result(timeout=30)
+        self.source.close()
+        self.publisher.close()
+        self._pool.shutdown()
+
+
+def until_done(members: Sequence[Member], produced: dict[TopicPartition, int]) -> None:
+    """Wait until the members' states stand behind all that was produced."""
+    deadline_s, pause = time.monotonic() + 2 * _DEADLINE_S, threading.Event()
+    while time.monotonic() < deadline_s:
+        reached = {place: at for member in members for place, at in member.reached().items()}
+        if all(reached.get(place, -1) >= end for place, end in produced.items()):
+            return
+        pause.wait(0.1)
+    raise AssertionError(f"not everything was reached in time: {[member.reached() for member in members]}")
+
+
+def test_members_that_come_and_go_publish_what_one_alone_does(
+    apache_broker: str, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    connection = Connection(apache_broker)
+    names = {name: unique(name) for name in ("metrics", "payments", "alone", "group", "together", "dead")}
+    with closing(KafkaCluster(connection)) as cluster:
+        cluster.create_topics({names["metrics"]: 3, names["payments"]: 1, names["alone"]: 1})
+        cluster.create_topics({names["together"]: 1, names["dead"]: 1})
+    members = [Member(connection, names, "together", tmp_path)]
+    for number in range(4):
+        produce(connection, names["metrics"], series_payloads()[number * 200 : number * 200 + 200])
+        produce(connection, names["payments"], feature_payloads()[number * 100 : number * 100 + 100])
+        if number in (1, 2):
+            members.append(Member(connection, names, "together", tmp_path))
+        if number == 3:
+            members.pop(0).leave()
+        until_done(members, ends(connection, names))
+    for member in members:
+        member.leave()
+    alone = Member(connection, names, "alone", tmp_path)
+    until_done([alone], ends(connection, names))
+    alone.leave()
+
+    expected = {each["id"]: each for each in events(connection, names["alone"])}
+    found = {each["id"]: each for each in events(connection, names["together"])}
+    assert len(expected) > 10
+    assert found == expected
+
+
+def ends(connection: Connection, names: dict[str, str]) -> dict[TopicPartition, int]:
+    """Return where each partition ends now; empty ones left out."""
+    found: dict[TopicPartition, int] = {}
+    for topic in (names["metrics"], names["payments"]):
+        for arrived in history(connection, topic, 100_000):
+            found[arrived.partition] = arrived.next_offset
+    return found
