@@ -1,8 +1,8 @@
 """The series that the demo ships, as they were recorded.
 
-Rule of choice: of the development set, every Server Machine Dataset machine, every NAB series, and the first
-ADBench table by name; never by how well a model does on them. Origin and licences
-stand in `data/ATTRIBUTION.md`.
+Rule of choice: of the series that development was done with, every Server Machine Dataset machine, every NAB
+series, and the first ADBench table by name; never by how well a model does on them. Origin and licences stand
+in `data/ATTRIBUTION.md`.
 
 A file holds one stream: for each series its values as 32-bit floats [F, N], the steps of its clock in ms (the
 first counts from 1970) and how many rows are for training. Labels lie in a file of their own that only
