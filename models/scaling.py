@@ -1,9 +1,9 @@
 """Scaling: values of any unit -> numbers near 0 to 1, for each series and feature.
 
-A series is scaled by the range of its own training values (min-max without clipping did best on
-NAB, SMAP, MSL, SMD, ASD and SKAB, before standard and robust scaling); records of features by mean and standard deviation,
-so that a feature counts that is nearly always the same. Everything is finite and no scale is ever zero: a
-feature that was constant is scaled by its own magnitude, so that it stands out when it moves.
+A series is scaled by the range of its own training values: min-max without clipping did best on NAB, SMAP, MSL,
+SMD, ASD and SKAB, before standard and robust scaling. Records of features are scaled by mean and standard
+deviation, so that a feature counts that is nearly always the same. Everything is finite and no scale is ever
+zero: a feature that was constant is scaled by its own magnitude, so that it stands out when it moves.
 
 Legend: T time steps, F features.
 """
