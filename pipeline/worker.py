@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline import metrics
-from pipeline.errors import ConfigError, RecordError, TransientError
+from pipeline.errors import AssignmentLost, ConfigError, RecordError, TransientError
 from pipeline.protocols import (
     Checkpoint,
     Checkpoints,
@@ -127,7 +127,13 @@ class Worker:
         Raises:
             TransientError: something outside failed; the next step starts from the committed offsets.
         """
-        self._follow_assignment()
+        try:
+            self._follow_assignment()
+        except AssignmentLost:
+            # Only a poll joins the group again; what it brings is read anew, for all state is forgotten.
+            self._forget(self._assigned)
+            self.source.poll(0)
+            raise
         with _measure("poll"):
             polled = self.source.poll(self.settings.poll_timeout_s)
         polled = [records for records in polled if records.partition in self._progress]
@@ -162,8 +168,13 @@ class Worker:
         change = self.source.assignment()
         self._assigned = (self._assigned - change.lost) | change.gained
         self._forget(change.lost)
-        for partition in sorted(change.gained & self._progress.keys()):
-            self._resume(partition)
+        try:
+            for partition in sorted(change.gained & self._progress.keys()):
+                self._resume(partition)
+        except TransientError:
+            # They are told as gained only once: without state, the next step adopts them.
+            self._forget(change.gained)
+            raise
         for partition in sorted(self._assigned - self._progress.keys()):
             self._adopt(partition)
 
@@ -305,10 +316,9 @@ class Worker:
     def _forget(self, partitions: Iterable[TopicPartition]) -> None:
         for partition in list(partitions):
             lane = self._lane_of[partition.topic]
-            if self._progress.pop(partition, None) is not None:
-                lane.pipeline.drop(partition)
-                if partition in self._assigned:
-                    metrics.RESTARTS.labels(lane.name).inc()
+            lane.pipeline.drop(partition)
+            if self._progress.pop(partition, None) is not None and partition in self._assigned:
+                metrics.RESTARTS.labels(lane.name).inc()
 
     def _count(self, polled: Sequence[PartitionRecords], outcomes: Sequence[tuple[Lane, Outcome]]) -> None:
         for records in polled:

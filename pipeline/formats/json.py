@@ -48,7 +48,7 @@ class JsonFormat:
         types: dict[Path, Any] = dict.fromkeys(fields.features, feature)
         types |= dict.fromkeys(fields.series, str | int)
         if fields.time is not None:
-            types[fields.time] = datetime if fields.time_is_text else int | float
+            types[fields.time] = datetime if fields.time_is_text else float
         optional = frozenset(fields.features) if fields.optional_features else frozenset[Path]()
         struct, attributes = _struct(types, optional)
         self._decode = msgspec.json.Decoder(struct).decode

@@ -199,7 +199,7 @@ def split_series_name(name: str, fields: int) -> list[str]:
     """Return the values that `series_name` joined."""
     if fields == 1:
         return [name]
-    return [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:\\.|[^/\\])*(?:/|$)", name)[:fields]]
+    return [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"((?:\\.|[^/\\])*)(?:/|$)", name)[:fields]]
 
 
 def _unreadable(value: bytes | None, limit: int) -> Malformed:

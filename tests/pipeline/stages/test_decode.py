@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.formats.json import Fields, JsonFormat
 from pipeline.stages import dead_letters
-from pipeline.stages.decode import REASONS, Decoder, series_name
+from pipeline.stages.decode import REASONS, Decoder, series_name, split_series_name
 from tests.records import NOW_MS, Record, arrived, record
 
 GOOD = {"cpu": 0.5, "disk": {"used": 7}, "ts": NOW_MS}
@@ -53,6 +53,8 @@ BAD: list[tuple[str, Record]] = [
     ("bad_time", record(GOOD | {"ts": -5})),
     ("bad_time", record(GOOD | {"ts": NOW_MS * 1000})),
     ("bad_time", record(GOOD | {"ts": 1e300})),
+    ("bad_time", record(GOOD | {"ts": 10**25})),
+    ("not_finite", record(GOOD | {"ts": 10**400})),
     ("time_ahead", record(GOOD | {"ts": NOW_MS + 3_600_001})),
     ("no_series", record(GOOD, key=None)),
     ("no_series", record(GOOD, key=b"\xff")),
@@ -111,6 +113,11 @@ def test_series_are_named_by_fields() -> None:
     assert list(batch.series) == ["a\\/b/3"]
     assert [reject.reason for reject in rejects] == ["missing_field"]
     assert series_name(["a/b"]) == "a/b"
+
+
+@pytest.mark.parametrize("values", [["a", "b"], ["a/b", "c"], ["\\", "/", "x\\/"], ["", "b"], ["a", ""]])
+def test_a_joined_name_comes_apart_again(values: list[str]) -> None:
+    assert split_series_name(series_name(values), len(values)) == values
 
 
 @pytest.mark.parametrize(
