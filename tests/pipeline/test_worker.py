@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError, DeliveryError, RecordError, TransientError
-from pipeline.protocols import TopicPartition
+from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
+from pipeline.protocols import Assignment, TopicPartition
 from tests.streams import BEGIN_MS, SERIES, Bench, drain, feature_payloads, lanes, series_payloads
 
 
@@ -313,3 +313,78 @@ def test_the_recurrent_model_runs_in_the_same_worker() -> None:
     drain(bench.worker(architecture="recurrent"))
     assert {"a", "b", "new"} <= {alert["series"] for alert in bench.alerts()}
     assert len(lanes()) == 2
+
+
+class Stumbling:
+    """A source that gives its partitions back once, and does not answer one question about them."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._regained = False
+        self.stumbles = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def regain(self) -> None:
+        """Rebalance eagerly, to the same partitions: they are paused and told as gained."""
+        self._source._position.clear()
+        self._regained, self.stumbles = True, 1
+
+    def assignment(self) -> Assignment:
+        change = self._source.assignment()
+        gained = self._source._assigned if self._regained else change.gained
+        self._regained = False
+        return Assignment(gained, change.lost)
+
+    def committed(self, partition: TopicPartition) -> int | None:
+        if self.stumbles:
+            self.stumbles -= 1
+            raise TransientError("no answer")
+        committed: int | None = self._source.committed(partition)
+        return committed
+
+
+def test_a_hiccup_while_partitions_come_back_does_not_stall_them(undisturbed: list[dict[str, Any]]) -> None:
+    bench = Bench()
+    bench.fill(series_payloads(), feature_payloads())
+    worker = bench.worker()
+    stumbling = Stumbling(worker.source)
+    worker.source = stumbling
+    for _ in range(4):
+        worker.step()
+    stumbling.regain()
+    with pytest.raises(TransientError):
+        worker.step()
+    drain(worker)
+    assert {alert["id"] for alert in bench.alerts()} == {alert["id"] for alert in undisturbed}
+
+
+class Evicted:
+    """A source whose member was thrown out: no commit succeeds until a poll has joined the group again."""
+
+    def __init__(self, source: Any) -> None:
+        self._source, self._out = source, True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def commit(self, offsets: Any) -> None:
+        if self._out:
+            raise AssignmentLost("thrown out")
+        self._source.commit(offsets)
+
+    def poll(self, timeout_s: float) -> Any:
+        self._out = False
+        return self._source.poll(timeout_s)
+
+
+def test_a_member_thrown_out_while_it_adopts_joins_again(undisturbed: list[dict[str, Any]]) -> None:
+    bench = Bench()
+    bench.fill(series_payloads(), feature_payloads())
+    worker = bench.worker()
+    worker.source = Evicted(worker.source)
+    with pytest.raises(AssignmentLost):
+        worker.step()
+    drain(worker)
+    assert {alert["id"] for alert in bench.alerts()} == {alert["id"] for alert in undisturbed}
