@@ -243,7 +243,7 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
         detector, version = load_champion(name, stream, registry)
         lanes.append(build_lane(name, stream, detector, version, device))
         metrics.MODEL.labels(name, version, detector.view.config.architecture).set(1)
-        metrics.MODEL_TRAINED.labels(name).set(registry.promotions(name)[-1].promoted_ms / 1000)
+        metrics.MODEL_PROMOTED.labels(name).set(registry.promotions(name)[-1].promoted_ms / 1000)
     cluster = KafkaCluster(connection)
     with contextlib.closing(cluster):
         for topic in (settings.topics.alerts, settings.topics.dead_letters):

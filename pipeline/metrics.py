@@ -42,7 +42,7 @@ STAGE_SECONDS = Histogram(
     buckets=_DURATION_BUCKETS,
 )
 MODEL = Gauge("offkey_model_info", "1 for the model version in use.", ["stream", "version", "architecture"])
-MODEL_TRAINED = Gauge("offkey_model_trained_timestamp_seconds", "When the model in use was trained.", ["stream"])
+MODEL_PROMOTED = Gauge("offkey_model_promoted_timestamp_seconds", "When the model in use was promoted.", ["stream"])
 RESTORED = Counter(
     "offkey_state_restored",
     "Partitions whose state was restored, by how: checkpoint, or cold where there was none.",

@@ -29,7 +29,7 @@ from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan
 
 
 class FeaturesPipeline:
-    """Records of kind `features`: each is judged by itself, nothing is kept between polls."""
+    """Records of kind `features`: each is judged by itself; a tail is kept for each partition."""
 
     def __init__(self, plan: StreamPlan, detector: Detector, scorer: Scorer, device: torch.device) -> None:
         self._plan = plan

@@ -61,9 +61,15 @@ def train_stream(
     `progress` is called with the stream's name and the share of the training that is done.
 
     Raises:
+        ConfigError: no such architecture or option; said before anything is read.
         SnapshotError: too few usable records, or no number in them.
         RegistryError: another promotion came first.
     """
+    architecture, options = settings.model.architecture, settings.model.options
+    try:
+        check_options(architecture, options)
+    except ValueError as error:
+        raise ConfigError(f"streams.{name}.model: {error}") from error
     started = now()
     arrived = iter(history)
     sample = _sample(arrived)
@@ -75,11 +81,6 @@ def train_stream(
             f"needs {_LEAST_RECORDS} at least: let more arrive, or see `offkey check` for what is rejected"
         )
     spec = ModelSpec(settings.kind, tuple(names), settings.window if settings.kind == "series" else 1)
-    architecture, options = settings.model.architecture, settings.model.options
-    try:
-        check_options(architecture, options)
-    except ValueError as error:
-        raise ConfigError(f"streams.{name}.model: {error}") from error
     try:
         detector = fit_detector(
             spec, architecture, options, columns, device=device, progress=lambda share: progress(name, share)

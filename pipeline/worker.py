@@ -198,7 +198,8 @@ class Worker:
         gap = _why_not_there(committed, held, checkpoint, topic_id)
         if committed is None or gap is not None:
             start = self._first_offset(lane, place, gap, held)
-            metrics.OFFSET_GAPS.labels(lane.name).inc(max(held.begin - (committed or held.begin), 0))
+            if committed is not None:
+                metrics.OFFSET_GAPS.labels(lane.name).inc(max(held.begin - committed, 0))
         else:
             unusable = _why_unusable(checkpoint, lane.pipeline.shape, held)
             if checkpoint is not None and unusable is None:

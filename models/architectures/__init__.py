@@ -9,6 +9,7 @@ scoring needs. Scaling, training, calibration and scoring are the same for all o
 import dataclasses
 import difflib
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
@@ -50,15 +51,19 @@ def configure(name: str, options: Mapping[str, Any]) -> Any:
 def checked(config: Any, options: Mapping[str, Any]) -> Any:
     """Return a dataclass of numbers with these options.
 
+    A whole number counts something and is at least 1, unless its default is 0; any other is 0 or more.
+
     Raises:
-        ValueError: one is no number of its kind; none may be negative, nor 0 where it counts something.
+        ValueError: one is no number of its kind.
     """
     for option, value in options.items():
         default = config.__dataclass_fields__[option].default
-        kind = "whole number" if isinstance(default, int) else "number"
-        right = isinstance(value, int if kind == "whole number" else int | float) and not isinstance(value, bool)
-        if not right or value < 0 or (value == 0 and default > 0):
-            raise ValueError(f"option {option!r} is {value!r}; it takes a {kind}{' above 0' if default else ''}")
+        whole = isinstance(default, int)
+        least = 1 if whole and default else 0
+        right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not right or not least <= value < math.inf:
+            kind = "whole number" if whole else "number"
+            raise ValueError(f"option {option!r} is {value!r}; it takes a {kind} of {least} or more")
     return config(**options)
 
 

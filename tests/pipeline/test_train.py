@@ -1,6 +1,7 @@
 """Records -> columns of each series, as the worker would accept them; the first version and its promotion."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.detector import check_options
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryRegistry
 from pipeline.errors import ConfigError, SnapshotError
@@ -100,9 +102,17 @@ QUICK = {"architecture": "vanilla", "hidden": 8, "max_epochs": 1}
     ("model", "said"),
     [
         ({"architecture": "vanilla", "hidden": "many"}, r"option 'hidden' is 'many'; it takes a whole number"),
-        ({"architecture": "vanilla", "hidden": 0}, r"option 'hidden' is 0; it takes a whole number above 0"),
+        ({"architecture": "vanilla", "hidden": 0}, r"option 'hidden' is 0; it takes a whole number of 1 or more"),
         ({"architecture": "vanilla", "max_seconds": "1h"}, r"option 'max_seconds' is '1h'; it takes a number"),
-        ({"architecture": "vanilla", "seed": -1}, r"option 'seed' is -1; it takes a whole number"),
+        (
+            {"architecture": "vanilla", "learning_rate": float("nan")},
+            r"option 'learning_rate' is nan; it takes a number",
+        ),
+        (
+            {"architecture": "vanilla", "max_seconds": float("inf")},
+            r"option 'max_seconds' is inf; it takes a number",
+        ),
+        ({"architecture": "vanilla", "seed": -1}, r"option 'seed' is -1; it takes a whole number of 0 or more"),
         ({"architecture": "vanila"}, r"streams\.machines\.model: there is no architecture 'vanila'; did you mean"),
         (
             {"architecture": "vanilla", "hiden": 3},
@@ -116,6 +126,27 @@ def test_a_mistake_in_the_model_is_the_users(model: dict[str, Any], said: str) -
             "machines",
             stream(model=model),
             history(),
+            MemoryRegistry(),
+            now=lambda: datetime.now(UTC),
+            device=CPU,
+            progress=lambda name, share: None,
+        )
+
+
+def test_zero_turns_a_decay_off() -> None:
+    check_options("vanilla", {"weight_decay": 0, "seed": 0})
+
+
+def test_a_mistake_in_the_model_is_told_before_the_topic_is_read() -> None:
+    def unread() -> Iterator[PartitionRecords]:
+        raise AssertionError("the topic was read")
+        yield
+
+    with pytest.raises(ConfigError, match="no architecture"):
+        train_stream(
+            "machines",
+            stream(model={"architecture": "vanila"}),
+            unread(),
             MemoryRegistry(),
             now=lambda: datetime.now(UTC),
             device=CPU,
