@@ -12,6 +12,14 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 Columns = Mapping[str, tuple[npt.NDArray[np.int64], FloatArray]]
 """Series name -> (event times in ms, strictly later each; values x_TF)."""
+LARGEST_VALUE = 1e150
+"""A row with a larger value is left out of training: ranges and squares of such values overflow."""
+
+
+def usable_rows(x_NF: FloatArray) -> npt.NDArray[np.bool_]:
+    """Tell for each row whether all of its values are finite and can be reckoned with."""
+    # NaN compares as false.
+    return np.asarray((np.abs(x_NF) <= LARGEST_VALUE).all(axis=1), dtype=np.bool_)
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ def checked(columns: Columns, window: int) -> dict[str, tuple[npt.NDArray[np.int
     """
     usable = {}
     for name, (time_ms_T, x_TF) in columns.items():
-        finite_T = np.isfinite(x_TF).all(axis=1)
+        finite_T = usable_rows(x_TF)
         if finite_T.sum() >= 2 * window:
             usable[name] = (time_ms_T[finite_T], x_TF[finite_T])
     if not usable:

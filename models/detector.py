@@ -22,7 +22,7 @@ from models.calibration import (
     fit_pooled_tail,
     quantiles,
 )
-from models.dataset import Columns, Windows, checked, split_by_time, windows_of
+from models.dataset import Columns, Windows, checked, split_by_time, usable_rows, windows_of
 from models.scaling import LIMIT, Scaling, fit_features, fit_series
 from models.spec import ModelSpec
 from models.training import split_options, train
@@ -32,6 +32,8 @@ _HELD_OUT = 0.15
 _CLUSTER_LEVEL = 25.0
 _CLUSTER_GAP = 5
 _LEAST_ROWS = 50
+_CALIBRATION_VALUES = 2**25
+"""Most errors kept to calibrate by, 128 MiB of them; of more rows, the latest of each series serve."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def fit_detector(
     Raises:
         ValueError: too few rows, or an option that is not there.
     """
-    training, own_options = split_options(options)
+    training, chosen = split_options(options)
+    # All options are written out, so that a later default does not change what a saved model is built from.
+    own_options = dataclasses.asdict(architectures.configure(architecture, chosen))
     usable = _usable(spec, columns)
     torch.manual_seed(training.seed)
     inputs: Inputs = "values and differences" if spec.kind == "series" else "values"
@@ -162,8 +166,10 @@ def fit_detector(
 def _usable(spec: ModelSpec, columns: Columns) -> Columns:
     if spec.kind == "series":
         return checked(columns, spec.window)
+    if not columns:
+        raise ValueError(f"there are no records; training needs {_LEAST_ROWS}: let some arrive")
     (name, (time_ms_N, x_NF)), *_ = columns.items()
-    finite_N = np.isfinite(x_NF).all(axis=1)
+    finite_N = usable_rows(x_NF)
     if finite_N.sum() < _LEAST_ROWS:
         raise ValueError(f"{int(finite_N.sum())} usable records; training needs {_LEAST_ROWS}: let more arrive")
     return {name: (time_ms_N[finite_N], x_NF[finite_N])}
@@ -192,9 +198,13 @@ def _split(scaled: list[Any], spec: ModelSpec) -> tuple[Any, Any]:
 def _calibrate(view: View, windows: Windows, spec: ModelSpec, usable: Columns) -> Calibration:
     """Measure each feature's usual error, the tail of the points' errors, and how they cluster."""
     device = view.step_F.device
+    latest = _latest_windows(
+        [max(len(x_TF) - spec.window + 1, 0) for _, x_TF in usable.values()], len(view.usual_C)
+    )
+    chosen_N = np.concatenate(latest)
     parts = [
         view.errors(torch.from_numpy(windows.take(chosen_B)).to(device).clamp(-LIMIT, LIMIT))[0].cpu()
-        for chosen_B in np.array_split(np.arange(len(windows.start_N)), max(1, len(windows.start_N) // 1024))
+        for chosen_B in np.array_split(chosen_N, max(1, len(chosen_N) // 1024))
     ]
     e_NC = torch.cat(parts)
     high_C = torch.from_numpy(np.quantile(e_NC.numpy(), 0.99, axis=0).astype(np.float32))
@@ -207,16 +217,23 @@ def _calibrate(view: View, windows: Windows, spec: ModelSpec, usable: Columns) -
         interval_ms = max(float(time_ms_N.max() - time_ms_N.min()) / max(len(time_ms_N) - 1, 1), 1e-3)
         usual = quantiles(surprise_N, STREAM_PACE)
         return Calibration(interval_ms, 1.0, {"": interval_ms}, {"": usual})
-    return _series_calibration(usable, surprise_N, spec.window)
+    return _series_calibration(usable, surprise_N, [len(own_N) for own_N in latest])
 
 
-def _series_calibration(usable: Columns, surprise_N: Any, window: int) -> Calibration:
+def _latest_windows(counts: list[int], channels: int) -> list[Any]:
+    """Return for each series the numbers of its latest windows; of all together, so many as memory allows."""
+    each = max(1, _CALIBRATION_VALUES // (channels * len(counts)))
+    ends = np.cumsum(counts)
+    return [np.arange(end - min(count, each), end) for count, end in zip(counts, ends, strict=True)]
+
+
+def _series_calibration(usable: Columns, surprise_N: Any, counts: list[int]) -> Calibration:
     intervals: dict[str, float] = {}
     usual: dict[str, tuple[float, float]] = {}
     first, points, clusters = 0, 0, 0
-    for name, (time_ms_T, x_TF) in usable.items():
-        own_N = surprise_N[first : first + len(x_TF) - window + 1]
-        first += len(own_N)
+    for (name, (time_ms_T, _)), count in zip(usable.items(), counts, strict=True):
+        own_N = surprise_N[first : first + count]
+        first += count
         intervals[name] = max(float(np.median(np.diff(time_ms_T))), 1.0)
         usual[name] = quantiles(own_N, SERIES_PACE)
         hot, runs = cluster_size(own_N, _CLUSTER_LEVEL, _CLUSTER_GAP)

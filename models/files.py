@@ -85,8 +85,8 @@ def from_files(files: Mapping[str, bytes], name: str = "model") -> Detector:
     try:
         manifest = json.loads(files[MANIFEST])
         found, version = manifest["format"], manifest["format_version"]
-        recorded = manifest["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        recorded = {**manifest["sha256"]}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{name}: {MANIFEST} is damaged ({error}); take another version") from error
     if found != FORMAT or version != FORMAT_VERSION:
         raise ModelFileError(
@@ -98,7 +98,17 @@ def from_files(files: Mapping[str, bytes], name: str = "model") -> Detector:
     ):
         if recorded.get(file) != hashed:
             raise ModelFileError(f"{name}: {file} is damaged, its sha256 differs; take another version")
-    return _build(manifest, safetensors.numpy.load(files[TENSORS]))
+    if len(manifest["views"]) != 1:
+        raise ModelFileError(
+            f"{name}: {MANIFEST} lists {len(manifest['views'])} views, this version of offkey scores by one; "
+            f"it needs another version of offkey"
+        )
+    try:
+        return _build(manifest, safetensors.numpy.load(files[TENSORS]))
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        # The bytes are as they were written: what they ask for is not here, such as a later architecture.
+        reason = str(error).splitlines()[0]
+        raise ModelFileError(f"{name}: cannot be built ({reason}); it needs another version of offkey") from error
 
 
 def _build(manifest: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Detector:

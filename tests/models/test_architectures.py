@@ -82,6 +82,12 @@ def test_unknown_options_name_the_nearest_known_one(name: str) -> None:
         check_options(f"{name}z", {})
 
 
+def test_a_saved_model_names_all_its_options(name: str, fitted: dict[str, Detector]) -> None:
+    """A later default must not change what a saved model is built from."""
+    (view,) = json.loads(to_files(fitted[name])["manifest.json"])["views"]
+    assert set(view["options"]) == {field.name for field in fields(architectures.configure(name, {}))}
+
+
 def test_equal_seeds_give_equal_models(name: str) -> None:
     one, two = (fit_detector(SPEC, name, QUICK, {"s": waves(400)}, device=CPU) for _ in range(2))
     files, again = to_files(one), to_files(two)

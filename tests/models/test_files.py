@@ -1,12 +1,14 @@
 """Model files: refused with one clear line when a byte is wrong, and readable for ever."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from models.files import MANIFEST, TENSORS, ModelFileError, from_files, to_files
+from models.files import MANIFEST, TENSORS, ModelFileError, _manifest_hash, from_files, to_files
 from tests.streams import features_detector, series_detector
 
 KEPT = Path(__file__).parent.parent / "fixtures" / "v1" / "model"
@@ -45,6 +47,40 @@ def test_a_newer_format_is_refused() -> None:
     newer = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 2')
     with pytest.raises(ModelFileError, match=r"format offkey\.model 2 is not offkey\.model 1"):
         from_files({**files, MANIFEST: newer})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda view: [{**view, "architecture": "of a later version"}], id="architecture"),
+        pytest.param(lambda view: [{**view, "inputs": "values"}], id="inputs"),
+        pytest.param(lambda view: [{**view, "offset": 0.3}], id="another key"),
+        pytest.param(lambda view: [view, view], id="two views"),
+        pytest.param(lambda view: [], id="no view"),
+    ],
+)
+def test_whole_files_that_ask_for_what_is_not_here_are_refused(change: Callable[[Any], list[Any]]) -> None:
+    """Nothing is damaged, so no hash tells; scoring by a part of such a model would be wrong."""
+    files = to_files(series_detector())
+    manifest = json.loads(files[MANIFEST])
+    manifest["views"] = change(manifest["views"][0])
+    manifest["sha256"][MANIFEST] = _manifest_hash(manifest)
+    with pytest.raises(ModelFileError, match=r"^model m: .*it needs another version of offkey$"):
+        from_files({**files, MANIFEST: json.dumps(manifest).encode()}, "model m")
+
+
+@pytest.mark.parametrize("hashes", [None, [], 3])
+def test_a_manifest_without_hashes_is_damaged(hashes: object) -> None:
+    files = to_files(series_detector())
+    manifest = {**json.loads(files[MANIFEST]), "sha256": hashes}
+    with pytest.raises(ModelFileError, match=r"manifest\.json is damaged"):
+        from_files({**files, MANIFEST: json.dumps(manifest).encode()})
+
+
+def test_a_manifest_nested_too_deep_is_damaged() -> None:
+    files = to_files(series_detector())
+    with pytest.raises(ModelFileError, match=r"manifest\.json is damaged"):
+        from_files({**files, MANIFEST: b"[" * 200_000})
 
 
 def test_the_first_format_can_still_be_read() -> None:

@@ -27,6 +27,35 @@ def test_too_few_rows_are_refused_with_the_remedy(rows: int) -> None:
         fit_detector(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, columns, device=CPU)
 
 
+def test_no_records_at_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="there are no records; training needs 50"):
+        fit_detector(ModelSpec("features", ("a",), 1), "vanilla", QUICK, {}, device=CPU)
+
+
+def test_rows_too_large_to_reckon_with_are_left_out() -> None:
+    """The range of such a series overflows: scaled by it, every value would be the same or no number at all."""
+    random = np.random.default_rng(0)
+    x_TF = random.random((300, 1))
+    x_TF[[5, 200]] = [[1.7e308], [-1.7e308]]
+    detector = fit_detector(ModelSpec("series", ("a",), 8), "vanilla", QUICK, {"s": (times(300), x_TF)}, device=CPU)
+    scaling = detector.scaling.for_series("s")
+    assert scaling is not None
+    assert float(scaling[1][0]) == pytest.approx(1, abs=0.1)
+    assert detector.training["rows"] == 298
+
+
+def test_memory_of_calibration_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more rows than fit, the latest of every series are what it is calibrated by."""
+    monkeypatch.setattr("models.detector._CALIBRATION_VALUES", 400)
+    random = np.random.default_rng(0)
+    values = {name: np.vstack([random.random((300, 1)), np.full((200, 1), 0.5)]) for name in "pq"}
+    columns = {name: (times(500), x_TF) for name, x_TF in values.items()}
+    detector = fit_detector(ModelSpec("series", ("a",), 8), "vanilla", QUICK, columns, device=CPU)
+    # 400 values are 100 windows of 2 channels a series, all in the quiet part, where every error is the same.
+    assert set(detector.calibration.quantiles_of_series) == {"p", "q"}
+    assert float(detector.view.usual_C.max()) < 0.5
+
+
 @pytest.mark.parametrize("kind", ["series", "features"])
 def test_awkward_columns_train_and_score_finitely(kind: str) -> None:
     random, count = np.random.default_rng(0), 300
