@@ -81,6 +81,15 @@ def test_each_series_is_judged_by_its_own_measure(factor: float, shift: float) -
     assert np.median(scores) == pytest.approx(DECIBEL * np.log(2), abs=1.0)
 
 
+def test_a_stream_whose_tail_is_heavier_than_in_training_keeps_near_its_budget() -> None:
+    surprise = np.random.default_rng(7).exponential(DECIBEL, 300_000)
+    heavier = np.where(surprise > 20, 20 + 1.6 * (surprise - 20), surprise)
+    assert (heavier > 30).mean() > 2.0 / 1000
+    tail = tail_of(STREAM_PACE)
+    scores = tail.score(torch.zeros(len(heavier), dtype=torch.int64), torch.from_numpy(heavier).float())
+    assert (scores >= 30).double().mean() < 1.45 / 1000
+
+
 def test_a_short_outage_teaches_little_a_level_that_stays_is_learned() -> None:
     random = np.random.default_rng(2)
     calm = random.exponential(DECIBEL, 3000).tolist()
