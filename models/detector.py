@@ -150,14 +150,13 @@ def fit_detector(
     if view.differences:
         view.step_F.copy_(torch.from_numpy(_usual_steps(scaled)))
     learning_N, stopping_N = _split(scaled, spec)
-    losses = train(view, windows, learning_N, stopping_N, training, progress)
+    trained = train(view, windows, learning_N, stopping_N, training, progress)
     calibration = _calibrate(view, windows, spec, usable)
     trained_on = {
         "rows": int(sum(len(x_TF) for _, x_TF in usable.values())),
         "first_ms": int(min(time_ms_T.min() for time_ms_T, _ in usable.values())),
         "last_ms": int(max(time_ms_T.max() for time_ms_T, _ in usable.values())),
-        "epochs": len(losses),
-        "held_out_loss": min(losses),
+        **dataclasses.asdict(trained),
         **dataclasses.asdict(training),
     }
     return Detector(spec, view, scaling, calibration, trained_on)

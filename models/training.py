@@ -1,4 +1,4 @@
-"""The training loop: AdamW on squared error, judged by the last part of the time.
+"""The training loop: AdamW on the architecture's loss, judged by the last part of the time.
 
 The learning rate stands still for half of the training and falls to zero over the other half, which costs
 nothing and brings different seeds nearer to one another ("warm-up, stable, decay": Hu et al., "MiniCPM", 2024).
@@ -7,6 +7,7 @@ Legend: B batch, T steps, F features, N windows.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from models import architectures
+from models.architectures import WARM_UP
 from models.dataset import Windows
 from models.views import View
 
@@ -35,6 +37,15 @@ class TrainingConfig:
     weight_decay: float = 1e-4
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training."""
+
+    epochs: int
+    held_out_loss: float
+    """Of the weights that were kept."""
+
+
 def split_options(options: Mapping[str, Any]) -> tuple[TrainingConfig, dict[str, Any]]:
     """Return (training options, the architecture's own)."""
     training = {name: value for name, value in options.items() if name in TrainingConfig.__dataclass_fields__}
@@ -51,12 +62,10 @@ def train(
     config: TrainingConfig,
     progress: Callable[[float], None] = lambda share: None,
     clock: Callable[[], float] = time.monotonic,
-) -> list[float]:
+) -> Trained:
     """Fit the view's network on the learning windows; keep the weights that did best on the stopping ones.
 
-    Where `max_seconds` ends it, how far it came depends on the machine, and so do the weights.
-
-    Returns the held-out loss of each epoch.
+    Where more than half of `max_seconds` is used, the weights depend on the speed of the machine.
     """
     device = view.step_F.device
     random = np.random.default_rng(config.seed)
@@ -66,35 +75,38 @@ def train(
     started_s = clock()
 
     def done(epochs: float) -> float:
+        # Time is left out of it until it presses, so that a training with time to spare can be repeated to the bit.
         seconds = (clock() - started_s) / max(config.max_seconds, 1e-9)
-        return min(max(epochs / config.max_epochs, seconds), 1.0)
+        return min(max(epochs / config.max_epochs, seconds if seconds > 0.5 else 0.0), 1.0)
 
-    losses: list[float] = []
-    best: dict[str, Any] = copy.deepcopy(view.network.state_dict())
+    epochs, lowest = 0, math.inf
+    best: dict[str, Any] = {}
     held_out_N = random.permutation(stopping_N)[: config.epoch_windows // 4]
-    while not losses or done(len(losses)) < 1:
+    while not epochs or done(epochs) < 1:
         view.train()
         chosen_N = random.permutation(learning_N)[: config.epoch_windows]
         batches = np.array_split(chosen_N, max(1, len(chosen_N) // config.batch_windows))
         for batch, chosen_B in enumerate(batches):
-            left = 1 - done(len(losses) + batch / len(batches))
-            if not left:
+            share = done(epochs + batch / len(batches))
+            if share == 1:
                 break
-            optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, 2 * left)
-            x_BTC = view.inputs(torch.from_numpy(windows.take(chosen_B)).to(device))
-            loss = nn.functional.mse_loss(view.network(x_BTC), x_BTC)
+            optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, 2 * (1 - share))
+            loss = view.network.loss(view.inputs(torch.from_numpy(windows.take(chosen_B)).to(device)), share)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(view.network.parameters(), 1.0)
             optimizer.step()
-        losses.append(held_out_loss(view, windows, held_out_N))
-        if losses[-1] <= min(losses):
+        epochs += 1
+        held_out = held_out_loss(view, windows, held_out_N)
+        if held_out <= lowest or not best:
             best = copy.deepcopy(view.network.state_dict())
-        progress(done(len(losses)))
+            # While a loss is warmed up, the reconstruction is better than it may stay.
+            lowest = held_out if done(epochs) > WARM_UP else math.inf
+        progress(done(epochs))
     view.network.load_state_dict(best)
     view.eval()
     progress(1.0)
-    return losses
+    return Trained(epochs, lowest)
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ class View(nn.Module):
         self.differences = config.inputs == "values and differences"
         channels = self.features * (2 if self.differences else 1)
         chosen = architectures.configure(config.architecture, config.options)
-        self.network = architectures.build(config.architecture, spec.window, channels, chosen)
+        self.network = architectures.build(config.architecture, (spec.window,), channels, chosen)
         self.register_buffer("step_F", torch.ones(self.features))
         self.register_buffer("usual_C", torch.ones(channels))
         self.tail: PooledTail | None = None
@@ -59,7 +59,7 @@ class View(nn.Module):
     def errors(self, z_BTF: Tensor) -> tuple[Tensor, Tensor]:
         """Return (squared errors of the newest row e_BC, its reconstructed values expected_BF)."""
         x_BTC = self.inputs(z_BTF)
-        rebuilt_BC = self.network.newest(x_BTC)  # type: ignore[operator]
+        rebuilt_BC = self.network.newest(x_BTC)
         return (x_BTC[:, -1] - rebuilt_BC).square(), rebuilt_BC[:, : self.features]
 
     def point_errors(self, e_BC: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,12 @@
 """The architectures: one file each, found by the name of its module.
 
-A module holds one class `Autoencoder(nn.Module)` with a nested frozen dataclass `Config`. It is built as
-`Autoencoder(steps, channels, config)` and maps x_BTC to a reconstruction of the same shape; `encode` gives
-its codes, one vector a window; `newest` gives the last step of the reconstruction alone, which is all that
-scoring needs. Scaling, training, calibration and scoring are the same for all of them.
+A module holds one class `Autoencoder(Architecture)` with a nested frozen dataclass `Config`, whose options all
+have a default. It is built as `Autoencoder(shape, channels, config)`, where the shape is that of one window:
+(T,) for series, (1,) for records of features, (height, width) for images. Scaling, training, calibration and
+scoring are the same for all of them. Other distributions add their own under the entry point group
+`offkey.architectures`, by the name under which they are configured.
+
+Legend: B batch, T steps (or the axes of an image), C channels, L latent.
 """
 
 import dataclasses
@@ -11,28 +14,48 @@ import difflib
 import importlib
 import math
 import pkgutil
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from torch import Tensor, nn
 
+ENTRY_POINTS = "offkey.architectures"
+WARM_UP = 1 / 3
+"""Share of a training after which a loss must have its final form."""
 
-class Architecture(Protocol):
-    """What every `Autoencoder` offers beside being a module."""
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """Return the reconstruction, of the input's shape."""
+class Architecture(nn.Module):
+    """An autoencoder: from windows to codes and back."""
 
+    Config: type[Any]
+
+    @abstractmethod
     def encode(self, x_BTC: Tensor) -> Tensor:
         """Return the codes z_BL."""
 
+    @abstractmethod
+    def decode(self, z_BL: Tensor) -> Tensor:
+        """Return the windows x_BTC that the codes stand for."""
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Return the reconstruction, of the input's shape."""
+        return self.decode(self.encode(x_BTC))
+
     def newest(self, x_BTC: Tensor) -> Tensor:
-        """Return the last step of the reconstruction, x_BC."""
+        """Return the last step of the reconstruction alone, x_BC: all that live scoring needs."""
+        last: Tensor = self(x_BTC)[:, -1]
+        return last
+
+    def loss(self, x_BTC: Tensor, done: float) -> Tensor:
+        """Return what training makes small; `done` is the share of the training that has passed."""
+        return nn.functional.mse_loss(self(x_BTC), x_BTC)
 
 
 def available() -> list[str]:
     """Return the names of all architectures."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted({*_own(), *_added()})
 
 
 def configure(name: str, options: Mapping[str, Any]) -> Any:
@@ -67,15 +90,31 @@ def checked(config: Any, options: Mapping[str, Any]) -> Any:
     return config(**options)
 
 
-def build(name: str, steps: int, channels: int, config: Any) -> nn.Module:
-    """Return a new autoencoder for windows of `steps` x `channels`."""
-    return cast(nn.Module, _class_of(name)(steps, channels, config))
+def build(name: str, shape: tuple[int, ...], channels: int, config: Any) -> Architecture:
+    """Return a new autoencoder for windows of this shape.
+
+    Raises:
+        ValueError: it does not take windows of this shape.
+    """
+    network: Architecture = _class_of(name)(shape, channels, config)
+    return network
+
+
+def _own() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
+def _added() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
 def _class_of(name: str) -> Any:
-    if name not in available():
+    if name in _own():
+        return importlib.import_module(f"{__name__}.{name}").Autoencoder
+    added = _added()
+    if name not in added:
         raise ValueError(f"there is no architecture {name!r}{_nearest(name, available())}")
-    return importlib.import_module(f"{__name__}.{name}").Autoencoder
+    return added[name].load()
 
 
 def _nearest(word: str, known: Any) -> str:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers import last_step
+from models.layers import DenseDecoder, dense
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(DenseDecoder):
     """GRU over patches as encoder, dense decoder."""
 
     @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Autoencoder(nn.Module):
         patch: int = 8
         """Points that one step of the recurrence reads; the window is filled up to a multiple of it."""
 
-    def __init__(self, steps: int, channels: int, config: Config) -> None:
-        super().__init__()
-        self.patch = min(config.patch, steps)
-        self.padding = -steps % self.patch
+    def __init__(self, shape: tuple[int, ...], channels: int, config: Config) -> None:
+        if len(shape) != 1:
+            raise ValueError("recurrent takes series; for images take `convolutional`")
+        super().__init__(shape, channels)
+        self.patch = min(config.patch, shape[0])
+        self.padding = -shape[0] % self.patch
         hidden = config.hidden
         self.input_gates = nn.Linear(self.patch * channels, 3 * hidden)
         self.state_gates = nn.Linear(hidden, 3 * hidden)
         self.to_code = nn.Linear(hidden, config.latent)
-        self.decoder = nn.Sequential(
-            nn.Linear(config.latent, hidden), nn.GELU(), nn.Linear(hidden, steps * channels)
-        )
+        self.decoder = dense(config.latent, hidden, self.width)
 
     def encode(self, x_BTC: Tensor) -> Tensor:
         # Fill at the old end, so that the newest point always closes a patch.
@@ -57,10 +57,3 @@ class Autoencoder(nn.Module):
             state_BH = torch.lerp(proposal, state_BH, update)
         codes: Tensor = self.to_code(state_BH)
         return codes
-
-    def newest(self, x_BTC: Tensor) -> Tensor:
-        return last_step(self.decoder, self.encode(x_BTC), x_BTC.shape[2])
-
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        flat: Tensor = self.decoder(self.encode(x_BTC))
-        return flat.view_as(x_BTC)

@@ -10,12 +10,12 @@ Legend: B batch, T steps, C channels, L latent.
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.layers import last_step
+from models.layers import DenseDecoder, dense
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(DenseDecoder):
     """Dense encoder and decoder over a flattened window."""
 
     @dataclass(frozen=True)
@@ -25,20 +25,12 @@ class Autoencoder(nn.Module):
         latent: int = 8
         """Width of the code; always narrower than the input."""
 
-    def __init__(self, steps: int, channels: int, config: Config) -> None:
-        super().__init__()
-        width = steps * channels
-        latent = max(1, min(config.latent, width - 1))
-        self.encoder = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, latent))
-        self.decoder = nn.Sequential(nn.Linear(latent, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
+    def __init__(self, shape: tuple[int, ...], channels: int, config: Config) -> None:
+        super().__init__(shape, channels)
+        latent = max(1, min(config.latent, self.width - 1))
+        self.encoder = dense(self.width, config.hidden, latent)
+        self.decoder = dense(latent, config.hidden, self.width)
 
     def encode(self, x_BTC: Tensor) -> Tensor:
         codes: Tensor = self.encoder(x_BTC.flatten(1))
         return codes
-
-    def newest(self, x_BTC: Tensor) -> Tensor:
-        return last_step(self.decoder, self.encode(x_BTC), x_BTC.shape[2])
-
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        flat: Tensor = self.decoder(self.encode(x_BTC))
-        return flat.view_as(x_BTC)

@@ -36,26 +36,26 @@ def fitted() -> dict[str, Detector]:
     return {name: fit_detector(SPEC, name, QUICK, {"s": waves(1500)}, device=CPU) for name in NAMES}
 
 
-def test_there_are_the_two_of_this_version() -> None:
-    assert {"vanilla", "recurrent"} <= set(NAMES)
+def test_there_are_the_six_classic_ones() -> None:
+    assert set(NAMES) >= {"vanilla", "sparse", "denoising", "variational", "convolutional", "recurrent"}
 
 
 @pytest.mark.parametrize("steps", [1, 7, 16, 50])
 @pytest.mark.parametrize("channels", [1, 5])
 def test_shapes_are_kept(name: str, steps: int, channels: int) -> None:
-    network = architectures.build(name, steps, channels, architectures.configure(name, {}))
+    network = architectures.build(name, (steps,), channels, architectures.configure(name, {}))
     x_BTC = torch.randn(4, steps, channels)
     assert network(x_BTC).shape == x_BTC.shape
-    newest_BC = network.newest(x_BTC)  # type: ignore[operator]
-    torch.testing.assert_close(newest_BC, network(x_BTC)[:, -1])
-    codes = network.encode(x_BTC)  # type: ignore[operator]
-    assert codes.shape[0] == 4
-    assert codes.ndim == 2
+    torch.testing.assert_close(network.newest(x_BTC), network(x_BTC)[:, -1])
+    codes_BL = network.encode(x_BTC)
+    assert codes_BL.shape[0] == 4
+    assert codes_BL.ndim == 2
+    torch.testing.assert_close(network.decode(codes_BL), network(x_BTC))
 
 
 def test_eight_windows_can_be_learned_by_heart(name: str) -> None:
     torch.manual_seed(0)
-    network = architectures.build(name, 16, 2, architectures.configure(name, {"latent": 16, "hidden": 64}))
+    network = architectures.build(name, (16,), 2, architectures.configure(name, {"latent": 16, "hidden": 64}))
     x_BTC = torch.randn(8, 16, 2)
     optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     for _ in range(600):
@@ -68,10 +68,11 @@ def test_eight_windows_can_be_learned_by_heart(name: str) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e4])
 def test_gradients_stay_finite(name: str, scale: float) -> None:
-    network = architectures.build(name, 16, 2, architectures.configure(name, {}))
+    network = architectures.build(name, (16,), 2, architectures.configure(name, {}))
     x_BTC = torch.randn(8, 16, 2) * scale
-    (network(x_BTC) - x_BTC).square().mean().backward()
-    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+    network.loss(x_BTC, done=1.0).backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in network.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_unknown_options_name_the_nearest_known_one(name: str) -> None:
