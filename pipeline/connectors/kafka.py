@@ -344,6 +344,8 @@ class KafkaCluster:
 def history(connection: Connection, topic: str, max_records: int) -> Iterator[PartitionRecords]:
     """Read a topic's newest retained records up to its present end, outside any group.
 
+    `max_records` is shared out evenly; a partition gives one record at least, so that none goes unseen.
+
     Raises:
         TransientError: the broker stopped answering.
         ConfigError: the topic is not there, or there is no right to read it.
@@ -358,17 +360,19 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
     try:
         with translated(f"topic {topic}"):
             consumer.assign(places)
+            most = max(max_records // len(places), 1)
             begin, end = consumer.beginning_offsets(places), consumer.end_offsets(places)
             for place in places:
-                consumer.seek(place, max(begin[place], end[place] - max_records // len(places)))
+                consumer.seek(place, max(begin[place], end[place] - most))
         left = {place for place in places if end[place] > begin[place]}
         while left:
             with translated(f"topic {topic}"):
                 polled = consumer.poll(timeout_ms=REQUEST_TIMEOUT_MS)
             for place, records in polled.items():
-                # Whole, even past the end asked for: see `KafkaSource.offsets` on where an end may lie.
+                # Whole, even past the end asked for: see `KafkaSource.offsets`.
                 yield PartitionRecords(TopicPartition(*place), records)
-            reached = {place for place in left if consumer.position(place) >= end[place]}
+            with translated(f"topic {topic}"):
+                reached = {place for place in left if consumer.position(place) >= end[place]}
             if not polled and not reached:
                 raise TransientError(f"topic {topic}: no records for {REQUEST_TIMEOUT_MS / 1000:g} s; try again")
             left -= reached

@@ -89,10 +89,11 @@ class Decoder:
         max_ahead_ms: int = 3_600_000,
         max_record_bytes: int = 1_048_576,
     ) -> None:
-        """`stateless` records (of kind `features`) belong to no series and need no key."""
+        """`stateless` records (of kind `features`) belong to no series, need no key and are never late."""
+        self.stateless = stateless
         self._fields = fields
         self._format = JsonFormat(fields)
-        self._name_of = self._naming(stateless)
+        self._name_of = self._naming()
         self._time_unit = time_unit
         self._max_ahead_ms = max_ahead_ms
         self._max_record_bytes = max_record_bytes
@@ -122,10 +123,10 @@ class Decoder:
             rows.append(row)
         return self._columns(arrived, kept, rows, series, rejects)
 
-    def _naming(self, stateless: bool) -> Callable[[RawRecord, tuple[Any, ...]], str]:
+    def _naming(self) -> Callable[[RawRecord, tuple[Any, ...]], str]:
         """Choose once how a record's series is named."""
         first, count = len(self._fields.features), len(self._fields.series)
-        if stateless:
+        if self.stateless:
             return lambda record, row: ""
         if count == 1:
             return lambda record, row: str(row[first])
