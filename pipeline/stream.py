@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert
-from pipeline.stages.decode import Decoder, Reject
-from pipeline.stages.series import FloatArray, IntArray
+from pipeline.stages.decode import Decoder, FloatArray, IntArray, Reject
 
 Arrays = dict[str, npt.NDArray[Any]]
 Measure = Callable[[str], AbstractContextManager[object]]

@@ -21,10 +21,9 @@ from models.calibration import STREAM_PACE
 from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
-from pipeline.stages.decode import Batch
+from pipeline.stages.decode import Batch, FloatArray
 from pipeline.stages.incidents import SEVERITIES, derived_id, severity_of
 from pipeline.stages.scoring import Scorer
-from pipeline.stages.series import FloatArray
 from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan
 
 

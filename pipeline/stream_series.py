@@ -18,10 +18,10 @@ from models.calibration import SERIES_PACE
 from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
-from pipeline.stages.decode import REASONS, Reject
+from pipeline.stages.decode import REASONS, FloatArray, IntArray, Reject
 from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident, Transition
 from pipeline.stages.scoring import Scorer, Scores
-from pipeline.stages.series import FloatArray, IntArray, Points, SeriesTable
+from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.windows import Windows
 from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan
 
@@ -102,16 +102,15 @@ class SeriesPipeline:
         )
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
-        """Return the state of a partition: names, the table's columns, buffers, tails, open incidents."""
-        columns = self._table.columns
-        held = self._table.slots.get(partition, {})
-        series = {name: slot for name, slot in held.items() if columns["count"][slot] > 0}
+        """Return the state of a partition: names, the table's rows, buffers, tails, open incidents."""
+        held, count = self._table.slots.get(partition, {}), self._table.columns["count"]
+        series = {name: slot for name, slot in held.items() if count[slot] > 0}
         slots = np.fromiter(series.values(), np.int64, len(series))
         index_of = {slot: index for index, slot in enumerate(slots.tolist())}
         incidents = {
             index_of[slot]: incident for slot, incident in self._incidents.open.items() if slot in index_of
         }
-        arrays: Arrays = {name: column[slots] for name, column in columns.items()}
+        arrays: Arrays = self._table.snapshot(slots)
         arrays |= {_TAIL + name: column for name, column in self._tail.gather(slots).items()}
         arrays["rows"] = self._windows.snapshot(slots)
         arrays["names"] = np.frombuffer(msgspec.json.encode(list(series)), np.uint8)
@@ -127,8 +126,7 @@ class SeriesPipeline:
         slots = np.array([self._table.add(partition, name) for name in names], np.int64)
         self._begin_tails(self._table.take_new())
         known = {name: self._table.columns[name][slots] for name in ("learned", "center", "scale")}
-        for name, column in self._table.columns.items():
-            column[slots] = arrays[name]
+        self._table.restore(slots, arrays)
         self._windows.restore(slots, arrays["rows"])
         self._rescale(slots, known)
         self._tail.scatter(

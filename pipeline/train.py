@@ -21,8 +21,7 @@ from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Promotion, Registry
-from pipeline.stages.decode import Decoder
-from pipeline.stages.series import FloatArray, IntArray
+from pipeline.stages.decode import Decoder, FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 
