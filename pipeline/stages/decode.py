@@ -3,6 +3,14 @@
 Each record is judged alone: a bad one never harms its neighbours, and its bytes stay untouched so that it
 can be dead-lettered as it came.
 
+A record whose event time is too far ahead would make every later one of its series late. It is measured by
+the record's Kafka timestamp and not by a clock of ours, so that a replay decides the same. Where that timestamp
+is the broker's (`message.timestamp.type=LogAppendTime`), no producer's clock gets past the limit. Where it is
+the producer's own (`CreateTime`, Kafka's default), a clock that is wrong as a whole moves both, and it is the
+broker that refuses: by default more than an hour ahead from Kafka 4 on (`message.timestamp.after.max.ms`), never
+before. Without a `time` field there is nothing else to compare, and without a Kafka timestamp nothing at all.
+What gets through shows as late records of the series until time has caught up.
+
 Legend: N records, F features.
 """
 
