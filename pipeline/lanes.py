@@ -13,10 +13,9 @@ from pipeline.fields import decoder_of
 from pipeline.protocols import Registry
 from pipeline.stages.decode import FloatArray, split_series_name
 from pipeline.stages.scoring import Scorer
-from pipeline.stream import StreamPipeline, StreamPlan
+from pipeline.stream import Lane, StreamPipeline, StreamPlan
 from pipeline.stream_features import FeaturesPipeline
 from pipeline.stream_series import SeriesPipeline
-from pipeline.worker import Lane
 
 
 def choose_device(name: str) -> torch.device:

@@ -85,3 +85,15 @@ class StreamPipeline(Protocol):
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One stream as the worker sees it: its stages, and where they read."""
+
+    name: str
+    topic: str
+    pipeline: StreamPipeline
+    model_version: str
+    start: str
+    """Where a partition without a usable committed offset begins: earliest, latest or fail."""

@@ -22,7 +22,8 @@ from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import Message, TopicPartition
-from pipeline.worker import Lane, Worker, WorkerOptions
+from pipeline.stream import Lane
+from pipeline.worker import Worker, WorkerOptions
 from tests.streams import FEATURES, SERIES, Bench, Payload, drain, feature_payloads, lanes, series_payloads
 
 _DEADLINE_S = 60.0
@@ -226,7 +227,7 @@ class Member:
         self._running = self._pool.submit(self.worker.run, self._stop)
 
     def reached(self) -> dict[TopicPartition, int]:
-        return {place: progress.next_offset for place, progress in dict(self.worker._progress).items()}
+        return {place: progress.next_offset for place, progress in dict(self.worker.partitions.progress).items()}
 
     def leave(self) -> None:
         """End as SIGTERM does: the step in hand is finished and committed."""
