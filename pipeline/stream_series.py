@@ -3,8 +3,6 @@
 Legend: M admitted points, K alerting ones, S slots, T window length, F features.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -23,7 +21,7 @@ from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident, Trans
 from pipeline.stages.scoring import Scorer, Scores
 from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.windows import Windows
-from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan
+from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of
 
 _TAIL = "tail."
 
@@ -51,8 +49,7 @@ class SeriesPipeline:
     def shape(self) -> str:
         """What the state's arrays depend on."""
         spec = self._detector.spec
-        features = hashlib.blake2b(json.dumps(spec.features).encode(), digest_size=8).hexdigest()
-        return f"series window={spec.window} features={features}"
+        return f"series window={spec.window} features={hash_of(spec.features)}"
 
     @property
     def series_held(self) -> int:
@@ -82,18 +79,10 @@ class SeriesPipeline:
             table = self._table
             transitions = self._incidents.follow(points, scores.score_M, threshold_M, table.names, table.partitions)
             alerts = self._alerts(transitions, points, scores)
-        names = self._table.names
-        scored = Scored(
-            [names[slot] for slot in points.slot_M.tolist()],
-            points.time_ms_M,
-            points.offset_M,
-            scores.score_M,
-            threshold_M,
-        )
         return Outcome(
             alerts,
             rejects,
-            scored,
+            lambda: self._scored(points, scores, threshold_M),
             points_scored=int((~np.isnan(scores.score_M)).sum()),
             points_warming=int((points.index_M < self._table.window).sum()),
             late=admitted.late,
@@ -161,6 +150,10 @@ class SeriesPipeline:
         # Before its first window is complete a series has no interval, and no score either.
         threshold = np.where(interval_ms > 0, self._plan.threshold(np.maximum(interval_ms, 1.0)), np.inf)
         return threshold[place_M]
+
+    def _scored(self, points: Points, scores: Scores, threshold_M: FloatArray) -> Scored:
+        series = [self._table.names[slot] for slot in points.slot_M.tolist()]
+        return Scored(series, points.time_ms_M, points.offset_M, scores.score_M, threshold_M)
 
     def _alerts(self, transitions: Sequence[Transition], points: Points, scores: Scores) -> list[Alert]:
         if not transitions:
