@@ -6,6 +6,7 @@ by (partition, name): state moves with its partition.
 Legend: N records of a poll, M points admitted, S slots, F features.
 """
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,7 +18,6 @@ from pipeline.protocols import TopicPartition
 from pipeline.stages.decode import MAX_TIME_MS, Batch, FloatArray, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
-StepArray = npt.NDArray[np.float32]
 KnownScaling = Callable[[str], tuple[FloatArray, FloatArray] | None]
 
 _STEPS = "warming_steps_ms"
@@ -69,8 +69,9 @@ class SeriesTable:
     partitions: list[TopicPartition] = field(default_factory=list)
     _free: list[int] = field(default_factory=list)
     _new: list[int] = field(default_factory=list)
-    _steps_ms: dict[int, StepArray] = field(default_factory=dict)
-    """Steps between the points of each series whose interval is not known before its first window is full."""
+    _steps_ms: dict[int, "array[float]"] = field(default_factory=dict)
+    """Steps between the points of each series whose interval is not known before its first window is full, as
+    32-bit floats: there may be a million such series."""
     _moved: int = 0
 
     def __post_init__(self) -> None:
@@ -153,7 +154,8 @@ class SeriesTable:
 
     def snapshot(self, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
         """Return the rows of these slots, all of which have had points, for a checkpoint."""
-        steps_ms = [self._steps_ms[slot] for slot in slots.tolist() if slot in self._steps_ms]
+        held = (self._steps_ms.get(slot) for slot in slots.tolist())
+        steps_ms = [np.frombuffer(steps, np.float32) for steps in held if steps]
         rows = {name: column[slots] for name, column in self.columns.items()}
         return {**rows, _STEPS: np.concatenate([np.zeros(0, np.float32), *steps_ms])}
 
@@ -175,7 +177,7 @@ class SeriesTable:
             parts = [np.repeat(step_ms, count) for step_ms, count in zip(each_ms, counts, strict=True)]
         for slot, steps_ms in zip(slots[warming].tolist(), parts, strict=False):
             if self.columns["interval_ms"][slot] == 0:
-                self._steps_ms[slot] = steps_ms
+                self._steps_ms[slot] = array("f", steps_ms.tobytes())
 
     def take_new(self) -> list[int]:
         """Return the slots given to series since the last call."""
@@ -258,24 +260,30 @@ class SeriesTable:
         columns["first_time_ms"][slots[new]] = time_ms_M[start_S[new]]
         provisional = new & ~columns["learned"][slots]
         columns["center"][slots[provisional]] = values_MF[start_S[provisional]]
-        for i in np.flatnonzero(columns["interval_ms"][slots] == 0):
-            self._learn_interval(int(slots[i]), time_ms_M[start_S[i] : end_S[i]])
+        unknown = columns["interval_ms"][slots] == 0
+        if unknown.any():
+            step_ms_M = np.diff(time_ms_M, prepend=0)
+            step_ms_M[start_S] = time_ms_M[start_S] - columns["last_time_ms"][slots]
+            # The first point of a series comes after nothing.
+            self._learn_intervals(slots[unknown], (start_S + new)[unknown], end_S[unknown], step_ms_M)
 
         columns["count"][slots] += length_S
         columns["last_time_ms"][slots] = time_ms_M[end_S - 1]
         columns["last_values"][slots] = values_MF[end_S - 1]
         return index_M
 
-    def _learn_interval(self, slot: int, time_ms_T: IntArray) -> None:
+    def _learn_intervals(self, slots: IntArray, low_S: IntArray, high_S: IntArray, step_ms_M: IntArray) -> None:
         """Take the median of the first window's steps, as training does: one gap among them does not count."""
-        if self.columns["count"][slot]:
-            time_ms_T = np.append(self.columns["last_time_ms"][slot], time_ms_T)
-        before_ms = self._steps_ms.pop(slot, np.zeros(0, np.float32))
-        steps_ms = np.append(before_ms, np.diff(time_ms_T).astype(np.float32))
-        if len(steps_ms) < self.window - 1:
-            self._steps_ms[slot] = steps_ms
-        else:
-            self.columns["interval_ms"][slot] = max(float(np.median(steps_ms[: self.window - 1])), 1.0)
+        steps_ms, wanted = step_ms_M.tolist(), self.window - 1
+        full: list[int] = []
+        for slot, low, high in zip(slots.tolist(), low_S.tolist(), high_S.tolist(), strict=True):
+            first_ms = self._steps_ms.setdefault(slot, array("f"))
+            first_ms.extend(steps_ms[low:high])
+            if len(first_ms) >= wanted:
+                full.append(slot)
+        if full:
+            first_SM = np.array([self._steps_ms.pop(slot)[:wanted] for slot in full])
+            self.columns["interval_ms"][full] = np.maximum(np.median(first_SM, axis=1), 1.0)
 
     def _grow(self) -> None:
         capacity = max(64, 2 * self.capacity)
