@@ -197,12 +197,16 @@ def test_the_path_of_a_user(
     first.end(signal.SIGKILL)
     produce(connection, topics["payments"], [(None, b"nonsense")])
     second = running()
-    wait_for(lambda: letters(connection, topics) == 1, second)
+    # A poll may bring one stream's records only: neither says how far the other has come.
+    wait_for(lambda: letters(connection, topics) == 1 and len(alerting(connection, topics)) == 2, second)
     assert second.end() == ""
     assert second.process.returncode == 0
     openings = [each for each in events(connection, topics["alerts"]) if each["state"] == "opened"]
-    assert {each["stream"] for each in openings} == {"machines", "payments"}
     assert {50, 51, 300} <= {each["offset"] for each in openings if each["stream"] == "payments"}
+
+
+def alerting(connection: Connection, topics: dict[str, str]) -> set[str]:
+    return {each["stream"] for each in events(connection, topics["alerts"]) if each["state"] == "opened"}
 
 
 def letters(connection: Connection, topics: dict[str, str]) -> int:
