@@ -6,9 +6,10 @@
     ├── TransientError       the outside world is away: retry with backoff until a deadline, then exit 1
     │   ├── DeliveryError    an alert or dead letter was not confirmed: restore state, then retry
     │   └── AssignmentLost   a partition moved while we worked on it: restore state, no retry of the commit
-    ├── RegistryError        no usable model version: keep the current one; without one, exit 1
-    ├── CheckpointError      a checkpoint is damaged or unknown: take the one before it
-    └── SnapshotError        no usable training data: skip this training, exit 1
+    ├── RegistryError        no usable model version, or another writer was first: go on with the one there is,
+    │                        exit 1 where there is none
+    ├── CheckpointError      a checkpoint is gone, damaged or of an unknown format: take the one before it
+    └── SnapshotError        too little usable data to train on: no new version, exit 1
 
 Exceptions of client libraries are translated where they are raised, in `pipeline.connectors`, with
 `raise ... from`. Whatever is not in this tree is a bug: the process dies and uncommitted work is replayed.
@@ -44,12 +45,12 @@ class AssignmentLost(TransientError):
 
 
 class RegistryError(OffkeyError):
-    """A model version is missing, damaged, or made for other records."""
+    """A model version is missing, not complete or damaged, or its name or number was taken by another writer."""
 
 
 class CheckpointError(OffkeyError):
-    """A checkpoint cannot be read or is of another stream, topic or model shape."""
+    """A checkpoint's bytes cannot be read; whether what they hold fits is for the worker to tell."""
 
 
 class SnapshotError(OffkeyError):
-    """There is no data to train on, or it cannot be read."""
+    """A topic holds too few usable records to train on, or no field that is a number in all of them."""

@@ -11,13 +11,11 @@ from pipeline.config import StreamSettings, parse_budget, split_path
 from pipeline.errors import ConfigError, RegistryError
 from pipeline.fields import decoder_of
 from pipeline.protocols import Registry
-from pipeline.stages.decode import split_series_name
+from pipeline.stages.decode import FloatArray, split_series_name
 from pipeline.stages.scoring import Scorer
-from pipeline.stages.series import FloatArray
-from pipeline.stream import StreamPipeline, StreamPlan
+from pipeline.stream import Lane, StreamPipeline, StreamPlan
 from pipeline.stream_features import FeaturesPipeline
 from pipeline.stream_series import SeriesPipeline
-from pipeline.worker import Lane
 
 
 def choose_device(name: str) -> torch.device:

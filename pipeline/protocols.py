@@ -210,8 +210,11 @@ class Registry(Protocol):
         """Return the complete versions, oldest first."""
 
     def load(self, stream: str, version: str) -> ModelVersion:
-        """Raises:
-        RegistryError: that version is missing or not complete.
+        """Return a version with its files.
+
+        Raises:
+            RegistryError: it is missing or not complete.
+            TransientError: storage does not answer.
         """
 
     def promote(self, stream: str, promotion: Promotion) -> None:

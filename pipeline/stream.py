@@ -4,6 +4,8 @@
 I/O, so the worker, the demo's report and a backtest run the very same code.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,8 +15,7 @@ import numpy.typing as npt
 
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert
-from pipeline.stages.decode import Decoder, Reject
-from pipeline.stages.series import FloatArray, IntArray
+from pipeline.stages.decode import Decoder, FloatArray, IntArray, Reject
 
 Arrays = dict[str, npt.NDArray[Any]]
 Measure = Callable[[str], AbstractContextManager[object]]
@@ -55,12 +56,22 @@ class Outcome:
     alerts: Sequence[Alert]
     """In the order of partition and offset."""
     rejects: Sequence[Reject]
-    scored: Scored
+    scored_now: Callable[[], Scored]
     points_scored: int = 0
     points_warming: int = 0
     late: int = 0
     held: int = 0
     series_moved: int = 0
+
+    @property
+    def scored(self) -> Scored:
+        """Put together on demand, for the worker has no use for it; to be read before the next `process`."""
+        return self.scored_now()
+
+
+def hash_of(features: Sequence[str]) -> str:
+    """Return what tells one list of features from another, for the `shape` of a stream's state."""
+    return hashlib.blake2b(json.dumps(features).encode(), digest_size=8).hexdigest()
 
 
 class StreamPipeline(Protocol):
@@ -86,3 +97,15 @@ class StreamPipeline(Protocol):
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One stream as the worker sees it: its stages, and where they read."""
+
+    name: str
+    topic: str
+    pipeline: StreamPipeline
+    model_version: str
+    start: str
+    """Where a partition without a usable committed offset begins: earliest, latest or fail."""

@@ -7,8 +7,6 @@ multiplies the alerts of a fixed threshold.
 Legend: M accepted records, K alerting ones, F features.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -21,11 +19,10 @@ from models.calibration import STREAM_PACE
 from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
-from pipeline.stages.decode import Batch
+from pipeline.stages.decode import Batch, FloatArray
 from pipeline.stages.incidents import SEVERITIES, derived_id, severity_of
 from pipeline.stages.scoring import Scorer
-from pipeline.stages.series import FloatArray
-from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan
+from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of
 
 
 class FeaturesPipeline:
@@ -38,8 +35,7 @@ class FeaturesPipeline:
         self._threshold = float(plan.threshold(np.array([detector.calibration.interval_ms]))[0])
         self._tail = detector.calibration.online_tail(device, STREAM_PACE)
         self._slots: dict[TopicPartition, int] = {}
-        features = hashlib.blake2b(json.dumps(detector.spec.features).encode(), digest_size=8).hexdigest()
-        self.shape = f"features={features}"
+        self.shape = f"features={hash_of(detector.spec.features)}"
 
     series_held = 0
     open_incidents = 0
@@ -64,16 +60,11 @@ class FeaturesPipeline:
                 self._alert(*place_M[i], float(scores.score_M[i]), expected_F, share_F)
                 for i, expected_F, share_F in zip(hot, expected_KF, share_KF, strict=True)
             ]
-        scored = Scored(
-            ("",) * len(scores.score_M),
-            np.concatenate([batch.time_ms_N for batch in batches]),
-            np.concatenate([batch.offset_N for batch in batches]),
-            scores.score_M,
-            np.full(len(scores.score_M), self._threshold),
-        )
         rejects = [reject for _, found in decoded for reject in found]
         alerts.sort(key=lambda alert: (alert.partition, alert.offset))
-        return Outcome(alerts, rejects, scored, points_scored=len(scores.score_M))
+        return Outcome(
+            alerts, rejects, lambda: self._scored(batches, scores.score_M), points_scored=len(scores.score_M)
+        )
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
         """Return the state of the partition's tail."""
@@ -89,6 +80,15 @@ class FeaturesPipeline:
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
         self._slots.pop(partition, None)
+
+    def _scored(self, batches: Sequence[Batch], score_M: FloatArray) -> Scored:
+        return Scored(
+            ("",) * len(score_M),
+            np.concatenate([batch.time_ms_N for batch in batches]),
+            np.concatenate([batch.offset_N for batch in batches]),
+            score_M,
+            np.full(len(score_M), self._threshold),
+        )
 
     def _slot_of(self, partition: TopicPartition) -> int:
         slot = self._slots.get(partition)

@@ -3,8 +3,6 @@
 Legend: M admitted points, K alerting ones, S slots, T window length, F features.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -18,12 +16,12 @@ from models.calibration import SERIES_PACE
 from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
-from pipeline.stages.decode import REASONS, Reject
+from pipeline.stages.decode import REASONS, FloatArray, IntArray, Reject
 from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident, Transition
 from pipeline.stages.scoring import Scorer, Scores
-from pipeline.stages.series import FloatArray, IntArray, Points, SeriesTable
+from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.windows import Windows
-from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan
+from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of
 
 _TAIL = "tail."
 
@@ -51,8 +49,7 @@ class SeriesPipeline:
     def shape(self) -> str:
         """What the state's arrays depend on."""
         spec = self._detector.spec
-        features = hashlib.blake2b(json.dumps(spec.features).encode(), digest_size=8).hexdigest()
-        return f"series window={spec.window} features={features}"
+        return f"series window={spec.window} features={hash_of(spec.features)}"
 
     @property
     def series_held(self) -> int:
@@ -82,18 +79,10 @@ class SeriesPipeline:
             table = self._table
             transitions = self._incidents.follow(points, scores.score_M, threshold_M, table.names, table.partitions)
             alerts = self._alerts(transitions, points, scores)
-        names = self._table.names
-        scored = Scored(
-            [names[slot] for slot in points.slot_M.tolist()],
-            points.time_ms_M,
-            points.offset_M,
-            scores.score_M,
-            threshold_M,
-        )
         return Outcome(
             alerts,
             rejects,
-            scored,
+            lambda: self._scored(points, scores, threshold_M),
             points_scored=int((~np.isnan(scores.score_M)).sum()),
             points_warming=int((points.index_M < self._table.window).sum()),
             late=admitted.late,
@@ -102,16 +91,15 @@ class SeriesPipeline:
         )
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
-        """Return the state of a partition: names, the table's columns, buffers, tails, open incidents."""
-        columns = self._table.columns
-        held = self._table.slots.get(partition, {})
-        series = {name: slot for name, slot in held.items() if columns["count"][slot] > 0}
+        """Return the state of a partition: names, the table's rows, buffers, tails, open incidents."""
+        held, count = self._table.slots.get(partition, {}), self._table.columns["count"]
+        series = {name: slot for name, slot in held.items() if count[slot] > 0}
         slots = np.fromiter(series.values(), np.int64, len(series))
         index_of = {slot: index for index, slot in enumerate(slots.tolist())}
         incidents = {
             index_of[slot]: incident for slot, incident in self._incidents.open.items() if slot in index_of
         }
-        arrays: Arrays = {name: column[slots] for name, column in columns.items()}
+        arrays: Arrays = self._table.snapshot(slots)
         arrays |= {_TAIL + name: column for name, column in self._tail.gather(slots).items()}
         arrays["rows"] = self._windows.snapshot(slots)
         arrays["names"] = np.frombuffer(msgspec.json.encode(list(series)), np.uint8)
@@ -127,8 +115,7 @@ class SeriesPipeline:
         slots = np.array([self._table.add(partition, name) for name in names], np.int64)
         self._begin_tails(self._table.take_new())
         known = {name: self._table.columns[name][slots] for name in ("learned", "center", "scale")}
-        for name, column in self._table.columns.items():
-            column[slots] = arrays[name]
+        self._table.restore(slots, arrays)
         self._windows.restore(slots, arrays["rows"])
         self._rescale(slots, known)
         self._tail.scatter(
@@ -163,6 +150,10 @@ class SeriesPipeline:
         # Before its first window is complete a series has no interval, and no score either.
         threshold = np.where(interval_ms > 0, self._plan.threshold(np.maximum(interval_ms, 1.0)), np.inf)
         return threshold[place_M]
+
+    def _scored(self, points: Points, scores: Scores, threshold_M: FloatArray) -> Scored:
+        series = [self._table.names[slot] for slot in points.slot_M.tolist()]
+        return Scored(series, points.time_ms_M, points.offset_M, scores.score_M, threshold_M)
 
     def _alerts(self, transitions: Sequence[Transition], points: Points, scores: Scores) -> list[Alert]:
         if not transitions:

@@ -21,8 +21,7 @@ from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Promotion, Registry
-from pipeline.stages.decode import Decoder
-from pipeline.stages.series import FloatArray, IntArray
+from pipeline.stages.decode import Decoder, FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ def columns_of(history: Iterable[PartitionRecords], decoder: Decoder) -> tuple[C
     for series, chunks in parts.items():
         time_ms_T = np.concatenate([chunk[0] for chunk in chunks])
         values_TF = np.concatenate([chunk[1] for chunk in chunks])
-        if series:
+        if not decoder.stateless:
             newest_T = np.maximum.accumulate(time_ms_T)
             on_time_T = np.append(True, time_ms_T[1:] > newest_T[:-1])
             time_ms_T, values_TF = time_ms_T[on_time_T], values_TF[on_time_T]

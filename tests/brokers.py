@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+from pipeline.connectors.embedded import free_port
+
 MISSING = (
     "KAFKA_HOME is not set: unpack a distribution of Apache Kafka 4 (kafka.apache.org) and set KAFKA_HOME to its "
     "folder; Java 17 must be on the PATH"
@@ -79,9 +81,3 @@ class ApacheBroker:
                 return
         self.close()
         raise RuntimeError(f"Apache Kafka did not start: {(folder / 'broker.log').read_text()[-2000:]}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -16,7 +16,8 @@ from models.spec import ModelSpec
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryBroker, MemoryCheckpoints, MemoryPublisher, MemorySource
 from pipeline.lanes import build_lane
-from pipeline.worker import Lane, Worker, WorkerOptions
+from pipeline.stream import Lane
+from pipeline.worker import Worker, WorkerOptions
 
 FloatArray = npt.NDArray[np.float64]
 CPU = torch.device("cpu")
@@ -153,12 +154,12 @@ class Bench:
         ]
 
 
-def lanes(series: StreamSettings = SERIES, architecture: str = "vanilla") -> list[Lane]:
+def lanes(series: StreamSettings = SERIES, architecture: str = "vanilla", version: str = "v1") -> list[Lane]:
     """Fresh stages of both streams, as a new process would build them."""
     detectors = {"machines": series_detector(architecture), "payments": features_detector()}
     settings = {"machines": series, "payments": FEATURES}
     return [
-        build_lane(name, settings[name], from_files(to_files(detector)), "v1", CPU)
+        build_lane(name, settings[name], from_files(to_files(detector)), version, CPU)
         for name, detector in detectors.items()
     ]
 

@@ -59,7 +59,7 @@ def test_every_stage_has_its_place_in_the_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["worker", "train", "check", "stream", "stream_series", "stream_features", "lanes"]
+    "module", ["worker", "partitions", "train", "check", "stream", "stream_series", "stream_features", "lanes"]
 )
 def test_only_commands_build_connectors(module: str) -> None:
     assert not [name for name in imports(ROOT / "pipeline" / f"{module}.py") if "connectors" in name]

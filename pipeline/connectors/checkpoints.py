@@ -3,6 +3,9 @@
 An object is the sha256 of the rest, then safetensors with the checkpoint's facts as metadata. The sequence
 rises with each write, so the newest is the one written last: a topic that was made anew begins at low
 offsets again.
+
+They are a stream's, whichever group works on it: two groups on one storage would forget each other's. Give each
+group its own storage.
 """
 
 import hashlib

@@ -64,8 +64,10 @@ class Topic:
 
 
 def require_fast_checksums() -> None:
-    """Raises:
-    ConfigError: without crc32c the client checks every record in Python, at half the speed.
+    """See that the client can check records quickly: without crc32c it does so in Python, at half the speed.
+
+    Raises:
+        ConfigError: that package is missing.
     """
     if importlib.util.find_spec("crc32c") is None:
         raise ConfigError("the package crc32c is missing; install offkey again with its dependencies")

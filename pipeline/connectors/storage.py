@@ -22,7 +22,6 @@ from pipeline.errors import ConfigError, TransientError
 # The caller tries again too: the library's own 180 s would hide from it that storage is away.
 _RETRY = timedelta(seconds=10)
 
-
 _NO_RIGHT = (PermissionDeniedError, UnauthenticatedError, PermissionError)
 _NO_RIGHT_CODES = ("(os error 13)", "(os error 30)")
 """No permission, read-only: on a folder the library calls them generic."""

@@ -57,11 +57,12 @@ class JsonFormat:
         self._extract: Callable[[Any], tuple[Any, ...]] = (
             getter if len(names) > 1 else lambda record: (getter(record),)
         )
-        self._feature_paths = {".".join(path) for path in fields.features}
 
     def decode(self, value: bytes) -> tuple[Any, ...]:
-        """Raises:
-        Malformed: with the reason; see `REASONS` in `pipeline.stages.decode`.
+        """Return the fields of one value.
+
+        Raises:
+            Malformed: with the reason; see `REASONS` in `pipeline.stages.decode`.
         """
         try:
             if not value.isascii():

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.protocols import Message, TopicPartition
+from pipeline.stages.decode import FloatArray
 from pipeline.stages.incidents import Severity, State, derived_id
-from pipeline.stages.series import FloatArray
 
 EVENT_TYPE = "offkey.incident."
 

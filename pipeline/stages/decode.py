@@ -3,6 +3,14 @@
 Each record is judged alone: a bad one never harms its neighbours, and its bytes stay untouched so that it
 can be dead-lettered as it came.
 
+A record whose event time is too far ahead would make every later one of its series late. It is measured by
+the record's Kafka timestamp and not by a clock of ours, so that a replay decides the same. Where that timestamp
+is the broker's (`message.timestamp.type=LogAppendTime`), no producer's clock gets past the limit. Where it is
+the producer's own (`CreateTime`, Kafka's default), a clock that is wrong as a whole moves both, and it is the
+broker that refuses: by default more than an hour ahead from Kafka 4 on (`message.timestamp.after.max.ms`), never
+before. Without a `time` field there is nothing else to compare, and without a Kafka timestamp nothing at all.
+What gets through shows as late records of the series until time has caught up.
+
 Legend: N records, F features.
 """
 
@@ -89,10 +97,11 @@ class Decoder:
         max_ahead_ms: int = 3_600_000,
         max_record_bytes: int = 1_048_576,
     ) -> None:
-        """`stateless` records (of kind `features`) belong to no series and need no key."""
+        """`stateless` records (of kind `features`) belong to no series, need no key and are never late."""
+        self.stateless = stateless
         self._fields = fields
         self._format = JsonFormat(fields)
-        self._name_of = self._naming(stateless)
+        self._name_of = self._naming()
         self._time_unit = time_unit
         self._max_ahead_ms = max_ahead_ms
         self._max_record_bytes = max_record_bytes
@@ -122,10 +131,10 @@ class Decoder:
             rows.append(row)
         return self._columns(arrived, kept, rows, series, rejects)
 
-    def _naming(self, stateless: bool) -> Callable[[RawRecord, tuple[Any, ...]], str]:
+    def _naming(self) -> Callable[[RawRecord, tuple[Any, ...]], str]:
         """Choose once how a record's series is named."""
         first, count = len(self._fields.features), len(self._fields.series)
-        if stateless:
+        if self.stateless:
             return lambda record, row: ""
         if count == 1:
             return lambda record, row: str(row[first])

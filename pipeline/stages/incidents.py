@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 
 from pipeline.protocols import TopicPartition
-from pipeline.stages.series import FloatArray, Points
+from pipeline.stages.decode import FloatArray
+from pipeline.stages.series import Points
 
 State = Literal["opened", "worsened", "resolved"]
 Severity = Literal["minor", "major", "critical"]

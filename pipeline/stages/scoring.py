@@ -17,7 +17,8 @@ from torch import Tensor
 
 from models.calibration import OnlineTail
 from models.detector import Detector, PointScores
-from pipeline.stages.series import FloatArray, IntArray, Points
+from pipeline.stages.decode import FloatArray, IntArray
+from pipeline.stages.series import Points
 from pipeline.stages.windows import Windows
 
 CHUNK_WINDOWS = 512

@@ -6,21 +6,21 @@ by (partition, name): state moves with its partition.
 Legend: N records of a poll, M points admitted, S slots, F features.
 """
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.protocols import TopicPartition
-from pipeline.stages.decode import MAX_TIME_MS, Batch
+from pipeline.stages.decode import MAX_TIME_MS, Batch, FloatArray, IntArray
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 KnownScaling = Callable[[str], tuple[FloatArray, FloatArray] | None]
 
+_STEPS = "warming_steps_ms"
 _SEGMENT_MS = 1 << 42
 assert _SEGMENT_MS > MAX_TIME_MS
 
@@ -69,6 +69,9 @@ class SeriesTable:
     partitions: list[TopicPartition] = field(default_factory=list)
     _free: list[int] = field(default_factory=list)
     _new: list[int] = field(default_factory=list)
+    _steps_ms: dict[int, "array[float]"] = field(default_factory=dict)
+    """Steps between the points of each series whose interval is not known before its first window is full, as
+    32-bit floats: there may be a million such series."""
     _moved: int = 0
 
     def __post_init__(self) -> None:
@@ -83,7 +86,8 @@ class SeriesTable:
             "scale": np.zeros((0, self.n_features), np.float64),
             "last_values": np.zeros((0, self.n_features), np.float64),
         }
-        """One row a slot. `learned`: the scaling is final; before that the first value is its centre."""
+        """One row a slot. `interval_ms`: 0 while it is not known. `learned`: the scaling is final; before that
+        the first value is its centre."""
 
     def __len__(self) -> int:
         return sum(len(held) for held in self.slots.values())
@@ -122,6 +126,8 @@ class SeriesTable:
     def drop(self, partition: TopicPartition) -> IntArray:
         """Forget a partition's series; return the slots that became free."""
         freed = sorted(self.slots.pop(partition, {}).values())
+        for slot in freed:
+            self._steps_ms.pop(slot, None)
         self._free += reversed(freed)
         return np.array(freed, np.int64)
 
@@ -146,6 +152,33 @@ class SeriesTable:
         self._new.append(slot)
         return slot
 
+    def snapshot(self, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
+        """Return the rows of these slots, all of which have had points, for a checkpoint."""
+        held = (self._steps_ms.get(slot) for slot in slots.tolist())
+        steps_ms = [np.frombuffer(steps, np.float32) for steps in held if steps]
+        rows = {name: column[slots] for name, column in self.columns.items()}
+        return {**rows, _STEPS: np.concatenate([np.zeros(0, np.float32), *steps_ms])}
+
+    def restore(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `snapshot` returned; a series keeps the interval that the model knows of it."""
+        of_model_ms = self.columns["interval_ms"][slots]
+        for name, column in self.columns.items():
+            column[slots] = arrays[name]
+        self.columns["interval_ms"][slots] = np.where(of_model_ms > 0, of_model_ms, arrays["interval_ms"])
+
+        warming = arrays["interval_ms"] == 0
+        counts = arrays["count"][warming] - 1
+        if _STEPS in arrays:
+            parts = np.split(arrays[_STEPS], np.cumsum(counts)[:-1])
+        else:
+            # The first checkpoints hold no steps: all are taken to be as long.
+            span_ms = (arrays["last_time_ms"] - arrays["first_time_ms"])[warming]
+            each_ms = (span_ms / np.maximum(counts, 1)).astype(np.float32)
+            parts = [np.repeat(step_ms, count) for step_ms, count in zip(each_ms, counts, strict=True)]
+        for slot, steps_ms in zip(slots[warming].tolist(), parts, strict=False):
+            if self.columns["interval_ms"][slot] == 0:
+                self._steps_ms[slot] = array("f", steps_ms.tobytes())
+
     def take_new(self) -> list[int]:
         """Return the slots given to series since the last call."""
         new, self._new = self._new, []
@@ -169,7 +202,7 @@ class SeriesTable:
         """Mark points not later than every earlier one of their series, in this poll or before."""
         if not len(slot_N):
             return np.zeros(0, bool)
-        first_N = _firsts(slot_N)
+        first_N = runs(slot_N).rank_N == 0
         segment_N = np.cumsum(first_N) - 1
         highest_N = np.maximum.accumulate(time_ms_N + segment_N * _SEGMENT_MS) - segment_N * _SEGMENT_MS
         before_N = np.where(self.columns["count"][slot_N] > 0, self.columns["last_time_ms"][slot_N], -1)
@@ -219,28 +252,38 @@ class SeriesTable:
         """Count the admitted points in; return each one's index in its series."""
         if not len(slot_M):
             return np.zeros(0, np.int64)
-        columns = self.columns
-        start_M = np.flatnonzero(_firsts(slot_M))
-        length_M = np.diff(np.append(start_M, len(slot_M)))
-        slots = slot_M[start_M]
-        rank_M = np.arange(len(slot_M)) - np.repeat(start_M, length_M)
+        columns, (start_S, length_S, rank_M) = self.columns, runs(slot_M)
+        slots, end_S = slot_M[start_S], start_S + length_S
         index_M = columns["count"][slot_M] + rank_M
 
         new = columns["count"][slots] == 0
-        columns["first_time_ms"][slots[new]] = time_ms_M[start_M[new]]
+        columns["first_time_ms"][slots[new]] = time_ms_M[start_S[new]]
         provisional = new & ~columns["learned"][slots]
-        columns["center"][slots[provisional]] = values_MF[start_M[provisional]]
+        columns["center"][slots[provisional]] = values_MF[start_S[provisional]]
+        unknown = columns["interval_ms"][slots] == 0
+        if unknown.any():
+            step_ms_M = np.diff(time_ms_M, prepend=0)
+            step_ms_M[start_S] = time_ms_M[start_S] - columns["last_time_ms"][slots]
+            # The first point of a series comes after nothing.
+            self._learn_intervals(slots[unknown], (start_S + new)[unknown], end_S[unknown], step_ms_M)
 
-        end_M = start_M + length_M - 1
-        columns["count"][slots] += length_M
-        columns["last_time_ms"][slots] = time_ms_M[end_M]
-        columns["last_values"][slots] = values_MF[end_M]
-
-        settles_M = (index_M == self.window - 1) & (columns["interval_ms"][slot_M] == 0)
-        settled = slot_M[settles_M]
-        span_ms = time_ms_M[settles_M] - columns["first_time_ms"][settled]
-        columns["interval_ms"][settled] = np.maximum(span_ms / max(self.window - 1, 1), 1.0)
+        columns["count"][slots] += length_S
+        columns["last_time_ms"][slots] = time_ms_M[end_S - 1]
+        columns["last_values"][slots] = values_MF[end_S - 1]
         return index_M
+
+    def _learn_intervals(self, slots: IntArray, low_S: IntArray, high_S: IntArray, step_ms_M: IntArray) -> None:
+        """Take the median of the first window's steps, as training does: one gap among them does not count."""
+        steps_ms, wanted = step_ms_M.tolist(), self.window - 1
+        full: list[int] = []
+        for slot, low, high in zip(slots.tolist(), low_S.tolist(), high_S.tolist(), strict=True):
+            first_ms = self._steps_ms.setdefault(slot, array("f"))
+            first_ms.extend(steps_ms[low:high])
+            if len(first_ms) >= wanted:
+                full.append(slot)
+        if full:
+            first_SM = np.array([self._steps_ms.pop(slot)[:wanted] for slot in full])
+            self.columns["interval_ms"][full] = np.maximum(np.median(first_SM, axis=1), 1.0)
 
     def _grow(self) -> None:
         capacity = max(64, 2 * self.capacity)
@@ -254,8 +297,17 @@ class SeriesTable:
         return Points(none, none, none, no_values, np.zeros(0, bool), none, none)
 
 
-def _firsts(slot_N: IntArray) -> BoolArray:
-    """Mark the first point of each slot in sorted slots."""
-    first_N = np.ones(len(slot_N), bool)
-    first_N[1:] = slot_N[1:] != slot_N[:-1]
-    return first_N
+class Runs(NamedTuple):
+    """Where the points of each slot stand among points that are sorted by slot."""
+
+    start_S: IntArray
+    length_S: IntArray
+    rank_N: IntArray
+    """Each point's number among those of its slot, from 0."""
+
+
+def runs(slot_N: IntArray) -> Runs:
+    """Find the runs of equal slots."""
+    start_S = np.flatnonzero(np.diff(slot_N, prepend=-1))
+    length_S = np.diff(start_S, append=len(slot_N))
+    return Runs(start_S, length_S, np.arange(len(slot_N)) - np.repeat(start_S, length_S))

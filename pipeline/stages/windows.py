@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.stages.series import FloatArray, IntArray, Points, SeriesTable
+from pipeline.stages.decode import FloatArray, IntArray
+from pipeline.stages.series import Points, SeriesTable, runs
 
 SLACK = 64
 """Points that can be appended before a buffer is compacted; also the most points of a series in a round."""
@@ -65,7 +66,7 @@ class Windows:
         warming_M = points.index_M < self.window
         self._warm(points, np.flatnonzero(warming_M))
         position_M = np.flatnonzero(~warming_M)
-        rank_M = _ranks(points.slot_M[position_M])
+        rank_M = runs(points.slot_M[position_M]).rank_N
         for low in range(0, int(rank_M.max(initial=-1)) + 1, SLACK):
             chosen_M = position_M[(rank_M >= low) & (rank_M < low + SLACK)]
             end_M = self._append(points, chosen_M)
@@ -128,15 +129,15 @@ class Windows:
     def _append(self, points: Points, position_M: IntArray) -> IntArray:
         """Write points behind the rows of their series; return the flat row of each."""
         slot_M = points.slot_M[position_M]
-        slots, count = np.unique(slot_M, return_counts=True)
-        full = slots[self._end_S[slots] + count > self._length]
-        self._compact(full)
-        flat_M = slot_M * self._length + self._end_S[slot_M] + _ranks(slot_M)
+        start_S, count_S, rank_M = runs(slot_M)
+        slots = slot_M[start_S]
+        self._compact(slots[self._end_S[slots] + count_S > self._length])
+        flat_M = slot_M * self._length + self._end_S[slot_M] + rank_M
         columns = self._table.columns
         scaled = _scaled(points.values_MF[position_M], columns["center"][slot_M], columns["scale"][slot_M])
         flat_RF = self._buffer_SLF.view(-1, self._buffer_SLF.shape[2])
         flat_RF.index_copy_(0, torch.from_numpy(flat_M).to(self._device), torch.from_numpy(scaled).to(self._device))
-        self._end_S[slots] += count
+        self._end_S[slots] += count_S
         return flat_M
 
     def _compact(self, slots: IntArray) -> None:
@@ -161,12 +162,3 @@ class Windows:
 def _scaled(values: FloatArray, center: FloatArray, scale: FloatArray) -> npt.NDArray[np.float32]:
     """Scale in 64 bits, so that a large counter keeps its small steps; the result is finite in 32."""
     return np.clip((values - center) / scale, -_LARGEST, _LARGEST).astype(np.float32)
-
-
-def _ranks(slot_M: IntArray) -> IntArray:
-    """Number the points of each slot from 0, in sorted slots."""
-    if not len(slot_M):
-        return np.zeros(0, np.int64)
-    start_M = np.flatnonzero(np.append(True, slot_M[1:] != slot_M[:-1]))
-    length_M = np.diff(np.append(start_M, len(slot_M)))
-    return np.arange(len(slot_M)) - np.repeat(start_M, length_M)

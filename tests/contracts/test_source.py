@@ -1,8 +1,11 @@
 """One suite for `Source`: on the twin, on the embedded broker, on Apache Kafka."""
 
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+from kafka import KafkaConsumer
+from kafka.errors import KafkaTimeoutError
 
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
@@ -131,6 +134,37 @@ def test_history_takes_the_newest_records(apache_broker: str, unique: Callable[[
     publisher.close()
     newest = [record.value for arrived in history(connection, topic, 100) for record in arrived.records]
     assert newest == [b"v%d" % number for number in range(400, 500)]
+
+
+def test_history_takes_a_record_of_each_partition_at_least(
+    apache_broker: str, unique: Callable[[str], str]
+) -> None:
+    connection, topic = Connection(apache_broker), unique("past")
+    with closing(KafkaCluster(connection)) as cluster:
+        cluster.create_topics({topic: 3})
+    with closing(KafkaPublisher(connection)) as publisher:
+        for number in range(60):
+            publisher.send(Message(topic, b"k%d" % number, b"v%d" % number))
+        publisher.flush(20)
+    newest = [(at.partition.partition, len(at.records)) for at in history(connection, topic, 2)]
+    assert sorted(newest) == [(0, 1), (1, 1), (2, 1)]
+
+
+def test_history_names_a_broker_that_stops_answering(
+    embedded_broker: str, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unanswered(consumer: KafkaConsumer, place: object) -> int:
+        raise KafkaTimeoutError("no position")
+
+    connection, topic = Connection(embedded_broker), unique("past")
+    with closing(KafkaCluster(connection)) as cluster:
+        cluster.create_topics({topic: 1})
+    with closing(KafkaPublisher(connection)) as publisher:
+        publisher.send(Message(topic, None, b"v"))
+        publisher.flush(20)
+    monkeypatch.setattr(KafkaConsumer, "position", unanswered)
+    with pytest.raises(TransientError, match=f"topic {topic}: no answer .*no position"):
+        list(history(connection, topic, 10))
 
 
 def test_a_broker_that_is_not_there_is_named_at_once() -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,10 +18,12 @@ import pytest
 
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
+from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import Message, TopicPartition
-from pipeline.worker import Lane, Worker, WorkerOptions
+from pipeline.stream import Lane
+from pipeline.worker import Worker, WorkerOptions
 from tests.streams import FEATURES, SERIES, Bench, Payload, drain, feature_payloads, lanes, series_payloads
 
 _DEADLINE_S = 60.0
@@ -134,12 +135,6 @@ def offkey(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def metrics_of(config: Path) -> str:
     port = json.loads(config.read_text())["metrics"]["port"]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
@@ -202,12 +197,16 @@ def test_the_path_of_a_user(
     first.end(signal.SIGKILL)
     produce(connection, topics["payments"], [(None, b"nonsense")])
     second = running()
-    wait_for(lambda: letters(connection, topics) == 1, second)
+    # A poll may bring one stream's records only: neither says how far the other has come.
+    wait_for(lambda: letters(connection, topics) == 1 and len(alerting(connection, topics)) == 2, second)
     assert second.end() == ""
     assert second.process.returncode == 0
     openings = [each for each in events(connection, topics["alerts"]) if each["state"] == "opened"]
-    assert {each["stream"] for each in openings} == {"machines", "payments"}
     assert {50, 51, 300} <= {each["offset"] for each in openings if each["stream"] == "payments"}
+
+
+def alerting(connection: Connection, topics: dict[str, str]) -> set[str]:
+    return {each["stream"] for each in events(connection, topics["alerts"]) if each["state"] == "opened"}
 
 
 def letters(connection: Connection, topics: dict[str, str]) -> int:
@@ -232,7 +231,7 @@ class Member:
         self._running = self._pool.submit(self.worker.run, self._stop)
 
     def reached(self) -> dict[TopicPartition, int]:
-        return {place: progress.next_offset for place, progress in dict(self.worker._progress).items()}
+        return {place: progress.next_offset for place, progress in dict(self.worker.partitions.progress).items()}
 
     def leave(self) -> None:
         """End as SIGTERM does: the step in hand is finished and committed."""

@@ -1,7 +1,9 @@
 """The whole path from records to scores: any cut into polls gives the same scores, bit for bit."""
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.connectors.checkpoints import decode
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stream import Outcome, StreamPipeline
 from tests.records import Record
@@ -20,6 +23,13 @@ PAYLOADS = {"machines": series_payloads(60), "payments": feature_payloads(310)}
 
 def records_of(payloads: Sequence[Payload]) -> list[Record]:
     return [Record(n, BEGIN_MS + 10**9, key, value) for n, (key, value) in enumerate(payloads)]
+
+
+def with_a_gap(payloads: Sequence[Payload], at: int, gap_ms: int) -> list[Payload]:
+    """Move all records from one on into the future."""
+    moved = [(key, json.loads(value or b"")) for key, value in payloads[at:]]
+    later = [(key, json.dumps({**row, "ts": row["ts"] + gap_ms}).encode()) for key, row in moved]
+    return [*payloads[:at], *later]
 
 
 def scores(outcomes: Sequence[Outcome]) -> dict[int, float]:
@@ -60,6 +70,49 @@ def test_a_restored_state_goes_on_bit_for_bit(stream: str, at: int) -> None:
     second.restore(place, first.snapshot(place))
     after, _ = run(second, place, records[at:], [])
     assert before | after == expected
+
+
+@pytest.mark.parametrize("at", [4, 8, 16, 21, 32])
+def test_the_interval_of_a_new_series_survives_a_restart_in_its_first_window(at: int) -> None:
+    place, records = PLACES["machines"], records_of(with_a_gap(PAYLOADS["machines"], 16, 10**8))
+    first, second = lanes()[0].pipeline, lanes()[0].pipeline
+    run(first, place, records[:at], [])
+    second.restore(place, first.snapshot(place))
+    run(second, place, records[at:], [])
+    state = second.snapshot(place)
+    assert state["interval_ms"].tolist() == [60_000] * 4
+
+
+def test_a_series_in_its_first_window_is_restored_from_an_early_checkpoint() -> None:
+    """The first checkpoints do not hold the steps of such a series: all are taken to be as long."""
+    place, records = PLACES["machines"], records_of(with_a_gap(PAYLOADS["machines"], 16, 300_000))
+    first, second = lanes()[0].pipeline, lanes()[0].pipeline
+    run(first, place, records[:20], [])
+    early = first.snapshot(place)
+    del early["warming_steps_ms"]
+    second.restore(place, early)
+    run(second, place, records[20:32], [])
+    # Four steps over nine minutes, then three of a minute.
+    assert second.snapshot(place)["interval_ms"].tolist() == [60_000] * 3 + [135_000]
+
+
+def test_the_first_format_of_a_checkpoint_is_restored_and_goes_on() -> None:
+    kept = decode((Path(__file__).parent.parent / "fixtures" / "v1" / "checkpoint").read_bytes())
+    pipeline = lanes()[0].pipeline
+    assert pipeline.shape == kept.shape
+    pipeline.restore(kept.partition, kept.arrays)
+    records = [each._replace(offset=each.offset + 400) for each in records_of(series_payloads(110)[400:])]
+    assert pipeline.process([PartitionRecords(kept.partition, records)]).points_scored == 40
+
+
+def test_a_series_that_the_model_knows_keeps_the_models_interval() -> None:
+    place, records = PLACES["machines"], records_of(PAYLOADS["machines"])
+    old, new = lanes()[0].pipeline, lanes()[0].pipeline
+    run(old, place, records[:120], [])
+    arrays = old.snapshot(place)
+    arrays["interval_ms"] = np.full(4, 7.0)
+    new.restore(place, arrays)
+    assert new.snapshot(place)["interval_ms"].tolist() == [60_000] * 3 + [7]
 
 
 def test_partitions_of_one_poll_are_scored_together() -> None:

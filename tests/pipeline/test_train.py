@@ -51,6 +51,19 @@ def test_columns_are_those_of_each_series_in_order() -> None:
     assert (columns["b"][0] - NOW_MS).tolist() == [3, 4]
 
 
+def test_a_series_without_a_name_has_its_late_records_left_out_too() -> None:
+    raw = [record({"ts": NOW_MS + time, "v": time}, key=b"") for time in (1, 3, 2, 3, 4)]
+    columns, _, _ = columns_of([arrived(raw)], decoder_of(stream(features=["v"]), ["v"]))
+    assert (columns[""][0] - NOW_MS).tolist() == [1, 3, 4]
+
+
+def test_features_are_never_late() -> None:
+    settings = StreamSettings.model_validate({"topic": "t", "kind": "features", "time": "ts", "features": ["v"]})
+    raw = [record({"ts": NOW_MS + time, "v": time}) for time in (1, 3, 2, 3, 4)]
+    columns, _, _ = columns_of([arrived(raw)], decoder_of(settings, ["v"]))
+    assert (columns[""][0] - NOW_MS).tolist() == [1, 3, 2, 3, 4]
+
+
 def test_a_poll_of_nothing_usable_is_fine() -> None:
     columns, read, rejected = columns_of([arrived([record(b"x")])], decoder_of(stream(features=["v"]), ["v"]))
     assert (dict(columns), read, rejected) == ({}, 1, 1)

@@ -2,12 +2,16 @@
 
 import json
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
+from prometheus_client import REGISTRY
 
+from pipeline.config import StreamSettings
+from pipeline.connectors.memory import MemorySource
 from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
-from pipeline.protocols import Assignment, TopicPartition
+from pipeline.protocols import Assignment, Checkpoint, TopicPartition
 from tests.streams import BEGIN_MS, SERIES, Bench, drain, feature_payloads, lanes, series_payloads
 
 
@@ -234,19 +238,127 @@ def test_held_points_never_alert() -> None:
     assert len(bench.broker.records("dead")) == 2  # The sixth and seventh in a row.
 
 
+PLACE = TopicPartition("metrics", 0)
+
+
+def lost() -> float:
+    """Records of the series' stream that are known to go unread, as counted so far."""
+    return REGISTRY.get_sample_value("offkey_offsets_lost_total", {"stream": "machines"}) or 0.0
+
+
+def starting(start: str) -> StreamSettings:
+    return SERIES.model_copy(update={"start": start})
+
+
+@pytest.mark.parametrize("committed", [0, 10])
 @pytest.mark.parametrize(("start", "expected"), [("earliest", 40), ("latest", 100)])
 def test_expired_offsets_are_reported_and_start_decides(
-    start: str, expected: int, caplog: pytest.LogCaptureFixture
+    start: str, expected: int, committed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench(partitions=1)
     bench.fill(series_payloads(25))
-    place = TopicPartition("metrics", 0)
-    bench.broker.committed[place] = 10
-    bench.broker.begin[place] = 40
-    worker = bench.worker(series=SERIES.model_copy(update={"start": start}))
+    bench.broker.committed[PLACE] = committed
+    bench.broker.begin[PLACE] = 40
+    before = lost()
+    bench.worker(series=starting(start)).step()
+    assert f"committed offset {committed} is not among those held, 40 to 100" in caplog.text
+    assert bench.broker.committed[PLACE] == 100
+    begun = bench.checkpoints.newest("machines", PLACE, 10**9)
+    assert begun is not None
+    assert begun.next_offset == expected
+    assert lost() - before == expected - committed
+
+
+def test_a_gap_is_counted_once_though_storage_is_away(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(partitions=1)
+    bench.fill(series_payloads(25))
+    bench.broker.committed[PLACE], bench.broker.begin[PLACE] = 10, 40
+    before, worker = lost(), bench.worker()
+
+    def away(checkpoint: Checkpoint) -> None:
+        raise TransientError("storage is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.checkpoints, "write", away)
+        with pytest.raises(TransientError, match="storage is away"):
+            worker.step()
+    drain(worker)
+    assert bench.broker.committed[PLACE] == 100
+    assert lost() - before == 30
+    assert caplog.text.count("not among those held") == 1
+
+
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+def test_a_first_start_loses_nothing(start: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What has expired, or what `latest` leaves out, was never promised to this group."""
+    bench = Bench(partitions=1)
+    bench.fill(series_payloads(25))
+    bench.broker.begin[PLACE] = 40
+    before = lost()
+    bench.worker(series=starting(start)).step()
+    assert lost() == before
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def interrupted(points: int) -> Bench:
+    """A bench whose worker has checkpointed at offset 100 and ended, and whose group's offsets have expired."""
+    bench = Bench(partitions=1)
+    bench.fill(series_payloads(25))
+    worker = bench.worker()
+    drain(worker)
+    worker.checkpoint()
+    bench.broker.members.clear()
+    bench.broker.committed.clear()
+    bench.fill(series_payloads(points)[100:])
+    return bench
+
+
+@pytest.mark.parametrize(("start", "first", "gone"), [("earliest", 0, 0), ("latest", 240, 140)])
+def test_a_checkpoint_without_a_committed_offset_is_reported_and_start_decides(
+    start: str, first: int, gone: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be another group's: to go on at it would skip what this group never read."""
+    bench, before = interrupted(60), lost()
+    worker = bench.worker(series=starting(start))
     worker.step()
-    assert "committed offset 10 is not among those held, 40 to 100" in caplog.text
-    assert worker._progress[place].publish_from == expected
+    assert "metrics/0: the group has no committed offset, but its stream has a checkpoint at 100" in caplog.text
+    assert f"beginning at the {start} one, {first}" in caplog.text
+    assert lost() - before == gone
+    begun = bench.checkpoints.newest("machines", PLACE, first)
+    assert begun is not None
+    assert begun.next_offset == first
+    assert not begun.arrays["count"].any()
+
+
+def test_what_expired_behind_a_checkpoint_is_counted() -> None:
+    bench, before = interrupted(60), lost()
+    bench.broker.begin[PLACE] = 130
+    bench.worker().step()
+    assert lost() - before == 30
+
+
+def test_a_checkpoint_without_a_committed_offset_is_refused_where_start_is_fail() -> None:
+    with pytest.raises(ConfigError, match=r"has a checkpoint at 100.*streams\.machines\.start is `fail`"):
+        interrupted(60).worker(series=starting("fail")).step()
+
+
+def test_another_model_than_that_of_the_checkpoint_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "pipeline")
+    bench = Bench(partitions=1)
+    bench.fill(series_payloads(25))
+    first = bench.worker()
+    drain(first)
+    first.checkpoint()
+    bench.broker.members.clear()
+    second = bench.worker()
+    second.step()
+    assert "the state was left by model" not in caplog.text
+    bench.broker.members.clear()
+    third = bench.worker(version="v2")
+    third.step()
+    assert "metrics/0: the state was left by model v1 and goes on with v2" in caplog.text
 
 
 def test_start_fail_refuses() -> None:
@@ -272,6 +384,25 @@ def test_a_topic_made_anew_begins_again_by_its_start(caplog: pytest.LogCaptureFi
     )
     assert bench.broker.committed[TopicPartition("metrics", 0)] == 180
     assert second.lanes[0].pipeline.series_held == 4
+
+
+@pytest.mark.parametrize("committed", [None, 100])
+@pytest.mark.parametrize(("start", "first"), [("earliest", 0), ("latest", 180)])
+def test_what_start_leaves_out_of_a_topic_made_anew_is_counted(
+    start: str, first: int, committed: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kafka forgets the committed offsets of a topic that is deleted; other brokers may not."""
+    bench = interrupted(60)
+    bench.broker.create_topic("metrics", 1)
+    bench.fill(series_payloads(45))
+    if committed is not None:
+        bench.broker.committed[PLACE] = committed
+    before = lost()
+    bench.worker(series=starting(start)).step()
+    earlier = "the checkpoint at 100" if committed is None else f"committed offset {committed}"
+    assert f"the topic was made anew, {earlier} is of the earlier one" in caplog.text
+    assert lost() - before == first
+    assert bench.broker.committed[PLACE] >= first
 
 
 def test_a_topic_made_anew_under_a_running_worker_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
@@ -315,6 +446,10 @@ def test_the_recurrent_model_runs_in_the_same_worker() -> None:
     assert len(lanes()) == 2
 
 
+def around_the_source(wrapper: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda part: wrapper(part) if isinstance(part, MemorySource) else part
+
+
 class Stumbling:
     """A source that gives its partitions back once, and does not answer one question about them."""
 
@@ -348,9 +483,8 @@ class Stumbling:
 def test_a_hiccup_while_partitions_come_back_does_not_stall_them(undisturbed: list[dict[str, Any]]) -> None:
     bench = Bench()
     bench.fill(series_payloads(), feature_payloads())
-    worker = bench.worker()
-    stumbling = Stumbling(worker.source)
-    worker.source = stumbling
+    worker = bench.worker(around_the_source(Stumbling))
+    stumbling = cast(Stumbling, worker.source)
     for _ in range(4):
         worker.step()
     stumbling.regain()
@@ -382,8 +516,7 @@ class Evicted:
 def test_a_member_thrown_out_while_it_adopts_joins_again(undisturbed: list[dict[str, Any]]) -> None:
     bench = Bench()
     bench.fill(series_payloads(), feature_payloads())
-    worker = bench.worker()
-    worker.source = Evicted(worker.source)
+    worker = bench.worker(around_the_source(Evicted))
     with pytest.raises(AssignmentLost):
         worker.step()
     drain(worker)

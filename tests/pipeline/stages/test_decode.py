@@ -74,6 +74,26 @@ def test_every_reason_but_that_of_the_series_stage_can_happen() -> None:
     assert {reason for reason, _ in BAD} | {"held_too_long"} == set(REASONS)
 
 
+@pytest.mark.parametrize(
+    ("ahead_ms", "published_ms", "expected"),
+    [
+        (0, NOW_MS, []),
+        (60_000, NOW_MS, []),
+        (60_001, NOW_MS, ["time_ahead"]),
+        (10**9, NOW_MS, ["time_ahead"]),
+        (-(10**9), NOW_MS, []),
+        # The producer's clock as a whole is ahead, and it stamped the record: only the broker can tell.
+        (10**9, NOW_MS + 10**9, []),
+        # The topic has no timestamps.
+        (10**9, -1, []),
+    ],
+)
+def test_a_time_is_ahead_of_the_kafka_timestamp(ahead_ms: int, published_ms: int, expected: list[str]) -> None:
+    one = record(GOOD | {"ts": NOW_MS + ahead_ms}, timestamp=published_ms)
+    _, rejects = decoder(max_ahead_ms=60_000).decode(arrived([one]))
+    assert [reject.reason for reject in rejects] == expected
+
+
 def test_nothing_but_bad_records_gives_an_empty_batch() -> None:
     batch, rejects = decoder().decode(arrived([bad for _, bad in BAD]))
     assert len(batch) == 0

@@ -93,10 +93,21 @@ def test_a_partition_takes_its_series_along() -> None:
     assert again.points.index_M.tolist() == [0, 0]
 
 
-def test_the_interval_is_that_of_the_first_window() -> None:
+@pytest.mark.parametrize("cuts", [[], [1], [2, 3], [1, 2, 3, 4]])
+def test_the_interval_is_the_usual_step_of_the_first_window(cuts: list[int]) -> None:
+    """One gap in it would lower the threshold of the series for good."""
+    series, rows = table(), [(name, time, 1.0) for time in (0, 10, 7000, 7010, 9000) for name in "ab"]
+    for low, high in pairwise([0, *(2 * cut for cut in cuts), len(rows)]):
+        series.admit([batch(rows[low:high], low)])
+    assert series.columns["interval_ms"][:2].tolist() == [10, 10]
+
+
+def test_a_slot_given_away_again_begins_with_no_steps() -> None:
     series = table()
-    series.admit([batch([("a", time, 1) for time in (0, 10, 20, 60, 1000)])])
-    assert series.columns["interval_ms"][0] == pytest.approx(20)
+    series.admit([batch([("a", time, 1) for time in (0, 500, 1000)])])
+    series.drop(PLACE)
+    series.admit([batch([("b", time, 1) for time in (0, 10, 20, 30)])])
+    assert series.columns["interval_ms"][0] == 10
 
 
 def test_growth_keeps_what_is_known() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.protocols import TopicPartition
-from pipeline.stages.decode import Batch
-from pipeline.stages.series import FloatArray, SeriesTable
+from pipeline.stages.decode import Batch, FloatArray
+from pipeline.stages.series import SeriesTable
 from pipeline.stages.windows import SLACK, Windows
 
 PLACE = TopicPartition("metrics", 0)

@@ -1,0 +1,68 @@
+"""The client library, kafka-python: what offkey takes of it, and its exceptions in our words.
+
+This is the one module that imports the library. Its classes carry no types; the modules beside this one give
+them some: `kafka_source` reads as a member of a group, `kafka_history` reads outside any, `kafka_publisher`
+writes, `kafka_topics` asks about topics.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import errors as client_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from kafka.serializer import SerializeWrapper
+from kafka.structs import OffsetAndMetadata
+from kafka.structs import TopicPartition as ClientPartition
+
+from pipeline.errors import ConfigError, TransientError
+
+__all__ = [
+    "NO_MEMBER",
+    "READING",
+    "ClientPartition",
+    "ConfigResource",
+    "ConfigResourceType",
+    "ConsumerRebalanceListener",
+    "KafkaAdminClient",
+    "KafkaConsumer",
+    "KafkaProducer",
+    "OffsetAndMetadata",
+    "SerializeWrapper",
+    "StickyPartitionAssignor",
+    "client_errors",
+    "translated",
+]
+
+NO_MEMBER = (
+    client_errors.CommitFailedError,
+    client_errors.RebalanceInProgressError,
+    client_errors.IllegalGenerationError,
+    client_errors.UnknownMemberIdError,
+)
+"""The group has moved on without this member."""
+
+READING = {"enable_auto_commit": False, "isolation_level": "read_committed", "allow_auto_create_topics": False}
+"""Options of every consumer."""
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the client's exceptions into ours; those that a caller tells apart pass as they are."""
+    try:
+        yield
+    except (*NO_MEMBER, client_errors.NoOffsetForPartitionError, client_errors.OffsetOutOfRangeError):
+        raise
+    except client_errors.FencedInstanceIdError as error:
+        raise ConfigError(f"{what}: another process has the same kafka.instance_id; give each its own") from error
+    except client_errors.AuthorizationError as error:
+        raise ConfigError(f"{what}: no right ({error}); grant it to this user") from error
+    except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
+        raise ConfigError(f"{what}: not there; create it, or set another one in the configuration") from error
+    except (client_errors.KafkaError, OSError) as error:
+        text = str(error) or type(error).__name__
+        raise TransientError(
+            f"{what}: no answer ({text}); is the broker running, and kafka.bootstrap_servers right?"
+        ) from error

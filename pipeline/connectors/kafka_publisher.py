@@ -1,0 +1,121 @@
+"""Alerts and dead letters on their way to Kafka: nothing counts as sent before the broker has confirmed it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from pipeline.connectors.connection import REQUEST_TIMEOUT_MS, Connection, require_fast_checksums
+from pipeline.connectors.kafka_client import KafkaProducer, SerializeWrapper, client_errors, translated
+from pipeline.connectors.kafka_topics import KafkaCluster
+from pipeline.errors import ConfigError, DeliveryError, OffkeyError, RecordError, TransientError
+from pipeline.protocols import Message
+
+_TOO_LARGE = (client_errors.MessageSizeTooLargeError, client_errors.RecordListTooLargeError)
+_LARGEST_REQUEST_BYTES = 64 * 1024 * 1024
+# The client refuses a record with neither key nor value, which Kafka allows; a key that serialises to none passes.
+_NO_KEY = object()
+
+
+class KafkaPublisher:
+    """Alerts and dead letters on their way out; see `pipeline.protocols.Publisher`."""
+
+    def __init__(self, connection: Connection, delivery_timeout_s: float = 30.0) -> None:
+        require_fast_checksums()
+        self._connection, self._delivery_timeout_s = connection, delivery_timeout_s
+        self._sent: list[tuple[Message, Any]] = []
+        self._producer: KafkaProducer | None = self._new_producer()
+
+    def send(self, message: Message) -> None:
+        key = _NO_KEY if message.key is None and message.value is None else message.key
+        # Kafka allows a header without a value, which the client reads but does not write: it goes out empty.
+        headers = [(name, b"" if value is None else value) for name, value in message.headers]
+        with self._delivering(message):
+            if self._producer is None:
+                self._producer = self._new_producer()
+            future = self._producer.send(message.topic, value=message.value, key=key, headers=headers)
+        self._sent.append((message, future))
+
+    def flush(self, timeout_s: float) -> None:
+        sent, self._sent = self._sent, []
+        if self._producer is None:
+            return
+        try:
+            self._confirm(self._producer, sent, timeout_s)
+        except OffkeyError:
+            # A producer that lost a message may refuse all that follow, to keep their order: begin with a new one.
+            _end(self._producer, 0)
+            self._producer = None
+            raise
+
+    def close(self) -> None:
+        if self._producer is not None:
+            _end(self._producer, 5)
+
+    def _new_producer(self) -> KafkaProducer:
+        with translated(f"Kafka at {self._connection.bootstrap_servers}"):
+            return KafkaProducer(
+                **self._connection.options(),
+                acks="all",
+                max_request_size=_LARGEST_REQUEST_BYTES,
+                delivery_timeout_ms=int(max(self._delivery_timeout_s, 11) * 1000),
+                max_block_ms=REQUEST_TIMEOUT_MS,
+                allow_auto_create_topics=False,
+                key_serializer=SerializeWrapper(lambda key: None if key is _NO_KEY else key),
+            )
+
+    def _confirm(self, producer: KafkaProducer, sent: Sequence[tuple[Message, Any]], timeout_s: float) -> None:
+        try:
+            producer.flush(timeout=timeout_s)
+        except client_errors.KafkaTimeoutError as error:
+            for topic in {message.topic for message, _ in sent}:
+                self._require_topic(topic)
+            raise DeliveryError(
+                f"{len(sent)} messages were not confirmed within {timeout_s:g} s; "
+                f"is the broker at {self._connection.bootstrap_servers} running?"
+            ) from error
+        for message, future in sent:
+            with self._delivering(message):
+                future.get(timeout=0)
+
+    @contextmanager
+    def _delivering(self, message: Message) -> Iterator[None]:
+        about, topic = f"{message.origin}: " if message.origin else "", message.topic
+        try:
+            yield
+        except _TOO_LARGE as error:
+            size = len(message.value or b"") + len(message.key or b"")
+            raise RecordError(
+                f"{about}{size} bytes are more than topic {topic} takes; raise its max.message.bytes, "
+                "then start again"
+            ) from error
+        except client_errors.AuthorizationError as error:
+            raise ConfigError(f"{about}no right to write to topic {topic}; grant it to this user") from error
+        except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
+            raise ConfigError(f"{about}topic {topic} is not there; create it or set it under `topics`") from error
+        except TransientError as error:
+            raise DeliveryError(f"{about}not sent: {error}") from error
+        except client_errors.KafkaTimeoutError as error:
+            self._require_topic(topic)
+            raise DeliveryError(
+                f"{about}not confirmed by topic {topic} ({error}); "
+                f"is the broker at {self._connection.bootstrap_servers} running?"
+            ) from error
+        except (client_errors.KafkaError, OSError, ValueError) as error:
+            # ValueError: the client forgot the topic between its look-up and the choice of a partition.
+            raise DeliveryError(f"{about}not confirmed by topic {topic} ({error!r})") from error
+
+    def _require_topic(self, topic: str) -> None:
+        """Tell a topic that is gone from a broker that is, which the caller reports: both only time out."""
+        quick = replace(self._connection, connect_timeout_s=2.0)
+        with suppress(TransientError), closing(KafkaCluster(quick)) as cluster:
+            cluster.topic(topic, "WRITE")
+
+
+def _end(producer: KafkaProducer, timeout_s: float) -> None:
+    try:
+        producer.close(timeout=timeout_s)
+    except client_errors.KafkaTimeoutError:
+        # With messages unsent, the client's `close` gives up before it has closed anything: abort them first.
+        producer._sender.force_close()
+        producer.close(timeout=5)

@@ -1,0 +1,169 @@
+"""Records as one member of a consumer group reads them.
+
+The client resets an unknown position in silence by default; here it never does. A position that is not
+there, or has expired while it was read, makes the partition *gained* anew, so that the worker decides.
+Rebalance callbacks run on the client's I/O thread: they only note and pause.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+
+from pipeline.connectors.connection import REQUEST_TIMEOUT_MS, Connection, GroupOptions, require_fast_checksums
+from pipeline.connectors.kafka_client import (
+    NO_MEMBER,
+    READING,
+    ClientPartition,
+    ConsumerRebalanceListener,
+    KafkaConsumer,
+    OffsetAndMetadata,
+    StickyPartitionAssignor,
+    client_errors,
+    translated,
+)
+from pipeline.connectors.kafka_topics import KafkaCluster
+from pipeline.errors import AssignmentLost
+from pipeline.protocols import Assignment, OffsetRange, PartitionRecords, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+
+class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
+    """One member of a consumer group, and the listener to its rebalances; see `pipeline.protocols.Source`."""
+
+    def __init__(self, connection: Connection, group: GroupOptions, topics: Sequence[str]) -> None:
+        """Subscribe.
+
+        Raises:
+            TransientError: the broker does not answer.
+            ConfigError: a topic is not there, or there is no right to read it.
+        """
+        require_fast_checksums()
+        self._cluster = KafkaCluster(connection)
+        self._lock = threading.Lock()
+        self._assigned: frozenset[TopicPartition] = frozenset()
+        self._regained: set[TopicPartition] = set()
+        self._told: frozenset[TopicPartition] = frozenset()
+        self._position: dict[TopicPartition, int] = {}
+        self._refused: set[TopicPartition] = set()
+        try:
+            for topic in topics:
+                self._cluster.topic(topic, "READ")
+            with translated(f"Kafka at {connection.bootstrap_servers}"):
+                self._consumer = KafkaConsumer(
+                    **connection.options(),
+                    **group.options(),
+                    **READING,
+                    auto_offset_reset="none",
+                    partition_assignment_strategy=[StickyPartitionAssignor],
+                )
+            self._consumer.subscribe(topics=list(topics), listener=self)
+        except BaseException:
+            self._cluster.close()
+            raise
+
+    def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
+        try:
+            with translated("Kafka"):
+                polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+        except client_errors.NoOffsetForPartitionError:
+            # Gained just now, without a committed offset: the next `assignment` tells of it.
+            return ()
+        except client_errors.OffsetOutOfRangeError as error:
+            expired = {TopicPartition(place.topic, place.partition) for place in error.args[0]}
+            logger.error("the position of %s is no longer held by the broker", sorted(expired))
+            self._refused |= expired
+            with self._lock:
+                self._regained |= expired
+                for place in expired & self._assigned:
+                    self._consumer.pause(ClientPartition(*place))
+            return ()
+        arrived = [PartitionRecords(TopicPartition(*place), records) for place, records in polled.items()]
+        for records in arrived:
+            self._position[records.partition] = records.next_offset
+        return arrived
+
+    def assignment(self) -> Assignment:
+        with self._lock:
+            gained = (self._assigned - self._told) | (self._regained & self._assigned)
+            change = Assignment(frozenset(gained), self._told - self._assigned)
+            self._told = self._assigned
+            self._regained.clear()
+        for place in change.lost:
+            self._position.pop(place, None)
+        return change
+
+    def committed(self, partition: TopicPartition) -> int | None:
+        with translated(_name(partition)):
+            found: int | None = self._consumer.committed(ClientPartition(*partition), timeout_ms=REQUEST_TIMEOUT_MS)
+        return found
+
+    def offsets(self, partition: TopicPartition) -> OffsetRange:
+        place = ClientPartition(*partition)
+        with translated(_name(partition)):
+            begin = self._consumer.beginning_offsets([place], timeout_ms=REQUEST_TIMEOUT_MS)[place]
+            end = self._consumer.end_offsets([place], timeout_ms=REQUEST_TIMEOUT_MS)[place]
+        if partition not in self._refused:
+            # The embedded broker calls the start of its last batch the end. So a committed offset past the
+            # end is believed until a fetch at it is refused.
+            end = max(end, self.committed(partition) or 0)
+        return OffsetRange(begin, end)
+
+    def topic_id(self, topic: str) -> str:
+        return self._cluster.topic(topic).id
+
+    def start(self, partition: TopicPartition, offset: int) -> None:
+        place = ClientPartition(*partition)
+        with self._lock:
+            if partition not in self._assigned or partition in self._regained:
+                return  # It changed hands meanwhile: the next `assignment` says so.
+            self._consumer.seek(place, offset)
+            self._consumer.resume(place)
+        self._position[partition] = offset
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        with self._lock:
+            gone = sorted(offsets.keys() - self._assigned)
+        if gone:
+            # The broker would take it from any member, and set another member's progress back.
+            raise AssignmentLost(f"cannot commit {', '.join(map(_name, gone))}: no longer assigned here")
+        asked = {ClientPartition(*place): OffsetAndMetadata(at, "", -1) for place, at in offsets.items()}
+        try:
+            with translated("commit of offsets"):
+                self._consumer.commit(asked, timeout_ms=REQUEST_TIMEOUT_MS)
+        except NO_MEMBER as error:
+            with self._lock:
+                self._regained |= set(offsets)
+            raise AssignmentLost(f"the group has moved on without this member ({error})") from error
+
+    def lag(self) -> Mapping[TopicPartition, int]:
+        found: dict[TopicPartition, int] = {}
+        for place, position in self._position.items():
+            try:
+                end = self._consumer.highwater(ClientPartition(*place))
+            except (AssertionError, KeyError, client_errors.IllegalStateError):
+                continue  # Lost since the last `assignment`.
+            if end is not None:
+                found[place] = max(end - position, 0)
+        return found
+
+    def close(self) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=5000)
+        self._cluster.close()
+
+    def on_partitions_assigned(self, assigned: Sequence[ClientPartition]) -> None:
+        """Called on the I/O thread."""
+        with self._lock:
+            self._consumer.pause(*assigned)
+            places = {TopicPartition(*place) for place in assigned}
+            self._assigned |= places
+            self._regained |= places
+
+    def on_partitions_revoked(self, revoked: Sequence[ClientPartition]) -> None:
+        """Called on the I/O thread."""
+        with self._lock:
+            self._assigned -= {TopicPartition(*place) for place in revoked}
+
+
+def _name(partition: TopicPartition) -> str:
+    return f"{partition.topic}/{partition.partition}"

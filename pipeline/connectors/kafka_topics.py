@@ -1,0 +1,68 @@
+"""Questions about a cluster's topics, and their creation."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pipeline.connectors.connection import Connection, Topic
+from pipeline.connectors.kafka_client import (
+    ConfigResource,
+    ConfigResourceType,
+    KafkaAdminClient,
+    client_errors,
+    translated,
+)
+from pipeline.errors import ConfigError, TransientError
+
+
+class KafkaCluster:
+    """Questions about topics."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Connect; raises TransientError where the broker does not answer."""
+        with translated(f"Kafka at {connection.bootstrap_servers}"):
+            self._admin = KafkaAdminClient(**connection.options())
+
+    def topic(self, name: str, right: Literal["READ", "WRITE"] | None = None) -> Topic:
+        """Return what the broker says of a topic, and of this user's `right` where it tells of rights.
+
+        Raises:
+            ConfigError: it is not there, or there is no right to see it or to do with it what is asked.
+            TransientError: the broker does not answer.
+        """
+        with translated(f"topic {name}"):
+            (found,) = self._admin.describe_topics([name])
+        if found.get("error_code"):
+            raise ConfigError(
+                f"topic {name} is not there, or this user may not see it (Kafka error {found['error_code']}); "
+                "create it, or set another one in the configuration"
+            )
+        allowed = found.get("authorized_operations")
+        if right and allowed and right not in allowed:
+            raise ConfigError(f"topic {name}: no right to {right.lower()}; grant it to this user")
+        topic_id = str(found.get("topic_id") or "")
+        return Topic(name, "" if set(topic_id) <= {"0", "-"} else topic_id, len(found["partitions"]))
+
+    def create_topics(self, partitions: Mapping[str, int]) -> None:
+        """Create topics with so many partitions; those there are kept."""
+        with translated("creation of topics"):
+            new = sorted(partitions.keys() - set(self._admin.list_topics()))
+            if new:
+                self._admin.create_topics(
+                    {name: {"num_partitions": partitions[name], "replication_factor": 1} for name in new}
+                )
+
+    def setting(self, topic: str, name: str) -> str | None:
+        """Return a topic's setting, or None where the broker does not tell."""
+        try:
+            with translated(f"settings of topic {topic}"):
+                described = self._admin.describe_configs(
+                    [ConfigResource(ConfigResourceType.TOPIC, topic, {name: None})], config_filter="all"
+                )
+        except (TransientError, client_errors.KafkaError):
+            return None
+        (by_topic,) = described.values()
+        found: str | None = by_topic[topic].get(name, {}).get("value")
+        return found
+
+    def close(self) -> None:
+        self._admin.close()
