@@ -5,83 +5,36 @@ Every value can come from the environment as `OFFKEY_` and the path of its key w
 error names the file, the line and the key. `config.schema.json` beside this module is generated from it.
 """
 
-import difflib
-import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.budgets import parse_budget, parse_duration
+from pipeline.environment import Environment
 from pipeline.errors import ConfigError
+from pipeline.mistakes import explain, mistake_at, nearest, no_setting
+from pipeline.yaml_lines import Keys, YamlError, read_yaml
 
-_UNITS_S = {"ms": 0.001, "s": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
-_UNITS_S |= {"d": 86400, "day": 86400, "w": 604800, "week": 604800}
-_NUMBER = r"(\d+(?:\.\d+)?)"
-
-
-@dataclass(frozen=True)
-class Budget:
-    """False incidents that may be raised: so many in a time, or in a number of records."""
-
-    incidents: float
-    per_s: float | None = None
-    per_records: float | None = None
-
-    def points_per_incident(self, interval_ms: Any) -> Any:
-        """Return how many points, `interval_ms` apart, stand for one incident; arrays are fine."""
-        if self.per_records is not None:
-            return self.per_records / self.incidents + 0 * interval_ms
-        assert self.per_s is not None
-        return self.per_s * 1000 / interval_ms / self.incidents
-
-
-def parse_duration(text: str | float) -> float:
-    """Return seconds: `90`, `90s`, `5 min`, `2h`, `1 day`.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    match = re.fullmatch(rf"{_NUMBER}\s*([a-z]*)", str(text).strip())
-    unit = match[2] if match else ""
-    seconds = _UNITS_S.get(unit or "s") or _UNITS_S.get(unit.removesuffix("s"))
-    if match is None or seconds is None:
-        raise ValueError(f"{text!r} is no duration; write for example 30s, 5 min, 2h or 1 day")
-    return float(match[1]) * seconds
-
-
-def parse_budget(text: str) -> Budget:
-    """Return a budget: `1 per day`, `3 per week`, `1 per 6 hours`, `1 per 1000 records`.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    match = re.fullmatch(rf"{_NUMBER}\s*(?:per|in|/)\s*(.+)", str(text).strip())
-    if match is None or float(match[1]) <= 0:
-        raise ValueError(f"{text!r} is no budget; write for example '1 per week' or '1 per 1000 records'")
-    incidents, rest = float(match[1]), match[2]
-    records = re.fullmatch(rf"{_NUMBER}\s*(?:records|points)", rest.replace("_", ""))
-    if records is not None and float(records[1]) > 0:
-        return Budget(incidents, per_records=float(records[1]))
-    try:
-        per_s = parse_duration(rest if rest[0].isdigit() else f"1 {rest}")
-    except ValueError:
-        per_s = 0.0
-    if per_s <= 0:
-        raise ValueError(f"{text!r} is no budget; write for example '1 per week' or '1 per 1000 records'")
-    return Budget(incidents, per_s=per_s)
+_LONGEST_WAIT = "24 days"
+"""Kafka's clients count milliseconds in 32 bits."""
+_LARGEST = 2**31 - 1
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
+_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", re.ASCII)
+_STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 
 
 def split_path(path: str) -> tuple[str, ...]:
@@ -92,18 +45,81 @@ def split_path(path: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _checked_path(path: str) -> str:
+def _between(shortest: str, longest: str) -> BeforeValidator:
+    """Take durations of this length, both ends included."""
+
+    def check(value: Any) -> float:
+        seconds = parse_duration(value)
+        if not parse_duration(shortest) <= seconds <= parse_duration(longest):
+            raise ValueError(f"{value!r:.60} is too short or too long; write one from {shortest} to {longest}")
+        return seconds
+
+    return BeforeValidator(check)
+
+
+def _field(path: str) -> str:
     split_path(path)
-    return path
+    return _name(path)
 
 
-def _checked_budget(text: str) -> str:
+def _fields(paths: list[str] | None) -> list[str] | None:
+    if paths == []:
+        raise ValueError("the list is empty; name some fields, or take the key out")
+    names = [split_path(path) for path in paths or []]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"{'.'.join(name)!r} is listed twice; keep one")
+    return paths
+
+
+def _name(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError(f"{text!r:.60} is no name; write some letters, or take the key out")
+    return text
+
+
+def _topic(text: str) -> str:
+    if not _TOPIC.fullmatch(text) or text in (".", ".."):
+        raise ValueError(
+            f"{text!r:.60} is no name for Kafka; write up to 249 letters, digits, dots, dashes and underscores"
+        )
+    return text
+
+
+def _servers(text: str) -> str:
+    for server in text.split(","):
+        match = _SERVER.fullmatch(server.strip())
+        if match is None or not 0 < int((match[2] or ":9092")[1:]) < 65536:
+            raise ValueError(f"{server!r:.60} is no address; write host:port, with commas between several")
+    return text
+
+
+def _storage(url: str) -> str:
+    if not re.fullmatch(r"(file:///|s3://[^/]).*", url) or not url.isprintable():
+        raise ValueError(f"{url!r:.60} is neither file:///folder nor s3://bucket/prefix; write one of them")
+    return url
+
+
+def _budget(text: str) -> str:
     parse_budget(text)
     return text
 
 
-Seconds = Annotated[float, BeforeValidator(parse_duration), Field(json_schema_extra={"type": ["number", "string"]})]
-FieldPath = Annotated[str, AfterValidator(_checked_path)]
+def _no_truth(value: Any) -> Any:
+    """Python takes true for a 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number; write one")
+    return value
+
+
+_WRITTEN = Field(json_schema_extra={"type": ["number", "string"]})
+Duration = Annotated[float, _between("0", "36500 days"), _WRITTEN]
+Wait = Annotated[float, _between("1ms", _LONGEST_WAIT), _WRITTEN]
+Whole = Annotated[int, Field(ge=1, le=_LARGEST), BeforeValidator(_no_truth)]
+Name = Annotated[str, AfterValidator(_name)]
+Topic = Annotated[str, AfterValidator(_topic)]
+FieldPath = Annotated[str, AfterValidator(_field)]
+FieldPaths = Annotated[list[FieldPath] | None, AfterValidator(_fields)]
 
 
 class Section(BaseModel):
@@ -111,52 +127,52 @@ class Section(BaseModel):
 
 
 class KafkaSettings(Section):
-    bootstrap_servers: str = "localhost:9092"
+    bootstrap_servers: Annotated[str, AfterValidator(_servers)] = "localhost:9092"
     """Addresses to find the cluster by, with commas between them."""
-    group_id: str = "offkey"
+    group_id: Name = "offkey"
     """Consumer group of the workers: those of one group share the partitions."""
-    instance_id: str | None = None
+    instance_id: Topic | None = None
     """A name that this process has again after a restart; it then keeps its partitions without a rebalance."""
-    client_id: str = "offkey"
+    client_id: Name = "offkey"
     """Name in the broker's logs and quotas."""
     delivery: Literal["at_least_once"] = "at_least_once"
     """Each alert is published; after a crash some are published twice, with equal ids."""
-    connect_timeout: Seconds = 10
+    connect_timeout: Wait = 10
     """How long to wait for the cluster at the start."""
-    session_timeout: Seconds = 10
+    session_timeout: Annotated[float, _between("1s", _LONGEST_WAIT), _WRITTEN] = 10
     """How long a silent worker keeps its partitions."""
-    max_poll_interval: Seconds = 300
+    max_poll_interval: Wait = 300
     """How long one batch may take before the group gives the partitions to others."""
-    max_poll_records: Annotated[int, Field(ge=1)] = 16_000
+    max_poll_records: Whole = 16_000
     """Most records of a batch."""
-    fetch_min_bytes: Annotated[int, Field(ge=1)] = 1
+    fetch_min_bytes: Whole = 1
     """Bytes that the broker gathers before it answers; 20000 saves CPU at thousands of records a second."""
-    fetch_max_wait: Seconds = 0.1
-    """How long the broker gathers at most."""
-    delivery_timeout: Seconds = 30
+    fetch_max_wait: Annotated[float, _between("1ms", "5s"), _WRITTEN] = 0.1
+    """How long the broker gathers at most; up to 5 s."""
+    delivery_timeout: Wait = 30
     """How long an alert may take to be confirmed."""
 
 
 class TopicSettings(Section):
-    alerts: str = "offkey.alerts"
+    alerts: Topic = "offkey.alerts"
     """Where alerts are published."""
-    dead_letters: str = "offkey.dead-letters"
+    dead_letters: Topic = "offkey.dead-letters"
     """Where records go that cannot be scored, bytes untouched, with the reason in headers."""
 
 
 class MetricsSettings(Section):
-    host: str = "127.0.0.1"
+    host: Name = "127.0.0.1"
     """Address that `/metrics` listens on; 0.0.0.0 opens it to the network."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 9108
+    port: Annotated[int, Field(ge=0, le=65_535), BeforeValidator(_no_truth)] = 9108
     """0 takes a free port and logs it."""
 
 
 class WorkerSettings(Section):
-    checkpoint_every: Seconds = 10
+    checkpoint_every: Wait = 10
     """How often state is written to storage: at most so much is replayed after a crash."""
-    retry_deadline: Seconds = 60
+    retry_deadline: Wait = 60
     """How long broker or storage may be away before the worker ends."""
-    max_rejects_in_a_row: Annotated[int, Field(ge=1)] = 10_000
+    max_rejects_in_a_row: Whole = 10_000
     """So many rejects without a good record stop the worker: the configuration is probably wrong."""
 
 
@@ -173,36 +189,36 @@ class ModelSettings(BaseModel):
 
 
 class AlertSettings(Section):
-    budget: Annotated[str, AfterValidator(_checked_budget)] = "1 per week"
+    budget: Annotated[str, AfterValidator(_budget)] = "1 per week"
     """False incidents that one series may raise (for features: the stream): `1 per day`, `1 per 1000 records`."""
-    quiet_points: Annotated[int, Field(ge=1)] = 5
+    quiet_points: Whole = 5
     """Points below the threshold after which an incident is resolved."""
 
 
 class StreamSettings(Section):
-    topic: str
+    topic: Topic
     """Topic to read."""
     kind: Literal["series", "features"] = "series"
     """series: points of time series, judged in windows. features: records judged by themselves."""
     format: Literal["json"] = "json"
     """What a record's value holds."""
-    series: list[FieldPath] | None = None
+    series: FieldPaths = None
     """Fields that name a record's series; by default the record's key does."""
     time: FieldPath | None = None
     """Field of the event time; by default the record's Kafka timestamp."""
     time_unit: Literal["ms", "s", "us", "ns", "iso8601"] = "ms"
     """Unit of that field since 1970, or iso8601 for text; a text without a zone is UTC."""
-    max_ahead: Seconds = 3600
+    max_ahead: Duration = 3600
     """An event time further ahead of the Kafka timestamp makes a record a dead letter."""
-    features: list[FieldPath] | None = None
+    features: FieldPaths = None
     """Fields to judge, `cpu.load` for nested ones; by default every number found in a sample at training."""
-    window: Annotated[int, Field(ge=2, le=4096)] = 32
+    window: Annotated[int, Field(ge=2, le=4096), BeforeValidator(_no_truth)] = 32
     """Points that a point is judged with, itself included."""
     missing: Literal["reject", "hold"] = "reject"
     """A null or absent feature rejects the record, or takes the series' last value for some points."""
-    hold_points: Annotated[int, Field(ge=1)] = 5
+    hold_points: Whole = 5
     """For how many points in a row, with `missing: hold`; a held point never raises an alert."""
-    max_record_bytes: Annotated[int, Field(ge=1)] = 1_048_576
+    max_record_bytes: Whole = 1_048_576
     """A larger value is rejected."""
     model: ModelSettings = ModelSettings()
     """The autoencoder."""
@@ -214,32 +230,35 @@ class StreamSettings(Section):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.kind == "features" and self.missing == "hold":
-            raise ValueError("`missing: hold` needs `kind: series`: a record of features has no last value")
+            raise mistake_at(("missing",), "`hold` needs `kind: series`: a record of features has no last value")
         if self.kind == "features" and self.series is not None:
-            raise ValueError("`series` needs `kind: series`: records of features belong to no series")
-        names = self.features or []
-        doubled = sorted({name for name in names if names.count(name) > 1})
-        if doubled:
-            raise ValueError(f"feature {doubled[0]!r} is listed twice in `features`")
-        taken = {*(self.series or []), *([self.time] if self.time else [])} & set(names)
-        if taken:
-            raise ValueError(f"{sorted(taken)[0]!r} is a feature and also the time or a series field; take one out")
-        if self.features == []:
-            raise ValueError("`features` is empty; name some, or leave it out to take every number")
+            raise mistake_at(("series",), "it needs `kind: series`: records of features belong to no series")
+        read = [("time", self.time)] if self.time else []
+        read += [(key, path) for key in ("series", "features") for path in getattr(self, key) or []]
+        read.sort(key=lambda at: split_path(at[1]))
+        # Sorted, a field comes just before the first one inside it.
+        for (outer_key, outer), (key, inner) in pairwise(read):
+            names = split_path(outer)
+            if names == split_path(inner):
+                raise mistake_at((key,), f"{inner!r} is in `{outer_key}` too; take it out of one of them")
+            if names == split_path(inner)[: len(names)]:
+                raise mistake_at(
+                    (key,), f"{inner!r} lies inside {outer!r} in `{outer_key}`, which then is no value; keep one"
+                )
         return self
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="OFFKEY_",
-        env_nested_delimiter="__",
+        case_sensitive=True,  # As the file is; `Environment` takes its own names in any case.
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
     )
     kafka: KafkaSettings = KafkaSettings()
     """The cluster."""
-    storage: str = "file:///var/lib/offkey"
+    storage: Annotated[str, AfterValidator(_storage)] = "file:///var/lib/offkey"
     """Where models and checkpoints are kept: file:///folder or s3://bucket/prefix."""
     topics: TopicSettings = TopicSettings()
     """Topics that offkey writes."""
@@ -251,6 +270,7 @@ class Settings(BaseSettings):
     """How the worker goes about it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train and score; auto takes a GPU where there is one."""
+    _places: Mapping[Keys, str] = PrivateAttr({(): "the settings"})
 
     @classmethod
     def settings_customise_sources(
@@ -261,100 +281,77 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return EnvSettingsSource(settings_cls), init_settings
+        assert isinstance(init_settings, InitSettingsSource)
+        return Environment(settings_cls, init_settings.init_kwargs), init_settings
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if not re.match(r"(file:///|s3://.)", self.storage):
-            raise ValueError(f"`storage: {self.storage}` is neither file:///folder nor s3://bucket/prefix")
+        if self.topics.alerts == self.topics.dead_letters:
+            raise mistake_at(("topics",), "alerts and dead letters both go to one topic; give each its own")
         owner: dict[str, str] = {}
         for name, stream in self.streams.items():
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-                raise ValueError(f"stream {name!r}: a name has letters, digits, dots, dashes and underscores only")
+            key = ("streams", name)
+            if not _STREAM.fullmatch(name):
+                raise mistake_at(
+                    key, "a stream's name has letters, digits, dots, dashes and underscores only, 200 at most"
+                )
             if stream.topic in owner:
-                raise ValueError(f"streams {owner[stream.topic]} and {name} both read topic {stream.topic}")
+                raise mistake_at(
+                    (*key, "topic"), f"stream {owner[stream.topic]} reads topic {stream.topic} too; keep one"
+                )
             if stream.topic in (self.topics.alerts, self.topics.dead_letters):
-                raise ValueError(f"stream {name} reads {stream.topic}, which offkey writes itself")
+                raise mistake_at(
+                    (*key, "topic"), f"topic {stream.topic} is one that offkey writes; set another one"
+                )
             owner[stream.topic] = name
         return self
 
+    def place_of(self, *keys: str) -> str:
+        """Return where a key is set: a file and line, or a variable of the environment."""
+        return nearest(self._places, keys)
+
 
 def load_settings(path: Path) -> Settings:
-    """Read and check a configuration file.
+    """Read and check a configuration file, and the environment.
 
     Raises:
         ConfigError: one line for each mistake.
     """
+    text = _text_of(path)
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); write one with: offkey init {path}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error})") from error
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-        lines = dict(_lines(node, ())) if node is not None else {}
-        values = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from error
-    except _DoubledKey as error:
-        raise ConfigError(f"{path}:{error}") from error
+        document = read_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"{path}:{error.line}: {error}") from error
+    values = document.values
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no settings; write some with: offkey init --force {path}")
+    places = {keys: f"{path}:{line}" for keys, line in document.lines.items()}
+    for key in values:
+        if key.startswith("_"):
+            # BaseSettings takes arguments of its own that begin so.
+            raise ConfigError(f"{places[key,]}: {no_setting(Settings, (key,))}")
+    variables = list(Environment(Settings, values).variables())
+    for variable in variables:
+        for depth in range(1, len(variable.keys)):
+            places.setdefault(variable.keys[:depth], f"environment variable {variable.name}")
+        places[variable.keys] = f"environment variable {variable.name}"
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
-        mistakes = [_explained(path, lines, mistake) for mistake in error.errors(include_url=False)]
-        raise ConfigError("\n".join(mistakes)) from error
+        raise ConfigError(explain(error, Settings, places, variables)) from error
+    settings._places = places
+    return settings
 
 
-class _DoubledKey(Exception):
-    pass
-
-
-def _lines(node: yaml.Node, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Yield each key's path and line."""
-    yield path, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        first: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in first:
-                where = ".".join((*path, key.value))
-                raise _DoubledKey(f"{line}: {where} is there already, in line {first[key.value]}; keep one")
-            first[key.value] = line
-            yield from _lines(value, (*path, key.value))
-            yield (*path, key.value), line
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _lines(item, (*path, str(index)))
-
-
-def _explained(path: Path, lines: dict[tuple[str, ...], int], mistake: Any) -> str:
-    where = tuple(str(part) for part in mistake["loc"])
-    line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), None)
-    place = f"{path}:{line}" if line else str(path)
-    key = ".".join(where)
-    variable = "_".join(["OFFKEY", "__".join(where)]).upper()
-    if where not in lines and variable in (name.upper() for name in os.environ):
-        place = f"environment variable {variable}"
-    if mistake["type"] == "extra_forbidden":
-        known = _known_keys(where[:-1])
-        near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-        return f"{place}: {key} is no setting; {hint}"
-    if mistake["type"] == "missing":
-        return f"{place}: {key} is missing; add it"
-    text = str(mistake["msg"]).removeprefix("Value error, ")
-    return f"{place}: {key}: {text}" if key else f"{place}: {text}"
-
-
-def _known_keys(where: tuple[str, ...]) -> list[str]:
-    model: Any = Settings
-    for part in where:
-        annotation = StreamSettings if model is dict else model.model_fields[part].annotation
-        model = dict if part == "streams" and model is Settings else annotation
-    return sorted(model.model_fields)
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: is not there; write one with: offkey init {path}") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); name a file that this user may read"
+        ) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text ({error.reason}); save it as UTF-8") from error

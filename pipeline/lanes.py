@@ -7,7 +7,8 @@ import torch
 from models.calibration import alert_threshold
 from models.detector import Detector
 from models.files import ModelFileError, from_files
-from pipeline.config import StreamSettings, parse_budget, split_path
+from pipeline.budgets import parse_budget
+from pipeline.config import StreamSettings, split_path
 from pipeline.errors import ConfigError, RegistryError
 from pipeline.fields import decoder_of
 from pipeline.protocols import Registry

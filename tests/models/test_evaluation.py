@@ -11,7 +11,7 @@ from models.evaluation import auc_pr, auroc, period, vus
 
 KEPT = dict(np.load(Path(__file__).parent.parent / "fixtures" / "vus_reference.npz"))
 NAMES = sorted({key.rsplit(":", 1)[0] for key in KEPT})
-REFERENCE = os.environ.get("OFFKEY_VUS_REFERENCE")
+REFERENCE = os.environ.get("VUS_REFERENCE")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -25,7 +25,7 @@ def test_values_agree_with_the_reference(name: str) -> None:
 
 
 @pytest.mark.skipif(
-    not REFERENCE, reason="set OFFKEY_VUS_REFERENCE to the folder of vus_reference.csv and .parquet"
+    not REFERENCE, reason="set VUS_REFERENCE to the folder of vus_reference.csv and .parquet"
 )
 def test_values_agree_with_the_whole_reference() -> None:
     """Also on the series whose licence keeps them out of the fixture."""

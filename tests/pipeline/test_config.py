@@ -4,9 +4,12 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.config import Budget, load_settings, parse_budget, parse_duration, split_path
+from pipeline.config import load_settings, split_path
 from pipeline.errors import ConfigError
 from tests.schemas import generated, text_of
 
@@ -20,46 +23,149 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 MISTAKES = [
-    (GOOD + "    kind: seris\n", "offkey.yaml:4: streams.machines.kind: Input should be 'series' or 'features'"),
+    # Keys and values.
     (
-        GOOD + "    fetures: [a]\n",
-        "offkey.yaml:4: streams.machines.fetures is no setting; did you mean 'features'?",
+        GOOD + "    kind: seris\n",
+        ":4: streams.machines.kind is 'seris'; it takes 'series' or 'features'; did you mean",
     ),
-    (GOOD + "kafka:\n  bootstrap_server: x\n", "offkey.yaml:5: kafka.bootstrap_server is no setting; did you mean"),
-    ("kafak: {}\n" + GOOD, "offkey.yaml:1: kafak is no setting; did you mean 'kafka'?"),
-    (GOOD + "zzz: 1\n", "offkey.yaml:4: zzz is no setting; there are: device, kafka"),
-    (GOOD + "    topic: b\n", "offkey.yaml:4: streams.machines.topic is there already, in line 3; keep one"),
+    (GOOD + "    kind: zzz\n", ":4: streams.machines.kind is 'zzz'; it takes 'series' or 'features'"),
+    (GOOD + "    fetures: [a]\n", ":4: streams.machines.fetures is no setting; did you mean 'features'?"),
     (
-        GOOD + "    alerts: {budget: 3 a day}\n",
-        "offkey.yaml:4: streams.machines.alerts.budget: '3 a day' is no budget",
+        GOOD + "kafka:\n  bootstrap_server: x\n",
+        ":5: kafka.bootstrap_server is no setting; did you mean 'bootstrap_",
     ),
-    (GOOD + "    max_ahead: 5 parsecs\n", "'5 parsecs' is no duration; write for example 30s"),
-    (GOOD + "    features: [a, a]\n", "feature 'a' is listed twice"),
-    (GOOD + "    features: [ts]\n    time: ts\n", "'ts' is a feature and also the time or a series field"),
-    (GOOD + "    features: []\n", "`features` is empty"),
-    (GOOD + "    features: [a..b]\n", "'a..b' is no field: a name between dots is empty"),
-    (GOOD + "    kind: features\n    missing: hold\n", "`missing: hold` needs `kind: series`"),
-    (GOOD + "    kind: features\n    series: [host]\n", "`series` needs `kind: series`"),
-    (GOOD + "    window: 1\n", "streams.machines.window: Input should be greater than or equal to 2"),
-    (GOOD + "  others:\n    topic: metrics\n", "streams machines and others both read topic metrics"),
-    (GOOD + "topics: {alerts: metrics}\n", "stream machines reads metrics, which offkey writes itself"),
-    (GOOD + "storage: ftp://x\n", "`storage: ftp://x` is neither file:///folder nor s3://bucket/prefix"),
-    ("streams:\n  'a b':\n    topic: t\n", "stream 'a b': a name has letters"),
-    ("streams:\n  a: {}\n", "offkey.yaml:2: streams.a.topic is missing; add it"),
-    ("kafka: {}\n", "streams is missing; add it"),
-    ("streams: {}\n", "streams: Dictionary should have at least 1 item"),
-    ("a: [", "offkey.yaml:1: not YAML"),
-    ("", "holds no settings; write some with: offkey init --force"),
-    ("- 1\n", "holds no settings"),
+    ("kafak: {}\n" + GOOD, ":1: kafak is no setting; did you mean 'kafka'?"),
+    (GOOD + "zzz: 1\n", ":4: zzz is no setting; there are: device, kafka"),
+    (GOOD + "_env_file: x\n", ":4: _env_file is no setting; there are: device, kafka"),
+    (GOOD + "Kafka: {}\n", ":4: Kafka is no setting; did you mean 'kafka'?"),
+    (GOOD + "    topic: b\n", ":4: streams.machines.topic is there already, in line 3; keep one"),
+    (GOOD + "kafka:\n", ":4: kafka is empty; it takes keys of its own below it: write that"),
+    (GOOD + "kafka: [a]\n", ":4: kafka is ['a']; it takes keys of its own below it"),
+    ("streams:\n  a:\n", ":2: streams.a is empty; it takes keys of its own below it"),
+    ("streams:\n  a: metrics\n", ":2: streams.a is 'metrics'; it takes keys of its own below it"),
+    ("streams: [a]\n", ":1: streams is ['a']; it takes keys of its own below it"),
+    ("streams:\n  a: {}\n", ":2: streams.a.topic is missing; add it"),
+    ("kafka: {}\n", ":1: streams is missing; add it"),
+    ("streams: {}\n", ":1: streams is empty; write at least one below it"),
+    (
+        GOOD + "    features: cpu\n",
+        ":4: streams.machines.features is 'cpu'; it takes a list, such as [cpu, memory]",
+    ),
+    (GOOD + "    features: [1]\n", ":4: streams.machines.features.0 is 1; it takes text: put quotes around it"),
+    (GOOD + "    window: 1\n", ":4: streams.machines.window is 1; it takes 2 or more"),
+    (GOOD + "    window: 8.5\n", ":4: streams.machines.window is 8.5; it takes a whole number"),
+    (GOOD + "    window: .nan\n", ":4: streams.machines.window is nan; it takes a whole number"),
+    (GOOD + "    window: [8]\n", ":4: streams.machines.window is [8]; it takes a whole number"),
+    (GOOD + "    window: wide\n", ":4: streams.machines.window is 'wide'; it takes a whole number"),
+    (GOOD + "    hold_points: true\n", ":4: streams.machines.hold_points: True is no number; write one"),
+    (GOOD + "kafka: {max_poll_records: 1" + "0" * 30 + "}\n", ":4: kafka.max_poll_records is 10000"),
+    (GOOD + "metrics: {port: 70000}\n", ":4: metrics.port is 70000; it takes 65535 or less"),
+    (GOOD + "metrics: {host: ''}\n", ":4: metrics.host: '' is no name"),
+    # Times and budgets.
+    (
+        GOOD + "    max_ahead: 5 parsecs\n",
+        ":4: streams.machines.max_ahead: '5 parsecs' is no duration; write for ex",
+    ),
+    (
+        GOOD + "kafka: {connect_timeout: 0}\n",
+        ":4: kafka.connect_timeout: 0 is too short or too long; write one from 1ms to 24 days",
+    ),
+    (GOOD + "kafka: {connect_timeout: -1}\n", ":4: kafka.connect_timeout: -1 is no duration"),
+    (GOOD + "kafka: {connect_timeout: .nan}\n", ":4: kafka.connect_timeout: nan is no duration"),
+    (GOOD + "kafka: {connect_timeout: .inf}\n", ":4: kafka.connect_timeout: inf is no duration"),
+    (GOOD + "kafka: {connect_timeout: 0.01ms}\n", ":4: kafka.connect_timeout: '0.01ms' is too short or too long"),
+    (GOOD + "kafka: {connect_timeout: 25 days}\n", ":4: kafka.connect_timeout: '25 days' is too short or too long"),
+    (
+        GOOD + "kafka: {session_timeout: 100ms}\n",
+        ":4: kafka.session_timeout: '100ms' is too short or too long; write one from 1s to 24",
+    ),
+    (
+        GOOD + "kafka: {fetch_max_wait: 10s}\n",
+        ":4: kafka.fetch_max_wait: '10s' is too short or too long; write one from 1ms to 5s",
+    ),
+    (GOOD + "worker: {checkpoint_every: 0s}\n", ":4: worker.checkpoint_every: '0s' is too short or too long"),
+    (GOOD + "    alerts: {budget: 3 a day}\n", ":4: streams.machines.alerts.budget: '3 a day' is no budget; write"),
+    (GOOD + "    alerts: {budget: 3}\n", ":4: streams.machines.alerts.budget is 3; it takes text: put quotes"),
+    # Names.
+    ("streams:\n  a:\n    topic: 'a b'\n", ":3: streams.a.topic: 'a b' is no name for Kafka; write up to 249"),
+    ("streams:\n  a:\n    topic: ..\n", ":3: streams.a.topic: '..' is no name for Kafka"),
+    ("streams:\n  a:\n    topic: ''\n", ":3: streams.a.topic: '' is no name for Kafka"),
+    ("streams:\n  a:\n    topic: 3\n", ":3: streams.a.topic is 3; it takes text: put quotes around it"),
+    ("streams:\n  a:\n    topic: " + "x" * 250 + "\n", ":3: streams.a.topic: 'xxxx"),
+    (GOOD + "topics: {alerts: 'ümläut'}\n", ":4: topics.alerts: 'ümläut' is no name for Kafka"),
+    (GOOD + "kafka: {bootstrap_servers: ''}\n", ":4: kafka.bootstrap_servers: '' is no address; write host:port"),
+    (GOOD + "kafka: {bootstrap_servers: 'a:1,'}\n", ":4: kafka.bootstrap_servers: '' is no address"),
+    (GOOD + "kafka: {bootstrap_servers: 'a:x'}\n", ":4: kafka.bootstrap_servers: 'a:x' is no address"),
+    (GOOD + "kafka: {bootstrap_servers: 'a:99999'}\n", ":4: kafka.bootstrap_servers: 'a:99999' is no address"),
+    (GOOD + "kafka: {bootstrap_servers: 'SSL://a:1'}\n", ":4: kafka.bootstrap_servers: 'SSL://a:1' is no address"),
+    (GOOD + "kafka: {group_id: ''}\n", ":4: kafka.group_id: '' is no name"),
+    (GOOD + "kafka: {instance_id: 'a b'}\n", ":4: kafka.instance_id: 'a b' is no name for Kafka"),
+    (GOOD + "storage: ftp://x\n", ":4: storage: 'ftp://x' is neither file:///folder nor s3://bucket/prefix; write"),
+    ("streams:\n  'a b':\n    topic: t\n", ":2: streams.a b: a stream's name has letters, digits"),
+    # Fields.
+    (GOOD + "    features: [a, a]\n", ":4: streams.machines.features: 'a' is listed twice; keep one"),
+    (GOOD + "    series: [a, a]\n", ":4: streams.machines.series: 'a' is listed twice; keep one"),
+    (GOOD + "    features: []\n", ":4: streams.machines.features: the list is empty; name some fields"),
+    (GOOD + "    series: []\n", ":4: streams.machines.series: the list is empty; name some fields"),
+    (
+        GOOD + "    features: [a..b]\n",
+        ":4: streams.machines.features.0: 'a..b' is no field: a name between dots is",
+    ),
+    (GOOD + '    time: "a\\0b"\n', ":4: streams.machines.time: 'a\\x00b' is no name"),
+    (
+        GOOD + "    time: ts\n    features: [ts]\n",
+        ":5: streams.machines.features: 'ts' is in `time` too; take it out of one of them",
+    ),
+    (
+        GOOD + "    series: [host]\n    time: host\n",
+        ":4: streams.machines.series: 'host' is in `time` too; take it out of one of them",
+    ),
+    (
+        GOOD + "    features: [cpu.load, b, cpu]\n",
+        ":4: streams.machines.features: 'cpu.load' lies inside 'cpu' in `features`",
+    ),
+    # What does not go together.
+    (GOOD + "    kind: features\n    missing: hold\n", ":5: streams.machines.missing: `hold` needs `kind: series`"),
+    (GOOD + "    kind: features\n    series: [host]\n", ":5: streams.machines.series: it needs `kind: series`"),
+    (GOOD + "  b:\n    topic: metrics\n", ":5: streams.b.topic: stream machines reads topic metrics too; keep one"),
+    (GOOD + "topics: {alerts: metrics}\n", ":3: streams.machines.topic: topic metrics is one that offkey writes"),
+    (GOOD + "topics: {alerts: a, dead_letters: a}\n", ":4: topics: alerts and dead letters both go to one topic"),
+    # YAML that holds no configuration.
+    ("a: [", ":1: not YAML: expected the node content, but found '<stream end>'"),
+    (GOOD + "device: \x01cpu\n", ":4: not YAML: the character 0x1 may not stand here; take it out"),
+    ("\x00", ":1: not YAML: the character 0x0 may not stand here"),
+    (GOOD + "[a, b]: 1\n", ":4: a list or mapping is no key; write a name before the colon"),
+    (GOOD + "? {a: 1}\n: 1\n", ":4: a list or mapping is no key; write a name before the colon"),
+    (GOOD + "1: x\n", ":4: the key '1' is no text for YAML; put quotes around it"),
+    (GOOD + "~: x\n", ":4: the key '~' is no text for YAML; put quotes around it"),
+    ("streams:\n  on:\n    topic: t\n", ":2: the key 'on' in streams is no text for YAML; put quotes around it"),
+    (GOOD + "    ? \n    : 1\n", ":4: the key before the colon is empty in streams.machines; write a name there"),
+    ("streams: &a\n  m: *a\n", ":1: streams.m holds itself by an alias; write its values out"),
+    (GOOD + "    features: &f [*f]\n", ":4: streams.machines.features.0 holds itself by an alias"),
+    ("a: " + "[" * 5000, ":1: lists or keys are nested too deep"),
+    (GOOD + "    time: 2024-13-45\n", ":4: '2024-13-45' is no timestamp; mend it, or put quotes around it"),
+    (GOOD + "    window: " + "9" * 5000, ":4: '99999"),
+    (GOOD + "    window: !!int x\n", ":4: 'x' is no int; mend it, or put quotes around it"),
+    (
+        GOOD + "    window: !!python/object:os.system x\n",
+        ":4: not YAML: could not determine a constructor for the tag",
+    ),
+    (GOOD + "---\n" + GOOD, ":4: not YAML: but found another document"),
+    ("streams:\n\tm: 1\n", ":2: not YAML: found character '\\t' that cannot start any token"),
+    ("", ": holds no settings; write some with: offkey init --force"),
+    ("# nothing\n", ": holds no settings"),
+    ("- 1\n", ": holds no settings"),
 ]
 
 
 @pytest.mark.parametrize(("text", "said"), MISTAKES, ids=[said[:40] for _, said in MISTAKES])
 def test_a_mistake_is_one_clear_line(text: str, said: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        load_settings(write(tmp_path, text))
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
+        load_settings(path)
+    assert str(caught.value).startswith(f"{path}{said}")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < len(str(path)) + 250
 
 
 def test_several_mistakes_are_several_lines(tmp_path: Path) -> None:
@@ -68,12 +174,56 @@ def test_several_mistakes_are_several_lines(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_a_file_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="write one with: offkey init"):
+def test_aliases_may_not_unfold_without_end(tmp_path: Path) -> None:
+    text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    for n in range(1, 20):
+        text += f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n"
+    with pytest.raises(ConfigError, match=r"more than 100,000 values, aliases unfolded; write fewer"):
+        load_settings(write(tmp_path, text + GOOD))
+
+
+def test_aliases_and_merges_are_taken(tmp_path: Path) -> None:
+    text = GOOD.replace("machines:", "machines: &first") + "    window: 9\n  other:\n    <<: *first\n    topic: o\n"
+    settings = load_settings(write(tmp_path, text))
+    assert (settings.streams["other"].topic, settings.streams["other"].window) == ("o", 9)
+
+
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""])
+def test_a_byte_order_mark_is_no_mistake(mark: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "offkey.yaml"
+    path.write_bytes(mark + GOOD.replace("\n", "\r\n").encode())
+    assert load_settings(path).streams["machines"].topic == "metrics"
+
+
+def test_a_file_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: is not there; write one with: offkey init"):
         load_settings(tmp_path / "none.yaml")
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be read \(Is a directory\); name a file that this user may read"
+    ):
+        load_settings(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"a: 1\n\xff\xfe")
+    with pytest.raises(ConfigError, match=r"binary\.yaml:2: not UTF-8 text .*; save it as UTF-8"):
         load_settings(tmp_path / "binary.yaml")
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_a_file_holds_is_settings_or_a_line_for_each_mistake(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    template = files("pipeline").joinpath("template.yaml").read_text()
+    first = data.draw(st.integers(0, len(template)))
+    last = data.draw(st.integers(first, min(first + 12, len(template))))
+    odd = st.text(st.sampled_from("\x00\t\n :-?[]{}&*!|>'\"%@#~<,.019eaf_\ud7ff\ufeff"), max_size=12)
+    path = tmp_path_factory.mktemp("any") / "offkey.yaml"
+    path.write_text(template[:first] + data.draw(odd) + template[last:], "utf-8")
+    try:
+        load_settings(path)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            assert line.startswith(f"{path}:")
+            assert line.isprintable()
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,42 +235,82 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     assert settings.streams["machines"].topic == "metrics"
 
 
-def test_a_mistake_in_the_environment_is_said_to_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OFFKEY_METRICS__PORT", "many")
-    with pytest.raises(ConfigError, match=r"environment variable OFFKEY_METRICS__PORT: metrics\.port"):
+def test_the_environment_takes_streams_in_any_case_and_values_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OFFKEY_STREAMS__WEB-1__FEATURES", "[cpu, mem.used]")
+    monkeypatch.setenv("OFFKEY_STREAMS__WEB-1__MODEL__HIDDEN", "3")
+    monkeypatch.setenv("OFFKEY_STREAMS__WEB-1__TIME", "2024")
+    monkeypatch.setenv("OFFKEY_KAFKA__GROUP_ID", "007")
+    monkeypatch.setenv("OFFKEY_KAFKA__CONNECT_TIMEOUT", "2 min")
+    monkeypatch.setenv("OFFKEY_TOPICS", "{alerts: first, dead_letters: dead}")
+    monkeypatch.setenv("OFFKEY_TOPICS__ALERTS", "second")
+    settings = load_settings(write(tmp_path, "streams:\n  Web-1:\n    topic: metrics\n"))
+    stream = settings.streams["Web-1"]
+    assert (stream.features, stream.time, stream.model.options) == (["cpu", "mem.used"], "2024", {"hidden": 3})
+    assert (settings.kafka.group_id, settings.kafka.connect_timeout) == ("007", 120)
+    assert (settings.topics.alerts, settings.topics.dead_letters) == ("second", "dead")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        ("OFFKEY_METRICS__PORT", "many", "metrics.port is 'many'; it takes a whole number"),
+        ("OFFKEY_METRICS__PORT", "", "metrics.port is empty; it takes a whole number"),
+        ("OFFKEY_KAFKA__GROUP", "x", "kafka.group is no setting; did you mean 'group_id'?"),
+        ("OFFKEY_KAFKAA__X", "1", "kafkaa is no setting; did you mean 'kafka'?"),
+        ("OFFKEY_STREAM__A__TOPIC", "t", "stream is no setting; did you mean 'streams'?"),
+        ("OFFKEY_KAFKA_GROUP_ID", "x", "kafka_group_id is no setting; did you mean OFFKEY_KAFKA__GROUP_ID?"),
+        ("OFFKEY_KAFKA__GROUP_ID__X", "3", "kafka.group_id takes a value and has no keys below it; take __X off"),
+        ("OFFKEY_ZZZ", "1", "zzz is no setting; there are: device, kafka"),
+        ("OFFKEY_STREAMS", "x", "streams is 'x'; it takes keys of its own below it"),
+        ("OFFKEY_KAFKA", "[1]", "kafka is [1]; it takes keys of its own below it"),
+        ("OFFKEY_KAFKA", "{", "kafka: not YAML: "),
+        ("OFFKEY_STREAMS__MACHINES", "x", "streams.machines is 'x'; it takes keys of its own below it"),
+        ("OFFKEY_STREAMS__MACHINES__FEATURES", "[", "streams.machines.features: not YAML: "),
+        ("OFFKEY_STREAMS__MACHINES__FEATURES", "cpu", "streams.machines.features is 'cpu'; it takes a list"),
+        ("OFFKEY_STREAMS__OTHER__WINDOW", "9", "streams.other.topic is missing; add it"),
+        ("OFFKEY_WORKER__RETRY_DEADLINE", "0", "worker.retry_deadline: 0 is too short or too long"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_said_to_be_there(
+    variable: str, text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(tmp_path, GOOD + "kafka: {group_id: g}\n" * (variable != "OFFKEY_KAFKA")))
+    assert str(caught.value).startswith(f"environment variable {variable}: {said}")
+    assert str(caught.value).isprintable()
+
+
+def test_what_kubernetes_tells_of_its_services_is_not_taken_for_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service named offkey or offkey-metrics puts these into the pods beside it."""
+    for variable, text in {
+        "OFFKEY_SERVICE_HOST": "10.0.0.1",
+        "OFFKEY_SERVICE_PORT": "9108",
+        "OFFKEY_SERVICE_PORT_METRICS": "9108",
+        "OFFKEY_PORT": "tcp://10.0.0.1:9108",
+        "OFFKEY_METRICS_PORT": "tcp://10.0.0.1:9108",
+        "OFFKEY_METRICS_PORT_9108_TCP_ADDR": "10.0.0.1",
+    }.items():
+        monkeypatch.setenv(variable, text)
+    assert load_settings(write(tmp_path, GOOD)).metrics.port == 9108
+    monkeypatch.setenv("OFFKEY_METRICS_PORT", "9109")
+    with pytest.raises(ConfigError, match="did you mean OFFKEY_METRICS__PORT"):
         load_settings(write(tmp_path, GOOD))
 
 
-@pytest.mark.parametrize(
-    ("text", "budget"),
-    [
-        ("1 per day", Budget(1, per_s=86400)),
-        ("3 per week", Budget(3, per_s=604800)),
-        ("0.5 per 6 hours", Budget(0.5, per_s=21600)),
-        ("1 in 1_000 records", Budget(1, per_records=1000)),
-        ("2 per 10000 points", Budget(2, per_records=10000)),
-    ],
-)
-def test_budgets(text: str, budget: Budget) -> None:
-    assert parse_budget(text) == budget
-
-
-@pytest.mark.parametrize(
-    "text", ["0 per day", "one per day", "1 per", "1 per fortnight", "-1 per day", "1 per 0 records"]
-)
-def test_no_budgets(text: str) -> None:
-    with pytest.raises(ValueError, match="is no budget"):
-        parse_budget(text)
-
-
-def test_a_budget_in_points() -> None:
-    assert parse_budget("2 per day").points_per_incident(60_000) == 720
-    assert parse_budget("1 per 1000 records").points_per_incident(60_000) == 1000
-
-
-@pytest.mark.parametrize(("text", "seconds"), [(5, 5), ("1.5h", 5400), ("2 days", 172800), ("100ms", 0.1)])
-def test_durations(text: str | float, seconds: float) -> None:
-    assert parse_duration(text) == pytest.approx(seconds)
+def test_a_setting_knows_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFKEY_STREAMS__MACHINES__WINDOW", "64")
+    path = write(tmp_path, GOOD + "    model:\n      hidden: 3\n")
+    settings = load_settings(path)
+    assert settings.place_of("streams", "machines", "model") == f"{path}:4"
+    assert settings.place_of("streams", "machines", "model", "seed") == f"{path}:4"
+    assert settings.place_of("streams", "machines", "window") == (
+        "environment variable OFFKEY_STREAMS__MACHINES__WINDOW"
+    )
 
 
 def test_paths() -> None:
