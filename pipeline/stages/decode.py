@@ -184,7 +184,8 @@ class Decoder:
         if self._time_unit == "iso8601":
             return np.array([_epoch_ms(row[-1]) for row in rows], np.int64)
         # Whole numbers stay exact in float64 up to 2**53; beyond a sensible time they only have to look absurd.
-        scaled_N = np.rint(np.array([row[-1] for row in rows], np.float64) * _MS_PER_UNIT[self._time_unit])
+        with np.errstate(over="ignore"):
+            scaled_N = np.rint(np.array([row[-1] for row in rows], np.float64) * _MS_PER_UNIT[self._time_unit])
         return np.clip(scaled_N, -1, 2.0**53).astype(np.int64)
 
 

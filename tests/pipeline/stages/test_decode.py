@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.formats.json import Fields, JsonFormat
 from pipeline.stages import dead_letters
@@ -47,8 +49,18 @@ BAD: list[tuple[str, Record]] = [
     ("wrong_type", record(GOOD | {"ts": "2024-01-01"})),
     ("not_finite", record(b'{"cpu": NaN, "disk": {"used": 1}, "ts": 1}')),
     ("not_finite", record(b'{"cpu": Infinity, "disk": {"used": 1}, "ts": 1}')),
-    ("not_finite", record(b'{"cpu": -Infinity, "disk": {"used": 1}, "ts": 1}')),
-    ("not_finite", record(b'{"cpu": 1e999, "disk": {"used": 1}, "ts": 1}')),
+    *[
+        ("not_finite", record(b'{"cpu": %s, "disk": {"used": 1}, "ts": 1}' % spelling))
+        for spelling in (b"1e999", b"-1E+400", b"1" + b"0" * 400, b"-Infinity", b"3.5e38", b"-3.5e38")
+    ],
+    *[
+        ("not_json", record(b'{"cpu": %s, "disk": {"used": 1}, "ts": 1}' % spelling))
+        for spelling in (b"nan", b"-NaN", b"NAN", b"inf", b"-inf", b"+Infinity", b"infinity", b"1.#INF", b"")
+    ],
+    *[
+        ("wrong_type", record(GOOD | {"cpu": spelling}))
+        for spelling in ("NaN", "nan", "Infinity", "-inf", "1e999", "", [], {})
+    ],
     ("not_finite", record(GOOD | {"cpu": 1e39})),
     ("bad_time", record(GOOD | {"ts": -5})),
     ("bad_time", record(GOOD | {"ts": NOW_MS * 1000})),
@@ -92,6 +104,48 @@ def test_a_time_is_ahead_of_the_kafka_timestamp(ahead_ms: int, published_ms: int
     one = record(GOOD | {"ts": NOW_MS + ahead_ms}, timestamp=published_ms)
     _, rejects = decoder(max_ahead_ms=60_000).decode(arrived([one]))
     assert [reject.reason for reject in rejects] == expected
+
+
+@pytest.mark.parametrize("unit", ["ms", "s", "us", "ns"])
+@pytest.mark.parametrize("value", [1e308, -1e308, 10**300, -(10**10)])
+def test_an_absurd_time_is_rejected_in_any_unit(unit: Any, value: float) -> None:
+    fields = Fields(features=[("v",)], time=("at",))
+    batch, rejects = Decoder(fields, stateless=True, time_unit=unit).decode(
+        arrived([record({"v": 1, "at": value}), record({"v": 1, "at": 0})])
+    )
+    assert [(reject.reason, reject.row) for reject in rejects] == [("bad_time", 0)]
+    assert batch.time_ms_N.tolist() == [0]
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just("\ud800")
+VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.builds(lambda value: {"used": value}, SCALARS)
+
+
+@given(
+    st.lists(
+        st.binary(max_size=20)
+        | st.none()
+        | st.dictionaries(st.sampled_from(["cpu", "disk", "ts", "host", "note"]), VALUES).map(
+            lambda row: json.dumps(GOOD | {"host": "a"} | row).encode()
+        ),
+        max_size=4,
+    ),
+    st.booleans(),
+    st.booleans(),
+)
+def test_every_record_is_decoded_or_rejected_whatever_it_holds(
+    values: list[bytes | None], optional: bool, by_field: bool
+) -> None:
+    fields = {"optional_features": optional, "series": [("host",)] if by_field else []}
+    batch, rejects = decoder(fields=fields).decode(arrived([record(value) for value in values]))
+    assert sorted([*batch.offset_N, *(reject.record.offset for reject in rejects)]) == list(range(len(values)))
+    assert (np.abs(batch.values_NF[~np.isnan(batch.values_NF)]) < 4e38).all()
+    assert optional or not np.isnan(batch.values_NF).any()
+    for name in batch.series:
+        assert name.encode()
+    for reject in rejects:
+        letter = dead_letters.message(reject, "dead")
+        assert letter.value == values[reject.row]
 
 
 def test_nothing_but_bad_records_gives_an_empty_batch() -> None:
