@@ -8,6 +8,8 @@ promotions are only ever created, so two writers cannot both win.
 import json
 from collections.abc import Sequence
 
+import msgspec
+
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import RegistryError
 from pipeline.protocols import ModelVersion, Promotion
@@ -65,8 +67,8 @@ class StoredRegistry:
         for name in self._storage.list(f"models/{stream}/promotions"):
             content = self._storage.get(name)
             try:
-                found.append(Promotion(**json.loads(content or b"")))
-            except (ValueError, TypeError) as error:
+                found.append(msgspec.json.decode(content or b"", type=Promotion))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise RegistryError(
                     f"{self._storage.url}/{name}: damaged promotion ({error}); remove it"
                 ) from error

@@ -6,7 +6,6 @@ anybody would, replays the rest, and reads the alerts topic. The steps that need
 
 import json
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -24,7 +23,7 @@ from rich.table import Table
 
 from pipeline.config import Settings, load_settings
 from pipeline.connectors.connection import Connection
-from pipeline.connectors.embedded import EmbeddedBroker
+from pipeline.connectors.embedded import EmbeddedBroker, free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.demo import gauges, replay
 from pipeline.demo.children import Child, end, failed, finish, module, offkey, running, sigterm_ends_us
@@ -34,7 +33,7 @@ from pipeline.demo.inbox import Inbox
 from pipeline.demo.outcome import StreamOutcome, tally_and_view
 from pipeline.demo.report import page
 from pipeline.demo.screen import Screen
-from pipeline.errors import OffkeyError
+from pipeline.errors import ConfigError, OffkeyError
 from pipeline.protocols import Message
 
 _CHUNK = 2000
@@ -50,6 +49,7 @@ def run_demo(out: Path, keep: bool, shipment: Shipment | None = None) -> None:
     `shipment` is by default all that the package ships.
 
     Raises:
+        ConfigError: `out` is no folder that can be written.
         OffkeyError: the broker, the training or the worker failed.
     """
     started_s = time.monotonic()
@@ -57,7 +57,7 @@ def run_demo(out: Path, keep: bool, shipment: Shipment | None = None) -> None:
     console.print("[bold]offkey demo[/]: real series through a Kafka broker, scored by three autoencoders")
     shipment = shipment or shipped()
     planned = {name: sum(len(one) - one.train_rows for one in series) for name, series in shipment.streams.items()}
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     with ExitStack() as stack:
         stack.enter_context(sigterm_ends_us())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="offkey-demo-")))
@@ -99,7 +99,7 @@ class Demo:
             Template((files("pipeline.demo") / "demo.yaml").read_text()).substitute(
                 bootstrap_servers=bootstrap_servers,
                 storage=(scratch / "storage").as_uri(),
-                metrics_port=_free_port(),
+                metrics_port=free_port(),
             )
         )
         self.settings = load_settings(self._config)
@@ -256,6 +256,16 @@ class Demo:
         self._alerts_published = sum(reading.of("offkey_alerts_total", name) for name in self._planned)
 
 
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{out}: cannot be written to ({error.strerror}); name another folder with --out"
+        ) from error
+
+
 def _print_closing(console: Console, tallies: Mapping[str, Tally], late: int, out: Path, took_s: float) -> None:
     table = Table(box=SIMPLE, padding=(0, 1), title="What was found", title_justify="left", title_style="bold")
     table.add_column("stream")
@@ -304,12 +314,6 @@ def _stay(console: Console, settings: Settings, worker: Child, out: Path) -> Non
                 raise failed(worker, "offkey worker", out / "worker.log")
     except KeyboardInterrupt:
         console.print("ending broker and worker")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _count(number: int, thing: str) -> str:

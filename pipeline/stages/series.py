@@ -38,7 +38,6 @@ class Points:
     held_M: BoolArray
     """At least one feature was missing and is held."""
     offset_M: IntArray
-    row_M: IntArray
 
     def __len__(self) -> int:
         return len(self.slot_M)
@@ -119,7 +118,7 @@ class SeriesTable:
         keep_N[list(lacking)] = False
         slot_M, time_ms_M, values_MF = slot_N[keep_N], time_ms_N[keep_N], values_NF[keep_N]
         index_M = self._advance(slot_M, time_ms_M, values_MF)
-        points = Points(slot_M, index_M, time_ms_M, values_MF, held_N[keep_N], offset_N[keep_N], row_N[keep_N])
+        points = Points(slot_M, index_M, time_ms_M, values_MF, held_N[keep_N], offset_N[keep_N])
         unheld = [(self.partitions[slot_N[i]], int(row_N[i]), why) for i, why in lacking.items()]
         return Admitted(points, int(late_N.sum()), unheld, moved)
 
@@ -294,7 +293,7 @@ class SeriesTable:
 
     def _empty_points(self) -> Points:
         none, no_values = np.zeros(0, np.int64), np.zeros((0, self.n_features))
-        return Points(none, none, none, no_values, np.zeros(0, bool), none, none)
+        return Points(none, none, none, no_values, np.zeros(0, bool), none)
 
 
 class Runs(NamedTuple):

@@ -76,8 +76,12 @@ def test_a_version_without_its_manifest_is_not_there(tmp_path: Path) -> None:
         registry.load("machines", "v1")
 
 
-def test_a_damaged_promotion_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff", b"{}", b'{"number": 1, "version": 3, "promoted_ms": 0, "reason": ""}'],
+)
+def test_a_damaged_promotion_is_named(content: bytes, tmp_path: Path) -> None:
     storage = ObjectStorage(tmp_path.as_uri())
-    storage.put("models/machines/promotions/00000001.json", b"{")
+    storage.put("models/machines/promotions/00000001.json", content)
     with pytest.raises(RegistryError, match=r"00000001\.json: damaged promotion"):
         StoredRegistry(storage).promotions("machines")

@@ -24,9 +24,7 @@ def test_values_agree_with_the_reference(name: str) -> None:
     assert found == pytest.approx(expected, abs=0.001)
 
 
-@pytest.mark.skipif(
-    not REFERENCE, reason="set VUS_REFERENCE to the folder of vus_reference.csv and .parquet"
-)
+@pytest.mark.skipif(not REFERENCE, reason="set VUS_REFERENCE to the folder of vus_reference.csv and .parquet")
 def test_values_agree_with_the_whole_reference() -> None:
     """Also on the series whose licence keeps them out of the fixture."""
     parquet = pytest.importorskip("pyarrow.parquet")
