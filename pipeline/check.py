@@ -63,20 +63,32 @@ class Outside:
 def check_all(settings: Settings, outside: Outside) -> list[Row]:
     """Ask everything; return the answers in order."""
     rows = [Row("ok", "configuration", f"streams: {', '.join(settings.streams)}")]
+    rows += _option_rows(settings)
     storage = _storage_row(settings, outside)
     rows.append(storage)
+    models = []
+    if storage.verdict == "ok":
+        models = [_model_row(name, stream, outside) for name, stream in settings.streams.items()]
     try:
         cluster = outside.cluster()
     except OffkeyError as error:
-        return [*rows, _wrong("broker", error)]
+        return [*rows, _wrong("broker", error), *models]
     with closing(cluster):
         rows.append(Row("ok", "broker", settings.kafka.bootstrap_servers))
         rows += _output_rows(settings, cluster)
         for name, stream in settings.streams.items():
             rows += _stream_rows(settings, name, stream, cluster, outside)
-            if storage.verdict == "ok":
-                rows.append(_model_row(name, stream, outside))
-    return rows
+    return [*rows, *models]
+
+
+def _option_rows(settings: Settings) -> Iterator[Row]:
+    from pipeline.train import check_model
+
+    for name, stream in settings.streams.items():
+        try:
+            check_model(settings.place_of("streams", name, "model"), stream)
+        except OffkeyError as error:
+            yield _wrong(f"{name}: architecture", error)
 
 
 def _storage_row(settings: Settings, outside: Outside) -> Row:
@@ -126,11 +138,16 @@ def _stream_rows(
 def _size_rows(settings: Settings, name: str, stream: StreamSettings, cluster: Cluster) -> Iterator[Row]:
     setting, dead_letters = "max.message.bytes", settings.topics.dead_letters
     taken, written = cluster.setting(stream.topic, setting), cluster.setting(dead_letters, setting)
-    if taken is not None and written is not None and int(taken) > int(written):
+    if taken is None or written is None:
+        return
+    what, found = f"{name}: record size", f"{stream.topic} takes {int(taken):,} bytes, {dead_letters}"
+    if int(taken) <= int(written):
+        yield Row("ok", what, f"{found} {int(written):,}")
+    else:
         yield Row(
             "warning",
-            f"{name}: record size",
-            f"{stream.topic} takes {int(taken):,} bytes, {dead_letters} only {int(written):,}",
+            what,
+            f"{found} only {int(written):,}",
             f"raise {setting} of {dead_letters}: a record too large to dead-letter stops the worker",
         )
 
@@ -144,10 +161,11 @@ def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterato
         yield Row("warning", f"{name}: records", "the topic is empty", "produce some, then train")
         return
     features = stream.features or features_of(sample, stream)
+    decoder = decoder_of(stream, features)
     reasons: Counter[str] = Counter()
     partitions: dict[str, set[int]] = {}
     for records in sample:
-        batch, rejects = decoder_of(stream, features).decode(records)
+        batch, rejects = decoder.decode(records)
         reasons.update(reject.reason for reject in rejects)
         for series in batch.series:
             partitions.setdefault(series, set()).add(records.partition.partition)

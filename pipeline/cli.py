@@ -93,6 +93,7 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from pipeline.check import Outside, check_all
     from pipeline.config import load_settings
@@ -114,7 +115,8 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
         table = Table("", "What", "Found", "What to do")
         marks = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "wrong": "[red]wrong[/]"}
         for row in rows:
-            table.add_row(marks[row.verdict], row.what, row.found, row.remedy)
+            # As text: what was found may hold brackets, which rich would take for its own.
+            table.add_row(marks[row.verdict], *(Text(cell) for cell in (row.what, row.found, row.remedy)))
         Console().print(table)
     if any(row.verdict == "wrong" for row in rows):
         raise typer.Exit(1)
@@ -124,7 +126,9 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
 def train(
     config: ConfigPath,
     streams: Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")] = None,
-    max_records: Annotated[int, typer.Option(help="Newest records of each topic to learn from.")] = 1_000_000,
+    max_records: Annotated[
+        int, typer.Option(min=1, help="Newest records of each topic to learn from.")
+    ] = 1_000_000,
     as_json: AsJson = False,
 ) -> None:
     """Train a model for each stream on its topic's records, and promote it."""
@@ -139,8 +143,11 @@ def train(
     from pipeline.connectors.kafka import history
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.lanes import choose_device
-    from pipeline.train import train_stream
+    from pipeline.train import check_model, train_stream
 
+    for name in chosen:
+        keys = ("streams", name, "model")
+        check_model(f"{settings.place_of(*keys)}: {'.'.join(keys)}", settings.streams[name])
     registry, device = StoredRegistry(_storage(settings)), choose_device(settings.device)
     for name in chosen:
         stream = settings.streams[name]

@@ -181,7 +181,14 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     architecture: str = "recurrent"
-    """vanilla or recurrent."""
+    """vanilla, sparse, denoising, variational, convolutional, recurrent, or one that a package adds."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        for key, value in self.options.items():
+            if isinstance(value, int) and abs(value) > _LARGEST:
+                raise mistake_at((key,), f"{value!r:.60} is too large to reckon with; write a smaller number")
+        return self
 
     @property
     def options(self) -> dict[str, Any]:

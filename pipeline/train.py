@@ -64,11 +64,8 @@ def train_stream(
         SnapshotError: too few usable records, or no number in them.
         RegistryError: another promotion came first.
     """
+    check_model(f"streams.{name}.model", settings)
     architecture, options = settings.model.architecture, settings.model.options
-    try:
-        check_options(architecture, options)
-    except ValueError as error:
-        raise ConfigError(f"streams.{name}.model: {error}") from error
     started = now()
     arrived = iter(history)
     sample = _sample(arrived)
@@ -89,6 +86,18 @@ def train_stream(
     version = publish(name, detector, registry, now())
     seconds = (now() - started).total_seconds()
     return Trained(name, version, read, rejected, len(columns), names, architecture, seconds)
+
+
+def check_model(where: str, settings: StreamSettings) -> None:
+    """See that there is the architecture, and that it takes the options.
+
+    Raises:
+        ConfigError: it begins with `where`.
+    """
+    try:
+        check_options(settings.model.architecture, settings.model.options)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def publish(stream: str, detector: Detector, registry: Registry, at: datetime) -> str:

@@ -48,6 +48,14 @@ READING = {"enable_auto_commit": False, "isolation_level": "read_committed", "al
 """Options of every consumer."""
 
 
+_REFUSED = (
+    client_errors.InvalidGroupIdError,
+    client_errors.InvalidSessionTimeoutError,
+    client_errors.KafkaConfigurationError,
+)
+"""A setting that the cluster or the client does not take, however often it is tried."""
+
+
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Turn the client's exceptions into ours; those that a caller tells apart pass as they are."""
@@ -61,6 +69,8 @@ def translated(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: no right ({error}); grant it to this user") from error
     except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
         raise ConfigError(f"{what}: not there; create it, or set another one in the configuration") from error
+    except _REFUSED as error:
+        raise ConfigError(f"{what}: refused ({error}); change what it names under `kafka`") from error
     except (client_errors.KafkaError, OSError) as error:
         text = str(error) or type(error).__name__
         raise TransientError(
