@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Literal, Protocol
 
 from pipeline.config import Settings, StreamSettings
-from pipeline.errors import OffkeyError
+from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.protocols import PartitionRecords, Registry
 
 _SAMPLE_RECORDS = 2_000
@@ -46,6 +46,7 @@ class Cluster(Protocol):
 
     def topic(self, name: str, right: Literal["READ", "WRITE"] | None = None) -> TopicFacts: ...
     def setting(self, topic: str, name: str) -> str | None: ...
+    def committed(self, group: str) -> int: ...
     def close(self) -> None: ...
 
 
@@ -75,6 +76,7 @@ def check_all(settings: Settings, outside: Outside) -> list[Row]:
         return [*rows, _wrong("broker", error), *models]
     with closing(cluster):
         rows.append(Row("ok", "broker", settings.kafka.bootstrap_servers))
+        rows.append(_group_row(settings.kafka.group_id, cluster))
         rows += _output_rows(settings, cluster)
         for name, stream in settings.streams.items():
             rows += _stream_rows(settings, name, stream, cluster, outside)
@@ -103,6 +105,16 @@ def _storage_row(settings: Settings, outside: Outside) -> Row:
     if written != b"offkey":
         return Row("wrong", "storage", f"{settings.storage} gave back something else than was written")
     return Row("ok", "storage", f"{settings.storage} can be written and read")
+
+
+def _group_row(group: str, cluster: Cluster) -> Row:
+    try:
+        committed = cluster.committed(group)
+    except ConfigError as error:
+        return _wrong("group", error)
+    except TransientError as error:
+        return Row("warning", "group", str(error).partition("; ")[0], "check again: a new cluster takes a moment")
+    return Row("ok", "group", f"{group}, committed partitions: {committed}")
 
 
 def _output_rows(settings: Settings, cluster: Cluster) -> Iterator[Row]:

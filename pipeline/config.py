@@ -315,7 +315,7 @@ class Settings(BaseSettings):
 
     def place_of(self, *keys: str) -> str:
         """Return where a key is set: a file and line, or a variable of the environment."""
-        return nearest(self._places, keys)
+        return self._places[nearest(self._places, keys)]
 
 
 def load_settings(path: Path) -> Settings:

@@ -32,15 +32,15 @@ def mistake_at(keys: Keys, text: str) -> PydanticCustomError:
     return PydanticCustomError("value_error", "{text}", {"text": text, "at": keys})
 
 
-def nearest(places: Mapping[Keys, str], keys: Keys) -> str:
-    """Return where a key is set, or what is around it; the outermost, (), is always there."""
-    return next(places[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in places)
+def nearest(places: Collection[Keys], keys: Keys) -> Keys:
+    """Return the place of a key, or the nearest one around it; the outermost, (), is always there."""
+    return next(keys[:n] for n in range(len(keys), -1, -1) if keys[:n] in places)
 
 
 def explain(
     error: ValidationError, settings: type, places: Mapping[Keys, str], variables: Iterable[Variable]
 ) -> str:
-    """Return a line for each mistake: the place, the key, what is wrong, what to do.
+    """Return a line for each mistake, in the order of the file: the place, the key, what is wrong, what to do.
 
     Args:
         settings: the type that was checked.
@@ -48,18 +48,19 @@ def explain(
         variables: those in the environment.
     """
     unknown = {variable.keys for variable in variables if variable.takes is None}
-    lines = []
+    order = {keys: number for number, keys in enumerate(places)}
+    lines: list[tuple[int, str]] = []
     for mistake in error.errors(include_url=False):
         context = mistake.get("ctx", {})
         keys = tuple(str(part) for part in mistake["loc"] if part != "[key]")
         keys += context.get("at", ())
-        place = nearest(places, keys)
+        at = nearest(places, keys)
         if mistake["type"] == "extra_forbidden":
             said = no_setting(settings, keys, unknown)
         else:
             said = _said(mistake, ".".join(keys), context)
-        lines.append(f"{place}: {said}")
-    return "\n".join(lines)
+        lines.append((order[at], f"{places[at]}: {said}"))
+    return "\n".join(line for _, line in sorted(lines))
 
 
 def no_setting(settings: type, keys: Keys, unknown: Collection[Keys] = ()) -> str:

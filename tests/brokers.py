@@ -10,6 +10,9 @@ import threading
 import time
 from pathlib import Path
 
+from kafka import KafkaAdminClient
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+
 from pipeline.connectors.embedded import free_port
 
 MISSING = (
@@ -81,3 +84,9 @@ class ApacheBroker:
                 return
         self.close()
         raise RuntimeError(f"Apache Kafka did not start: {(folder / 'broker.log').read_text()[-2000:]}")
+
+
+def forbid(admin: KafkaAdminClient, operation: ACLOperation, kind: ResourceType, name: str) -> None:
+    """Take one operation away from the tests' user, who keeps all others."""
+    for permission, what in ((ACLPermissionType.DENY, operation), (ACLPermissionType.ALLOW, ACLOperation.ALL)):
+        admin.create_acls([ACL("User:ANONYMOUS", "*", what, permission, ResourcePattern(kind, name))])

@@ -1,8 +1,10 @@
 """The walls of the house: who may import whom, which names are not used, what the start may cost."""
 
 import ast
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,9 +100,20 @@ def test_help_is_quick_and_without_torch() -> None:
 
 
 def test_help_answers_in_half_a_second() -> None:
-    code = "import time; t = time.perf_counter(); import pipeline.cli; print(time.perf_counter() - t)"
-    runs = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout)
-        for _ in range(5)
+    """The whole process, from its start to its end."""
+    asked = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv = ['offkey', '--help']; import pipeline.cli as c; c.main()",
     ]
-    assert min(runs) < 0.5
+    took_s = []
+    for _ in range(5):
+        begun_s = time.perf_counter()
+        subprocess.run(asked, capture_output=True, check=True, timeout=60, env=_without_coverage())
+        took_s.append(time.perf_counter() - begun_s)
+    assert min(took_s) < 0.5
+
+
+def _without_coverage() -> dict[str, str]:
+    """Return our environment, but for what has child processes measured: that doubles the time of their start."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("COVERAGE")}

@@ -48,14 +48,6 @@ READING = {"enable_auto_commit": False, "isolation_level": "read_committed", "al
 """Options of every consumer."""
 
 
-_REFUSED = (
-    client_errors.InvalidGroupIdError,
-    client_errors.InvalidSessionTimeoutError,
-    client_errors.KafkaConfigurationError,
-)
-"""A setting that the cluster or the client does not take, however often it is tried."""
-
-
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Turn the client's exceptions into ours; those that a caller tells apart pass as they are."""
@@ -69,8 +61,13 @@ def translated(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: no right ({error}); grant it to this user") from error
     except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
         raise ConfigError(f"{what}: not there; create it, or set another one in the configuration") from error
-    except _REFUSED as error:
-        raise ConfigError(f"{what}: refused ({error}); change what it names under `kafka`") from error
+    except client_errors.InvalidSessionTimeoutError as error:
+        raise ConfigError(
+            f"{what}: the cluster does not take this kafka.session_timeout; set one between its "
+            "group.min.session.timeout.ms and group.max.session.timeout.ms"
+        ) from error
+    except (client_errors.InvalidGroupIdError, client_errors.KafkaConfigurationError) as error:
+        raise ConfigError(f"{what}: not taken ({error}); change what it names under `kafka`") from error
     except (client_errors.KafkaError, OSError) as error:
         text = str(error) or type(error).__name__
         raise TransientError(

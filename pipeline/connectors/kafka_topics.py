@@ -1,4 +1,4 @@
-"""Questions about a cluster's topics, and their creation."""
+"""Questions about a cluster's topics and groups, and the creation of topics."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError, TransientError
 
 
 class KafkaCluster:
-    """Questions about topics."""
+    """Questions about topics and groups."""
 
     def __init__(self, connection: Connection) -> None:
         """Connect; raises TransientError where the broker does not answer."""
@@ -63,6 +63,16 @@ class KafkaCluster:
         (by_topic,) = described.values()
         found: str | None = by_topic[topic].get(name, {}).get("value")
         return found
+
+    def committed(self, group: str) -> int:
+        """Return of how many partitions a group has committed an offset.
+
+        Raises:
+            ConfigError: there is no right to the group.
+            TransientError: no broker answers for it, which a new cluster takes a moment for.
+        """
+        with translated(f"group {group}"):
+            return len(self._admin.list_group_offsets({group: None})[group])
 
     def close(self) -> None:
         self._admin.close()

@@ -4,20 +4,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from kafka import KafkaAdminClient
-from kafka.admin import (
-    ACL,
-    ACLOperation,
-    ACLPermissionType,
-    MemberToRemove,
-    ResourcePattern,
-    ResourceType,
-)
+from kafka.admin import ACLOperation, MemberToRemove, ResourceType
 from kafka.structs import TopicPartition as ClientPartition
 
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.errors import AssignmentLost, ConfigError
 from pipeline.protocols import Message, TopicPartition
+from tests.brokers import forbid
 from tests.contracts.worlds import gain, poll_until, read
 
 
@@ -56,11 +50,6 @@ def join(apache_broker: str, place: TopicPartition) -> Iterator[Callable[[], Kaf
     yield joined
     for source in opened:
         source.close()
-
-
-def forbid(admin: KafkaAdminClient, operation: ACLOperation, kind: ResourceType, name: str) -> None:
-    for permission, what in ((ACLPermissionType.DENY, operation), (ACLPermissionType.ALLOW, ACLOperation.ALL)):
-        admin.create_acls([ACL("User:ANONYMOUS", "*", what, permission, ResourcePattern(kind, name))])
 
 
 def follow(source: KafkaSource, attempt: Callable[[], None]) -> list[TopicPartition]:

@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 
-from models.files import to_files
 from pipeline import cli
 from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
-from pipeline.connectors.registry import StoredRegistry
-from pipeline.connectors.storage import ObjectStorage
-from pipeline.protocols import Message, ModelVersion, Promotion
-from tests.streams import SERIES, series_detector, series_payloads
+from pipeline.protocols import Message
+from tests.commands import configured, only_line, produce, promote
+from tests.streams import SERIES, series_payloads
 
 
 @pytest.fixture
@@ -31,29 +29,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return int(ended.value.code or 0), printed.out, printed.err
 
     return call
-
-
-def configured(tmp_path: Path, broker: str = "127.0.0.1:1", **changes: Any) -> Path:
-    settings = {
-        "kafka": {"bootstrap_servers": broker, "connect_timeout": 5 if broker != "127.0.0.1:1" else 0.5},
-        "storage": (tmp_path / "storage").as_uri(),
-        "streams": {"machines": SERIES.model_dump(mode="json", exclude_unset=True)},
-        "metrics": {"port": 0},
-        "device": "cpu",
-    }
-    path = tmp_path / "offkey.yaml"
-    path.write_text(json.dumps({**settings, **changes}))
-    return path
-
-
-def promote(path: Path, damage: bool = False) -> None:
-    """Put a model into the registry of a configuration."""
-    registry = StoredRegistry(ObjectStorage(load_settings(path).storage))
-    files = to_files(series_detector())
-    if damage:
-        files["model.safetensors"] = files["model.safetensors"][:-1] + b"\x00"
-    registry.add(ModelVersion("machines", "v1", files))
-    registry.promote("machines", Promotion(1, "v1", 0, "test"))
 
 
 def test_init_writes_a_configuration_that_loads(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
@@ -88,16 +63,52 @@ def test_a_broker_that_is_not_there(run: Callable[..., tuple[int, str, str]], tm
     promote(path)
     status, _, said = run(command, str(path))
     assert status == 1
-    assert said.startswith("offkey: Kafka at 127.0.0.1:1: no answer")
-    assert said.count("\n") == 1
+    assert only_line(said).startswith("Kafka at 127.0.0.1:1: no answer")
 
 
-def test_check_without_a_broker_says_so(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    status, printed, _ = run("check", "--json", str(configured(tmp_path)))
-    rows = {row["what"]: row for row in json.loads(printed)}
+def test_check_without_a_broker_says_what_can_be_said(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    path = configured(tmp_path)
+    promote(path)
+    status, printed, _ = run("check", "--json", str(path))
     assert status == 1
-    assert rows["storage"]["verdict"] == "ok"
-    assert rows["broker"]["verdict"] == "wrong"
+    assert [(row["what"], row["verdict"]) for row in json.loads(printed)] == [
+        ("configuration", "ok"),
+        ("storage", "ok"),
+        ("broker", "wrong"),
+        ("machines: model", "ok"),
+    ]
+    assert "is the broker running" in json.loads(printed)[2]["remedy"]
+
+
+@pytest.mark.parametrize("command", ["check", "train", "worker"])
+def test_mistakes_in_the_configuration_are_a_line_each(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "offkey.yaml"
+    path.write_text("streams:\n  machines:\n    topic: metrics\n    fetures: [a]\n    window: 1\n")
+    status, printed, said = run(command, str(path))
+    assert (status, printed) == (2, "")
+    assert said.splitlines() == [
+        f"offkey: {path}:4: streams.machines.fetures is no setting; did you mean 'features'?",
+        f"offkey: {path}:5: streams.machines.window is 1; it takes 2 or more",
+    ]
+
+
+def test_a_mistake_in_a_model_has_its_line_too(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    path = tmp_path / "offkey.yaml"
+    outside = f"storage: {(tmp_path / 'storage').as_uri()}\n"
+    outside += "kafka: {bootstrap_servers: '127.0.0.1:1', connect_timeout: 500ms}\n"
+    path.write_text(outside + "streams:\n  a:\n    topic: a\n  b:\n    topic: b\n    model:\n      hiden: 3\n")
+    status, _, said = run("train", str(path))
+    assert status == 2
+    expected = f"{path}:8: streams.b.model: architecture recurrent has no option 'hiden'; did you mean 'hidden'"
+    assert only_line(said).startswith(expected)
+    status, printed, _ = run("check", "--json", str(path))
+    (wrong,) = (row for row in json.loads(printed) if row["what"] == "b: architecture")
+    assert wrong["found"].startswith(f"{path}:8: architecture recurrent has no option 'hiden'")
+    assert "did you mean 'hidden'" in wrong["remedy"]
 
 
 def test_a_worker_without_a_model_names_the_command(
@@ -110,12 +121,36 @@ def test_a_worker_without_a_model_names_the_command(
     )
 
 
-def test_a_damaged_model_is_refused(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"model": b"\x00"}, "model.safetensors is damaged, its sha256 differs; take another version"),
+        ({"model": b""}, "model.safetensors is damaged, its sha256 differs; take another version"),
+        ({"model": None}, "model.safetensors is missing; train again or take another version"),
+        ({"manifest": b"{"}, "manifest.json is damaged"),
+        ({"manifest": b"[]"}, "manifest.json is damaged"),
+        ({"manifest": b"\xff"}, "manifest.json is damaged"),
+    ],
+)
+def test_a_damaged_or_missing_model_file_is_named(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, files: dict[str, bytes | None], said: str
+) -> None:
     path = configured(tmp_path)
-    promote(path, damage=True)
-    status, _, said = run("worker", str(path))
+    promote(path, **files)
+    status, _, printed = run("worker", str(path))
     assert status == 1
-    assert "model machines v1: model.safetensors is damaged, its sha256 differs" in said
+    assert only_line(printed).startswith(f"model machines v1: {said}")
+
+
+def test_a_version_that_is_gone_is_named(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    path = configured(tmp_path)
+    promote(path)
+    (tmp_path / "storage" / "models" / "machines" / "versions" / "v1" / "manifest.json").unlink()
+    status, _, printed = run("worker", str(path))
+    assert status == 1
+    line = only_line(printed)
+    assert line.startswith("model machines v1: not in ")
+    assert line.endswith("or not complete; promote another version")
 
 
 def test_a_model_for_other_features_is_refused(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
@@ -178,7 +213,20 @@ def test_check_tells_what_is_wrong_with_records(
     assert "rejected: not_json 1" in rows["machines: records"]["found"]
     assert rows["machines: series"]["verdict"] == "warning"
     assert rows["machines: model"]["remedy"].startswith("train one with")
+    assert rows["machines: record size"]["verdict"] == "ok"
+    assert rows["group"]["found"] == "offkey, committed partitions: 0"
     assert "machines: records" in printed
+
+
+def test_check_prints_names_with_brackets_as_they_are(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, embedded_broker: str, unique: Callable[[str], str]
+) -> None:
+    topic = unique("metrics")
+    with closing(KafkaCluster(Connection(embedded_broker))) as cluster:
+        cluster.create_topics({topic: 1})
+    produce(Connection(embedded_broker), topic, [(b"a", b'{"[/red]": 1, "[b]": 2}')])
+    path = configured(tmp_path, embedded_broker, streams={"machines": {"topic": topic}})
+    assert "[/red], [b]" in " ".join(run("check", str(path))[1].split())
 
 
 def test_training_without_records_or_numbers(

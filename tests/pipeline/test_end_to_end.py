@@ -1,16 +1,12 @@
 """The worker on real brokers: the same incidents as on the twin, and as many after a SIGKILL."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +17,13 @@ from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.protocols import Message, TopicPartition
+from pipeline.protocols import TopicPartition
 from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
-from tests.streams import FEATURES, SERIES, Bench, Payload, drain, feature_payloads, lanes, series_payloads
+from tests.commands import Running, events, metrics_of, offkey, produce, wait_for
+from tests.streams import FEATURES, SERIES, Bench, drain, feature_payloads, lanes, series_payloads
 
 _DEADLINE_S = 60.0
-
-
-def produce(connection: Connection, topic: str, payloads: Sequence[Payload]) -> None:
-    with closing(KafkaPublisher(connection)) as publisher:
-        for key, value in payloads:
-            publisher.send(Message(topic, key, value))
-        publisher.flush(30)
-
-
-def events(connection: Connection, topic: str) -> list[dict[str, Any]]:
-    return [
-        {"id": dict(record.headers)["ce_id"].decode(), **json.loads(record.value or b"")}
-        for arrived in history(connection, topic, 100_000)
-        for record in arrived.records
-    ]
 
 
 @pytest.fixture
@@ -81,23 +63,6 @@ def test_incidents_are_those_of_the_twin(broker: str, topics: dict[str, str], tm
         assert (found[name]["incident"], found[name]["series"]) == (alert["incident"], alert["series"])
 
 
-class Running:
-    """A worker in a process of its own, as users run it."""
-
-    def __init__(self, config: Path) -> None:
-        code = "from pipeline.cli import main; main()"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "--log-level", "warning", "worker", str(config)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> str:
-        self.process.send_signal(number)
-        return self.process.communicate(timeout=30)[1]
-
-
 @pytest.fixture
 def config(broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
     """A configuration with a trained model for both streams, written as a user would."""
@@ -130,40 +95,10 @@ def config(broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
     return path
 
 
-def offkey(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "from pipeline.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
-
-
-def metrics_of(config: Path) -> str:
-    port = json.loads(config.read_text())["metrics"]["port"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        return str(answer.read().decode())
-
-
-def wait_for(what: Callable[[], bool], running: Running) -> None:
-    deadline_s, pause = time.monotonic() + _DEADLINE_S, threading.Event()
-    while time.monotonic() < deadline_s:
-        assert running.process.poll() is None, running.process.communicate()[1]
-        if what():
-            return
-        pause.wait(0.1)
-    raise AssertionError("the worker did not get there in time")
-
-
 @pytest.fixture
 def running(config: Path) -> Iterator[Callable[[], Running]]:
-    started: list[Running] = []
-
-    def start() -> Running:
-        started.append(Running(config))
-        return started[-1]
-
-    yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-            each.process.communicate()
+    with ExitStack() as started:
+        yield lambda: started.enter_context(Running(config))
 
 
 def test_the_path_of_a_user(

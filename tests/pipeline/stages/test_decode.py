@@ -57,10 +57,9 @@ BAD: list[tuple[str, Record]] = [
         ("not_json", record(b'{"cpu": %s, "disk": {"used": 1}, "ts": 1}' % spelling))
         for spelling in (b"nan", b"-NaN", b"NAN", b"inf", b"-inf", b"+Infinity", b"infinity", b"1.#INF", b"")
     ],
-    *[
-        ("wrong_type", record(GOOD | {"cpu": spelling}))
-        for spelling in ("NaN", "nan", "Infinity", "-inf", "1e999", "", [], {})
-    ],
+    *[("wrong_type", record(GOOD | {"cpu": text})) for text in ("NaN", "nan", "Infinity", "-inf", "1e999", "")],
+    ("wrong_type", record(GOOD | {"cpu": []})),
+    ("wrong_type", record(GOOD | {"cpu": {}})),
     ("not_finite", record(GOOD | {"cpu": 1e39})),
     ("bad_time", record(GOOD | {"ts": -5})),
     ("bad_time", record(GOOD | {"ts": NOW_MS * 1000})),
