@@ -1,7 +1,10 @@
 """The worker on real brokers: the same incidents as on the twin, and as many after a SIGKILL."""
 
 import json
+import re
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -129,6 +132,17 @@ def test_the_path_of_a_user(
 
     first = running()
     wait_for(lambda: scored(300), first)
+    served = metrics_of(config)
+    for listed in ("records", "batch_records_bucket", "stage_duration_seconds_bucket", "series", "lag_records"):
+        assert f"offkey_{listed}" in served
+    version = re.search(r'offkey_model_info{architecture="vanilla",stream="machines",version="(.+)"} 1\.0', served)
+    assert version is not None
+    assert f"version {version[1]}" in trained.stdout
+    promoted = re.search(r'offkey_model_promoted_timestamp_seconds{stream="machines"} (.+)', served)
+    assert promoted is not None
+    assert 0 <= time.time() - float(promoted[1]) < 120
+    assert 'offkey_state_restored_total{how="cold",stream="machines"} 1.0' in served
+    taken_by_prometheus(served)
     first.end(signal.SIGKILL)
     produce(connection, topics["payments"], [(None, b"nonsense")])
     second = running()
@@ -142,6 +156,14 @@ def test_the_path_of_a_user(
 
 def alerting(connection: Connection, topics: dict[str, str]) -> set[str]:
     return {each["stream"] for each in events(connection, topics["alerts"]) if each["state"] == "opened"}
+
+
+def taken_by_prometheus(served: str) -> None:
+    """See that promtool takes what is served, where it is installed."""
+    if shutil.which("promtool") is not None:
+        asked = ["promtool", "check", "metrics"]
+        checked = subprocess.run(asked, input=served, capture_output=True, text=True, timeout=30)
+        assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout + checked.stderr
 
 
 def letters(connection: Connection, topics: dict[str, str]) -> int:

@@ -225,6 +225,21 @@ def test_a_record_too_large_to_dead_letter_stops_the_worker() -> None:
     assert bench.broker.committed[TopicPartition("metrics", 0)] == 0
 
 
+def test_a_late_record_is_counted_and_left_out() -> None:
+    bench = Bench(partitions=1)
+    good = series_payloads(100)
+    bench.fill([*good, *good[:7], *good[-4:]])
+    before = counted("offkey_records_late_total")
+    drain(bench.worker())
+    assert counted("offkey_records_late_total") - before == 11
+    assert bench.broker.records("dead") == []
+    clean = Bench(partitions=1)
+    clean.fill(good)
+    drain(clean.worker())
+    assert bench.alerts() == clean.alerts() != []
+    assert bench.broker.committed[PLACE] == 411
+
+
 def test_held_points_never_alert() -> None:
     holding = SERIES.model_copy(update={"missing": "hold"})
     bench = Bench(partitions=1)
@@ -241,9 +256,14 @@ def test_held_points_never_alert() -> None:
 PLACE = TopicPartition("metrics", 0)
 
 
+def counted(name: str) -> float:
+    """What a metric has counted so far for the stream of series."""
+    return REGISTRY.get_sample_value(name, {"stream": "machines"}) or 0.0
+
+
 def lost() -> float:
-    """Records of the series' stream that are known to go unread, as counted so far."""
-    return REGISTRY.get_sample_value("offkey_offsets_lost_total", {"stream": "machines"}) or 0.0
+    """Records that are known to go unread."""
+    return counted("offkey_offsets_lost_total")
 
 
 def starting(start: str) -> StreamSettings:
