@@ -84,13 +84,13 @@ def check_all(settings: Settings, outside: Outside) -> list[Row]:
 
 
 def _option_rows(settings: Settings) -> Iterator[Row]:
-    from pipeline.train import check_model
+    from pipeline.train import wrong_option
 
     for name, stream in settings.streams.items():
-        try:
-            check_model(settings.place_of("streams", name, "model"), stream)
-        except OffkeyError as error:
-            yield _wrong(f"{name}: architecture", error)
+        if wrong := wrong_option(stream.model):
+            found, _, remedy = wrong[1].partition("; ")
+            place = settings.place_of("streams", name, "model", wrong[0])
+            yield Row("wrong", f"{name}: model's options", f"{place}: {found}", remedy)
 
 
 def _storage_row(settings: Settings, outside: Outside) -> Row:

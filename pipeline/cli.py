@@ -112,7 +112,9 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:
-        table = Table("", "What", "Found", "What to do")
+        table = Table("")
+        for head in ("What", "Found", "What to do"):
+            table.add_column(head, overflow="fold")
         marks = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "wrong": "[red]wrong[/]"}
         for row in rows:
             # As text: what was found may hold brackets, which rich would take for its own.
@@ -143,11 +145,12 @@ def train(
     from pipeline.connectors.kafka import history
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.lanes import choose_device
-    from pipeline.train import check_model, train_stream
+    from pipeline.train import train_stream, wrong_option
 
     for name in chosen:
-        keys = ("streams", name, "model")
-        check_model(f"{settings.place_of(*keys)}: {'.'.join(keys)}", settings.streams[name])
+        if wrong := wrong_option(settings.streams[name].model):
+            place = settings.place_of("streams", name, "model", wrong[0])
+            raise ConfigError(f"{place}: streams.{name}.model: {wrong[1]}")
     registry, device = StoredRegistry(_storage(settings)), choose_device(settings.device)
     for name in chosen:
         stream = settings.streams[name]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ import torch
 from models.detector import Detector, check_options, fit_detector
 from models.files import TENSORS, to_files
 from models.spec import ModelSpec
-from pipeline.config import StreamSettings
+from pipeline.config import ModelSettings, StreamSettings
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Promotion, Registry
@@ -64,7 +65,8 @@ def train_stream(
         SnapshotError: too few usable records, or no number in them.
         RegistryError: another promotion came first.
     """
-    check_model(f"streams.{name}.model", settings)
+    if wrong := wrong_option(settings.model):
+        raise ConfigError(f"streams.{name}.model: {wrong[1]}")
     architecture, options = settings.model.architecture, settings.model.options
     started = now()
     arrived = iter(history)
@@ -88,16 +90,16 @@ def train_stream(
     return Trained(name, version, read, rejected, len(columns), names, architecture, seconds)
 
 
-def check_model(where: str, settings: StreamSettings) -> None:
-    """See that there is the architecture, and that it takes the options.
-
-    Raises:
-        ConfigError: it begins with `where`.
-    """
-    try:
-        check_options(settings.model.architecture, settings.model.options)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+def wrong_option(model: ModelSettings) -> tuple[str, str] | None:
+    """Return the key under `model` that is wrong, and why; None where none is."""
+    tried: list[tuple[str, Mapping[str, Any]]] = [("architecture", {})]
+    tried += [(option, {option: value}) for option, value in model.options.items()]
+    for key, options in [*tried, ("architecture", model.options)]:
+        try:
+            check_options(model.architecture, options)
+        except ValueError as error:
+            return key, str(error)
+    return None
 
 
 def publish(stream: str, detector: Detector, registry: Registry, at: datetime) -> str:

@@ -96,19 +96,27 @@ def test_mistakes_in_the_configuration_are_a_line_each(
     ]
 
 
-def test_a_mistake_in_a_model_has_its_line_too(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_a_mistake_in_a_model_has_its_place_too(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "offkey.yaml"
     outside = f"storage: {(tmp_path / 'storage').as_uri()}\n"
     outside += "kafka: {bootstrap_servers: '127.0.0.1:1', connect_timeout: 500ms}\n"
-    path.write_text(outside + "streams:\n  a:\n    topic: a\n  b:\n    topic: b\n    model:\n      hiden: 3\n")
+    model = "    model:\n      hidden: 3\n      hiden: 3\n"
+    path.write_text(outside + f"streams:\n  a:\n    topic: a\n  b:\n    topic: b\n{model}")
     status, _, said = run("train", str(path))
     assert status == 2
-    expected = f"{path}:8: streams.b.model: architecture recurrent has no option 'hiden'; did you mean 'hidden'"
+    expected = f"{path}:10: streams.b.model: architecture recurrent has no option 'hiden'; did you mean 'hidden'"
     assert only_line(said).startswith(expected)
     status, printed, _ = run("check", "--json", str(path))
-    (wrong,) = (row for row in json.loads(printed) if row["what"] == "b: architecture")
-    assert wrong["found"].startswith(f"{path}:8: architecture recurrent has no option 'hiden'")
+    (wrong,) = (row for row in json.loads(printed) if row["what"] == "b: model's options")
+    assert wrong["found"].startswith(f"{path}:10: architecture recurrent has no option 'hiden'")
     assert "did you mean 'hidden'" in wrong["remedy"]
+    monkeypatch.setenv("OFFKEY_STREAMS__A__MODEL__ARCHITECTURE", "recurent")
+    assert only_line(run("train", str(path))[2]) == (
+        "environment variable OFFKEY_STREAMS__A__MODEL__ARCHITECTURE: streams.a.model: there is no architecture "
+        "'recurent'; did you mean 'recurrent'?"
+    )
 
 
 def test_a_worker_without_a_model_names_the_command(

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.demo.data import STREAMS, Recorded, Shipment, Span, load, load_labels
 from pipeline.demo.run import run_demo
-from pipeline.errors import OffkeyError
+from pipeline.errors import ConfigError, OffkeyError
 from pipeline.stages.alerts import json_schema
 
 KEPT = {"machines": (1, 1500, 1500), "metrics": (20, 230, 700), "requests": (1, 4000, 30000)}
@@ -107,6 +107,14 @@ def test_a_failing_child_ends_the_demo_with_one_line(tmp_path: Path, monkeypatch
     monkeypatch.setenv("OFFKEY_STREAMS__MACHINES__MODEL__HIDDEN_TYPO", "3")
     with pytest.raises(OffkeyError, match=r"offkey train ended with status \d: .*hidden_typo"):
         run_demo(tmp_path, keep=False, shipment=a_little())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"file: cannot be written to \(File exists\); name another folder with --out"
+    ):
+        run_demo(tmp_path / "file", keep=False, shipment=a_little())
 
 
 def test_sigterm_ends_broker_and_children(tmp_path: Path) -> None:
