@@ -90,8 +90,12 @@ class Partitions:
         """Write the state of every partition that has moved since its last checkpoint.
 
         State of a topic that was made anew under our feet is thrown away instead.
+
+        Raises:
+            ConfigError: a topic is not there any more. The group takes its partitions away as if others had them.
+            TransientError: broker or storage does not answer.
         """
-        ids = {topic: self.source.topic_id(topic) for topic in {place.topic for place in self.progress}}
+        ids = {topic: self.source.topic_id(topic) for topic in self.lane_of}
         self.forget([place for place, at in self.progress.items() if at.topic_id != ids[place.topic]])
         for partition, progress in self.progress.items():
             if progress.checkpointed < progress.next_offset and progress.next_offset >= progress.publish_from:

@@ -66,6 +66,10 @@ def translated(what: str) -> Iterator[None]:
             f"{what}: the cluster does not take this kafka.session_timeout; set one between its "
             "group.min.session.timeout.ms and group.max.session.timeout.ms"
         ) from error
+    except client_errors.UnsupportedCodecError as error:
+        raise ConfigError(
+            f"{what}: cannot be unpacked ({error}); install offkey again with its dependencies"
+        ) from error
     except (client_errors.InvalidGroupIdError, client_errors.KafkaConfigurationError) as error:
         raise ConfigError(f"{what}: not taken ({error}); change what it names under `kafka`") from error
     except (client_errors.KafkaError, OSError) as error:

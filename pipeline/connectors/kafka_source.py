@@ -41,6 +41,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         require_fast_checksums()
         self._cluster = KafkaCluster(connection)
         self._lock = threading.Lock()
+        self._read = ", ".join(topics)
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._regained: set[TopicPartition] = set()
         self._told: frozenset[TopicPartition] = frozenset()
@@ -64,7 +65,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
         try:
-            with translated("Kafka"):
+            with translated(f"reading {self._read}"):
                 polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except client_errors.NoOffsetForPartitionError:
             # Gained just now, without a committed offset: the next `assignment` tells of it.

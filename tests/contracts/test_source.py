@@ -4,12 +4,12 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from kafka import KafkaConsumer
+from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaTimeoutError
 
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
-from pipeline.errors import AssignmentLost, OffkeyError, TransientError
+from pipeline.errors import AssignmentLost, ConfigError, OffkeyError, TransientError
 from pipeline.protocols import Message, TopicPartition
 from tests.contracts.worlds import World, gain, gain_all, poll_until, read
 
@@ -99,6 +99,40 @@ def test_a_second_member_takes_its_share(wide_world: World) -> None:
     first.commit({kept: 1})
     second.commit({moved: 2})
     assert (second.committed(kept), second.committed(moved)) == (1, 2)
+
+
+@pytest.fixture(params=["gzip", "lz4", "snappy", "zstd"])
+def compressed(request: pytest.FixtureRequest, apache_broker: str, unique: Callable[[str], str]) -> str:
+    """A topic whose records the broker packs, with 50 of them."""
+    topic = unique(request.param)
+    options = {"num_partitions": 1, "replication_factor": 1, "configs": {"compression.type": request.param}}
+    with closing(KafkaAdminClient(bootstrap_servers=apache_broker)) as admin:
+        admin.create_topics({topic: options})
+    with closing(KafkaPublisher(Connection(apache_broker))) as publisher:
+        for number in range(50):
+            publisher.send(Message(topic, None, b"v%d" % number * 100))
+        publisher.flush(20)
+    return topic
+
+
+def test_records_are_read_however_they_are_packed(apache_broker: str, compressed: str) -> None:
+    with closing(KafkaSource(Connection(apache_broker), GroupOptions(compressed), [compressed])) as source:
+        source.start(gain(source), 0)
+        assert [record.value for record in read(source, 50)] == [b"v%d" % number * 100 for number in range(50)]
+
+
+@pytest.mark.parametrize("compressed", ["zstd"], indirect=True)
+def test_what_cannot_be_unpacked_is_named(
+    apache_broker: str, compressed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kafka.codec.zstd", None)
+    said = f"{compressed}: cannot be unpacked .*zstd.*; install offkey again with its dependencies"
+    with closing(KafkaSource(Connection(apache_broker), GroupOptions(compressed), [compressed])) as source:
+        source.start(gain(source), 0)
+        with pytest.raises(ConfigError, match=said):
+            read(source, 50)
+    with pytest.raises(ConfigError, match=said):
+        list(history(Connection(apache_broker), compressed, 10))
 
 
 def test_an_id_tells_a_topic_from_another(world: World) -> None:

@@ -135,7 +135,7 @@ def test_no_right_to_the_group_is_said(world: World, admin: KafkaAdminClient) ->
 def test_what_the_cluster_does_not_take_is_the_users_to_mend(world: World) -> None:
     line = world.fails(world.config({"session_timeout": 1}), 2)
     assert line.startswith(
-        "Kafka: the cluster does not take this kafka.session_timeout; set one between its group.min"
+        f"reading {world.topic}: the cluster does not take this kafka.session_timeout; set one between"
     )
     assert committed(world.broker, world.group) == {}
 
@@ -176,6 +176,17 @@ def test_an_input_topic_that_is_not_there_commits_nothing(world: World) -> None:
     assert line.startswith(f"topic {world.topic} is not there")
     assert line.endswith("create it, or set another one in the configuration")
     assert committed(world.broker, world.group) == {}
+
+
+def test_an_input_topic_that_goes_ends_the_worker(world: World, admin: KafkaAdminClient) -> None:
+    """The group only takes its partitions away; that alone would leave a worker that waits in silence."""
+    with Running(world.config(checkpoint_every=1), "critical") as running:
+        produce(world.connection, world.topic, series_payloads(20))
+        wait_for(lambda: committed(world.broker, world.group) == {world.topic: 80}, running)
+        admin.delete_topics([world.topic])
+        said = running.process.communicate(timeout=60)[1]
+    assert running.process.returncode == 2, said
+    assert only_line(said).startswith(f"topic {world.topic} is not there, or this user may not see it")
 
 
 def test_a_broker_that_goes_away_is_waited_for_and_then_named(tmp_path: Path, unique: Callable[[str], str]) -> None:
