@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from pipeline.errors import ConfigError
-from pipeline.yaml_lines import Keys, YamlError, read_yaml
+from pipeline.yaml_lines import Keys, YamlError, read_yaml, shown
 
 _DELIMITER = "__"
 _SERVICE_LINK = re.compile(r"(\w*_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
@@ -45,7 +45,7 @@ class Variable:
         try:
             return read_yaml(self.text).values
         except YamlError as error:
-            raise ConfigError(f"environment variable {self.name}: {'.'.join(self.keys)}: {error}") from error
+            raise ConfigError(f"environment variable {self.name}: {shown(self.keys)}: {error}") from error
 
 
 class Environment(EnvSettingsSource):
@@ -90,7 +90,7 @@ class Environment(EnvSettingsSource):
         for part in parts:
             if not (takes in (Any, None) or _is_section(takes) or get_origin(takes) is dict):
                 raise ConfigError(
-                    f"environment variable {variable}: {'.'.join(keys)} takes a value and has no keys below it; "
+                    f"environment variable {variable}: {shown(keys)} takes a value and has no keys below it; "
                     f"take {_DELIMITER}{part} off the name"
                 )
             names = known if isinstance(known, dict) and get_origin(takes) is dict else keys_of(takes)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pipeline.environment import Variable, below, keys_of
-from pipeline.yaml_lines import Keys
+from pipeline.yaml_lines import Keys, shown
 
 _TAKES = {
     "string_type": "text",
@@ -58,7 +58,7 @@ def explain(
         if mistake["type"] == "extra_forbidden":
             said = no_setting(settings, keys, unknown)
         else:
-            said = _said(mistake, ".".join(keys), context)
+            said = _said(mistake, shown(keys), context)
         lines.append((order[at], f"{places[at]}: {said}"))
     return "\n".join(line for _, line in sorted(lines))
 
@@ -76,7 +76,7 @@ def no_setting(settings: type, keys: Keys, unknown: Collection[Keys] = ()) -> st
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
     if keys in unknown and len(keys) == 1 and (near := _nearest_variables(settings, keys[0])):
         hint = f"did you mean {near[0]}?"
-    return f"{_shown('.'.join(keys))} is no setting; {hint}"
+    return f"{shown(keys)} is no setting; {hint}"
 
 
 def _nearest_variables(settings: Any, name: str) -> list[str]:
@@ -97,7 +97,7 @@ def _said(mistake: ErrorDetails, key: str, context: Mapping[str, Any]) -> str:
         return f"{key} is empty; write at least one below it"
     if kind not in _TAKES:
         text = str(context.get("text") or context.get("error") or mistake["msg"])
-        return f"{_shown(key)}: {text}"
+        return f"{key}: {text}"
     takes = _TAKES[kind].format(**context)
     if found is None:
         return f"{key} is empty; it takes {takes}: write that, or take out a key that has a default"
@@ -108,10 +108,6 @@ def _said(mistake: ErrorDetails, key: str, context: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(str(found), known, n=1)
         takes += f"; did you mean {near[0]!r}?" if near else ""
     return f"{key} is {_short(found)}; it takes {takes}"
-
-
-def _shown(text: str) -> str:
-    return text if text.isprintable() and len(text) <= 100 else _short(text)
 
 
 def _short(value: object) -> str:

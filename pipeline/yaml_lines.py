@@ -85,7 +85,7 @@ def _lines(node: yaml.Node, keys: Keys, above: frozenset[int]) -> Iterator[tuple
     """
     yield keys, node.start_mark.line + 1
     if id(node) in above:
-        raise YamlError(node.start_mark.line + 1, f"{_name(keys)} holds itself by an alias; write its values out")
+        raise YamlError(node.start_mark.line + 1, f"{shown(keys)} holds itself by an alias; write its values out")
     above |= {id(node)}
     if isinstance(node, yaml.MappingNode):
         first: dict[str, int] = {}
@@ -95,7 +95,7 @@ def _lines(node: yaml.Node, keys: Keys, above: frozenset[int]) -> Iterator[tuple
                 raise YamlError(line, _no_key(key, keys))
             inside = (*keys, key.value)
             if key.value in first:
-                raise YamlError(line, f"{_name(inside)} is there already, in line {first[key.value]}; keep one")
+                raise YamlError(line, f"{shown(inside)} is there already, in line {first[key.value]}; keep one")
             first[key.value] = line
             yield from _lines(value, inside, above)
             yield inside, line
@@ -105,7 +105,7 @@ def _lines(node: yaml.Node, keys: Keys, above: frozenset[int]) -> Iterator[tuple
 
 
 def _no_key(key: yaml.Node, keys: Keys) -> str:
-    where = f" in {_name(keys)}" if keys else ""
+    where = f" in {shown(keys)}" if keys else ""
     if not isinstance(key, yaml.ScalarNode):
         return f"a list or mapping is no key{where}; write a name before the colon"
     if not key.value:
@@ -113,5 +113,7 @@ def _no_key(key: yaml.Node, keys: Keys) -> str:
     return f"the key {key.value!r:.60}{where} is no text for YAML; put quotes around it"
 
 
-def _name(keys: Keys) -> str:
-    return ".".join(keys)
+def shown(keys: Keys) -> str:
+    """Return keys as they are written with dots, on one line whatever they hold."""
+    text = ".".join(keys)
+    return text if text.isprintable() and len(text) <= 100 else f"{text!r:.100}"

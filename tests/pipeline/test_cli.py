@@ -226,6 +226,36 @@ def test_check_tells_what_is_wrong_with_records(
     assert "machines: records" in printed
 
 
+def test_check_tells_storage_and_records_that_are_of_no_use(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, embedded_broker: str, unique: Callable[[str], str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    names = [unique(name) for name in ("texts", "rejects", "empty")]
+    with closing(KafkaCluster(Connection(embedded_broker))) as cluster:
+        cluster.create_topics(dict.fromkeys(names, 1))
+    produce(Connection(embedded_broker), names[0], [(b"a", b'{"host": "web-1"}')])
+    produce(Connection(embedded_broker), names[1], [(b"a", b"x")])
+    streams: dict[str, dict[str, Any]] = {
+        name: {"topic": topic} for name, topic in zip(("texts", "rejects", "empty"), names, strict=True)
+    }
+    streams["rejects"] |= {"features": ["cpu"]}
+    storage = (tmp_path / "file" / "x").as_uri()
+    path = configured(tmp_path, embedded_broker, storage=storage, streams=streams)
+    status, printed, _ = run("check", "--json", str(path))
+    assert status == 1
+    rows = {row["what"]: row for row in json.loads(printed)}
+    assert rows["storage"]["verdict"] == "wrong"
+    assert rows["storage"]["remedy"].startswith("set `storage` to a folder that this user may write")
+    assert rows["texts: records"]["verdict"] == "wrong"
+    assert rows["texts: records"]["remedy"] == "name the features in the stream's `features`"
+    assert rows["rejects: records"]["verdict"] == "wrong"
+    assert rows["rejects: records"]["found"].startswith(
+        "0 of the newest 1 decode; features: cpu; rejected: not_json 1"
+    )
+    assert rows["empty: records"]["verdict"] == "warning"
+    assert not [what for what in rows if what.endswith("model")]
+
+
 def test_check_prints_names_with_brackets_as_they_are(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, embedded_broker: str, unique: Callable[[str], str]
 ) -> None:

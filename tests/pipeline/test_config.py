@@ -102,6 +102,9 @@ MISTAKES = [
     (GOOD + "kafka: {instance_id: 'a b'}\n", ":4: kafka.instance_id: 'a b' is no name for Kafka"),
     (GOOD + "storage: ftp://x\n", ":4: storage: 'ftp://x' is neither file:///folder nor s3://bucket/prefix; write"),
     ("streams:\n  'a b':\n    topic: t\n", ":2: streams.a b: a stream's name has letters, digits"),
+    ('streams:\n  "a\\nb": {}\n', ":2: 'streams.a\\nb.topic' is missing; add it"),
+    ('streams:\n  "a\\nb": {topic: a, topic: b}\n', ":2: 'streams.a\\nb.topic' is there already, in line 2"),
+    (GOOD + "x" * 500 + ": 1\n", ":4: 'xxxx"),
     # Fields.
     (GOOD + "    features: [a, a]\n", ":4: streams.machines.features: 'a' is listed twice; keep one"),
     (GOOD + "    series: [a, a]\n", ":4: streams.machines.series: 'a' is listed twice; keep one"),
