@@ -86,7 +86,12 @@ class Source(Protocol):
         """Return the offsets that the broker holds."""
 
     def topic_id(self, topic: str) -> str:
-        """Return the id that tells a topic from a later one of the same name; "" where the broker has none."""
+        """Return the id that tells a topic from a later one of the same name; "" where the broker has none.
+
+        Raises:
+            ConfigError: the topic is not there, or there is no right to see it.
+            TransientError: the broker does not answer.
+        """
 
     def start(self, partition: TopicPartition, offset: int) -> None:
         """Deliver a gained partition from `offset` on."""

@@ -47,6 +47,8 @@ class MemoryBroker:
         self._made[name] = self._made.get(name, 0) + 1
 
     def topic_id(self, name: str) -> str:
+        if name not in self.topics:
+            raise ConfigError(f"topic {name} is not there; create it or set the stream's `topic`")
         return f"{name}#{self._made[name]}"
 
     def append(

@@ -141,6 +141,11 @@ def test_an_id_tells_a_topic_from_another(world: World) -> None:
     assert source.topic_id(world.topic) == world.new_source().topic_id(world.topic)
 
 
+def test_a_topic_that_is_not_there_has_no_id(world: World) -> None:
+    with pytest.raises(ConfigError, match="topic never-made is not there"):
+        world.new_source().topic_id("never-made")
+
+
 def test_history_reads_what_is_there_and_ends(broker: str, unique: Callable[[str], str]) -> None:
     connection, topic = Connection(broker), unique("past")
     cluster = KafkaCluster(connection)
