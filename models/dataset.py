@@ -5,6 +5,7 @@ Legend: T rows of a series, W window, N windows, F features.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +37,20 @@ class Windows:
         return rows
 
 
-def windows_of(series: Sequence[npt.NDArray[np.float32]], window: int) -> Windows:
-    """Lay series behind each other and list all their windows."""
+def windows_of(series: Sequence[npt.NDArray[np.float32]], window: int, padding: int) -> Windows:
+    """Lay series behind each other and list a window for each row, which ends there.
+
+    Args:
+        padding: copies of their first row that the series begin with; at least `window` - 1.
+    """
     first = np.cumsum([0, *(len(z_TF) for z_TF in series)])
-    starts = [first[i] + np.arange(max(len(z_TF) - window + 1, 0)) for i, z_TF in enumerate(series)]
+    starts = [np.arange(low + padding, high) - (window - 1) for low, high in pairwise(first)]
     return Windows(np.concatenate(series), np.concatenate(starts), window)
+
+
+def padded(z_TF: npt.NDArray[np.float32], padding: int) -> npt.NDArray[np.float32]:
+    """Return a series that stood still for `padding` rows before it began, so that each row has a window."""
+    return np.concatenate([np.repeat(z_TF[:1], padding, axis=0), z_TF])
 
 
 def split_by_time(length: int, held_out: float) -> tuple[slice, slice]:
@@ -50,7 +60,7 @@ def split_by_time(length: int, held_out: float) -> tuple[slice, slice]:
 
 
 def checked(columns: Columns, window: int) -> dict[str, tuple[npt.NDArray[np.int64], FloatArray]]:
-    """Return the series that can be trained on: finite rows, and at least two windows of them.
+    """Return the series that can be trained on: finite rows, and at least twice the shortest `window` of them.
 
     Raises:
         ValueError: there is none.

@@ -1,51 +1,89 @@
-"""A detector: scaling, a view, and the calibration that gives its errors a meaning.
+"""A detector: scaling, one or more views, and the calibration that gives their errors a meaning.
 
-Legend: B windows, N training windows, T window length, F features, C channels.
+Windows are read one by one (`read`), which needs the newest rows of a series. A row is judged (`surprise`) by the
+errors of the windows near it, as `mapping` has it: the view that finds it strangest decides, each measured by a
+high quantile of its own errors in training, and the largest of them is calibrated once more, for each delay by
+itself, so that a score keeps its meaning.
+
+Legend: B windows or rows to judge, N rows of a series, R windows near a row, T window length, F features, V views.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models import architectures
-from models.calibration import (
-    SERIES_PACE,
-    STREAM_PACE,
-    OnlineTail,
-    Pace,
-    cluster_size,
-    fit_pooled_tail,
-    quantiles,
-)
-from models.dataset import Columns, Windows, checked, split_by_time, usable_rows, windows_of
-from models.scaling import LIMIT, Scaling, fit_features, fit_series
+from models.calibration import OnlineTail, Pace, PooledTail
+from models.dataset import padded
+from models.mapping import Delay, Reach
+from models.scaling import LIMIT, Scaling
 from models.spec import ModelSpec
-from models.training import split_options, train
-from models.views import Inputs, View, ViewConfig
+from models.views import View
 
-_HELD_OUT = 0.15
-_CLUSTER_LEVEL = 25.0
-_CLUSTER_GAP = 5
-_LEAST_ROWS = 50
-_CALIBRATION_VALUES = 2**25
-"""Most errors kept to calibrate by, 128 MiB of them; of more rows, the latest of each series serve."""
+FloatArray = npt.NDArray[np.float64]
+_CHUNK = 1024
 
 
 @dataclass(frozen=True)
-class PointScores:
-    """What a detector says of the newest row of each window, on its device."""
+class Readings:
+    """What all views say of each window, on the detector's device."""
 
-    surprise_B: Tensor
-    """-10 log10 of the share of the stream's training points with a larger error."""
+    error_BV: Tensor
+    """Logarithm of each view's error."""
     expected_BF: Tensor
-    """Reconstructed values, in scaled units."""
+    """The newest row as the strangest view reconstructs it, in scaled units."""
     share_BF: Tensor
-    """Each feature's part in the error; rows sum to one."""
+    """Each feature's part in that view's error; rows sum to one."""
+    back_B: Tensor
+    """How many rows before the newest one that view's error is largest."""
+    view_B: Tensor
+    """Which view it is."""
+
+    @property
+    def columns(self) -> list[Tensor]:
+        return [getattr(self, column.name) for column in fields(self)]
+
+    def __getitem__(self, rows: slice) -> "Readings":
+        return Readings(*(column[rows] for column in self.columns))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How errors become surprise for rows that may wait for `delay` later ones."""
+
+    reach: Reach
+    reference_V: Tensor
+    """Each view's error that one training row in a hundred exceeds, plus the view's offset."""
+    tail: PooledTail
+    cluster_points: float
+    """Points that an incident holds on average."""
+    quantiles_of_series: Mapping[str, tuple[float, float]]
+    """Where each series' `OnlineTail` starts; of features, that of the stream, under the name ""."""
+
+    def surprise(self, error_BRV: Tensor) -> Tensor:
+        """Return -10 log10 of the share of the stream's training rows that are stranger."""
+        return self.of_points(self.reach.point_errors(error_BRV))
+
+    def of_points(self, error_BV: Tensor) -> Tensor:
+        return self.tail.surprise((error_BV - self.reference_V).amax(dim=1))
+
+    def online_tail(self, device: torch.device, pace: Pace) -> OnlineTail:
+        """Return the recalibration for series that go on, each from where its training rows leave it."""
+        return OnlineTail(device, pace, self.quantiles_of_series)
+
+    def to(self, device: torch.device) -> "Judgement":
+        reach = Reach(self.reach.behind, self.reach.ahead, self.reach.fading_RV.to(device))
+        return Judgement(
+            reach,
+            self.reference_V.to(device),
+            self.tail.to(device),
+            self.cluster_points,
+            self.quantiles_of_series,
+        )
 
 
 @dataclass(frozen=True)
@@ -54,28 +92,32 @@ class Calibration:
 
     interval_ms: float
     """Median time between two points of a series, or between two records of features."""
-    cluster_points: float
-    """Points that an incident holds on average."""
+    judgements: Mapping[Delay, Judgement]
     interval_of_series: Mapping[str, float] = field(default_factory=dict)
-    quantiles_of_series: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Where each series' `OnlineTail` starts; of features, that of the stream, under the name ""."""
 
     def interval_of(self, series: str) -> float | None:
         """Return a series' own interval in ms, or None where it was not there in training."""
         return self.interval_of_series.get(series)
 
-    def online_tail(self, device: torch.device, pace: Pace) -> OnlineTail:
-        """Return the recalibration for series that go on, each from where its training rows leave it."""
-        return OnlineTail(device, pace, self.quantiles_of_series)
+    def of(self, delay: Delay) -> Judgement:
+        """Return the judgement for a delay.
+
+        Raises:
+            ValueError: the model was not calibrated for it.
+        """
+        if delay not in self.judgements:
+            known = ", ".join(str(each) for each in self.judgements if each is not None)
+            raise ValueError(f"the model was calibrated for delays of {known} points, not {delay}")
+        return self.judgements[delay]
 
 
 class Detector:
-    """Scores windows that end in the row to judge; [B, 1, F] for records of features."""
+    """Reads windows that end in the row to judge; [B, 1, F] for records of features."""
 
     def __init__(
         self,
         spec: ModelSpec,
-        view: View,
+        views: Sequence[View],
         scaling: Scaling,
         calibration: Calibration,
         training: Mapping[str, Any],
@@ -83,160 +125,88 @@ class Detector:
         """`training` says what the detector was trained on; it only travels along."""
         self.spec = spec
         self.training = training
-        self.view = view.eval()
+        self.views = [view.eval() for view in views]
         self.scaling = scaling
         self.calibration = calibration
 
+    @property
+    def name(self) -> str:
+        """Its architectures, for people."""
+        return " + ".join(dict.fromkeys(view.config.architecture for view in self.views))
+
     def to(self, device: torch.device) -> "Detector":
         """Move it; returns itself."""
-        self.view = self.view.to(device)
-        assert self.view.tail is not None
-        self.view.tail = self.view.tail.to(device)
+        self.views = [view.to(device) for view in self.views]
+        moved = {delay: judgement.to(device) for delay, judgement in self.calibration.judgements.items()}
+        self.calibration = Calibration(self.calibration.interval_ms, moved, self.calibration.interval_of_series)
         return self
 
-    def score(self, z_BTF: Tensor) -> PointScores:
-        """Judge the newest row of each window of scaled values, by itself and what came before it."""
-        tail = self.view.tail
-        assert tail is not None
-        e_BC, expected_BF = self.view.errors(z_BTF.clamp(-LIMIT, LIMIT))
-        error_B, share_BF = self.view.point_errors(e_BC)
-        return PointScores(tail.surprise(error_B), expected_BF, share_BF)
+    def read(self, z_BTF: Tensor) -> Readings:
+        """Read windows of scaled values, by themselves."""
+        z_BTF = z_BTF.clamp(-LIMIT, LIMIT)
+        readings = [view.read(z_BTF) for view in self.views]
+        error_BV = torch.stack([reading.error_B for reading in readings], dim=1)
+        strangest_B = (error_BV - self.calibration.of(0).reference_V).argmax(dim=1)
 
+        def of_strangest(part: str) -> Tensor:
+            parts = [getattr(reading, part) for reading in readings]
+            if len(parts) == 1:
+                return parts[0]  # type: ignore[no-any-return]
+            return torch.stack(parts)[strangest_B, torch.arange(len(z_BTF), device=z_BTF.device)]
 
-def check_options(architecture: str, options: Mapping[str, Any]) -> None:
-    """Raises:
-    ValueError: no such architecture, or no such option of it or of the training.
-    """
-    architectures.configure(architecture, split_options(options)[1])
+        return Readings(
+            error_BV, of_strangest("expected_BF"), of_strangest("share_BF"), of_strangest("back_B"), strangest_B
+        )
 
+    @property
+    def band_VF(self) -> Tensor:
+        """How far from the values that each view expects is usual, in scaled units."""
+        return torch.stack([view.band_F for view in self.views])
 
-def fit_detector(
-    spec: ModelSpec,
-    architecture: str,
-    options: Mapping[str, Any],
-    columns: Columns,
-    *,
-    device: torch.device,
-    progress: Callable[[float], None] = lambda share: None,
-) -> Detector:
-    """Scale, train and calibrate on each series' rows, which may hold some anomalies.
+    def surprise(self, z_BTF: Tensor) -> Tensor:
+        """Judge the newest row of each window as if nothing had come before the window."""
+        return self.calibration.of(0).of_points(self.read(z_BTF).error_BV)
 
-    Args:
-        options: of the architecture and of `TrainingConfig`, by name.
-        columns: the series; for features one entry of independent rows.
+    @torch.no_grad()
+    def score_series(
+        self, name: str, x_NF: FloatArray, delays: Sequence[Delay] = (0, None)
+    ) -> dict[Delay, FloatArray]:
+        """Return the score of every row of a whole series, for each delay; unclipped and finite.
 
-    Raises:
-        ValueError: too few rows, or an option that is not there.
-    """
-    training, chosen = split_options(options)
-    # All options are written out, so that a later default does not change what a saved model is built from.
-    own_options = dataclasses.asdict(architectures.configure(architecture, chosen))
-    usable = _usable(spec, columns)
-    torch.manual_seed(training.seed)
-    inputs: Inputs = "values and differences" if spec.kind == "series" else "values"
-    if spec.kind == "series":
-        scaling = fit_series({name: x_TF for name, (_, x_TF) in usable.items()})
-        pairs = [scaling.for_series(name) for name in usable]
-    else:
-        scaling = fit_features(next(iter(usable.values()))[1])
-        pairs = [(scaling.center_F, scaling.scale_F)]
-    scaled = [
-        Scaling.apply(x_TF, *pair)
-        for (_, x_TF), pair in zip(usable.values(), pairs, strict=True)
-        if pair is not None
-    ]
-    windows = windows_of(scaled, spec.window)
-    view = View(spec, ViewConfig(architecture, own_options, inputs)).to(device)
-    if view.differences:
-        view.step_F.copy_(torch.from_numpy(_usual_steps(scaled)))
-    learning_N, stopping_N = _split(scaled, spec)
-    trained = train(view, windows, learning_N, stopping_N, training, progress)
-    calibration = _calibrate(view, windows, spec, usable)
-    trained_on = {
-        "rows": int(sum(len(x_TF) for _, x_TF in usable.values())),
-        "first_ms": int(min(time_ms_T.min() for time_ms_T, _ in usable.values())),
-        "last_ms": int(max(time_ms_T.max() for time_ms_T, _ in usable.values())),
-        **dataclasses.asdict(trained),
-        **dataclasses.asdict(training),
-    }
-    return Detector(spec, view, scaling, calibration, trained_on)
+        The series is taken to have stood still before its first row. Scores are calibrated by training alone.
+        """
+        own = self.scaling.for_series(name)
+        center_F, scale_F = self.scaling.for_new(x_NF[: self.spec.window]) if own is None else own
+        z_NF = padded(Scaling.apply(x_NF, center_F, scale_F), self.spec.window - 1)
+        error_NV = self.errors_of_rows(z_NF)
+        scores = {}
+        for delay in delays:
+            judgement = self.calibration.of(delay)
+            surprise_N = judgement.of_points(judgement.reach.point_errors_of_series(error_NV))
+            scores[delay] = surprise_N.cpu().numpy().astype(np.float64)
+        return scores
 
+    @torch.no_grad()
+    def score_rows(self, x_NF: FloatArray) -> FloatArray:
+        """Return the score of every record of features; unclipped and finite."""
+        z_NF = Scaling.apply(x_NF, self.scaling.center_F, self.scaling.scale_F)
+        surprise_N = self.calibration.of(0).of_points(self.errors_of_rows(z_NF))
+        return surprise_N.cpu().numpy().astype(np.float64)
 
-def _usable(spec: ModelSpec, columns: Columns) -> Columns:
-    if spec.kind == "series":
-        return checked(columns, spec.window)
-    if not columns:
-        raise ValueError(f"there are no records; training needs {_LEAST_ROWS}: let some arrive")
-    (name, (time_ms_N, x_NF)), *_ = columns.items()
-    finite_N = usable_rows(x_NF)
-    if finite_N.sum() < _LEAST_ROWS:
-        raise ValueError(f"{int(finite_N.sum())} usable records; training needs {_LEAST_ROWS}: let more arrive")
-    return {name: (time_ms_N[finite_N], x_NF[finite_N])}
-
-
-def _usual_steps(scaled: list[Any]) -> Any:
-    """Return the standard deviation of each feature's first differences, never zero."""
-    step_NF = np.concatenate([np.diff(z_TF, axis=0) for z_TF in scaled]).astype(np.float64)
-    std_F = step_NF.std(axis=0)
-    return np.where(std_F > 1e-6, std_F, 1.0).astype(np.float32)
-
-
-def _split(scaled: list[Any], spec: ModelSpec) -> tuple[Any, Any]:
-    """Return the windows of the earlier part of every series, and those of its last part."""
-    learning, stopping, first = [], [], 0
-    for z_TF in scaled:
-        count = max(len(z_TF) - spec.window + 1, 0)
-        early, late = split_by_time(count, _HELD_OUT)
-        learning.append(np.arange(first, first + count)[early])
-        stopping.append(np.arange(first, first + count)[late])
-        first += count
-    return np.concatenate(learning), np.concatenate(stopping)
+    @torch.no_grad()
+    def errors_of_rows(self, z_NF: npt.NDArray[np.float32]) -> Tensor:
+        """Return every view's error of each window of a scaled series, error_NV."""
+        return errors_of_rows(self.views, self.spec.window, z_NF)
 
 
 @torch.no_grad()
-def _calibrate(view: View, windows: Windows, spec: ModelSpec, usable: Columns) -> Calibration:
-    """Measure each feature's usual error, the tail of the points' errors, and how they cluster."""
-    device = view.step_F.device
-    latest = _latest_windows(
-        [max(len(x_TF) - spec.window + 1, 0) for _, x_TF in usable.values()], len(view.usual_C)
+def errors_of_rows(views: Sequence[View], window: int, z_NF: npt.NDArray[np.float32]) -> Tensor:
+    """Return every view's error of each window of `window` rows of a scaled series, error_NV."""
+    z_NF_ = torch.from_numpy(z_NF).to(views[0].step_F.device).clamp(-LIMIT, LIMIT)
+    z_BTF = z_NF_.unfold(0, window, 1).transpose(1, 2)
+    return torch.cat(
+        [
+            torch.stack([view.read(part_BTF).error_B for view in views], dim=1)
+            for part_BTF in torch.split(z_BTF, _CHUNK)
+        ]
     )
-    chosen_N = np.concatenate(latest)
-    parts = [
-        view.errors(torch.from_numpy(windows.take(chosen_B)).to(device).clamp(-LIMIT, LIMIT))[0].cpu()
-        for chosen_B in np.array_split(chosen_N, max(1, len(chosen_N) // 1024))
-    ]
-    e_NC = torch.cat(parts)
-    high_C = torch.from_numpy(np.quantile(e_NC.numpy(), 0.99, axis=0).astype(np.float32))
-    view.usual_C.copy_((high_C + 0.1 * high_C.median()).clamp(min=1e-9))
-    error_N = view.point_errors(e_NC.to(device))[0].cpu().numpy().astype(np.float64)
-    view.tail = fit_pooled_tail(error_N).to(device)
-    surprise_N = view.tail.surprise(torch.from_numpy(error_N).float().to(device)).cpu().numpy().astype(np.float64)
-    if spec.kind == "features":
-        time_ms_N = next(iter(usable.values()))[0]
-        interval_ms = max(float(time_ms_N.max() - time_ms_N.min()) / max(len(time_ms_N) - 1, 1), 1e-3)
-        usual = quantiles(surprise_N, STREAM_PACE)
-        return Calibration(interval_ms, 1.0, {"": interval_ms}, {"": usual})
-    return _series_calibration(usable, surprise_N, [len(own_N) for own_N in latest])
-
-
-def _latest_windows(counts: list[int], channels: int) -> list[Any]:
-    """Return for each series the numbers of its latest windows; of all together, so many as memory allows."""
-    each = max(1, _CALIBRATION_VALUES // (channels * len(counts)))
-    ends = np.cumsum(counts)
-    return [np.arange(end - min(count, each), end) for count, end in zip(counts, ends, strict=True)]
-
-
-def _series_calibration(usable: Columns, surprise_N: Any, counts: list[int]) -> Calibration:
-    intervals: dict[str, float] = {}
-    usual: dict[str, tuple[float, float]] = {}
-    first, points, clusters = 0, 0, 0
-    for (name, (time_ms_T, _)), count in zip(usable.items(), counts, strict=True):
-        own_N = surprise_N[first : first + count]
-        first += count
-        intervals[name] = max(float(np.median(np.diff(time_ms_T))), 1.0)
-        usual[name] = quantiles(own_N, SERIES_PACE)
-        hot, runs = cluster_size(own_N, _CLUSTER_LEVEL, _CLUSTER_GAP)
-        points, clusters = points + hot, clusters + runs
-    # A handful of pretended single points keeps a short history from claiming huge clusters.
-    cluster_points = (points + 5) / (clusters + 5)
-    return Calibration(float(np.median(list(intervals.values()))), cluster_points, intervals, usual)

@@ -1,12 +1,15 @@
 """A detector as two files: `model.safetensors` and `manifest.json`. Never pickle.
 
-The manifest tells what the tensors mean and holds their hash; every byte of both files is checked, so a
-damaged model is refused instead of scoring nonsense. Views stand in a list, of which this format fills one.
+The manifest tells what the tensors mean and holds their hash; every byte of both files is checked, so a damaged
+model is refused instead of scoring nonsense. Format 2 holds any number of views and a calibration for each delay;
+format 1, of one view without memory, is still read.
 """
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,17 @@ import safetensors.numpy
 import torch
 
 from models.calibration import PooledTail
-from models.detector import Calibration, Detector
+from models.detector import Calibration, Detector, Judgement
+from models.mapping import Delay, reach_of
 from models.scaling import Scaling
 from models.spec import ModelSpec
 from models.views import View, ViewConfig
 
-FORMAT, FORMAT_VERSION = "offkey.model", 1
+FORMAT, FORMAT_VERSION = "offkey.model", 2
 TENSORS, MANIFEST = "model.safetensors", "manifest.json"
+_CPU = torch.device("cpu")
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class ModelFileError(ValueError):
@@ -31,18 +38,18 @@ class ModelFileError(ValueError):
 
 def to_files(detector: Detector) -> dict[str, bytes]:
     """Return the content of each file by its name."""
-    view, calibration, scaling = detector.view, detector.calibration, detector.scaling
-    assert view.tail is not None
-    names = list(calibration.quantiles_of_series)
-    arrays: dict[str, npt.NDArray[Any]] = {
-        f"view0.{name}": np.ascontiguousarray(tensor.detach().cpu().numpy())
-        for name, tensor in view.state_dict().items()
-    }
-    for part in ("error_knots", "surprise_knots", "slope"):
-        arrays[f"tail0.{part}"] = getattr(view.tail, part).cpu().numpy()
-    arrays |= scaling.arrays()
+    calibration = detector.calibration
+    names = list(calibration.interval_of_series)
+    arrays: dict[str, npt.NDArray[Any]] = detector.scaling.arrays()
+    for number, view in enumerate(detector.views):
+        for name, tensor in view.state_dict().items():
+            arrays[f"view{number}.{name}"] = np.ascontiguousarray(tensor.detach().cpu().numpy())
     arrays["series.interval_ms"] = np.array([calibration.interval_of_series[name] for name in names])
-    arrays["series.quantiles"] = np.array([calibration.quantiles_of_series[name] for name in names])
+    for delay, judgement in calibration.judgements.items():
+        for part in ("error_knots", "surprise_knots", "slope"):
+            arrays[f"{_called(delay)}.{part}"] = getattr(judgement.tail, part).cpu().numpy()
+        arrays[f"{_called(delay)}.reference"] = judgement.reference_V.cpu().numpy()
+        arrays[f"{_called(delay)}.quantiles"] = np.array([judgement.quantiles_of_series[name] for name in names])
     tensors = safetensors.numpy.save(arrays)
     manifest = {
         "format": FORMAT,
@@ -50,16 +57,13 @@ def to_files(detector: Detector) -> dict[str, bytes]:
         "kind": detector.spec.kind,
         "features": list(detector.spec.features),
         "window": detector.spec.window,
-        "views": [
-            {
-                "architecture": view.config.architecture,
-                "options": view.config.options,
-                "inputs": view.config.inputs,
-            }
-        ],
+        "views": [dataclasses.asdict(view.config) for view in detector.views],
         "calibration": {
             "interval_ms": calibration.interval_ms,
-            "cluster_points": calibration.cluster_points,
+            "delays": [
+                {"delay": delay, "cluster_points": judgement.cluster_points}
+                for delay, judgement in calibration.judgements.items()
+            ],
         },
         "training": dict(detector.training),
         "series": names,
@@ -88,9 +92,10 @@ def from_files(files: Mapping[str, bytes], name: str = "model") -> Detector:
         recorded = {**manifest["sha256"]}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{name}: {MANIFEST} is damaged ({error}); take another version") from error
-    if found != FORMAT or version != FORMAT_VERSION:
+    if found != FORMAT or version not in (1, FORMAT_VERSION):
         raise ModelFileError(
-            f"{name}: format {found} {version} is not {FORMAT} {FORMAT_VERSION}; it needs another version of offkey"
+            f"{name}: format {found} {version} is not {FORMAT} 1 to {FORMAT_VERSION}; "
+            f"it needs another version of offkey"
         )
     for file, hashed in (
         (TENSORS, hashlib.sha256(files[TENSORS]).hexdigest()),
@@ -98,40 +103,107 @@ def from_files(files: Mapping[str, bytes], name: str = "model") -> Detector:
     ):
         if recorded.get(file) != hashed:
             raise ModelFileError(f"{name}: {file} is damaged, its sha256 differs; take another version")
-    if len(manifest["views"]) != 1:
-        raise ModelFileError(
-            f"{name}: {MANIFEST} lists {len(manifest['views'])} views, this version of offkey scores by one; "
-            f"it needs another version of offkey"
-        )
     try:
-        return _build(manifest, safetensors.numpy.load(files[TENSORS]))
+        arrays: Arrays = safetensors.numpy.load(files[TENSORS])
+        if version == 1:
+            manifest, arrays = _from_first_format(manifest, arrays)
+        return _build(manifest, arrays)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         # The bytes are as they were written: what they ask for is not here, such as a later architecture.
         reason = str(error).splitlines()[0]
         raise ModelFileError(f"{name}: cannot be built ({reason}); it needs another version of offkey") from error
 
 
-def _build(manifest: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Detector:
+def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
     spec = ModelSpec(manifest["kind"], tuple(manifest["features"]), manifest["window"])
-    view = View(spec, ViewConfig(**manifest["views"][0]))
-    view.load_state_dict(
-        {
-            key.removeprefix("view0."): torch.from_numpy(array)
-            for key, array in arrays.items()
-            if key.startswith("view0.")
-        }
+    configs = [ViewConfig(**each) for each in manifest["views"]]
+    if not configs:
+        raise ValueError("it lists no view")
+    views = []
+    for number, config in enumerate(configs):
+        view = View(len(spec.features), config)
+        prefix = f"view{number}."
+        own = {key.removeprefix(prefix): torch.from_numpy(a) for key, a in arrays.items() if key.startswith(prefix)}
+        view.load_state_dict(own)
+        views.append(view)
+    names = manifest["series"]
+    judgements = {
+        each["delay"]: _judgement(arrays, configs, names, each["delay"], each["cluster_points"])
+        for each in manifest["calibration"]["delays"]
+    }
+    intervals = dict(zip(names, arrays["series.interval_ms"].tolist(), strict=True))
+    calibration = Calibration(manifest["calibration"]["interval_ms"], judgements, intervals)
+    scaled_names = names if spec.kind == "series" else []
+    return Detector(spec, views, Scaling.from_arrays(arrays, scaled_names), calibration, manifest["training"])
+
+
+def _judgement(
+    arrays: Arrays, configs: Sequence[ViewConfig], names: list[str], delay: Delay, cluster_points: float
+) -> Judgement:
+    called = _called(delay)
+    parts = ("error_knots", "surprise_knots", "slope")
+    rows = arrays[f"{called}.quantiles"].tolist()
+    return Judgement(
+        reach_of(configs, delay, _CPU),
+        torch.from_numpy(arrays[f"{called}.reference"]),
+        PooledTail(*(torch.from_numpy(arrays[f"{called}.{part}"]) for part in parts)),
+        cluster_points,
+        {name: (row[0], row[1]) for name, row in zip(names, rows, strict=True)},
     )
-    view.tail = PooledTail(
+
+
+def _called(delay: Delay) -> str:
+    return "settled" if delay is None else f"delay{delay}"
+
+
+def _from_first_format(manifest: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """Say a model of format 1 in the terms of format 2; its surprise stays the same within a thousandth.
+
+    Its one view judged the newest row by the plain mean of the three strangest features, without memory. Its tail
+    was over that mean, where a view now gives the logarithm: the line beyond the last knot becomes many short ones.
+    """
+    (view,) = manifest["views"]
+    config = ViewConfig(
+        **view,
+        window=manifest["window"],
+        judged=1,
+        largest=3,
+        softness=0.1,
+        fade=None,
+    )
+    known = arrays["tail0.error_knots"].astype(np.float64)
+    dense = np.concatenate([np.linspace(a, b, 33)[:-1] for a, b in pairwise(known)])
+    beyond = known[-1] * np.geomspace(1, 1e3, 2048)
+    errors = np.maximum(np.concatenate([dense, beyond]), 1e-9)
+    tail = PooledTail(
         *(torch.from_numpy(arrays[f"tail0.{part}"]) for part in ("error_knots", "surprise_knots", "slope"))
     )
-    names = manifest["series"]
-    calibration = Calibration(
-        manifest["calibration"]["interval_ms"],
-        manifest["calibration"]["cluster_points"],
-        dict(zip(names, arrays["series.interval_ms"].tolist(), strict=True)),
-        {name: (row[0], row[1]) for name, row in zip(names, arrays["series.quantiles"].tolist(), strict=True)},
+    surprise = tail.surprise(torch.from_numpy(errors).float()).numpy()
+    log_errors, first = np.unique(np.log(errors).astype(np.float32), return_index=True)
+    calibration = manifest["calibration"]
+    kept = {"view0.high_C": arrays["view0.usual_C"]} | {
+        key: a for key, a in arrays.items() if not key.startswith("tail0.")
+    }
+    return (
+        {
+            **manifest,
+            "views": [dataclasses.asdict(config)],
+            "calibration": {
+                "interval_ms": calibration["interval_ms"],
+                "delays": [{"delay": 0, "cluster_points": calibration["cluster_points"]}],
+            },
+        },
+        {
+            **kept,
+            "delay0.error_knots": log_errors,
+            "delay0.surprise_knots": surprise[first],
+            "delay0.slope": np.asarray(
+                (surprise[-1] - surprise[-2]) / (log_errors[-1] - log_errors[-2]), np.float32
+            ),
+            "delay0.reference": np.zeros(1, np.float32),
+            "delay0.quantiles": arrays["series.quantiles"],
+        },
     )
-    return Detector(spec, view, Scaling.from_arrays(arrays, names), calibration, manifest["training"])
 
 
 def _manifest_hash(manifest: Mapping[str, Any]) -> str:

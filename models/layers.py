@@ -40,8 +40,9 @@ class DenseDecoder(Architecture):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def newest(self, x_BTC: Tensor) -> Tensor:
-        """Return the last step of the reconstruction, without reckoning the others."""
-        channels = self.shape[-1]
+    def newest(self, x_BTC: Tensor, rows: int) -> Tensor:
+        """Return the last rows of the reconstruction, without reckoning the others."""
+        width = rows * self.shape[-1]
         hidden = self.decoder[:-1](self.encode(x_BTC))
-        return nn.functional.linear(hidden, self.writes.weight[-channels:], self.writes.bias[-channels:])
+        flat = nn.functional.linear(hidden, self.writes.weight[-width:], self.writes.bias[-width:])
+        return flat.view(-1, rows, self.shape[-1])

@@ -9,7 +9,7 @@ Legend: B batch, T steps, F features, N windows.
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import architectures
 from models.architectures import WARM_UP
 from models.dataset import Windows
 from models.views import View
@@ -46,12 +45,7 @@ class Trained:
     """Of the weights that were kept."""
 
 
-def split_options(options: Mapping[str, Any]) -> tuple[TrainingConfig, dict[str, Any]]:
-    """Return (training options, the architecture's own)."""
-    training = {name: value for name, value in options.items() if name in TrainingConfig.__dataclass_fields__}
-    return architectures.checked(TrainingConfig, training), {
-        name: value for name, value in options.items() if name not in training
-    }
+_SOLVED_WINDOWS, _SOLVED_VALUES = 8_000, 2**25
 
 
 def train(
@@ -65,10 +59,13 @@ def train(
 ) -> Trained:
     """Fit the view's network on the learning windows; keep the weights that did best on the stopping ones.
 
-    Where more than half of `max_seconds` is used, the weights depend on the speed of the machine.
+    Where more than half of `max_seconds` is used, the weights depend on the speed of the machine. A network with a
+    closed form is solved on a sample of all windows.
     """
     device = view.step_F.device
     random = np.random.default_rng(config.seed)
+    if view.network.closed_form:
+        return _solved(view, windows, learning_N, stopping_N, random)
     optimizer = torch.optim.AdamW(
         view.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -107,6 +104,20 @@ def train(
     view.eval()
     progress(1.0)
     return Trained(epochs, lowest)
+
+
+def _solved(
+    view: View,
+    windows: Windows,
+    learning_N: np.ndarray[Any, np.dtype[np.int64]],
+    stopping_N: np.ndarray[Any, np.dtype[np.int64]],
+    random: np.random.Generator,
+) -> Trained:
+    most = min(_SOLVED_WINDOWS, max(2, _SOLVED_VALUES // (len(view.usual_C) * view.config.window)))
+    chosen_N = np.sort(random.permutation(np.concatenate([learning_N, stopping_N]))[:most])
+    view.network.solve(view.inputs(torch.from_numpy(windows.take(chosen_N)).to(view.step_F.device)))
+    view.eval()
+    return Trained(0, held_out_loss(view, windows, random.permutation(stopping_N)[:most]))
 
 
 @torch.no_grad()

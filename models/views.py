@@ -1,25 +1,31 @@
-"""A view: one autoencoder over its own window and inputs, with its way from errors to a point's surprise.
+"""A view: one autoencoder over its own window and inputs, and how strange its errors make a window.
 
-The newest row of a window is judged: its squared errors, feature by feature, each measured by what is usual
-for that feature, as logarithms; the largest few of them make the point's error. So one broken feature among
-forty is seen, and so is one broken together with others.
+One window length does not fit all anomalies, so a detector looks at a series in several ways. A view reconstructs
+the newest `window` rows and reckons the error of each feature over the rows that it judges. Two measures turn those
+into one number, a logarithm:
 
-Legend: B windows, N training windows, T window length, F features, C channels (F values, then F differences).
+- `features`: each feature's error by what is usual for that feature, as logarithms, joined by a power mean. One
+  broken feature among forty is seen, and so are many that are each a little off.
+- `whole`: the plain mean of all errors. It has no limit, so a break without precedent stays ahead of everything.
+
+Legend: B windows, T rows of a window, J judged rows, F features, C channels (F values, then F differences).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from models import architectures
-from models.calibration import PooledTail
-from models.spec import ModelSpec
 
-Inputs = Literal["values", "values and differences"]
-LARGEST = 3
-"""How many features' errors make a point's error."""
+Inputs = Literal["values", "values and differences", "centred"]
+Measure = Literal["features", "whole"]
+
+DIFFERENCE_WEIGHT = 0.25
+"""Size of a usual first difference beside values that range from 0 to 1."""
+_LEAST = 1e-9
 
 
 @dataclass(frozen=True)
@@ -27,48 +33,116 @@ class ViewConfig:
     """What a view is built from; it stands in the manifest."""
 
     architecture: str
-    options: dict[str, Any]
-    inputs: Inputs
+    options: Mapping[str, Any]
+    window: int
+    """Rows that it sees."""
+    inputs: Inputs = "values and differences"
+    """centred: less the window's own mean, feature by feature, so that shapes count and levels do not."""
+    judged: int = 3
+    """The newest rows whose errors count."""
+    measure: Measure = "features"
+    largest: int = 0
+    """Features that count, strangest first; 0 is all."""
+    power: float = 1.0
+    """Of the mean over features: 1 for what many show, higher for what few show."""
+    softness: float = 3.0
+    """Share of the median feature's usual error that is added to each one's own: quiet features count less."""
+    fade: float | None = 0.1
+    """How much of a window's error is lost for each row of distance, in logarithms; None is all. See `mapping`."""
+    offset: float = 0.0
+    """How far this view has to exceed the others to be heard, in logarithms."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.judged <= self.window:
+            raise ValueError(f"a view of {self.window} rows judges 1 to {self.window} of them, not {self.judged}")
+        for name, kinds in (("inputs", Inputs), ("measure", Measure)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(f"{name} {getattr(self, name)!r} is none of: {', '.join(get_args(kinds))}")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a view says of each window."""
+
+    error_B: Tensor
+    """Logarithm of its error."""
+    expected_BF: Tensor
+    """The newest row as reconstructed, in scaled units."""
+    share_BF: Tensor
+    """Each feature's part in the error; rows sum to one."""
+    back_B: Tensor
+    """How many rows before the newest one the error is largest."""
 
 
 class View(nn.Module):
-    """Judges the newest row of each window."""
+    """Reads windows that end in the row to judge."""
 
     step_F: Tensor
+    high_C: Tensor
     usual_C: Tensor
 
-    def __init__(self, spec: ModelSpec, config: ViewConfig) -> None:
+    def __init__(self, features: int, config: ViewConfig) -> None:
         super().__init__()
         self.config = config
-        self.features = len(spec.features)
-        self.differences = config.inputs == "values and differences"
-        channels = self.features * (2 if self.differences else 1)
+        self.features = features
+        channels = features * (2 if self.differences else 1)
         chosen = architectures.configure(config.architecture, config.options)
-        self.network = architectures.build(config.architecture, (spec.window,), channels, chosen)
-        self.register_buffer("step_F", torch.ones(self.features))
+        self.network = architectures.build(config.architecture, (config.window,), channels, chosen)
+        self.register_buffer("step_F", torch.ones(features))
+        self.register_buffer("high_C", torch.ones(channels))
         self.register_buffer("usual_C", torch.ones(channels))
-        self.tail: PooledTail | None = None
+
+    @property
+    def differences(self) -> bool:
+        return self.config.inputs == "values and differences"
 
     def inputs(self, z_BTF: Tensor) -> Tensor:
-        """Return x_BTC: the values, and their first differences in units of their own usual size."""
-        if not self.differences:
-            return z_BTF
-        step_BTF = z_BTF.diff(dim=1, prepend=z_BTF[:, :1]) / self.step_F
-        return torch.cat([z_BTF, step_BTF], dim=2)
-
-    def errors(self, z_BTF: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (squared errors of the newest row e_BC, its reconstructed values expected_BF)."""
-        x_BTC = self.inputs(z_BTF)
-        rebuilt_BC = self.network.newest(x_BTC)
-        return (x_BTC[:, -1] - rebuilt_BC).square(), rebuilt_BC[:, : self.features]
-
-    def point_errors(self, e_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (error of each point, each feature's part in it as share_BF)."""
-        strange_BC = torch.log1p(e_BC / self.usual_C)
+        """Return what the network sees of the window's newest rows, x_BTC."""
+        z_BTF = z_BTF[:, -self.config.window :]
+        if self.config.inputs == "centred":
+            return z_BTF - z_BTF.mean(dim=1, keepdim=True)
         if self.differences:
-            strange_BF = torch.maximum(strange_BC[:, : self.features], strange_BC[:, self.features :])
+            return torch.cat([z_BTF, z_BTF.diff(dim=1, prepend=z_BTF[:, :1]) / self.step_F], dim=2)
+        return z_BTF
+
+    def squared_errors(self, z_BTF: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (squared errors of the judged rows e_BJC, the newest row as reconstructed expected_BF)."""
+        x_BTC = self.inputs(z_BTF)
+        rebuilt_BJC = self.network.newest(x_BTC, self.config.judged)
+        expected_BF = rebuilt_BJC[:, -1, : self.features]
+        if self.config.inputs == "centred":
+            expected_BF = expected_BF + (z_BTF[:, -1] - x_BTC[:, -1])
+        return (x_BTC[:, -self.config.judged :] - rebuilt_BJC).square(), expected_BF
+
+    def read(self, z_BTF: Tensor) -> Reading:
+        """Read windows of at least `window` scaled rows, of which the newest count."""
+        e_BJC, expected_BF = self.squared_errors(z_BTF)
+        error_B, share_BF = self.measure(e_BJC.mean(dim=1))
+        back_B = self.config.judged - 1 - e_BJC.sum(dim=2).argmax(dim=1)
+        return Reading(error_B, expected_BF, share_BF, back_B)
+
+    def measure(self, e_BC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (logarithm of each window's error, each feature's part in it as share_BF)."""
+        config = self.config
+        if config.measure == "whole":
+            part_BF = e_BC.view(len(e_BC), -1, self.features).sum(dim=1)
+            error_B = part_BF.sum(dim=1).clamp(min=_LEAST**2).log() / 2
         else:
-            strange_BF = strange_BC
-        largest_BK = strange_BF.topk(min(LARGEST, self.features), dim=1).values
-        share_BF = strange_BF / strange_BF.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        return largest_BK.mean(dim=1), share_BF
+            strange_BC = torch.log1p(e_BC / self.usual_C)
+            strange_BF = strange_BC.view(len(e_BC), -1, self.features).amax(dim=1)
+            count = min(config.largest or self.features, self.features)
+            counted_BF = strange_BF if count == self.features else strange_BF.topk(count, dim=1).values
+            mean_B = counted_BF.pow(config.power).mean(dim=1).pow(1 / config.power)
+            error_B = mean_B.clamp(min=_LEAST).log()
+            part_BF = strange_BF.pow(config.power)
+        return error_B, part_BF / part_BF.sum(dim=1, keepdim=True).clamp(min=1e-30)
+
+    @property
+    def band_F(self) -> Tensor:
+        """How far a value may lie from the expected one, in scaled units, and still be as in training."""
+        return self.high_C[: self.features].sqrt()
+
+    def set_usual(self, high_C: Tensor) -> None:
+        """Take each channel's usual error, a high quantile of those in training."""
+        self.high_C.copy_(high_C)
+        self.usual_C.copy_((high_C + self.config.softness * high_C.median()).clamp(min=_LEAST))

@@ -87,7 +87,7 @@ def _option_rows(settings: Settings) -> Iterator[Row]:
     from pipeline.train import wrong_option
 
     for name, stream in settings.streams.items():
-        if wrong := wrong_option(stream.model):
+        if wrong := wrong_option(stream):
             found, _, remedy = wrong[1].partition("; ")
             place = settings.place_of("streams", name, "model", wrong[0])
             yield Row("wrong", f"{name}: model's options", f"{place}: {found}", remedy)
@@ -212,7 +212,7 @@ def _model_row(name: str, stream: StreamSettings, outside: Outside) -> Row:
         detector, version = load_champion(name, stream, outside.registry())
     except OffkeyError as error:
         return _wrong(f"{name}: model", error)
-    return Row("ok", f"{name}: model", f"{version}, {detector.view.config.architecture}")
+    return Row("ok", f"{name}: model", f"{version}, {detector.name}")
 
 
 def _wrong(what: str, error: OffkeyError) -> Row:

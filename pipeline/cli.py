@@ -148,7 +148,7 @@ def train(
     from pipeline.train import train_stream, wrong_option
 
     for name in chosen:
-        if wrong := wrong_option(settings.streams[name].model):
+        if wrong := wrong_option(settings.streams[name]):
             place = settings.place_of("streams", name, "model", wrong[0])
             raise ConfigError(f"{place}: streams.{name}.model: {wrong[1]}")
     registry, device = StoredRegistry(_storage(settings)), choose_device(settings.device)
@@ -252,7 +252,7 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
     for name, stream in settings.streams.items():
         detector, version = load_champion(name, stream, registry)
         lanes.append(build_lane(name, stream, detector, version, device))
-        metrics.MODEL.labels(name, version, detector.view.config.architecture).set(1)
+        metrics.MODEL.labels(name, version, detector.name).set(1)
         metrics.MODEL_PROMOTED.labels(name).set(registry.promotions(name)[-1].promoted_ms / 1000)
     cluster = KafkaCluster(connection)
     with contextlib.closing(cluster):

@@ -176,12 +176,38 @@ class WorkerSettings(Section):
     """So many rejects without a good record stop the worker: the configuration is probably wrong."""
 
 
+class ViewSettings(Section):
+    """One way to look at a series; what is left out is as for a single architecture."""
+
+    architecture: str | None = None
+    """The view's network; by default the model's `network`."""
+    window: Annotated[int, Field(ge=2, le=4096), BeforeValidator(_no_truth)]
+    """Points that it sees."""
+    inputs: Literal["values", "values and differences", "centred"] | None = None
+    """centred: less the window's own mean, so that shapes count and levels do not."""
+    judged: Whole | None = None
+    """The newest points whose errors count."""
+    measure: Literal["features", "whole"] | None = None
+    """features: each by what is usual for it, as logarithms. whole: the plain mean of all errors."""
+    power: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Of the mean over features: 1 for what many show, higher for what few show."""
+    softness: Annotated[float, Field(ge=0, le=1000)] | None = None
+    """How much less quiet features count."""
+    fade: Annotated[float, Field(ge=0, le=100)] | None = None
+    """How much of a window's error is lost for each point of distance, in logarithms."""
+    offset: Annotated[float, Field(ge=-100, le=100)] | None = None
+    """How far this view has to exceed the others to be heard, in logarithms."""
+
+
 class ModelSettings(BaseModel):
     """An architecture; every other key is an option of it or of the training, such as `seed` or `max_seconds`."""
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
-    architecture: str = "recurrent"
-    """vanilla, sparse, denoising, variational, convolutional, recurrent, or one that a package adds."""
+    architecture: str = "default"
+    """default: three views of a linear autoencoder, or of the one named by `network`. Or one view of linear,
+    vanilla, sparse, denoising, variational, convolutional, recurrent, or one that a package adds."""
+    views: Annotated[list[ViewSettings], Field(min_length=1, max_length=16)] | None = None
+    """Views in place of the default's."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -198,6 +224,8 @@ class ModelSettings(BaseModel):
 class AlertSettings(Section):
     budget: Annotated[str, AfterValidator(_budget)] = "1 per week"
     """False incidents that one series may raise (for features: the stream): `1 per day`, `1 per 1000 records`."""
+    delay: Annotated[int, Field(ge=0, le=4096), BeforeValidator(_no_truth)] = 0
+    """Later points that a point waits for before it is judged: later alerts, and better ones."""
     quiet_points: Whole = 5
     """Points below the threshold after which an incident is resolved."""
 
@@ -219,8 +247,8 @@ class StreamSettings(Section):
     """An event time further ahead of the Kafka timestamp makes a record a dead letter."""
     features: FieldPaths = None
     """Fields to judge, `cpu.load` for nested ones; by default every number found in a sample at training."""
-    window: Annotated[int, Field(ge=2, le=4096), BeforeValidator(_no_truth)] = 32
-    """Points that a point is judged with, itself included."""
+    window: Annotated[int, Field(ge=2, le=4096), BeforeValidator(_no_truth)] | None = None
+    """Points that a single architecture judges one with, itself included; by default 32. Views bring their own."""
     missing: Literal["reject", "hold"] = "reject"
     """A null or absent feature rejects the record, or takes the series' last value for some points."""
     hold_points: Whole = 5
@@ -240,6 +268,20 @@ class StreamSettings(Section):
             raise mistake_at(("missing",), "`hold` needs `kind: series`: a record of features has no last value")
         if self.kind == "features" and self.series is not None:
             raise mistake_at(("series",), "it needs `kind: series`: records of features belong to no series")
+        if self.kind == "features" and self.alerts.delay:
+            raise mistake_at(
+                ("alerts", "delay"), "it needs `kind: series`: after a record of features comes no other"
+            )
+        if self.kind == "features" and self.model.views:
+            raise mistake_at(
+                ("model", "views"), "it needs `kind: series`: records of features are judged by one view"
+            )
+        if self.window is not None and (self.model.architecture == "default" or self.kind == "features"):
+            raise mistake_at(("window",), "it belongs to a single architecture of a series; leave it out here")
+        if self.model.views and self.model.architecture != "default":
+            raise mistake_at(
+                ("model", "views"), "they need `architecture: default`; name a `network` for them instead"
+            )
         read = [("time", self.time)] if self.time else []
         read += [(key, path) for key in ("series", "features") for path in getattr(self, key) or []]
         read.sort(key=lambda at: split_path(at[1]))

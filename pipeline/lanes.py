@@ -47,7 +47,7 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
     except ModelFileError as error:
         raise RegistryError(str(error)) from error
     spec = detector.spec
-    window = settings.window if settings.kind == "series" else 1
+    window = settings.window or spec.window
     asked = tuple(settings.features or spec.features)
     if (spec.kind, spec.features, spec.window) != (settings.kind, asked, window):
         raise ConfigError(
@@ -55,6 +55,12 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
             f"{spec.window}, the configuration says {settings.kind} {list(asked)} in windows of {window}; "
             f"train again with: offkey train CONFIG {stream}"
         )
+    try:
+        detector.calibration.of(settings.alerts.delay)
+    except ValueError as error:
+        raise ConfigError(
+            f"stream {stream}: alerts.delay: {error}; train again with: offkey train CONFIG {stream}"
+        ) from error
     return detector, version
 
 
@@ -71,14 +77,15 @@ def build_lane(
         hold_points=settings.hold_points if settings.missing == "hold" else 0,
         model_version=version,
     )
-    scorer = Scorer(detector.to(device), device)
+    scorer = Scorer(detector.to(device), device, settings.alerts.delay)
     kind = SeriesPipeline if settings.kind == "series" else FeaturesPipeline
     pipeline: StreamPipeline = kind(plan, detector, scorer, device)
     return Lane(stream, settings.topic, pipeline, version, settings.start)
 
 
 def _threshold(settings: StreamSettings, detector: Detector) -> Callable[[FloatArray], FloatArray]:
-    budget, cluster_points = parse_budget(settings.alerts.budget), detector.calibration.cluster_points
+    budget = parse_budget(settings.alerts.budget)
+    cluster_points = detector.calibration.of(settings.alerts.delay).cluster_points
     return lambda interval_ms: alert_threshold(budget.points_per_incident(interval_ms), cluster_points)
 
 

@@ -33,7 +33,7 @@ class FeaturesPipeline:
         self._detector = detector
         self._scorer = scorer
         self._threshold = float(plan.threshold(np.array([detector.calibration.interval_ms]))[0])
-        self._tail = detector.calibration.online_tail(device, STREAM_PACE)
+        self._tail = scorer.online_tail(STREAM_PACE)
         self._slots: dict[TopicPartition, int] = {}
         self.shape = f"features={hash_of(detector.spec.features)}"
 
@@ -53,12 +53,13 @@ class FeaturesPipeline:
             scores = self._scorer.score_vectors(slot_M, z_MF, self._tail)
         with measure("incidents"):
             hot = np.flatnonzero(scores.score_M >= self._threshold).tolist()
-            expected_KF, share_KF = scores.explain(hot)
-            expected_KF = expected_KF * scaling.scale_F + scaling.center_F
+            why = scores.explain(hot)
+            expected_KF = why.expected_KF * scaling.scale_F + scaling.center_F
+            band_KF = why.band_KF * scaling.scale_F
             place_M = [(batch, row) for batch in batches for row in range(len(batch))] if hot else []
             alerts = [
-                self._alert(*place_M[i], float(scores.score_M[i]), expected_F, share_F)
-                for i, expected_F, share_F in zip(hot, expected_KF, share_KF, strict=True)
+                self._alert(*place_M[i], float(scores.score_M[i]), expected_F, band_F, share_F)
+                for i, expected_F, band_F, share_F in zip(hot, expected_KF, band_KF, why.share_KF, strict=True)
             ]
         rejects = [reject for _, found in decoded for reject in found]
         alerts.sort(key=lambda alert: (alert.partition, alert.offset))
@@ -100,7 +101,13 @@ class FeaturesPipeline:
         return slot
 
     def _alert(
-        self, batch: Batch, row: int, score: float, expected_F: FloatArray, share_F: npt.NDArray[Any]
+        self,
+        batch: Batch,
+        row: int,
+        score: float,
+        expected_F: FloatArray,
+        band_F: FloatArray,
+        share_F: FloatArray,
     ) -> Alert:
         time_ms, offset = int(batch.time_ms_N[row]), int(batch.offset_N[row])
         topic, partition = batch.partition
@@ -115,7 +122,7 @@ class FeaturesPipeline:
             threshold=round(self._threshold, 6),
             opened_ms=time_ms,
             event_ms=time_ms,
-            features=feature_views(self._detector.spec.features, batch.values_NF[row], expected_F, share_F),
+            features=feature_views(self._detector.spec.features, batch.values_NF[row], expected_F, band_F, share_F),
             model_version=self._plan.model_version,
             topic=topic,
             partition=partition,

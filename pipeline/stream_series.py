@@ -19,7 +19,7 @@ from pipeline.stages.alerts import Alert, feature_views
 from pipeline.stages.decode import REASONS, FloatArray, IntArray, Reject
 from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident, Transition
 from pipeline.stages.scoring import Scorer, Scores
-from pipeline.stages.series import Points, SeriesTable
+from pipeline.stages.series import SeriesTable
 from pipeline.stages.windows import Windows
 from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of
 
@@ -41,8 +41,10 @@ class SeriesPipeline:
             known_interval_ms=detector.calibration.interval_of,
             hold_points=plan.hold_points,
         )
-        self._windows = Windows(self._table, estimate_scaling=detector.scaling.for_new, device=device)
-        self._tail = detector.calibration.online_tail(device, SERIES_PACE)
+        self._windows = Windows(
+            self._table, estimate_scaling=detector.scaling.for_new, device=device, near=scorer.near
+        )
+        self._tail = scorer.online_tail(SERIES_PACE)
         self._incidents = Incidents(plan.name, plan.quiet_points)
 
     @property
@@ -77,12 +79,14 @@ class SeriesPipeline:
         with measure("incidents"):
             threshold_M = self._thresholds(points.slot_M)
             table = self._table
-            transitions = self._incidents.follow(points, scores.score_M, threshold_M, table.names, table.partitions)
-            alerts = self._alerts(transitions, points, scores)
+            transitions = self._incidents.follow(
+                scores.judged, scores.score_M, threshold_M, table.names, table.partitions
+            )
+            alerts = self._alerts(transitions, scores)
         return Outcome(
             alerts,
             rejects,
-            lambda: self._scored(points, scores, threshold_M),
+            lambda: self._scored(scores, threshold_M),
             points_scored=int((~np.isnan(scores.score_M)).sum()),
             points_warming=int((points.index_M < self._table.window).sum()),
             late=admitted.late,
@@ -101,7 +105,7 @@ class SeriesPipeline:
         }
         arrays: Arrays = self._table.snapshot(slots)
         arrays |= {_TAIL + name: column for name, column in self._tail.gather(slots).items()}
-        arrays["rows"] = self._windows.snapshot(slots)
+        arrays |= self._windows.snapshot(slots)
         arrays["names"] = np.frombuffer(msgspec.json.encode(list(series)), np.uint8)
         arrays["incidents"] = np.frombuffer(msgspec.json.encode(incidents), np.uint8)
         return arrays
@@ -116,7 +120,7 @@ class SeriesPipeline:
         self._begin_tails(self._table.take_new())
         known = {name: self._table.columns[name][slots] for name in ("learned", "center", "scale")}
         self._table.restore(slots, arrays)
-        self._windows.restore(slots, arrays["rows"])
+        self._windows.restore(slots, arrays)
         self._rescale(slots, known)
         self._tail.scatter(
             slots, {name.removeprefix(_TAIL): a for name, a in arrays.items() if name.startswith(_TAIL)}
@@ -151,23 +155,26 @@ class SeriesPipeline:
         threshold = np.where(interval_ms > 0, self._plan.threshold(np.maximum(interval_ms, 1.0)), np.inf)
         return threshold[place_M]
 
-    def _scored(self, points: Points, scores: Scores, threshold_M: FloatArray) -> Scored:
-        series = [self._table.names[slot] for slot in points.slot_M.tolist()]
-        return Scored(series, points.time_ms_M, points.offset_M, scores.score_M, threshold_M)
+    def _scored(self, scores: Scores, threshold_M: FloatArray) -> Scored:
+        judged = scores.judged
+        series = [self._table.names[slot] for slot in judged.slot_M.tolist()]
+        return Scored(series, judged.time_ms_M, judged.offset_M, scores.score_M, threshold_M)
 
-    def _alerts(self, transitions: Sequence[Transition], points: Points, scores: Scores) -> list[Alert]:
+    def _alerts(self, transitions: Sequence[Transition], scores: Scores) -> list[Alert]:
         if not transitions:
             return []
-        columns, names = self._table.columns, self._detector.spec.features
+        columns, names, judged = self._table.columns, self._detector.spec.features, scores.judged
         positions = [transition.position for transition in transitions]
-        slot_K = points.slot_M[positions]
-        expected_KF, share_KF = scores.explain(positions)
-        expected_KF = expected_KF * columns["scale"][slot_K] + columns["center"][slot_K]
+        slot_K = judged.slot_M[positions]
+        why = scores.explain(positions)
+        expected_KF = why.expected_KF * columns["scale"][slot_K] + columns["center"][slot_K]
+        band_KF = why.band_KF * columns["scale"][slot_K]
         alerts: list[Alert] = []
         for k, transition in enumerate(transitions):
             position, slot = transition.position, int(slot_K[k])
             topic, partition = self._table.partitions[slot]
             series = self._table.names[slot]
+            observed_F = judged.values_MF[position]
             alerts.append(
                 Alert(
                     incident=transition.incident,
@@ -179,12 +186,13 @@ class SeriesPipeline:
                     score=round(transition.score, 6),
                     threshold=round(transition.threshold, 6),
                     opened_ms=transition.opened_ms,
-                    event_ms=int(points.time_ms_M[position]),
-                    features=feature_views(names, points.values_MF[position], expected_KF[k], share_KF[k]),
+                    event_ms=int(judged.time_ms_M[position]),
+                    features=feature_views(names, observed_F, expected_KF[k], band_KF[k], why.share_KF[k]),
                     model_version=self._plan.model_version,
                     topic=topic,
                     partition=partition,
-                    offset=int(points.offset_M[position]),
+                    offset=int(judged.offset_M[position]),
+                    points_back=int(why.back_K[k]),
                 )
             )
         return sorted(alerts, key=lambda alert: (alert.partition, alert.offset))

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.detector import Detector, check_options, fit_detector
+from models.detector import Detector
 from models.files import TENSORS, to_files
-from models.spec import ModelSpec
-from pipeline.config import ModelSettings, StreamSettings
+from models.fitting import fit_detector
+from models.plan import Plan, plan_of
+from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Promotion, Registry
@@ -65,9 +66,8 @@ def train_stream(
         SnapshotError: too few usable records, or no number in them.
         RegistryError: another promotion came first.
     """
-    if wrong := wrong_option(settings.model):
+    if wrong := wrong_option(settings):
         raise ConfigError(f"streams.{name}.model: {wrong[1]}")
-    architecture, options = settings.model.architecture, settings.model.options
     started = now()
     arrived = iter(history)
     sample = _sample(arrived)
@@ -78,28 +78,40 @@ def train_stream(
             f"stream {name}: topic {settings.topic} holds {read - rejected} usable records of {read}; training "
             f"needs {_LEAST_RECORDS} at least: let more arrive, or see `offkey check` for what is rejected"
         )
-    spec = ModelSpec(settings.kind, tuple(names), settings.window if settings.kind == "series" else 1)
     try:
         detector = fit_detector(
-            spec, architecture, options, columns, device=device, progress=lambda share: progress(name, share)
+            settings.kind,
+            names,
+            _plan(settings, len(names)),
+            columns,
+            device=device,
+            delay=settings.alerts.delay,
+            progress=lambda share: progress(name, share),
         )
     except ValueError as error:
         raise SnapshotError(f"stream {name}: {error}") from error
     version = publish(name, detector, registry, now())
     seconds = (now() - started).total_seconds()
-    return Trained(name, version, read, rejected, len(columns), names, architecture, seconds)
+    return Trained(name, version, read, rejected, len(columns), names, detector.name, seconds)
 
 
-def wrong_option(model: ModelSettings) -> tuple[str, str] | None:
+def wrong_option(settings: StreamSettings) -> tuple[str, str] | None:
     """Return the key under `model` that is wrong, and why; None where none is."""
+    options = settings.model.options
     tried: list[tuple[str, Mapping[str, Any]]] = [("architecture", {})]
-    tried += [(option, {option: value}) for option, value in model.options.items()]
-    for key, options in [*tried, ("architecture", model.options)]:
+    tried += [(option, {option: value}) for option, value in options.items()]
+    for key, some in [*tried, ("architecture", options)]:
         try:
-            check_options(model.architecture, options)
+            _plan(settings, 2, some)
         except ValueError as error:
             return key, str(error)
     return None
+
+
+def _plan(settings: StreamSettings, features: int, options: Mapping[str, Any] | None = None) -> Plan:
+    views = [view.model_dump(exclude_none=True) for view in settings.model.views or ()]
+    options = settings.model.options if options is None else options
+    return plan_of(settings.kind, features, settings.model.architecture, options, settings.window, views)
 
 
 def publish(stream: str, detector: Detector, registry: Registry, at: datetime) -> str:

@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.detector import Detector, fit_detector
+from models.dataset import Columns
+from models.detector import Detector
 from models.files import from_files, to_files
+from models.fitting import fit_detector
+from models.plan import plan_of
 from models.spec import ModelSpec
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryBroker, MemoryCheckpoints, MemoryPublisher, MemorySource
@@ -27,6 +30,7 @@ SERIES = StreamSettings.model_validate(
         "time": "ts",
         "features": ["cpu", "mem"],
         "window": 8,
+        "model": {"architecture": "vanilla"},
         "alerts": {"budget": "1 per day"},
     }
 )
@@ -35,6 +39,7 @@ FEATURES = StreamSettings.model_validate(
         "topic": "payments",
         "kind": "features",
         "features": ["a", "b", "c"],
+        "model": {"architecture": "vanilla"},
         "alerts": {"budget": "1 per 1000 records"},
     }
 )
@@ -54,6 +59,12 @@ def series_rows(names: Sequence[str], points: int, seed: int, spikes: Mapping[st
     return values
 
 
+def fit(spec: ModelSpec, architecture: str, options: Mapping[str, Any], columns: Columns, **how: Any) -> Detector:
+    """Train on the CPU what a configuration of this architecture asks for."""
+    plan = plan_of(spec.kind, len(spec.features), architecture, options, spec.window)
+    return fit_detector(spec.kind, spec.features, plan, columns, device=CPU, **how)
+
+
 @cache
 def series_detector(architecture: str = "vanilla") -> Detector:
     """A detector for `SERIES`, trained on the series a, b and c."""
@@ -62,7 +73,8 @@ def series_detector(architecture: str = "vanilla") -> Detector:
     time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
     columns = {name: (time_ms, values[i]) for i, name in enumerate(names)}
     spec = ModelSpec("series", ("cpu", "mem"), 8)
-    return fit_detector(spec, architecture, {"hidden": 16, "max_epochs": 3}, columns, device=CPU)
+    options = {"latent": 4} if architecture in ("linear", "default") else {"hidden": 16, "max_epochs": 3}
+    return fit(spec, architecture, options, columns)
 
 
 @cache
@@ -71,7 +83,7 @@ def features_detector() -> Detector:
     rows = feature_rows(2000, 1)
     spec = ModelSpec("features", ("a", "b", "c"), 1)
     columns = {"": (BEGIN_MS + 1000 * np.arange(len(rows)), rows)}
-    return fit_detector(spec, "vanilla", {"hidden": 16, "max_epochs": 3}, columns, device=CPU)
+    return fit(spec, "vanilla", {"hidden": 16, "max_epochs": 3}, columns)
 
 
 def feature_rows(count: int, seed: int, strange: Sequence[int] = ()) -> FloatArray:

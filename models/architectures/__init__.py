@@ -43,14 +43,21 @@ class Architecture(nn.Module):
         """Return the reconstruction, of the input's shape."""
         return self.decode(self.encode(x_BTC))
 
-    def newest(self, x_BTC: Tensor) -> Tensor:
-        """Return the last step of the reconstruction alone, x_BC: all that live scoring needs."""
-        last: Tensor = self(x_BTC)[:, -1]
+    def newest(self, x_BTC: Tensor, rows: int) -> Tensor:
+        """Return the last rows of the reconstruction alone: all that a view needs which judges no others."""
+        last: Tensor = self(x_BTC)[:, -rows:]
         return last
 
     def loss(self, x_BTC: Tensor, done: float) -> Tensor:
         """Return what training makes small; `done` is the share of the training that has passed."""
         return nn.functional.mse_loss(self(x_BTC), x_BTC)
+
+    closed_form = False
+    """The optimum is reckoned by `solve`; nothing is left for gradients to do."""
+
+    def solve(self, x_BTC: Tensor) -> None:
+        """Take the weights that reconstruct these windows best."""
+        raise NotImplementedError(f"{type(self).__module__} has no closed form")
 
 
 def available() -> list[str]:

@@ -11,9 +11,11 @@ import numpy.typing as npt
 from pipeline.demo.data import Recorded, Span
 from pipeline.stages.alerts import Alert
 
+MARGIN_POINTS = 32
+"""An opening so near to a labelled span counts neither as found nor as false."""
 COUNTING = (
     "Series: a labelled incident is found when an alert of state `opened` has its event time inside the labelled "
-    "span, first to last labelled point; an opening up to one window (its points times the series' median "
+    f"span, first to last labelled point; an opening up to {MARGIN_POINTS} points (by the series' median "
     "interval) before or after a span is neither found nor false; any other opening is a false alarm. Table: each "
     "labelled record is an incident, found when it raises an alert; an alert on an unlabelled record is a false "
     "alarm. Repeats of an alert (equal ids) count once. The budget is one false alarm a day of its own replayed "
@@ -61,7 +63,7 @@ def judge_series(opened: Sequence[Alert], time_ms_N: IntArray, spans: Sequence[S
     Args:
         opened: alerts of state `opened` of this series.
         time_ms_N: event times of all rows that `spans` points into.
-        window: points of the stream's window.
+        window: points around a span in which an opening counts neither as found nor as false.
     """
     first_ms = np.array([time_ms_N[first : last + 1].min() for first, last in spans], np.int64)
     last_ms = np.array([time_ms_N[first : last + 1].max() for first, last in spans], np.int64)

@@ -27,7 +27,7 @@ from pipeline.connectors.embedded import EmbeddedBroker, free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.demo import gauges, replay
 from pipeline.demo.children import Child, end, failed, finish, module, offkey, running, sigterm_ends_us
-from pipeline.demo.counting import Tally, summary, total_of
+from pipeline.demo.counting import MARGIN_POINTS, Tally, summary, total_of
 from pipeline.demo.data import Shipment, shipped
 from pipeline.demo.inbox import Inbox
 from pipeline.demo.outcome import StreamOutcome, tally_and_view
@@ -203,7 +203,7 @@ class Demo:
                 own,
                 self._shipment.labels_of(name),
                 curves,
-                self.settings.streams[name].window,
+                MARGIN_POINTS,
                 self._seconds[name],
                 self._begins[replay.TOPICS[name]][0],
             )

@@ -27,6 +27,8 @@ class FeatureView(msgspec.Struct, frozen=True):
     """What the autoencoder made of it, in the feature's own unit."""
     share: float
     """Part of the score that this feature caused; the shares of an alert sum to one."""
+    band: float | None = None
+    """How far from the expected value is usual, in the same unit: 99 of 100 training points were as near."""
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -56,6 +58,8 @@ class Alert(msgspec.Struct, frozen=True):
     offset: int
     row: int = 0
     """Row in the record, for formats that hold several."""
+    points_back: int = 0
+    """How many points before this one, within its window, the error is largest; 0: it is this one."""
 
     @property
     def id(self) -> str:
@@ -81,12 +85,15 @@ def feature_views(
     names: Sequence[str],
     observed_F: FloatArray,
     expected_F: FloatArray,
+    band_F: FloatArray,
     share_F: npt.NDArray[np.floating[Any]],
 ) -> dict[str, FeatureView]:
     """Put the numbers of one point beside the names of their features, largest share first."""
     order_F = np.argsort(-share_F, kind="stable")
     return {
-        names[i]: FeatureView(_short(observed_F[i]), _short(expected_F[i]), round(float(share_F[i]), 4))
+        names[i]: FeatureView(
+            _short(observed_F[i]), _short(expected_F[i]), round(float(share_F[i]), 4), _short(band_F[i])
+        )
         for i in order_F.tolist()
     }
 

@@ -1,17 +1,20 @@
-"""Points -> windows ready to score, from ring buffers that live on the scoring device.
+"""Points -> windows ready to read, from ring buffers that live on the scoring device.
 
-Each series has a linear buffer with slack: points are appended until it is full, then its newest
-`window - 1` rows move to the front. So every point has its own window as one contiguous slice, even when a
-series stands in a poll many times, and only new values cross to the device. Buffers hold scaled values.
+Each series has a linear buffer with slack: points are appended until it is full, then its newest rows move to the
+front. So every point has its own window as one contiguous slice, even when a series stands in a poll many times,
+and only new values cross to the device. Beside the scaled values of a row, the buffers hold the errors of the
+window that ends there, and where alerts wait for later points, what explains it and when it was.
 
 The first `window` points of a series fill its buffer and are not scored: it is warming. A series that was
 not there in training is scaled by those points, once, when they are complete.
 
-Legend: M points, B windows of one chunk, S slots, T window length, L buffer length, F features.
+Legend: M points, B windows of one chunk, S slots, T window length, L buffer length, D depth that is kept,
+R windows near a row, F features, V views, E numbers that explain a row.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +28,21 @@ SLACK = 64
 """Points that can be appended before a buffer is compacted; also the most points of a series in a round."""
 
 _LARGEST = 1e30
+_VALUES, _ERRORS, _EXPLAINED = "rows", "errors", "explained"
+_TIMES = "times_ms"
 EstimateScaling = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """How far the judgement of a row looks, and what is kept for it."""
+
+    behind: int = 0
+    ahead: int = 0
+    """Later points that a row waits for."""
+    views: int = 1
+    explaining: int = 0
+    """Numbers that explain a row; kept only where rows wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +53,10 @@ class Round:
     """Where each point stands among the admitted `Points`."""
     end_M: Tensor
     """Row of each point in the flat buffers; its window is the T rows that end there."""
+    read_M: npt.NDArray[np.bool_]
+    """Whether the point's window is to be read: not that of a held one."""
+    judge_M: npt.NDArray[np.bool_]
+    """Whether the row that has waited for this point is to be judged."""
 
 
 class Windows:
@@ -47,20 +68,33 @@ class Windows:
         *,
         estimate_scaling: EstimateScaling,
         device: torch.device,
+        near: Near = Near(),
     ) -> None:
         self._table = table
         self._estimate_scaling = estimate_scaling
         self._device = device
+        self.near = near
         self.window = table.window
-        self._length = table.window + SLACK
-        self._buffer_SLF = torch.zeros((0, self._length, table.n_features), device=device)
+        self.depth = max(self.window, near.behind + 1) + near.ahead
+        self._length = self.depth + SLACK
+        self._empty = {_VALUES: 0.0}
+        """What a row holds that nothing was written to."""
+        widths = {_VALUES: table.n_features}
+        if near.behind or near.ahead:
+            self._empty[_ERRORS], widths[_ERRORS] = -torch.inf, near.views
+        if near.ahead:
+            self._empty[_EXPLAINED], widths[_EXPLAINED] = 0.0, near.explaining
+        self._tracks = {
+            name: torch.zeros((0, self._length, width), device=device) for name, width in widths.items()
+        }
+        self._times_SL = np.zeros((0, self._length if near.ahead else 0), np.int64)
         self._end_S = np.zeros(0, np.int64)
         """Rows in use of each buffer."""
 
     def rounds(self, points: Points) -> Iterator[Round]:
         """Append the points; yield those that complete a window, each point exactly once.
 
-        Points that warm a series, and held ones, are appended but not yielded.
+        Points that warm a series are appended but not yielded.
         """
         self._grow()
         warming_M = points.index_M < self.window
@@ -70,44 +104,102 @@ class Windows:
         for low in range(0, int(rank_M.max(initial=-1)) + 1, SLACK):
             chosen_M = position_M[(rank_M >= low) & (rank_M < low + SLACK)]
             end_M = self._append(points, chosen_M)
-            scored_M = ~points.held_M[chosen_M]
-            yield Round(chosen_M[scored_M], torch.from_numpy(end_M[scored_M]).to(self._device))
+            read_M = ~points.held_M[chosen_M]
+            waited_M = points.index_M[chosen_M] >= self.window + self.near.ahead
+            judge_M = waited_M if self.near.ahead else read_M
+            yield Round(chosen_M, torch.from_numpy(end_M).to(self._device), read_M, judge_M)
 
     def gather(self, end_B: Tensor) -> Tensor:
         """Return the windows x_BTF that end at these rows."""
-        back_T = torch.arange(1 - self.window, 1, device=self._device)
-        flat_RF = self._buffer_SLF.view(-1, self._buffer_SLF.shape[2])
-        rows_BT = end_B[:, None] + back_T
-        return flat_RF.index_select(0, rows_BT.reshape(-1)).view(len(end_B), self.window, -1)
+        return self._slices(_VALUES, end_B, self.window)
+
+    def errors_near(self, end_B: Tensor) -> Tensor:
+        """Return the errors error_BRV of the windows near the rows that these judge; -inf where none was read."""
+        return self._slices(_ERRORS, end_B, self.near.behind + 1 + self.near.ahead)
+
+    def keep(self, end_B: Tensor, error_BV: Tensor, explained_BE: Tensor) -> None:
+        """Keep what was read of the windows that end at these rows."""
+        if _ERRORS in self._tracks:
+            self._flat(_ERRORS).index_copy_(0, end_B, error_BV)
+        if _EXPLAINED in self._tracks:
+            self._flat(_EXPLAINED).index_copy_(0, end_B, explained_BE)
+
+    def explained(self, end_B: Tensor) -> Tensor:
+        """Return what explains the rows that these judge."""
+        return self._flat(_EXPLAINED).index_select(0, end_B - self.near.ahead)
+
+    def judged(self, end_B: Tensor) -> tuple[IntArray, FloatArray]:
+        """Return (event times in ms, values) of the rows that these judge."""
+        row_B = (end_B - self.near.ahead).cpu().numpy()
+        slot_B, columns = row_B // self._length, self._table.columns
+        scaled_BF = self._flat(_VALUES)[end_B - self.near.ahead].cpu().numpy().astype(np.float64)
+        values_BF = scaled_BF * columns["scale"][slot_B] + columns["center"][slot_B]
+        return self._times_SL.reshape(-1)[row_B], values_BF
 
     def free(self, slots: IntArray) -> None:
         """Empty the buffers of slots that lost their series."""
         self._grow()
         self._end_S[slots] = 0
 
-    def snapshot(self, slots: IntArray) -> npt.NDArray[np.float32]:
-        """Return the newest T rows of each slot, zeros after those that are not there yet, as [S, T, F]."""
-        rows_ST = np.maximum(self._end_S[slots] - self.window, 0)[:, None] + np.arange(self.window)
-        held = self._buffer_SLF[torch.from_numpy(slots)[:, None], torch.from_numpy(rows_ST)]
-        rows = held.cpu().numpy()
-        rows[np.arange(self.window) >= self._end_S[slots][:, None]] = 0
-        return rows
+    def snapshot(self, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
+        """Return the newest D rows of each slot as [S, D, ...], empty ones after those that are not there yet."""
+        rows_SD = np.maximum(self._end_S[slots] - self.depth, 0)[:, None] + np.arange(self.depth)
+        missing_SD = np.arange(self.depth) >= self._end_S[slots][:, None]
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for name, track in self._tracks.items():
+            rows = track[torch.from_numpy(slots)[:, None], torch.from_numpy(rows_SD)].cpu().numpy()
+            rows[missing_SD] = self._empty[name]
+            arrays[name] = rows
+        if self.near.ahead:
+            arrays[_TIMES] = self._times_SL[slots[:, None], rows_SD]
+        return arrays
 
-    def restore(self, slots: IntArray, rows_STF: npt.NDArray[np.float32]) -> None:
-        """Put back what `snapshot` returned; the table's counts are restored before."""
+    def restore(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `snapshot` returned; the table's counts are restored before.
+
+        What other views found, or what lacks its time, is left out: rows are then judged by what comes next.
+        """
         self._grow()
-        self._buffer_SLF[torch.from_numpy(slots), : self.window] = torch.from_numpy(rows_STF).to(self._device)
-        self._end_S[slots] = np.minimum(self._table.columns["count"][slots], self.window)
+        count_S, stored = self._table.columns["count"][slots], arrays[_VALUES].shape[1]
+        valid_S = np.minimum(count_S, stored)
+        taken_S = np.minimum(valid_S, self.depth)
+        # Where earlier rows are lost, the others stand where they would if nothing was.
+        end_S = np.where(count_S > taken_S, self.depth, taken_S)
+        source_SD = np.arange(self.depth) - end_S[:, None] + valid_S[:, None]
+        missing_SD = (source_SD < (valid_S - taken_S)[:, None]) | (source_SD >= valid_S[:, None])
+        source_SD[missing_SD] = 0
+        every_S = np.arange(len(slots))[:, None]
+        for name, track in self._tracks.items():
+            kept = arrays.get(name)
+            lacking = self.near.ahead > 0 and _TIMES not in arrays and name != _VALUES
+            if kept is None or kept.shape[2] != track.shape[2] or lacking:
+                track[torch.from_numpy(slots), : self.depth] = self._empty[name]
+                continue
+            rows = kept[every_S, source_SD]
+            rows[missing_SD] = self._empty[name]
+            track[torch.from_numpy(slots), : self.depth] = torch.from_numpy(rows).to(self._device)
+        if self.near.ahead and _TIMES in arrays:
+            self._times_SL[slots, : self.depth] = arrays[_TIMES][every_S, source_SD]
+        self._end_S[slots] = end_S
 
     def rescale(self, slots: IntArray, center_SF: FloatArray, scale_SF: FloatArray) -> None:
         """Move the buffers of these slots from the table's scaling to another one, which the table takes."""
-        columns = self._table.columns
-        rows = self._buffer_SLF[torch.from_numpy(slots).to(self._device)].cpu().numpy().astype(np.float64)
+        columns, values_SLF = self._table.columns, self._tracks[_VALUES]
+        rows = values_SLF[torch.from_numpy(slots).to(self._device)].cpu().numpy().astype(np.float64)
         raw_SLF = rows * columns["scale"][slots][:, None] + columns["center"][slots][:, None]
         moved = torch.from_numpy(_scaled(raw_SLF, center_SF[:, None], scale_SF[:, None]))
-        self._buffer_SLF[torch.from_numpy(slots).to(self._device)] = moved.to(self._device)
+        values_SLF[torch.from_numpy(slots).to(self._device)] = moved.to(self._device)
         columns["center"][slots], columns["scale"][slots] = center_SF, scale_SF
         columns["learned"][slots] = True
+
+    def _flat(self, name: str) -> Tensor:
+        track = self._tracks[name]
+        return track.view(-1, track.shape[2])
+
+    def _slices(self, name: str, end_B: Tensor, length: int) -> Tensor:
+        """Return the rows [B, length, ...] that end at these."""
+        rows = end_B[:, None] + torch.arange(1 - length, 1, device=self._device)
+        return self._flat(name).index_select(0, rows.reshape(-1)).view(len(end_B), length, -1)
 
     def _warm(self, points: Points, position_M: IntArray) -> None:
         if not len(position_M):
@@ -119,7 +211,8 @@ class Windows:
         if not len(slots):
             return
         columns = self._table.columns
-        rows_STF = self._buffer_SLF[torch.from_numpy(slots), : self.window].cpu().numpy().astype(np.float64)
+        rows = torch.from_numpy(self._end_S[slots][:, None] + np.arange(-self.window, 0))
+        rows_STF = self._tracks[_VALUES][torch.from_numpy(slots)[:, None], rows].cpu().numpy().astype(np.float64)
         estimated = [
             self._estimate_scaling(rows_TF * columns["scale"][slot] + columns["center"][slot])
             for slot, rows_TF in zip(slots, rows_STF, strict=True)
@@ -135,27 +228,35 @@ class Windows:
         flat_M = slot_M * self._length + self._end_S[slot_M] + rank_M
         columns = self._table.columns
         scaled = _scaled(points.values_MF[position_M], columns["center"][slot_M], columns["scale"][slot_M])
-        flat_RF = self._buffer_SLF.view(-1, self._buffer_SLF.shape[2])
-        flat_RF.index_copy_(0, torch.from_numpy(flat_M).to(self._device), torch.from_numpy(scaled).to(self._device))
+        flat = torch.from_numpy(flat_M).to(self._device)
+        self._flat(_VALUES).index_copy_(0, flat, torch.from_numpy(scaled).to(self._device))
+        for name in self._tracks.keys() - {_VALUES}:
+            self._flat(name).index_fill_(0, flat, self._empty[name])
+        if self.near.ahead:
+            self._times_SL.reshape(-1)[flat_M] = points.time_ms_M[position_M]
         self._end_S[slots] += count_S
         return flat_M
 
     def _compact(self, slots: IntArray) -> None:
         if not len(slots):
             return
-        keep = self.window - 1
+        keep = self.depth - 1
         rows = self._end_S[slots][:, None] - keep + np.arange(keep)
-        index = torch.from_numpy(slots).to(self._device)
-        self._buffer_SLF[index, :keep] = self._buffer_SLF[index[:, None], torch.from_numpy(rows).to(self._device)]
+        index, rows_SD = torch.from_numpy(slots).to(self._device), torch.from_numpy(rows).to(self._device)
+        for track in self._tracks.values():
+            track[index, :keep] = track[index[:, None], rows_SD]
+        if self.near.ahead:
+            self._times_SL[slots, :keep] = self._times_SL[slots[:, None], rows]
         self._end_S[slots] = keep
 
     def _grow(self) -> None:
-        capacity = self._table.capacity
-        more = capacity - len(self._end_S)
+        more = self._table.capacity - len(self._end_S)
         if more <= 0:
             return
-        shape = (more, *self._buffer_SLF.shape[1:])
-        self._buffer_SLF = torch.cat([self._buffer_SLF, torch.zeros(shape, device=self._device)])
+        for name, track in self._tracks.items():
+            grown = track.new_full((more, *track.shape[1:]), self._empty[name])
+            self._tracks[name] = torch.cat([track, grown])
+        self._times_SL = np.concatenate([self._times_SL, np.zeros((more, self._times_SL.shape[1]), np.int64)])
         self._end_S = np.append(self._end_S, np.zeros(more, np.int64))
 
 

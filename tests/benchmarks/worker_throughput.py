@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.detector import fit_detector
 from models.spec import ModelSpec
 from pipeline.config import StreamSettings
 from pipeline.connectors.checkpoints import StoredCheckpoints
@@ -33,11 +32,18 @@ from pipeline.lanes import build_lane
 from pipeline.protocols import Message
 from pipeline.worker import Worker, WorkerOptions, quiet_collector
 from tests.brokers import MISSING, ApacheBroker
+from tests.streams import fit
 
 RECORDS, SERIES, RUNS = 300_000, 1_000, 5
 CPU = torch.device("cpu")
 STREAM = StreamSettings.model_validate(
-    {"topic": "metrics", "time": "ts", "features": ["cpu", "mem", "net"], "alerts": {"budget": "1 per day"}}
+    {
+        "topic": "metrics",
+        "time": "ts",
+        "features": ["cpu", "mem", "net"],
+        "model": {"architecture": "vanilla"},
+        "alerts": {"budget": "1 per day"},
+    }
 )
 BEGIN_MS, STEP_MS, HISTORY = 1_700_000_000_000, 60_000, 500
 
@@ -72,8 +78,8 @@ def model() -> Any:
     x = values(0, HISTORY)
     time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
     columns = {f"host-{series:04d}": (time_ms, x[:, series]) for series in range(SERIES)}
-    spec = ModelSpec("series", ("cpu", "mem", "net"), STREAM.window)
-    return fit_detector(spec, "vanilla", {"max_epochs": 2}, columns, device=CPU)
+    spec = ModelSpec("series", ("cpu", "mem", "net"), STREAM.window or 32)
+    return fit(spec, "vanilla", {"max_epochs": 2}, columns)
 
 
 def options() -> GroupOptions:

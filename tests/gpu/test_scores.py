@@ -27,9 +27,9 @@ def test_a_detector_agrees_with_the_cpu(architecture: str) -> None:
     files = to_files(series_detector(architecture))
     z_BTF = torch.randn(512, 8, 2)
     with torch.no_grad():
-        here = from_files(files).score(z_BTF)
-        there = from_files(files).to(GPU).score(z_BTF.to(GPU))
-    torch.testing.assert_close(there.surprise_B.cpu(), here.surprise_B, atol=1e-4, rtol=1e-4)
+        here = from_files(files).read(z_BTF)
+        there = from_files(files).to(GPU).read(z_BTF.to(GPU))
+    torch.testing.assert_close(there.error_BV.cpu(), here.error_BV, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(there.expected_BF.cpu(), here.expected_BF, atol=1e-4, rtol=1e-4)
 
 

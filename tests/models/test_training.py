@@ -5,9 +5,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from models.detector import fit_detector
 from models.scaling import Scaling, fit_features, fit_series
 from models.spec import ModelSpec
+from tests.streams import fit
 
 CPU = torch.device("cpu")
 QUICK = {"max_epochs": 2, "hidden": 8}
@@ -21,15 +21,15 @@ def times(count: int) -> npt.NDArray[np.int64]:
 def test_too_few_rows_are_refused_with_the_remedy(rows: int) -> None:
     spec = ModelSpec("series", ("a",), 16)
     with pytest.raises(ValueError, match=r"training needs 32 finite ones.*shorter `window`"):
-        fit_detector(spec, "vanilla", QUICK, {"s": (times(rows), np.random.rand(rows, 1))}, device=CPU)
+        fit(spec, "vanilla", QUICK, {"s": (times(rows), np.random.rand(rows, 1))})
     columns = {"": (times(rows), np.random.rand(rows, 2))}
     with pytest.raises(ValueError, match="training needs 50"):
-        fit_detector(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, columns, device=CPU)
+        fit(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, columns)
 
 
 def test_no_records_at_all_are_refused() -> None:
     with pytest.raises(ValueError, match="there are no records; training needs 50"):
-        fit_detector(ModelSpec("features", ("a",), 1), "vanilla", QUICK, {}, device=CPU)
+        fit(ModelSpec("features", ("a",), 1), "vanilla", QUICK, {})
 
 
 def test_rows_too_large_to_reckon_with_are_left_out() -> None:
@@ -37,7 +37,7 @@ def test_rows_too_large_to_reckon_with_are_left_out() -> None:
     random = np.random.default_rng(0)
     x_TF = random.random((300, 1))
     x_TF[[5, 200]] = [[1.7e308], [-1.7e308]]
-    detector = fit_detector(ModelSpec("series", ("a",), 8), "vanilla", QUICK, {"s": (times(300), x_TF)}, device=CPU)
+    detector = fit(ModelSpec("series", ("a",), 8), "vanilla", QUICK, {"s": (times(300), x_TF)})
     scaling = detector.scaling.for_series("s")
     assert scaling is not None
     assert float(scaling[1][0]) == pytest.approx(1, abs=0.1)
@@ -46,14 +46,14 @@ def test_rows_too_large_to_reckon_with_are_left_out() -> None:
 
 def test_memory_of_calibration_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more rows than fit, the latest of every series are what it is calibrated by."""
-    monkeypatch.setattr("models.detector._CALIBRATION_VALUES", 400)
+    monkeypatch.setattr("models.fitting._CALIBRATION_VALUES", 400)
     random = np.random.default_rng(0)
     values = {name: np.vstack([random.random((300, 1)), np.full((200, 1), 0.5)]) for name in "pq"}
     columns = {name: (times(500), x_TF) for name, x_TF in values.items()}
-    detector = fit_detector(ModelSpec("series", ("a",), 8), "vanilla", QUICK, columns, device=CPU)
+    detector = fit(ModelSpec("series", ("a",), 8), "vanilla", QUICK, columns)
     # 400 values are 100 windows of 2 channels a series, all in the quiet part, where every error is the same.
-    assert set(detector.calibration.quantiles_of_series) == {"p", "q"}
-    assert float(detector.view.usual_C.max()) < 0.5
+    assert set(detector.calibration.of(0).quantiles_of_series) == {"p", "q"}
+    assert float(detector.views[0].usual_C.max()) < 0.5
 
 
 @pytest.mark.parametrize("kind", ["series", "features"])
@@ -71,23 +71,23 @@ def test_awkward_columns_train_and_score_finitely(kind: str) -> None:
     )
     x_TF[7, 1] = np.nan
     spec = ModelSpec(kind, ("const", "zero", "heavy", "counter", "int"), 8 if kind == "series" else 1)  # type: ignore[arg-type]
-    detector = fit_detector(spec, "vanilla", QUICK, {"s": (times(count), x_TF)}, device=CPU)
+    detector = fit(spec, "vanilla", QUICK, {"s": (times(count), x_TF)})
     center_F, scale_F = detector.scaling.for_series("s") or (detector.scaling.center_F, detector.scaling.scale_F)
     assert (scale_F > 0).all()
     moved_TF = np.vstack([x_TF[-8:], x_TF[-1] + 1])[-spec.window :]
     z_BTF = torch.from_numpy(detector.scaling.apply(moved_TF, center_F, scale_F))[None]
     with torch.no_grad():
-        scores = detector.score(z_BTF)
-    assert torch.isfinite(scores.surprise_B).all()
+        scores, surprise_B = detector.read(z_BTF), detector.surprise(z_BTF)
+    assert torch.isfinite(surprise_B).all()
     assert torch.isfinite(scores.expected_BF).all()
 
 
 def test_all_rows_equal_is_no_error() -> None:
     spec = ModelSpec("series", ("a",), 8)
-    detector = fit_detector(spec, "vanilla", QUICK, {"s": (times(100), np.ones((100, 1)))}, device=CPU)
+    detector = fit(spec, "vanilla", QUICK, {"s": (times(100), np.ones((100, 1)))})
     with torch.no_grad():
-        same = detector.score(torch.zeros(1, 8, 1)).surprise_B
-        jump = detector.score(torch.cat([torch.zeros(1, 7, 1), torch.ones(1, 1, 1)], dim=1)).surprise_B
+        same = detector.surprise(torch.zeros(1, 8, 1))
+        jump = detector.surprise(torch.cat([torch.zeros(1, 7, 1), torch.ones(1, 1, 1)], dim=1))
     assert float(jump) > float(same)
 
 
@@ -95,10 +95,8 @@ def test_training_ends_by_time() -> None:
     spec = ModelSpec("series", ("a",), 8)
     columns = {"s": (times(2000), np.random.default_rng(0).random((2000, 1)))}
     done: list[float] = []
-    detector = fit_detector(
-        spec, "vanilla", {"max_epochs": 10_000, "max_seconds": 0.3}, columns, device=CPU, progress=done.append
-    )
-    assert detector.training["epochs"] < 10_000
+    detector = fit(spec, "vanilla", {"max_epochs": 10_000, "max_seconds": 0.3}, columns, progress=done.append)
+    assert detector.training["views"][0]["epochs"] < 10_000
     assert done[-1] == 1.0
     assert done == sorted(done)
 

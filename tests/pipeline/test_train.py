@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.detector import check_options
+from models.plan import plan_of
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryRegistry
 from pipeline.errors import ConfigError, SnapshotError
@@ -147,7 +147,7 @@ def test_a_mistake_in_the_model_is_the_users(model: dict[str, Any], said: str) -
 
 
 def test_zero_turns_a_decay_off() -> None:
-    check_options("vanilla", {"weight_decay": 0, "seed": 0})
+    plan_of("series", 2, "vanilla", {"weight_decay": 0, "seed": 0})
 
 
 def test_a_mistake_in_the_model_is_told_before_the_topic_is_read() -> None:

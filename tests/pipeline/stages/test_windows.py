@@ -124,6 +124,6 @@ def test_rescaling_keeps_the_values() -> None:
     table, windows = stages(known=True)
     run(table, windows, poll(["a"] * 6, 0))
     slots = np.array([0])
-    before = windows.snapshot(slots) * 2.0 + 10.0
+    before = windows.snapshot(slots)["rows"] * 2.0 + 10.0
     windows.rescale(slots, np.array([[5.0]]), np.array([[4.0]]))
-    np.testing.assert_allclose(windows.snapshot(slots) * 4.0 + 5.0, before)
+    np.testing.assert_allclose(windows.snapshot(slots)["rows"] * 4.0 + 5.0, before)

@@ -1,0 +1,220 @@
+"""From training rows to a detector: scale, train each view, calibrate.
+
+Legend: N training rows, T window length, F features, C channels, V views.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.calibration import SERIES_PACE, STREAM_PACE, cluster_size, fit_pooled_tail, quantiles
+from models.dataset import Columns, checked, padded, split_by_time, usable_rows, windows_of
+from models.detector import Calibration, Detector, Judgement, errors_of_rows
+from models.mapping import DELAYS, Delay, reach_of
+from models.plan import Plan
+from models.scaling import LIMIT, Scaling, fit_features, fit_series
+from models.spec import Kind, ModelSpec
+from models.training import train
+from models.views import DIFFERENCE_WEIGHT, View
+
+_HELD_OUT = 0.15
+_CLUSTER_LEVEL = 25.0
+_CLUSTER_GAP = 5
+_LEAST_ROWS = 50
+_LEAST_WINDOWS = 100
+"""With fewer windows that lie whole within their series, those that reach back before it count too."""
+_USUAL = 0.99
+_CALIBRATION_VALUES = 2**25
+"""Most errors kept to calibrate by, 128 MiB of them; of more rows, the latest of each series serve."""
+
+Scaled = list[npt.NDArray[np.float32]]
+
+
+def fit_detector(
+    kind: Kind,
+    features: Sequence[str],
+    plan: Plan,
+    columns: Columns,
+    *,
+    device: torch.device,
+    delay: int = 0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Detector:
+    """Scale, train and calibrate on each series' rows, which may hold some anomalies.
+
+    Args:
+        columns: the series; for features one entry of independent rows.
+        delay: what the stream's alerts wait for; the model is calibrated for it beside the usual ones.
+
+    Raises:
+        ValueError: too few rows.
+    """
+    spec = ModelSpec(kind, tuple(features), plan.window)
+    usable = _usable(spec, plan, columns)
+    if kind == "series":
+        scaling = fit_series({name: x_TF for name, (_, x_TF) in usable.items()})
+        pairs = [scaling.for_series(name) for name in usable]
+    else:
+        scaling = fit_features(next(iter(usable.values()))[1])
+        pairs = [(scaling.center_F, scaling.scale_F)]
+    scaled = [
+        Scaling.apply(x_TF, *pair).clip(-LIMIT, LIMIT)
+        for (_, x_TF), pair in zip(usable.values(), pairs, strict=True)
+        if pair is not None
+    ]
+    views, trained = [], []
+    for number, config in enumerate(plan.views):
+        torch.manual_seed(plan.training.seed)
+        view = View(len(features), config).to(device)
+        view.step_F.copy_(torch.from_numpy(_usual_steps(scaled) / DIFFERENCE_WEIGHT))
+        windows = windows_of([padded(z_TF, config.window - 1) for z_TF in scaled], config.window, config.window - 1)
+        parts = _split([len(z_TF) for z_TF in scaled], config.window)
+        seconds = plan.training.max_seconds / len(plan.views)
+        trained.append(
+            train(
+                view,
+                windows,
+                *parts,
+                dataclasses.replace(plan.training, max_seconds=seconds),
+                lambda share, number=number: progress((number + share) / (len(plan.views) + 1)),  # type: ignore[misc]
+            )
+        )
+        views.append(view)
+    calibration = _calibrate(spec, views, scaled, usable, {*DELAYS, delay} if kind == "series" else {0})
+    progress(1.0)
+    trained_on = {
+        "rows": int(sum(len(x_TF) for _, x_TF in usable.values())),
+        "first_ms": int(min(time_ms_T.min() for time_ms_T, _ in usable.values())),
+        "last_ms": int(max(time_ms_T.max() for time_ms_T, _ in usable.values())),
+        "views": [dataclasses.asdict(each) for each in trained],
+        **dataclasses.asdict(plan.training),
+    }
+    return Detector(spec, views, scaling, calibration, trained_on)
+
+
+def _usable(spec: ModelSpec, plan: Plan, columns: Columns) -> Columns:
+    if spec.kind == "series":
+        return checked(columns, min(view.window for view in plan.views))
+    if not columns:
+        raise ValueError(f"there are no records; training needs {_LEAST_ROWS}: let some arrive")
+    (name, (time_ms_N, x_NF)), *_ = columns.items()
+    finite_N = usable_rows(x_NF)
+    if finite_N.sum() < _LEAST_ROWS:
+        raise ValueError(f"{int(finite_N.sum())} usable records; training needs {_LEAST_ROWS}: let more arrive")
+    return {name: (time_ms_N[finite_N], x_NF[finite_N])}
+
+
+def _usual_steps(scaled: Scaled) -> npt.NDArray[np.float32]:
+    """Return the standard deviation of each feature's first differences, never zero."""
+    count = sum(len(z_TF) - 1 for z_TF in scaled)
+    square_F = sum(np.square(np.diff(z_TF.astype(np.float64), axis=0)).sum(axis=0) for z_TF in scaled) / max(
+        count, 1
+    )
+    mean_F = sum(z_TF[-1].astype(np.float64) - z_TF[0] for z_TF in scaled) / max(count, 1)
+    std_F = np.sqrt(np.maximum(square_F - np.square(mean_F), 0))
+    return np.where(std_F > 1e-6, std_F, 1.0).astype(np.float32)
+
+
+def _split(lengths: Sequence[int], window: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the rows of the earlier part of every series, and those of its last part; whole windows if it can."""
+    learning, stopping, first = [], [], 0
+    for length, begin in zip(lengths, _first_whole(lengths, window), strict=True):
+        early, late = split_by_time(length - begin, _HELD_OUT)
+        rows = np.arange(first + begin, first + length)
+        learning.append(rows[early])
+        stopping.append(rows[late])
+        first += length
+    return np.concatenate(learning), np.concatenate(stopping)
+
+
+def _first_whole(lengths: Sequence[int], window: int) -> list[int]:
+    """Return for each series the first row to learn from."""
+    whole = sum(max(length - window + 1, 0) for length in lengths)
+    return [min(window - 1, length) if whole >= _LEAST_WINDOWS else 0 for length in lengths]
+
+
+@torch.no_grad()
+def _calibrate(
+    spec: ModelSpec, views: Sequence[View], scaled: Scaled, usable: Columns, delays: set[Delay]
+) -> Calibration:
+    """Measure each view's usual errors, the tail of the points' errors for each delay, and how they cluster."""
+    latest = _latest([len(z_TF) for z_TF in scaled], max(len(view.usual_C) for view in views))
+    history = [
+        padded(z_TF, spec.window - 1)[-(rows + spec.window - 1) :]
+        for z_TF, rows in zip(scaled, latest, strict=True)
+    ]
+    begins = _first_whole(latest, spec.window)
+    for view in views:
+        e_NC = torch.cat(
+            [_channel_errors(view, spec.window, z_TF)[begin:] for z_TF, begin in zip(history, begins, strict=True)]
+        )
+        view.set_usual(
+            torch.from_numpy(np.quantile(e_NC.numpy(), _USUAL, axis=0).astype(np.float32)).to(view.step_F.device)
+        )
+    errors = [errors_of_rows(views, spec.window, z_TF) for z_TF in history]
+    judgements = {
+        delay: _judgement(spec, views, errors, begins, delay, list(usable)) for delay in _in_order(delays)
+    }
+    if spec.kind == "features":
+        time_ms_N = next(iter(usable.values()))[0]
+        interval_ms = max(float(time_ms_N.max() - time_ms_N.min()) / max(len(time_ms_N) - 1, 1), 1e-3)
+        return Calibration(interval_ms, judgements, {"": interval_ms})
+    intervals = {name: max(float(np.median(np.diff(time_ms_T))), 1.0) for name, (time_ms_T, _) in usable.items()}
+    return Calibration(float(np.median(list(intervals.values()))), judgements, intervals)
+
+
+def _latest(lengths: Sequence[int], channels: int) -> list[int]:
+    """Return how many of each series' latest rows serve; of all together, as many as memory allows."""
+    each = max(1, _CALIBRATION_VALUES // (channels * len(lengths)))
+    return [min(length, each) for length in lengths]
+
+
+def _channel_errors(view: View, window: int, z_NF: npt.NDArray[np.float32]) -> Tensor:
+    z_BTF = torch.from_numpy(z_NF).to(view.step_F.device).unfold(0, window, 1).transpose(1, 2)
+    return torch.cat([view.squared_errors(part)[0].mean(dim=1).cpu() for part in torch.split(z_BTF, 1024)])
+
+
+def _in_order(delays: set[Delay]) -> list[Delay]:
+    return sorted(delays, key=lambda delay: np.inf if delay is None else delay)
+
+
+def _judgement(
+    spec: ModelSpec,
+    views: Sequence[View],
+    errors: Sequence[Tensor],
+    begins: Sequence[int],
+    delay: Delay,
+    names: Sequence[str],
+) -> Judgement:
+    device = views[0].step_F.device
+    reach = reach_of([view.config for view in views], delay, device)
+    points = [
+        reach.point_errors_of_series(error_NV)[begin:] for error_NV, begin in zip(errors, begins, strict=True)
+    ]
+    error_NV = torch.cat(points).cpu().numpy().astype(np.float64)
+    offset_V = np.array([view.config.offset for view in views])
+    reference_V = torch.from_numpy((np.quantile(error_NV, _USUAL, axis=0) + offset_V).astype(np.float32)).to(device)
+    strange_N = (torch.cat(points) - reference_V).amax(dim=1)
+    tail = fit_pooled_tail(strange_N.cpu().numpy().astype(np.float64)).to(device)
+    surprise_N = tail.surprise(strange_N).cpu().numpy().astype(np.float64)
+    if spec.kind == "features":
+        return Judgement(reach, reference_V, tail, 1.0, {"": quantiles(surprise_N, STREAM_PACE)})
+    return Judgement(reach, reference_V, tail, *_rates(surprise_N, [len(part) for part in points], names))
+
+
+def _rates(
+    surprise_N: npt.NDArray[np.float64], counts: Sequence[int], names: Sequence[str]
+) -> tuple[float, Mapping[str, tuple[float, float]]]:
+    """Return (points that an incident holds, each series' usual surprise)."""
+    usual: dict[str, tuple[float, float]] = {}
+    points = clusters = 0
+    for name, own_N in zip(names, np.split(surprise_N, np.cumsum(counts)[:-1]), strict=True):
+        usual[name] = quantiles(own_N, SERIES_PACE)
+        hot, runs = cluster_size(own_N, _CLUSTER_LEVEL, _CLUSTER_GAP)
+        points, clusters = points + hot, clusters + runs
+    # A handful of pretended single points keeps a short history from claiming huge clusters.
+    return (points + 5) / (clusters + 5), usual

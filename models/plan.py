@@ -1,0 +1,95 @@
+"""What to build: a configuration's model as views and training.
+
+The default is three views of a linear autoencoder. `level` asks whether the last hour looks like an hour of this
+series, `shape` whether it does when its mean is taken away, `moment` whether the newest rows follow from what came
+before. A series of one feature shows less at a time, so its views look longer and forget more slowly. The constants
+were chosen on half of the development series and checked on the other half: `tests/benchmarks/results/README.md`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from models import architectures
+from models.spec import Kind
+from models.training import TrainingConfig
+from models.views import ViewConfig
+
+DEFAULT = "default"
+_NETWORK = "linear"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Views and how to train them."""
+
+    views: tuple[ViewConfig, ...]
+    training: TrainingConfig
+
+    @property
+    def window(self) -> int:
+        """Rows that the longest view sees."""
+        return max(view.window for view in self.views)
+
+
+def plan_of(
+    kind: Kind,
+    features: int,
+    architecture: str,
+    options: Mapping[str, Any],
+    window: int | None = None,
+    views: Sequence[Mapping[str, Any]] = (),
+) -> Plan:
+    """Return the plan of a configured model.
+
+    Args:
+        features: how many there are.
+        architecture: `default`, or the name of one for a single view.
+        options: of the architecture and of `TrainingConfig`, by name; `network` names another one for the views of
+            the default.
+        window: rows of a single view's window; the views of the default bring their own.
+        views: keys of `ViewConfig` for each view, in place of the default's.
+
+    Raises:
+        ValueError: no such architecture or option; the text names the nearest one that there is.
+    """
+    training = {name: value for name, value in options.items() if name in TrainingConfig.__dataclass_fields__}
+    own = {name: value for name, value in options.items() if name not in training}
+    if architecture == DEFAULT:
+        network = own.pop("network", _NETWORK)
+        if views:
+            chosen = [ViewConfig(**{"architecture": network, "options": own, **view}) for view in views]
+        else:
+            chosen = _default_views(kind, features, network, own)
+    else:
+        chosen = [_single_view(kind, architecture, own, window or 32)]
+    return Plan(
+        tuple(replace(view, options=_all_options(view)) for view in chosen),
+        architectures.checked(TrainingConfig, training),
+    )
+
+
+def _all_options(view: ViewConfig) -> dict[str, Any]:
+    """Write every option out, so that a later default does not change what a saved model is built from."""
+    return asdict(architectures.configure(view.architecture, view.options))
+
+
+def _single_view(kind: Kind, architecture: str, options: Mapping[str, Any], window: int) -> ViewConfig:
+    if kind == "features":
+        return ViewConfig(architecture, options, 1, "values", judged=1, largest=3, softness=0.1, fade=None)
+    return ViewConfig(architecture, options, window, judged=min(3, window))
+
+
+def _default_views(kind: Kind, features: int, network: str, options: Mapping[str, Any]) -> list[ViewConfig]:
+    if kind == "features":
+        return [_single_view(kind, network, options, 1)]
+    level = ViewConfig(network, options, 50, "values", judged=50, power=4, softness=0.1, fade=0.05, offset=0.4)
+    shape = ViewConfig(network, options, 50, "centred", judged=50, measure="whole", fade=0.05, offset=0.8)
+    moment = ViewConfig(network, options, 32, "values and differences", judged=3, softness=3.0, fade=0.1)
+    if features > 1:
+        return [level, shape, moment]
+    return [
+        replace(level, fade=0.01, offset=0.0),
+        replace(shape, window=128, judged=128, fade=0.01, offset=0.0),
+        replace(moment, fade=0.02),
+    ]
