@@ -56,7 +56,7 @@ def report(results: Sequence[Result]) -> Table:
     """Return the table for people."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("group", no_wrap=True)
-    for column in ("files", "VUS-PR causal", "VUS-PR settled", "AUROC", "false / allowed", "fit s", "points/s"):
+    for column in ("files", "VUS-PR causal", "VUS-PR settled", "AUROC", "false/\nallowed", "fit s", "points/s"):
         table.add_column(column, justify="right")
     for row in by_group(results):
         last = row["group"] == "mean of groups"
@@ -69,7 +69,7 @@ def report(results: Sequence[Result]) -> Table:
             _number(row["vus_pr_causal"], "{:.3f}"),
             _number(row["vus_pr_settled"], "{:.3f}"),
             _number(row["auroc"], "{:.3f}"),
-            "" if allowed is None else f"{row['false_incidents']:,} / {allowed:,.1f}",
+            "" if allowed is None else f"{row['false_incidents']:,}/{allowed:,.1f}",
             _number(row["fit_s"], "{:.1f}"),
             _number(row["points_per_s"], "{:,.0f}"),
             style="bold" if last else None,

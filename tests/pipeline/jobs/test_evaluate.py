@@ -142,8 +142,10 @@ def test_rows_of_other_seeds_stay_in_the_table(data: Path) -> None:
 
 
 def test_stopped_it_leaves_whole_files_and_goes_on(data: Path) -> None:
-    for seed in range(6):
-        write(data / "cars" / f"more{seed}.parquet", series_columns(3000, seed=seed))
+    # The largest file is begun with, and takes long.
+    write(data / "cars" / "long.parquet", series_columns(40_000, features=8))
+    for seed in range(5):
+        write(data / "cars" / f"more{seed}.parquet", series_columns(1000, seed=seed))
     out = data.parent / "out"
     words = offkey(str(data / "cars"), "--out", str(out), "--architecture", "recurrent", "--workers", "2")
     child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -156,6 +158,7 @@ def test_stopped_it_leaves_whole_files_and_goes_on(data: Path) -> None:
     assert "of 8 series are written; the same command goes on from there" in said
     assert "Traceback" not in said
     assert not psutil.wait_procs(processes, timeout=10)[1]
+    assert not (out / "scores" / "cars" / "long.parquet").exists(), "it waited for the end of a training"
     rows = read_results(out / "metrics.csv")
     assert 1 <= len(rows) < 8
     files = sorted((out / "scores").rglob("*"))
@@ -177,6 +180,24 @@ def test_sigterm_stops_it_as_ctrl_c_does(data: Path) -> None:
     assert (child.returncode, "the same command goes on" in said) == (130, True)
 
 
+def test_workers_end_with_a_parent_that_was_killed(data: Path) -> None:
+    write(data / "cars" / "long.parquet", series_columns(40_000, features=8))
+    words = offkey(
+        str(data / "cars"), "--out", str(data.parent / "out"), "--architecture", "recurrent", "--workers", "2"
+    )
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    assert any("1 of 3: " in line for line in child.stderr)
+    workers = psutil.Process(child.pid).children(recursive=True)
+    assert len(workers) >= 2
+    child.kill()
+    child.communicate(timeout=60)
+    gone, alive = psutil.wait_procs(workers, timeout=15)
+    for worker in alive:
+        worker.kill()
+    assert len(gone) == len(workers)
+
+
 def test_what_a_killed_worker_left_is_swept(data: Path) -> None:
     left = data.parent / "out" / "scores" / "cars" / ".a.parquet.4711"
     left.parent.mkdir(parents=True)
@@ -189,7 +210,7 @@ def test_two_runs_do_not_share_a_folder(data: Path) -> None:
     out = data.parent / "out"
     out.mkdir()
     with (out / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)
         with pytest.raises(ConfigError, match="another `offkey evaluate` writes here"):
             run(options(data))
     assert not run(options(data, limit=1)).failures
@@ -261,6 +282,7 @@ def test_a_table_of_another_origin_is_not_overwritten(data: Path) -> None:
 
 def test_figures_are_drawn_once(data: Path) -> None:
     write(data / "pumps" / "wide.parquet", series_columns(300, features=14))
+    write(data / "cars" / "c.parquet", series_columns(300))
     asked = options(data, figures=True, limit=2)
     run(asked)
     figures = sorted((asked.out / "figures").rglob("*.*"))
@@ -292,7 +314,7 @@ def test_groups_weigh_alike_in_the_mean() -> None:
     console = Console(width=120)
     with console.capture() as shown:
         console.print(report(rows))
-    assert "3 / 1.5" in shown.get()
+    assert "3/1.5" in shown.get()
     assert "0.600" in shown.get()
 
 
