@@ -18,6 +18,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 Labels = npt.NDArray[Any]
 Scores = npt.NDArray[Any]
+Counts = npt.NDArray[np.int64]
 
 _THRESHOLDS = 250
 _PERIOD_ROWS = 20_000
@@ -79,42 +80,29 @@ def vus(label_N: Labels, score_N: Scores, widest: int) -> Volumes:
     """
     label_N, score_N = np.asarray(label_N) > 0, np.asarray(score_N, np.float64)
     spans = _spans(label_N)
-    order_N = np.argsort(-score_N, kind="stable")
-    sorted_N = score_N[order_N]
+    sorted_N = -np.sort(-score_N)
     threshold_K = sorted_N[np.linspace(0, len(score_N) - 1, _THRESHOLDS).astype(int)]
     predicted_K = np.searchsorted(-sorted_N, -threshold_K, side="right")
-    found_K = np.concatenate([[0], np.cumsum(label_N[order_N])])[predicted_K]
-    rank_N = np.empty(len(order_N), np.int64)
-    rank_N[order_N] = np.arange(len(order_N))
-    surfaces = [
-        _areas(label_N, score_N, spans, width, threshold_K, predicted_K, found_K, rank_N)
-        for width in range(widest + 1)
-    ]
+    # The first threshold that a point reaches is all that the surfaces need of its score.
+    reached_N = np.searchsorted(-threshold_K, -score_N, side="left")
+    found_K = np.bincount(reached_N[label_N], minlength=_THRESHOLDS).cumsum()
+    border = _Border(label_N, spans, reached_N, widest)
+    surfaces = []
+    for width in range(widest + 1):
+        soft_K = border.soft(width)
+        seen_K = _seen(spans, width, reached_N)
+        surfaces.append(_areas(len(label_N), int(label_N.sum()), found_K + soft_K, soft_K, seen_K, predicted_K))
     pr, roc = np.mean(surfaces, axis=0)
     return Volumes(float(pr), float(roc))
 
 
 def _areas(
-    label_N: npt.NDArray[np.bool_],
-    score_N: FloatArray,
-    spans: npt.NDArray[np.int64],
-    width: int,
-    threshold_K: FloatArray,
-    predicted_K: npt.NDArray[np.int64],
-    found_K: npt.NDArray[np.int64],
-    rank_N: npt.NDArray[np.int64],
+    points: int, anomalies: int, true_K: FloatArray, soft_K: FloatArray, seen_K: FloatArray, predicted_K: Counts
 ) -> tuple[float, float]:
     """Return the areas under both curves for one width of the border."""
-    at, weight = _border(label_N, spans, width)
-    by_rank = np.argsort(rank_N[at])
-    soft = np.concatenate([[0.0], np.cumsum(weight[by_rank])])
-    soft_K = soft[np.searchsorted(rank_N[at][by_rank], predicted_K)]
-    true_K = found_K + soft_K
-    positives_K = label_N.sum() + soft_K / 2
-    peaks = np.array([score_N[first : last + 1].max() for first, last in _joined(spans, width, len(label_N))])
-    seen_K = (peaks[None, :] >= threshold_K[:, None]).mean(axis=1)
+    positives_K = anomalies + soft_K / 2
     tpr_K = np.minimum(true_K / positives_K, 1) * seen_K
-    fpr_K = (predicted_K - true_K) / (len(label_N) - positives_K)
+    fpr_K = (predicted_K - true_K) / (points - positives_K)
     precision_K = true_K / predicted_K
     area_pr = float(np.dot(np.diff(tpr_K, prepend=0.0), precision_K))
     tpr_K, fpr_K = np.concatenate([[0.0], tpr_K, [1.0]]), np.concatenate([[0.0], fpr_K, [1.0]])
@@ -128,26 +116,42 @@ def _spans(label_N: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     return np.column_stack([edges[::2], edges[1::2] - 1])
 
 
-def _border(
-    label_N: npt.NDArray[np.bool_], spans: npt.NDArray[np.int64], width: int
-) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """Return the points beside the spans, and how anomalous each of them counts as: up to 1, falling outwards."""
-    distance = np.arange(1, width // 2 + 1)
-    at = np.concatenate([(spans[:, 1:] + distance).ravel(), (spans[:, :1] - distance).ravel()])
-    weight = np.tile(np.sqrt(1 - distance / max(width, 1)), 2 * len(spans))
-    inside = (at >= 0) & (at < len(label_N))
-    soft_N = np.bincount(at[inside], weight[inside], len(label_N))
-    at = np.flatnonzero((soft_N > 0) & ~label_N)
-    return at, np.minimum(soft_N[at], 1)
+class _Border:
+    """The points beside the spans, and how anomalous each counts as: up to 1, falling outwards.
+
+    What does not depend on the width is laid out once, nearest points first: a width takes a prefix of it.
+    """
+
+    def __init__(
+        self, label_N: npt.NDArray[np.bool_], spans: npt.NDArray[np.int64], reached_N: Counts, widest: int
+    ) -> None:
+        distance = np.arange(1, widest // 2 + 1)
+        # Rows are distances, so that the prefix of a width is a number of rows.
+        at = np.concatenate([spans[:, 1] + distance[:, None], spans[:, 0] - distance[:, None]], axis=1)
+        inside = (at >= 0) & (at < len(label_N))
+        inside[inside] = ~label_N[at[inside]]
+        self._distance = np.broadcast_to(distance[:, None], at.shape)[inside]
+        points, self._point = np.unique(at[inside], return_inverse=True)
+        self._reached = reached_N[points]
+        self._until = np.concatenate([[0], inside.sum(axis=1).cumsum()])
+
+    def soft(self, width: int) -> FloatArray:
+        """Return for each threshold the sum of the weights that reach it."""
+        until = self._until[width // 2]
+        weight = np.sqrt(1 - self._distance[:until] / max(width, 1))
+        each = np.minimum(np.bincount(self._point[:until], weight, len(self._reached)), 1)
+        soft_K: FloatArray = np.bincount(self._reached, each, _THRESHOLDS).cumsum()
+        return soft_K
 
 
-def _joined(spans: npt.NDArray[np.int64], width: int, length: int) -> list[tuple[int, int]]:
-    """Return the spans with their borders, those that touch as one."""
+def _seen(spans: npt.NDArray[np.int64], width: int, reached_N: Counts) -> FloatArray:
+    """Return for each threshold the share of spans with a point that reaches it; those that touch are one."""
     half = width // 2
-    joined = [(max(int(spans[0, 0]) - half, 0), int(spans[0, 1]) + half)]
-    for first, last in spans[1:].tolist():
-        if joined[-1][1] < first - half:
-            joined.append((first - half, last + half))
-        else:
-            joined[-1] = (joined[-1][0], last + half)
-    return [(first, min(last, length - 1)) for first, last in joined]
+    apart = spans[:-1, 1] + half < spans[1:, 0] - half
+    first = np.maximum(spans[np.append(True, apart), 0] - half, 0)
+    end = np.minimum(spans[np.append(apart, True), 1] + half + 1, len(reached_N))
+    ends = np.column_stack([first, end]).ravel()
+    # The last span may end with the series, where `reduceat` takes no index.
+    best = np.minimum.reduceat(np.append(reached_N, _THRESHOLDS), ends)[::2]
+    seen_K: FloatArray = np.bincount(best, minlength=_THRESHOLDS).cumsum() / len(first)
+    return seen_K

@@ -201,6 +201,60 @@ def worker(config: ConfigPath) -> None:
 
 
 @app.command()
+def evaluate(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Parquet files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores, metrics.csv and figures.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with one thread.")] = 1,
+    architecture: Annotated[str, typer.Option(help="`default`, or one of models/architectures.")] = "default",
+    seed: Annotated[int, typer.Option(min=0, help="Of training, and of the split of tables.")] = 0,
+    setting: Annotated[
+        str, typer.Option(help="Tables learn from normal rows (S) or from contaminated ones (U).")
+    ] = "S",
+    window: Annotated[int, typer.Option(min=2, max=4096, help="Points that a point is judged with.")] = 32,
+    delays: Annotated[
+        str, typer.Option(help="Also measure scores that have seen so many later points, as in 2,4,8.")
+    ] = "",
+    figures: Annotated[bool, typer.Option("--figures", help="Draw each series with its scores.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most files of each group.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure detection on files with labels; a run that was stopped goes on."""
+    from rich.console import Console
+
+    from pipeline.jobs import evaluate as job
+    from pipeline.jobs.evaluate_report import NOTE, by_group, progress_bar, report
+
+    if setting not in ("S", "U"):
+        raise ConfigError(f"--setting {setting}: S learns from normal rows of a table, U from contaminated ones")
+    if figures:
+        import pipeline.jobs.figure  # noqa: F401  # says at once if matplotlib is missing
+    further = job.parse_delays(delays)
+    options = job.Options(paths, out, architecture, seed, setting, window, further, workers, figures, limit)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    screen = Console(stderr=True)
+    planned = job.plan(options)
+    for remark in planned.remarks:
+        screen.print(f"[yellow]look:[/] {remark}", highlight=False, soft_wrap=True)
+    if planned.kept:
+        screen.print(f"{len(planned.kept):,} series are there already and kept", highlight=False)
+    try:
+        with progress_bar(screen) as progress:
+            outcome = job.evaluate(options, planned, progress)
+    except job.Stopped as stopped:
+        print(f"offkey: {stopped}", file=sys.stderr)
+        raise typer.Exit(130) from stopped
+    if as_json:
+        print(json.dumps(by_group(outcome.results)))
+    else:
+        Console().print(report(outcome.results))
+        print(f"\n{NOTE}\nwrote {out / job.METRICS}")
+    for failure in outcome.failures:
+        print(f"offkey: {failure}", file=sys.stderr)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     keep: Annotated[bool, typer.Option(help="Leave broker and worker running, until Ctrl-C.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for alerts, summary and report.")] = Path("demo-output"),

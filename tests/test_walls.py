@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "models").rglob("*.py")])
-ONE_IMPORTER = ("kafka", "pyarrow.parquet", "obstore", "apscheduler", "prometheus_client")
+ONE_IMPORTER = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "matplotlib")
 CLIENT_LIBRARIES = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "rich", "typer")
 STAGES = ("decode", "series", "windows", "scoring", "incidents", "alerts", "dead_letters")
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py", "manager.py", "misc.py"}
@@ -94,7 +94,7 @@ def test_help_is_quick_and_without_torch() -> None:
     done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)
     assert "Usage: offkey" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert not imported & {"torch", "kafka", "pyarrow", "numpy"}
+    assert not imported & {"torch", "kafka", "pyarrow", "numpy", "matplotlib"}
 
 
 def test_help_answers_in_half_a_second() -> None:

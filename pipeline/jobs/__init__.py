@@ -1,0 +1,1 @@
+"""Offline work on files and streams: each command is a file, what several need stands beside them."""

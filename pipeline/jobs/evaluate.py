@@ -1,0 +1,317 @@
+"""`offkey evaluate`: files with labels -> scores, metrics and figures, series by series in worker processes.
+
+What is done stays done. A worker writes a series' score file whole, then its row enters `metrics.csv`; both
+carry a hash of everything that the result depends on: the file's bytes, architecture, seed and other options,
+the code of the models and of this job, and the libraries that reckon. A later run keeps what has its hash and
+does the rest, whether the run before it was stopped, killed, or made by other code.
+
+Rows of other seeds and architectures stay in `metrics.csv`; the score files are those of the last run.
+"""
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import models
+from pipeline import jobs, stages
+from pipeline.connectors.parquet import configuration_of, read_labelled
+from pipeline.errors import ConfigError, OffkeyError
+from pipeline.jobs.judge import Task, check_architecture, judge
+from pipeline.jobs.results import Result, read_results, write_results
+
+METRICS = "metrics.csv"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to evaluate, and how."""
+
+    paths: Sequence[Path]
+    out: Path
+    architecture: str
+    seed: int
+    setting: str
+    window: int
+    delays: tuple[int, ...]
+    workers: int
+    figures: bool
+    limit: int | None
+    """Most files of each group; None for all."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do, known before anything is trained."""
+
+    pending: Sequence[Task]
+    """The largest files first, so that no long one is left for the end."""
+    kept: Sequence[Result]
+    """Results of this configuration that are there already."""
+    others: Sequence[Result]
+    """Rows of other architectures, seeds, settings or files."""
+    files: Mapping[tuple[str, str], Path]
+    """By group and series."""
+    remarks: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    results: Sequence[Result]
+    """Of this configuration, kept ones too."""
+    failures: Sequence[str]
+    """One line for each series that could not be trained on."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what was done last, how much is done, and of how much."""
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Stopped(Exception):
+    """The user stopped the run; its text says what is written and how to go on."""
+
+
+def parse_delays(text: str) -> tuple[int, ...]:
+    """Return the delays of a list like `2,4,8`, sorted.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        delays = sorted({int(part) for part in text.split(",") if part.strip()})
+    except ValueError as error:
+        raise ConfigError(f"--delays {text}: write whole numbers, as in 2,4,8") from error
+    if delays and delays[0] < 1:
+        raise ConfigError(f"--delays {text}: the shortest delay is 1 point; causal scores are measured anyway")
+    return tuple(delays)
+
+
+def plan(options: Options) -> Plan:
+    """Find and check the files, and tell what is done already.
+
+    Raises:
+        ConfigError: a line for each file that cannot be evaluated.
+    """
+    check_architecture(options.architecture, options.seed)
+    mistakes: list[str] = []
+    remarks: list[str] = []
+    tasks: dict[tuple[str, str], Task] = {}
+    settings: dict[tuple[str, str], str] = {}
+    code = _code()
+    for path in _files(options):
+        try:
+            rows = read_labelled(path)
+        except ConfigError as error:
+            mistakes.append(str(error))
+            continue
+        name = (rows.group, rows.name)
+        if name in tasks:
+            mistakes.append(f"{path}: {tasks[name].path} has the same group and name; rename one of them")
+        remarks.extend(rows.remarks)
+        scores = options.out / "scores" / rows.group / f"{rows.name}.parquet"
+        settings[name] = "" if rows.kind == "series" else f"{options.setting}:{options.seed}"
+        tasks[name] = Task(
+            path,
+            scores,
+            options.architecture,
+            options.seed,
+            options.setting,
+            options.window,
+            options.delays,
+            _configuration(path, rows.kind, options, code),
+        )
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    written = {result.key: result for result in _written(options.out / METRICS)}
+    kept: list[Result] = []
+    pending: list[Task] = []
+    for name, task in tasks.items():
+        known = written.pop((*name, options.architecture, options.seed, settings[name]), None)
+        if known and known.configuration == task.configuration == configuration_of(task.scores):
+            kept.append(known)
+        else:
+            pending.append(task)
+    pending.sort(key=lambda task: -task.path.stat().st_size)
+    files = {name: task.path for name, task in tasks.items()}
+    return Plan(pending, kept, list(written.values()), files, remarks)
+
+
+def evaluate(options: Options, planned: Plan, progress: Progress) -> Outcome:
+    """Do what is pending, then draw the figures that were asked for and are not there.
+
+    Raises:
+        Stopped: by Ctrl-C; the files that are there are whole.
+    """
+    results, failures = list(planned.kept), list[str]()
+    metrics = options.out / METRICS
+    with _alone(options.out):
+        _sweep(options.out)
+        try:
+            for outcome in _in_workers(judge, planned.pending, options.workers):
+                if isinstance(outcome, str):
+                    failures.append(outcome)
+                else:
+                    results.append(outcome)
+                    write_results(metrics, [*planned.others, *results])
+                told = outcome if isinstance(outcome, str) else f"{outcome.group}/{outcome.series}"
+                progress(told, len(results) + len(failures), len(planned.kept) + len(planned.pending))
+            write_results(metrics, [*planned.others, *results])
+            if options.figures:
+                _draw(options, planned, results, progress)
+        except KeyboardInterrupt as error:
+            total = len(planned.kept) + len(planned.pending)
+            raise Stopped(
+                f"stopped: {len(results)} of {total} series are written; the same command goes on from there"
+            ) from error
+        finally:
+            _sweep(options.out)
+    return Outcome(sorted(results, key=lambda result: result.key), failures)
+
+
+def _draw(options: Options, planned: Plan, results: Sequence[Result], progress: Progress) -> None:
+    from pipeline.jobs.figure import FigureTask, draw
+
+    tasks = []
+    for result in results:
+        path = planned.files[result.group, result.series]
+        scores = options.out / "scores" / result.group / f"{result.series}.parquet"
+        figure = options.out / "figures" / result.group / f"{result.series}.png"
+        if not figure.exists() or figure.stat().st_mtime < scores.stat().st_mtime:
+            tasks.append(FigureTask(figure, path, scores, result))
+    for number, _ in enumerate(_in_workers(draw, tasks, options.workers), 1):
+        progress("figures", number, len(tasks))
+
+
+def _in_workers(work: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R | str]:
+    """Yield what `work` returns for each task as it is ready, or one line of why there is nothing."""
+    if not tasks:
+        return
+    before = set(multiprocessing.active_children())
+    # Spawned, since a fork of a process that has run torch may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_begin_worker)
+    try:
+        for future in as_completed([pool.submit(work, task) for task in tasks]):
+            try:
+                yield future.result()
+            except OffkeyError as error:
+                yield str(error)
+        pool.shutdown()
+    except BaseException:
+        # A series may take minutes: whoever stops the run does not wait for it.
+        children = set(multiprocessing.active_children()) - before
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join()
+        raise
+
+
+def _begin_worker() -> None:
+    import torch
+
+    # Ctrl-C reaches all processes of a terminal; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the parent was killed: nobody else would."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _files(options: Options) -> list[Path]:
+    """Return the Parquet files under the paths, the first `limit` of each folder."""
+    found: dict[Path, Path] = {}
+    for path in options.paths:
+        if not path.exists():
+            raise ConfigError(f"{path}: there is no such file or folder")
+        inside = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        # The score files of an earlier run are no input, should they lie below.
+        inside = [one for one in inside if not one.resolve().is_relative_to((options.out / "scores").resolve())]
+        if not inside:
+            raise ConfigError(f"{path}: there is no .parquet file in this folder")
+        found |= {one.resolve(): one for one in inside}
+    of_group: dict[Path, list[Path]] = {}
+    for resolved, path in found.items():
+        of_group.setdefault(resolved.parent, []).append(path)
+    return [path for group in of_group.values() for path in group[: options.limit]]
+
+
+def _configuration(path: Path, kind: str, options: Options, code: str) -> str:
+    """Return a hash of what a result depends on; a series does not depend on the setting of tables."""
+    parts = {
+        "file": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "architecture": options.architecture,
+        "seed": options.seed,
+        **(
+            {"setting": options.setting}
+            if kind == "table"
+            else {"window": options.window, "delays": options.delays}
+        ),
+        "code": code,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _code() -> str:
+    """Return a hash of the code that trains, scores and counts, and of the libraries under it."""
+    digest = hashlib.sha256()
+    for package in (models, jobs, stages):
+        for folder in package.__path__:
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    digest.update("".join(version(library) for library in ("numpy", "torch")).encode())
+    return digest.hexdigest()
+
+
+def _written(path: Path) -> list[Result]:
+    if not path.exists():
+        return []
+    try:
+        return read_results(path)
+    except ValueError as error:
+        raise ConfigError(f"{error}; move it away or take another --out") from error
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder: two runs at once would each lose the other's rows."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror}); take another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{out}: another `offkey evaluate` writes here; wait, or take another --out"
+            ) from error
+        yield
+
+
+def _sweep(out: Path) -> None:
+    """Drop what a worker that was ended left unfinished."""
+    for path in (out / "scores").rglob(".*.parquet.*"):
+        path.unlink(missing_ok=True)
