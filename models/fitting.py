@@ -4,7 +4,7 @@ Legend: N training rows, T window length, F features, C channels, V views.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -41,14 +41,14 @@ def fit_detector(
     columns: Columns,
     *,
     device: torch.device,
-    delay: int = 0,
+    delays: Iterable[Delay] = (),
     progress: Callable[[float], None] = lambda share: None,
 ) -> Detector:
     """Scale, train and calibrate on each series' rows, which may hold some anomalies.
 
     Args:
         columns: the series; for features one entry of independent rows.
-        delay: what the stream's alerts wait for; the model is calibrated for it beside the usual ones.
+        delays: what to calibrate for beside the usual `DELAYS`.
 
     Raises:
         ValueError: too few rows.
@@ -84,7 +84,7 @@ def fit_detector(
             )
         )
         views.append(view)
-    calibration = _calibrate(spec, views, scaled, usable, {*DELAYS, delay} if kind == "series" else {0})
+    calibration = _calibrate(spec, views, scaled, usable, {*DELAYS, *delays} if kind == "series" else {0})
     progress(1.0)
     trained_on = {
         "rows": int(sum(len(x_TF) for _, x_TF in usable.values())),

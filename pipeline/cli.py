@@ -210,7 +210,6 @@ def evaluate(
     setting: Annotated[
         str, typer.Option(help="Tables learn from normal rows (S) or from contaminated ones (U).")
     ] = "S",
-    window: Annotated[int, typer.Option(min=2, max=4096, help="Points that a point is judged with.")] = 32,
     delays: Annotated[
         str, typer.Option(help="Also measure scores that have seen so many later points, as in 2,4,8.")
     ] = "",
@@ -229,7 +228,7 @@ def evaluate(
     if figures:
         import pipeline.jobs.figure  # noqa: F401  # says at once if matplotlib is missing
     further = job.parse_delays(delays)
-    options = job.Options(paths, out, architecture, seed, setting, window, further, workers, figures, limit)
+    options = job.Options(paths, out, architecture, seed, setting, further, workers, figures, limit)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     screen = Console(stderr=True)
     planned = job.plan(options)

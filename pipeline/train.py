@@ -85,7 +85,7 @@ def train_stream(
             _plan(settings, len(names)),
             columns,
             device=device,
-            delay=settings.alerts.delay,
+            delays=[settings.alerts.delay],
             progress=lambda share: progress(name, share),
         )
     except ValueError as error:

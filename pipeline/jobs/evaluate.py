@@ -42,7 +42,6 @@ class Options:
     architecture: str
     seed: int
     setting: str
-    window: int
     delays: tuple[int, ...]
     workers: int
     figures: bool
@@ -130,7 +129,6 @@ def plan(options: Options) -> Plan:
             options.architecture,
             options.seed,
             options.setting,
-            options.window,
             options.delays,
             _configuration(path, rows.kind, options, code),
         )
@@ -263,11 +261,7 @@ def _configuration(path: Path, kind: str, options: Options, code: str) -> str:
         "file": hashlib.sha256(path.read_bytes()).hexdigest(),
         "architecture": options.architecture,
         "seed": options.seed,
-        **(
-            {"setting": options.setting}
-            if kind == "table"
-            else {"window": options.window, "delays": options.delays}
-        ),
+        **({"setting": options.setting} if kind == "table" else {"delays": options.delays}),
         "code": code,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

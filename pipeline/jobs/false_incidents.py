@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config import AlertSettings, Budget
+from pipeline.budgets import Budget
+from pipeline.config import AlertSettings
 from pipeline.protocols import TopicPartition
 from pipeline.stages.incidents import Incidents
 from pipeline.stages.series import Points
@@ -72,7 +73,6 @@ def false_incidents(
         values_MF=np.zeros((rows, 0)),
         held_M=np.zeros(rows, np.bool_),
         offset_M=np.arange(rows),
-        row_M=np.arange(rows),
     )
     stage = Incidents("evaluation", AlertSettings().quiet_points)
     partition = TopicPartition("evaluation", 0)

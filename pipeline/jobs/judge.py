@@ -7,7 +7,7 @@ detector alone: nothing is learned while scoring.
 A table has no split of its own. Setting S learns from a seeded half of the normal rows, U from a seeded and
 stratified 70% of all rows, anomalies among them; both score the rest.
 
-Legend: N rows, T rows of a series, B windows, F features.
+Legend: N rows, F features.
 """
 
 import time
@@ -22,11 +22,12 @@ import torch
 
 from models.calibration import alert_threshold
 from models.dataset import Columns
-from models.detector import Detector, check_options, fit_detector
+from models.detector import Detector
 from models.evaluation import auc_pr, auroc
-from models.scaling import Scaling
-from models.spec import ModelSpec
-from pipeline.config import parse_budget
+from models.fitting import fit_detector
+from models.plan import DEFAULT, Plan, plan_of
+from models.spec import Kind
+from pipeline.budgets import parse_budget
 from pipeline.connectors.parquet import Labelled, read_labelled, write_scores
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.false_incidents import FalseIncidents, false_incidents
@@ -53,7 +54,6 @@ class Task:
     seed: int
     setting: str
     """`S` or `U`; a series takes no notice of it."""
-    window: int
     delays: tuple[int, ...]
     configuration: str
 
@@ -87,7 +87,8 @@ def check_architecture(architecture: str, seed: int) -> None:
     ConfigError: there is no such architecture, or it takes no such seed.
     """
     try:
-        check_options(_network_of(architecture), {"seed": seed})
+        for kind in ("series", "features"):
+            _plan(kind, 2, architecture, seed)
     except ValueError as error:
         raise ConfigError(f"--architecture {architecture}: {error}") from error
 
@@ -106,15 +107,14 @@ def split_table(label_N: BoolArray, setting: str, seed: int) -> tuple[IntArray, 
 
 def _judge_series(task: Task, rows: Labelled, result: Result) -> Result:
     assert rows.train_N is not None
-    spec = ModelSpec("series", rows.features, task.window)
     columns = {rows.name: (rows.time_ms_N[rows.train_N], rows.x_NF[rows.train_N])}
     started_s = time.perf_counter()
-    detector = _fit(spec, task, columns)
+    detector = _fit("series", rows.features, task, columns)
     fit_s = time.perf_counter() - started_s
-    both, score_s = _timed(lambda: _score_series(detector, rows.name, rows.x_NF, (0, None)))
+    both, score_s = _timed(lambda: detector.score_series(rows.name, rows.x_NF, (0, None)))
     found = {CAUSAL: both[0], SETTLED: both[None]}
     if task.delays:
-        more = _score_series(detector, rows.name, rows.x_NF, task.delays)
+        more = detector.score_series(rows.name, rows.x_NF, task.delays)
         found |= {f"delay_{delay}": more[delay] for delay in task.delays}
     scored_N = rows.scored_N
     scores = {name: score_T[scored_N] for name, score_T in found.items()}
@@ -143,7 +143,7 @@ def _incidents(
     thresholds = []
     for budget in (PER_DAY, PER_1000):
         points = np.array([float(budget.points_per_incident(interval_ms))])
-        thresholds.append(float(alert_threshold(points, calibration.cluster_points)[0]))
+        thresholds.append(float(alert_threshold(points, calibration.of(0).cluster_points)[0]))
         counted.append(
             false_incidents(
                 time_ms_N,
@@ -172,13 +172,15 @@ def _judge_table(task: Task, rows: Labelled, result: Result) -> Result:
     if label_N.all() or not label_N.any():
         raise ValueError(f"the scored rows of setting {task.setting} are all of one label; it takes more rows")
     started_s = time.perf_counter()
-    detector = _fit(ModelSpec("features", rows.features, 1), task, {"": (learned, rows.x_NF[learned])})
+    detector = _fit("features", rows.features, task, {"": (learned, rows.x_NF[learned])})
     fit_s = time.perf_counter() - started_s
-    score_N, score_s = _timed(lambda: _score_rows(detector, rows.x_NF[scored]))
+    score_N, score_s = _timed(lambda: detector.score_rows(rows.x_NF[scored]))
     _check_finite(task.path, {CAUSAL: score_N})
     write_scores(task.scores, scored, label_N, {CAUSAL: score_N, SETTLED: score_N}, task.configuration)
     points_per_incident = float(PER_1000.points_per_incident(1.0))
-    threshold = float(alert_threshold(np.array([points_per_incident]), detector.calibration.cluster_points)[0])
+    threshold = float(
+        alert_threshold(np.array([points_per_incident]), detector.calibration.of(0).cluster_points)[0]
+    )
     return replace(
         result,
         auc_pr_causal=auc_pr(label_N, score_N),
@@ -214,41 +216,12 @@ def _check_finite(path: Path, scores: dict[str, FloatArray]) -> None:
         )
 
 
-def _fit(spec: ModelSpec, task: Task, columns: Columns) -> Detector:
-    return fit_detector(
-        spec, _network_of(task.architecture), {"seed": task.seed}, columns, device=torch.device("cpu")
-    )
+def _fit(kind: Kind, features: Sequence[str], task: Task, columns: Columns) -> Detector:
+    plan = _plan(kind, len(features), task.architecture, task.seed)
+    return fit_detector(kind, features, plan, columns, device=torch.device("cpu"), delays=task.delays)
 
 
-# A stand-in from here to the end, until detectors have views: one view, its causal scores for every delay.
-
-
-def _network_of(architecture: str) -> str:
-    return "vanilla" if architecture == "default" else architecture
-
-
-def _score_series(
-    detector: Detector, name: str, x_TF: FloatArray, delays: Sequence[int | None]
-) -> dict[int | None, FloatArray]:
-    pair = detector.scaling.for_series(name)
-    assert pair is not None
-    z_TF = Scaling.apply(x_TF, *pair)
-    window = detector.spec.window
-    padded = np.concatenate([np.repeat(z_TF[:1], window - 1, axis=0), z_TF])
-    z_BTF = np.lib.stride_tricks.sliding_window_view(padded, window, axis=0).transpose(0, 2, 1)
-    score_T = _surprise(detector, z_BTF)
-    return dict.fromkeys(delays, score_T)
-
-
-def _score_rows(detector: Detector, x_NF: FloatArray) -> FloatArray:
-    z_NF = Scaling.apply(x_NF, detector.scaling.center_F, detector.scaling.scale_F)
-    return _surprise(detector, z_NF[:, None])
-
-
-@torch.inference_mode()
-def _surprise(detector: Detector, z_BTF: npt.NDArray[np.float32]) -> FloatArray:
-    parts = [
-        detector.score(torch.from_numpy(z_BTF[low : low + 1024].copy())).surprise_B.numpy()
-        for low in range(0, len(z_BTF), 1024)
-    ]
-    return np.concatenate(parts).astype(np.float64)
+def _plan(kind: Kind, features: int, architecture: str, seed: int) -> Plan:
+    """Return the default's plan, with the architecture as the network of its views."""
+    network = {} if architecture == DEFAULT else {"network": architecture}
+    return plan_of(kind, features, DEFAULT, {"seed": seed, **network})

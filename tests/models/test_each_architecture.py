@@ -58,7 +58,7 @@ def test_damage_is_undone() -> None:
         view, x_BTC = trained(name, options, waves())
         damage = denoising.Autoencoder((16,), 2, denoising.Autoencoder.Config())
         damaged_BTC = damage.damaged(x_BTC)
-        assert 0.05 < float(((damaged_BTC - x_BTC).abs() > 0.8 * x_BTC.std()).double().mean()) < 0.2
+        assert 0.05 < float(((damaged_BTC - x_BTC).abs() > 0.6 * x_BTC.std()).double().mean()) < 0.2
         errors[name] = float((view.network(damaged_BTC) - x_BTC).square().mean())
     assert errors["denoising"] < 0.8 * errors["vanilla"]
 

@@ -47,7 +47,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(data: Path, **changes: Any) -> Options:
-    whole = Options([data], data.parent / "out", "vanilla", 0, "S", 16, (), 1, False, None)
+    whole = Options([data], data.parent / "out", "vanilla", 0, "S", (), 1, False, None)
     return replace(whole, **changes)
 
 
@@ -61,7 +61,7 @@ def offkey(*words: str) -> list[str]:
 
 def test_the_command_writes_scores_metrics_and_a_table(data: Path) -> None:
     out = data.parent / "out"
-    words = offkey(str(data), "--out", str(out), "--architecture", "vanilla", "--workers", "2", "--window", "16")
+    words = offkey(str(data), "--out", str(out), "--architecture", "vanilla", "--workers", "2")
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "1 of 4: " in done.stderr
@@ -122,7 +122,6 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(data: Path) -> None
     [
         ({"seed": 1}, 4),
         ({"architecture": "sparse"}, 4),
-        ({"window": 20}, 3),
         ({"delays": (2,)}, 3),
         ({"setting": "U"}, 1),
         ({"workers": 2, "figures": True, "limit": 5}, 0),
@@ -166,7 +165,7 @@ def test_stopped_it_leaves_whole_files_and_goes_on(data: Path) -> None:
     for path in files:
         if path.is_file():
             assert np.isfinite(read_scores(path)["causal"]).all()
-    going_on = plan(options(data / "cars", out=out, architecture="recurrent", window=32))
+    going_on = plan(options(data / "cars", out=out, architecture="recurrent"))
     assert sorted(one.key for one in going_on.kept) == sorted(one.key for one in rows)
 
 
@@ -233,7 +232,7 @@ def test_a_series_that_cannot_be_trained_on_is_named_and_the_rest_is_done(data: 
     columns = series_columns(300)
     columns["train"] = np.arange(300) < 1
     write(data / "cars" / "short.parquet", columns)
-    words = offkey(str(data), "--out", str(data.parent / "out"), "--window", "16")
+    words = offkey(str(data), "--out", str(data.parent / "out"))
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "short.parquet: " in done.stderr

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.config import parse_budget
+from pipeline.budgets import parse_budget
 from pipeline.jobs.false_incidents import FalseIncidents, false_incidents, widened
 
 MINUTE_MS = 60_000.0

@@ -15,7 +15,7 @@ from tests.labelled import series_columns, table_columns, write
 
 
 def task(path: Path, **changes: Any) -> Task:
-    whole = Task(path, path.parent / "out" / path.name, "vanilla", 0, "S", 16, (), "abc")
+    whole = Task(path, path.parent / "out" / path.name, "vanilla", 0, "S", (), "abc")
     return replace(whole, **changes)
 
 
