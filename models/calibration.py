@@ -15,7 +15,7 @@ Legend: B points, K points of a poll, S slots.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,22 +229,39 @@ def quantiles(surprise_N: FloatArray, pace: Pace) -> tuple[float, float]:
 
 
 LOWEST_THRESHOLD = 10.0
+CLUSTER_LEVELS = (5.0, 10.0, 15.0, 20.0, 25.0, 30.0)
+"""Scores at which it is measured how many points an incident holds."""
+CLUSTER_GAP = 5
+"""So many quiet points end a cluster."""
+_FEW = 5
+"""Pretended single points: they keep a short history from claiming huge clusters."""
 
 
-def alert_threshold(points_per_incident: FloatArray, cluster_points: float) -> FloatArray:
+def alert_threshold(points_per_incident: FloatArray, cluster_points: Sequence[float]) -> FloatArray:
     """Return the score that a normal series reaches in one incident out of `points_per_incident` points.
+
+    Strange points come in clusters, the lower the level the longer, so incidents are rarer than such points (by the
+    extremal index: Leadbetter, "Extremes and Local Dependence in Stationary Sequences", 1983).
 
     Args:
         points_per_incident: the budget: points of a series for each false incident that it may raise.
-        cluster_points: how many points reach the threshold in an incident on average, since they come in
-            clusters (the inverse of the extremal index: Leadbetter, 1983).
+        cluster_points: how many points an incident holds on average at each of `CLUSTER_LEVELS`.
     """
-    probability = np.clip(cluster_points / points_per_incident, 1e-300, 1)
-    threshold: FloatArray = np.maximum(-10 * np.log10(probability), LOWEST_THRESHOLD)
+    level = np.arange(0.0, 400.0, 0.05)
+    points = 10 ** (level / 10) * np.interp(level, CLUSTER_LEVELS, cluster_points)
+    # Rarer levels never hold fewer points: what the sample says against it is chance.
+    points = np.maximum.accumulate(points)
+    asked = np.log(np.maximum(np.asarray(points_per_incident, np.float64), 1.0))
+    threshold: FloatArray = np.maximum(np.interp(asked, np.log(points), level), LOWEST_THRESHOLD)
     return threshold
 
 
-def cluster_size(score_T: FloatArray, threshold: float, gap: int) -> tuple[int, int]:
-    """Return (points that reach the threshold, clusters they form when `gap` quiet points end one)."""
-    hot = np.flatnonzero(score_T >= threshold)
-    return len(hot), int((np.diff(hot) > gap).sum()) + 1 if len(hot) else 0
+def cluster_sizes(scores: Iterable[FloatArray]) -> tuple[float, ...]:
+    """Return the mean number of points of a cluster at each of `CLUSTER_LEVELS`, over several series."""
+    points, clusters = np.full(len(CLUSTER_LEVELS), _FEW), np.full(len(CLUSTER_LEVELS), _FEW)
+    for score_T in scores:
+        for k, level in enumerate(CLUSTER_LEVELS):
+            hot = np.flatnonzero(score_T >= level)
+            points[k] += len(hot)
+            clusters[k] += int((np.diff(hot) > CLUSTER_GAP).sum()) + (len(hot) > 0)
+    return tuple((points / clusters).tolist())

@@ -59,8 +59,8 @@ class Judgement:
     reference_V: Tensor
     """Each view's error that one training row in a hundred exceeds, plus the view's offset."""
     tail: PooledTail
-    cluster_points: float
-    """Points that an incident holds on average."""
+    cluster_points: tuple[float, ...]
+    """Points that an incident holds on average, at each of `CLUSTER_LEVELS`."""
     quantiles_of_series: Mapping[str, tuple[float, float]]
     """Where each series' `OnlineTail` starts; of features, that of the stream, under the name ""."""
 

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from models.calibration import PooledTail
+from models.calibration import CLUSTER_LEVELS, PooledTail
 from models.detector import Calibration, Detector, Judgement
 from models.mapping import Delay, reach_of
 from models.scaling import Scaling
@@ -61,7 +61,7 @@ def to_files(detector: Detector) -> dict[str, bytes]:
         "calibration": {
             "interval_ms": calibration.interval_ms,
             "delays": [
-                {"delay": delay, "cluster_points": judgement.cluster_points}
+                {"delay": delay, "cluster_points": list(judgement.cluster_points)}
                 for delay, judgement in calibration.judgements.items()
             ],
         },
@@ -128,7 +128,7 @@ def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
         views.append(view)
     names = manifest["series"]
     judgements = {
-        each["delay"]: _judgement(arrays, configs, names, each["delay"], each["cluster_points"])
+        each["delay"]: _judgement(arrays, configs, names, each["delay"], tuple(each["cluster_points"]))
         for each in manifest["calibration"]["delays"]
     }
     intervals = dict(zip(names, arrays["series.interval_ms"].tolist(), strict=True))
@@ -138,7 +138,7 @@ def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
 
 
 def _judgement(
-    arrays: Arrays, configs: Sequence[ViewConfig], names: list[str], delay: Delay, cluster_points: float
+    arrays: Arrays, configs: Sequence[ViewConfig], names: list[str], delay: Delay, cluster_points: tuple[float, ...]
 ) -> Judgement:
     called = _called(delay)
     parts = ("error_knots", "surprise_knots", "slope")
@@ -190,7 +190,7 @@ def _from_first_format(manifest: dict[str, Any], arrays: Arrays) -> tuple[dict[s
             "views": [dataclasses.asdict(config)],
             "calibration": {
                 "interval_ms": calibration["interval_ms"],
-                "delays": [{"delay": 0, "cluster_points": calibration["cluster_points"]}],
+                "delays": [{"delay": 0, "cluster_points": [calibration["cluster_points"]] * len(CLUSTER_LEVELS)}],
             },
         },
         {

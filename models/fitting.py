@@ -4,14 +4,14 @@ Legend: N training rows, T window length, F features, C channels, V views.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.calibration import SERIES_PACE, STREAM_PACE, cluster_size, fit_pooled_tail, quantiles
+from models.calibration import CLUSTER_LEVELS, SERIES_PACE, STREAM_PACE, cluster_sizes, fit_pooled_tail, quantiles
 from models.dataset import Columns, checked, padded, split_by_time, usable_rows, windows_of
 from models.detector import Calibration, Detector, Judgement, errors_of_rows
 from models.mapping import DELAYS, Delay, reach_of
@@ -22,8 +22,6 @@ from models.training import train
 from models.views import DIFFERENCE_WEIGHT, View
 
 _HELD_OUT = 0.15
-_CLUSTER_LEVEL = 25.0
-_CLUSTER_GAP = 5
 _LEAST_ROWS = 50
 _LEAST_WINDOWS = 100
 """With fewer windows that lie whole within their series, those that reach back before it count too."""
@@ -202,19 +200,8 @@ def _judgement(
     tail = fit_pooled_tail(strange_N.cpu().numpy().astype(np.float64)).to(device)
     surprise_N = tail.surprise(strange_N).cpu().numpy().astype(np.float64)
     if spec.kind == "features":
-        return Judgement(reach, reference_V, tail, 1.0, {"": quantiles(surprise_N, STREAM_PACE)})
-    return Judgement(reach, reference_V, tail, *_rates(surprise_N, [len(part) for part in points], names))
-
-
-def _rates(
-    surprise_N: npt.NDArray[np.float64], counts: Sequence[int], names: Sequence[str]
-) -> tuple[float, Mapping[str, tuple[float, float]]]:
-    """Return (points that an incident holds, each series' usual surprise)."""
-    usual: dict[str, tuple[float, float]] = {}
-    points = clusters = 0
-    for name, own_N in zip(names, np.split(surprise_N, np.cumsum(counts)[:-1]), strict=True):
-        usual[name] = quantiles(own_N, SERIES_PACE)
-        hot, runs = cluster_size(own_N, _CLUSTER_LEVEL, _CLUSTER_GAP)
-        points, clusters = points + hot, clusters + runs
-    # A handful of pretended single points keeps a short history from claiming huge clusters.
-    return (points + 5) / (clusters + 5), usual
+        single = (1.0,) * len(CLUSTER_LEVELS)
+        return Judgement(reach, reference_V, tail, single, {"": quantiles(surprise_N, STREAM_PACE)})
+    each = np.split(surprise_N, np.cumsum([len(part) for part in points])[:-1])
+    usual = {name: quantiles(own_N, SERIES_PACE) for name, own_N in zip(names, each, strict=True)}
+    return Judgement(reach, reference_V, tail, cluster_sizes(each), usual)

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.calibration import DECIBEL, STREAM_PACE, OnlineTail, Pace, alert_threshold, quantiles
+from models.calibration import CLUSTER_LEVELS, DECIBEL, STREAM_PACE, OnlineTail, Pace, alert_threshold, quantiles
 
 RECORDS, BUDGET = 300_000, 1_000
-THRESHOLD = float(alert_threshold(np.array([float(BUDGET)]), 1.0)[0])
+THRESHOLD = float(alert_threshold(np.array([float(BUDGET)]), (1.0,) * len(CLUSTER_LEVELS))[0])
 GRID = itertools.product((0.002, 0.005, 0.01), (512, 1024, 2048, 4096), (1.0, 2.0, 4.0, 8.0), (2, 4, 8))
 """Share of the followed quantile, block, step, and most points above it as a multiple of the expected ones."""
 

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.calibration import (
+    CLUSTER_LEVELS,
     DECIBEL,
     SERIES_PACE,
     STREAM_PACE,
     OnlineTail,
     Pace,
     alert_threshold,
-    cluster_size,
+    cluster_sizes,
     fit_pooled_tail,
     quantiles,
 )
@@ -126,13 +127,17 @@ def test_training_says_where_a_series_starts() -> None:
 
 
 def test_the_threshold_follows_from_the_budget() -> None:
-    assert alert_threshold(np.array([1000.0]), 1.0)[0] == pytest.approx(30)
-    assert alert_threshold(np.array([1000.0]), 10.0)[0] == pytest.approx(20)
-    assert alert_threshold(np.array([1.0]), 50.0)[0] == 10
+    levels = len(CLUSTER_LEVELS)
+    assert alert_threshold(np.array([1000.0]), [1.0] * levels)[0] == pytest.approx(30, abs=0.05)
+    assert alert_threshold(np.array([1000.0]), [10.0] * levels)[0] == pytest.approx(20, abs=0.05)
+    assert alert_threshold(np.array([1.0]), [50.0] * levels)[0] == 10
+    # At 20 a tenth of the points that it takes at 10: the threshold lies where the product is the budget.
+    assert alert_threshold(np.array([1000.0]), [90.0, 50.0, 25.0, 10.0, 5.0, 1.0])[0] == pytest.approx(20, abs=0.05)
 
 
 def test_points_of_one_incident_make_one_cluster() -> None:
     scores = np.zeros(100)
     scores[[10, 12, 14, 50, 51, 90]] = 40
-    assert cluster_size(scores, 30, gap=5) == (6, 3)
-    assert cluster_size(np.zeros(5), 30, gap=5) == (0, 0)
+    # Beside five pretended single points.
+    assert cluster_sizes([scores, scores[:20]])[-1] == (6 + 3 + 5) / (3 + 1 + 5)
+    assert cluster_sizes([np.zeros(5)]) == (1.0,) * len(CLUSTER_LEVELS)
