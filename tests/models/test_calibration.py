@@ -132,7 +132,7 @@ def test_the_threshold_follows_from_the_budget() -> None:
     assert alert_threshold(np.array([1000.0]), [10.0] * levels)[0] == pytest.approx(20, abs=0.05)
     assert alert_threshold(np.array([1.0]), [50.0] * levels)[0] == 10
     # At 20 a tenth of the points that it takes at 10: the threshold lies where the product is the budget.
-    assert alert_threshold(np.array([1000.0]), [90.0, 50.0, 25.0, 10.0, 5.0, 1.0])[0] == pytest.approx(20, abs=0.05)
+    assert alert_threshold(np.array([1000.0]), [20.0, 18.0, 14.0, 10.0, 5.0, 1.0])[0] == pytest.approx(20, abs=0.05)
 
 
 def test_points_of_one_incident_make_one_cluster() -> None:
