@@ -209,7 +209,7 @@ def _incidents(series: SeriesView, is_table: bool, opened: bool) -> str:
     return (
         f"<details{' open' * opened}><summary>{text}</summary><div class=scroll><table><thead>"
         f"<tr><th>{when}</th><th></th><th>severity</th><th>score</th>{picture}"
-        "<th>why: feature, observed (expected), share</th></tr></thead>"
+        "<th>why: feature, observed (expected ± usual), share</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div></details>"
     )
 
@@ -236,27 +236,35 @@ def _lasting(incident: IncidentView) -> str:
 
 
 def _reason(name: str, view: FeatureView) -> str:
+    usual = "" if view.band is None else f" ± {plot.short(view.band)}"
     return (
-        f"<b>{escape(name)}</b><span><em>{plot.short(view.observed)}</em> ({plot.short(view.expected)})</span>"
+        f"<b>{escape(name)}</b><span><em>{plot.short(view.observed)}</em> ({plot.short(view.expected)}{usual})</span>"
         f'<div class=bar><i style="width:{view.share:.0%}"></i></div><span>{view.share:.0%}</span>'
     )
 
 
 def _around(series: SeriesView, incident: IncidentView) -> str:
-    """Draw the feature with the largest share around the opening, with the value that was expected there."""
+    """Draw the feature with the largest share around the opening, with the value expected there and its band."""
     name, view = incident.features[0]
     values_N = series.values_NF[:, list(series.features).index(name)]
     at = int(np.searchsorted(series.x_N, incident.x))
     near = slice(max(at - 60, 0), at + 30)
     x_N, y_N = series.x_N[near], values_N[near]
     x_axis = plot.Axis(float(x_N[0]), float(x_N[-1]))
-    y_axis = plot.axis_of(np.append(y_N, view.expected), margin=0.15)
+    band = view.band or 0.0
+    # A band wider than what is drawn says that anything there is usual: it may not flatten the line.
+    band = min(band, float(np.ptp(np.append(y_N, view.expected))))
+    y_axis = plot.axis_of(np.append(y_N, [view.expected - band, view.expected + band]), margin=0.15)
     visible = [(a, b) for a, b in series.spans if b >= x_axis.low and a <= x_axis.high]
     drawing = f'{plot.spans(visible, x_axis)}<path class="line" d="{plot.line(x_N, y_N, x_axis, y_axis, 90)}"/>'
     left = float(x_axis.share(incident.x)) * 100
-    observed, expected = (100 - float(y_axis.share(y)) * 100 for y in (view.observed, view.expected))
+    observed, expected, top = (
+        100 - float(y_axis.share(y)) * 100 for y in (view.observed, view.expected, view.expected + band)
+    )
+    height = 2 * (expected - top)
     return (
         f"<div class=mini>{plot.canvas(drawing)}"
+        f'<i class="band" style="left:{left:.1f}%;top:{top:.1f}%;height:{height:.1f}%" title="usual"></i>'
         f'<i class="mark expected" style="left:{left:.1f}%;top:{expected:.1f}%" title="expected"></i>'
         f'<i class="mark {incident.verdict}" style="left:{left:.1f}%;top:{observed:.1f}%" title="observed"></i>'
         "</div>"
