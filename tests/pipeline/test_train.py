@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
 from pipeline.lanes import load_champion
 from pipeline.protocols import PartitionRecords
-from pipeline.train import columns_of, train_stream
+from pipeline.train import columns_of, train_stream, wrong_option
 from tests.records import NOW_MS, Record, arrived, record
 from tests.streams import SERIES, series_payloads
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def stream(**changes: Any) -> StreamSettings:
-    return StreamSettings.model_validate({"topic": "metrics", "time": "ts", "window": 8, **changes})
+    return StreamSettings.model_validate({"topic": "metrics", "time": "ts", **changes})
 
 
 def history(points: int = 200) -> list[PartitionRecords]:
@@ -127,6 +127,14 @@ QUICK = {"architecture": "vanilla", "hidden": 8, "max_epochs": 1}
         ),
         ({"architecture": "vanilla", "seed": -1}, r"option 'seed' is -1; it takes a whole number of 0 or more"),
         ({"architecture": "vanila"}, r"streams\.machines\.model: there is no architecture 'vanila'; did you mean"),
+        ({"network": "vanila"}, r"there is no architecture 'vanila'; did you mean 'vanilla'"),
+        ({"network": 3}, r"option 'network' is 3; it takes the name of an architecture"),
+        ({"network": ["vanilla"]}, r"option 'network' is \['vanilla'\]; it takes the name"),
+        ({"network": "vanilla", "hiden": 3}, r"architecture vanilla has no option 'hiden'; did you mean 'hidden'"),
+        ({"latnet": 3}, r"architecture linear has no option 'latnet'; did you mean 'latent'"),
+        ({"views": [{"window": 4, "judged": 9}]}, r"a view of 4 rows judges 1 to 4 of them, not 9"),
+        ({"views": [{"window": 4, "architecture": "vanila"}]}, r"no architecture 'vanila'; did you mean 'vanilla'"),
+        ({"architecture": "vanilla", "network": "linear"}, r"architecture vanilla has no option 'network'"),
         (
             {"architecture": "vanilla", "hiden": 3},
             r"architecture vanilla has no option 'hiden'; did you mean 'hidden'",
@@ -144,6 +152,32 @@ def test_a_mistake_in_the_model_is_the_users(model: dict[str, Any], said: str) -
             device=CPU,
             progress=lambda name, share: None,
         )
+
+
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        ({"views": [{"window": 4, "judged": 9}]}, "views"),
+        ({"network": "vanila", "hidden": 3}, "network"),
+        ({"network": "vanilla", "hidden": 0}, "hidden"),
+        ({"architecture": "vanila"}, "architecture"),
+    ],
+)
+def test_a_mistake_in_the_model_is_said_of_its_key(model: dict[str, Any], key: str) -> None:
+    wrong = wrong_option(stream(model=model))
+    assert wrong is not None
+    assert wrong[0] == key
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"network": "vanilla", "hidden": 3, "seed": 1},
+        {"hidden": 3, "network": "sparse", "views": [{"window": 2}, {"window": 9, "inputs": "centred"}]},
+    ],
+)
+def test_options_are_those_of_the_named_network(model: dict[str, Any]) -> None:
+    assert wrong_option(stream(model=model)) is None
 
 
 def test_zero_turns_a_decay_off() -> None:
