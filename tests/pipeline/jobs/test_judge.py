@@ -108,7 +108,7 @@ def test_incidents_are_counted_against_both_budgets(tmp_path: Path) -> None:
         result.false_incidents_1_per_day * 7 * 1440 / quiet, abs=1e-9
     )
     # A burst far from every span is a false one, whatever else there is.
-    columns["f00"][700:704] += 50
+    columns["f00"][850:854] += 50
     more = judge(task(write(tmp_path / "s.parquet", columns)))
     assert more.false_incidents_1_per_day == result.false_incidents_1_per_day + 1
 
