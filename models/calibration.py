@@ -43,12 +43,16 @@ class PooledTail:
         low_B, high_B = self.error_knots[place_B - 1], self.error_knots[place_B]
         share_B = ((error_B - low_B) / (high_B - low_B)).clamp(0, 1)
         inside_B = torch.lerp(self.surprise_knots[place_B - 1], self.surprise_knots[place_B], share_B)
-        return inside_B + (error_B - self.error_knots[-1]).clamp(min=0) * self.slope
+        above_B = (error_B - self.error_knots[-1]).clamp(min=0) * self.slope
+        # Less strange than all of training is a surprise of 0, but for a trace that lets ranks survive.
+        below_B = (error_B - self.error_knots[0]).clamp(min=-_LOWEST, max=0) * _TRACE
+        return inside_B + above_B + below_B
 
     def to(self, device: torch.device) -> "PooledTail":
         return PooledTail(self.error_knots.to(device), self.surprise_knots.to(device), self.slope.to(device))
 
 
+_TRACE, _LOWEST = 1e-3, 100.0
 _TAIL_POINTS = 100
 """Above the error that so many training points exceed, the tail is a fitted one."""
 _KNOTS = 128

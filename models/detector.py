@@ -8,7 +8,7 @@ itself, so that a score keeps its meaning.
 Legend: B windows or rows to judge, N rows of a series, R windows near a row, T window length, F features, V views.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -25,7 +25,7 @@ from models.spec import ModelSpec
 from models.views import View
 
 FloatArray = npt.NDArray[np.float64]
-_CHUNK = 1024
+_CHUNK_VALUES = 2**17
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,6 @@ class Detector:
         surprise_N = self.calibration.of(0).of_points(self.errors_of_rows(z_NF))
         return surprise_N.cpu().numpy().astype(np.float64)
 
-    @torch.no_grad()
     def errors_of_rows(self, z_NF: npt.NDArray[np.float32]) -> Tensor:
         """Return every view's error of each window of a scaled series, error_NV."""
         return errors_of_rows(self.views, self.spec.window, z_NF)
@@ -202,11 +201,17 @@ class Detector:
 @torch.no_grad()
 def errors_of_rows(views: Sequence[View], window: int, z_NF: npt.NDArray[np.float32]) -> Tensor:
     """Return every view's error of each window of `window` rows of a scaled series, error_NV."""
-    z_NF_ = torch.from_numpy(z_NF).to(views[0].step_F.device).clamp(-LIMIT, LIMIT)
-    z_BTF = z_NF_.unfold(0, window, 1).transpose(1, 2)
-    return torch.cat(
-        [
-            torch.stack([view.read(part_BTF).error_B for view in views], dim=1)
-            for part_BTF in torch.split(z_BTF, _CHUNK)
-        ]
-    )
+    rows_NF = torch.from_numpy(z_NF).to(views[0].step_F.device).clamp(-LIMIT, LIMIT)
+    errors = []
+    for view in views:
+        parts = windows_of_rows(rows_NF[window - view.config.window :], view.config.window)
+        errors.append(torch.cat([view.measure(view.squared_errors(part)[0].mean(dim=1))[0] for part in parts]))
+    return torch.stack(errors, dim=1)
+
+
+def windows_of_rows(rows_NF: Tensor, window: int) -> Iterator[Tensor]:
+    """Yield all windows of a series, z_BTF, in chunks that stay in a processor's cache; nothing is copied."""
+    features = rows_NF.shape[1]
+    count, chunk = len(rows_NF) - window + 1, max(16, _CHUNK_VALUES // (window * features))
+    every_NTF = rows_NF.contiguous().as_strided((count, window, features), (features, features, 1))
+    yield from torch.split(every_NTF, chunk)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.calibration import CLUSTER_LEVELS, SERIES_PACE, STREAM_PACE, cluster_sizes, fit_pooled_tail, quantiles
 from models.dataset import Columns, checked, padded, split_by_time, usable_rows, windows_of
-from models.detector import Calibration, Detector, Judgement, errors_of_rows
+from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
 from models.mapping import DELAYS, Delay, reach_of
 from models.plan import Plan
 from models.scaling import LIMIT, Scaling, fit_features, fit_series
@@ -172,8 +172,9 @@ def _latest(lengths: Sequence[int], channels: int) -> list[int]:
 
 
 def _channel_errors(view: View, window: int, z_NF: npt.NDArray[np.float32]) -> Tensor:
-    z_BTF = torch.from_numpy(z_NF).to(view.step_F.device).unfold(0, window, 1).transpose(1, 2)
-    return torch.cat([view.squared_errors(part)[0].mean(dim=1).cpu() for part in torch.split(z_BTF, 1024)])
+    rows_NF = torch.from_numpy(z_NF).to(view.step_F.device)[window - view.config.window :]
+    parts = windows_of_rows(rows_NF, view.config.window)
+    return torch.cat([view.squared_errors(part)[0].mean(dim=1).cpu() for part in parts])
 
 
 def _in_order(delays: set[Delay]) -> list[Delay]:

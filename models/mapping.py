@@ -11,6 +11,7 @@ window ahead, which settles it. One rule gives all of them, for a whole series a
 Legend: N rows of a series, B rows to judge, R windows near a row (behind it, its own, ahead), V views.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,6 @@ from models.views import ViewConfig
 Delay = int | None
 DELAYS: tuple[Delay, ...] = (0, 2, 4, 8, 16, 32, None)
 """What a model is calibrated for, beside the delay that its stream is configured with."""
-_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,35 @@ class Reach:
         return (error_BRV - self.fading_RV).amax(dim=1)
 
     def point_errors_of_series(self, error_NV: Tensor) -> Tensor:
-        """Return the error of every row and view, from those of all windows of one series."""
-        views = error_NV.shape[1]
-        nothing = error_NV.new_full((self.behind + self.ahead, views), -torch.inf)
-        padded_NV = torch.cat([nothing[: self.behind], error_NV, nothing[self.behind :]])
-        near_NRV = padded_NV.unfold(0, self.behind + 1 + self.ahead, 1).transpose(1, 2)
-        return torch.cat([self.point_errors(near_BRV) for near_BRV in torch.split(near_NRV, _CHUNK)])
+        """Return the error of every row and view, from those of all windows of one series.
+
+        As `point_errors` has it, but for the last bits: maxima over 2, 4, 8, ... rows are made from one another.
+        """
+        columns = []
+        for view in range(error_NV.shape[1]):
+            fading_R, error_N = self.fading_RV[:, view], error_NV[:, view]
+            row = self.behind
+            # Ahead, so many windows speak of a row in full; one step more, or one behind, shows what is lost a row.
+            full = int((fading_R[row + 1 :] == 0).sum())
+            steps = [fading_R[place] for place in (row - 1, row + 1 + full) if 0 <= place < len(fading_R)]
+            fade = float(steps[0]) if steps else 0.0
+            later_N = _faded_max(error_N.flip(0), full, 0.0)
+            later_N = _faded_max(later_N, self.ahead - full, fade).flip(0)
+            columns.append(torch.maximum(later_N, _faded_max(error_N, self.behind, fade)))
+        return torch.stack(columns, dim=1)
+
+
+def _faded_max(error_N: Tensor, steps: int, fade: float) -> Tensor:
+    """Return for each row the largest of its error and those up to `steps` before, less `fade` for each step."""
+    if math.isinf(fade):
+        return error_N
+    reached = 0
+    while reached < min(steps, len(error_N) - 1):
+        hop = min(reached + 1, steps - reached)
+        earlier_N = error_N[:-hop] - hop * fade
+        error_N = torch.cat([error_N[:hop], torch.maximum(error_N[hop:], earlier_N)])
+        reached += hop
+    return error_N
 
 
 def reach_of(views: Sequence[ViewConfig], delay: Delay, device: torch.device) -> Reach:

@@ -100,7 +100,8 @@ class View(nn.Module):
         """Return what the network sees of the window's newest rows, x_BTC."""
         z_BTF = z_BTF[:, -self.config.window :]
         if self.config.inputs == "centred":
-            return z_BTF - z_BTF.mean(dim=1, keepdim=True)
+            # Copied first: windows overlap in memory, and a mean over such rows is slow.
+            return z_BTF.clone(memory_format=torch.contiguous_format).sub_(z_BTF.mean(dim=1, keepdim=True))
         if self.differences:
             return torch.cat([z_BTF, z_BTF.diff(dim=1, prepend=z_BTF[:, :1]) / self.step_F], dim=2)
         return z_BTF
@@ -112,7 +113,7 @@ class View(nn.Module):
         expected_BF = rebuilt_BJC[:, -1, : self.features]
         if self.config.inputs == "centred":
             expected_BF = expected_BF + (z_BTF[:, -1] - x_BTC[:, -1])
-        return (x_BTC[:, -self.config.judged :] - rebuilt_BJC).square(), expected_BF
+        return (x_BTC[:, -self.config.judged :] - rebuilt_BJC).square_(), expected_BF
 
     def read(self, z_BTF: Tensor) -> Reading:
         """Read windows of at least `window` scaled rows, of which the newest count."""
