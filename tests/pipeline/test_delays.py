@@ -41,7 +41,7 @@ def pipeline_of(architecture: str, delay: int) -> StreamPipeline:
 
 def with_holes(payloads: Sequence[Payload]) -> list[Payload]:
     """Take a value from some records: now and then, and at one time from all series twice in a row."""
-    holed = []
+    holed: list[Payload] = []
     for number, (key, value) in enumerate(payloads):
         row = json.loads(value or b"")
         if number % 37 == 20 or 150 <= number < 158:
