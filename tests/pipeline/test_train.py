@@ -16,9 +16,9 @@ from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
 from pipeline.lanes import load_champion
 from pipeline.protocols import PartitionRecords
-from pipeline.train import columns_of, train_stream, wrong_option
+from pipeline.train import columns_of, publish, train_stream, wrong_option
 from tests.records import NOW_MS, Record, arrived, record
-from tests.streams import SERIES, series_payloads
+from tests.streams import SERIES, series_detector, series_payloads
 
 CPU = torch.device("cpu")
 
@@ -152,6 +152,35 @@ def test_a_mistake_in_the_model_is_the_users(model: dict[str, Any], said: str) -
             device=CPU,
             progress=lambda name, share: None,
         )
+
+
+def test_a_delay_that_the_model_was_not_calibrated_for_is_one_line() -> None:
+    registry = MemoryRegistry()
+    publish("machines", series_detector(), registry, datetime(2026, 1, 1, tzinfo=UTC))
+    late = SERIES.model_copy(update={"alerts": SERIES.alerts.model_copy(update={"delay": 5})})
+    with pytest.raises(ConfigError) as caught:
+        load_champion("machines", late, registry)
+    assert str(caught.value) == (
+        "stream machines: alerts.delay: the model was calibrated for delays of 0, 2, 3, 4, 8, 16, 32 points, "
+        "not 5; train again with: offkey train CONFIG machines"
+    )
+
+
+def test_training_calibrates_for_the_configured_delay() -> None:
+    registry = MemoryRegistry()
+    alerts = SERIES.alerts.model_copy(update={"delay": 5})
+    late = SERIES.model_copy(update={"alerts": alerts, "model": stream(model=dict(QUICK)).model})
+    train_stream(
+        "machines",
+        late,
+        history(),
+        registry,
+        now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        device=CPU,
+        progress=lambda name, share: None,
+    )
+    detector, _ = load_champion("machines", late, registry)
+    assert detector.calibration.of(5).reach.ahead == 5
 
 
 @pytest.mark.parametrize(
