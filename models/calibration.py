@@ -15,7 +15,7 @@ Legend: B points, K points of a poll, S slots.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,16 +92,27 @@ class Pace:
     gap_step: float
     most_above: int
     """Points of a block that count as above the upper quantile at most: the bound on what an outage teaches."""
+    far_followed: bool
+    """Whether the tail beyond has a width of its own; otherwise it is as wide as the upper half."""
 
     @property
     def gap(self) -> float:
         """How far the upper quantile of a normal score lies above its median."""
         return DECIBEL * math.log(0.5 / self.share)
 
+    @property
+    def far_share(self) -> float:
+        """The far quantile is passed by this share of the points."""
+        return self.share / _FURTHER
 
-SERIES_PACE = Pace(share=0.02, block=16, gap_step=0.5, most_above=2)
+
+_FURTHER = 8
+_FAR = DECIBEL * math.log(_FURTHER)
+"""How far the far quantile of a normal score lies above the upper one."""
+
+SERIES_PACE = Pace(share=0.02, block=16, gap_step=0.5, most_above=2, far_followed=True)
 """One series, with some hundred to some thousand points a week."""
-STREAM_PACE = Pace(share=0.002, block=4096, gap_step=8.0, most_above=66)
+STREAM_PACE = Pace(share=0.002, block=4096, gap_step=8.0, most_above=66, far_followed=False)
 """All records of a stream together: enough of them to follow a quantile near the usual budgets, so that little
 rests on the shape of the tail beyond it. As with adaptive conformal inference (Gibbs and Candes, 2021), the rate
 of alerts is held whatever becomes of the errors' distribution, if it does so slowly. Chosen without labels, by
@@ -110,14 +121,17 @@ that rate on synthetic streams: `tests/benchmarks/stream_pace.py`."""
 _MEDIAN = DECIBEL * math.log(2)
 _MEDIAN_STEP = 0.10
 _LEAST_GAP, _MOST_GAP = 0.25, 20.0
-"""Bounds of the gap, in those of a normal score."""
+"""Bounds of the gaps, in those of a normal score."""
+
+Usual = tuple[float, float, float]
+"""A series' median surprise, and how far above it lie the upper quantile and, above that, the far one."""
 
 
 class OnlineTail:
-    """Two quantiles of each series' surprise, followed as it goes on: 32 bytes a series.
+    """Three quantiles of each series' surprise, followed as it goes on: 32 bytes a series.
 
-    The score puts the series' median and upper quantile where those of a normal score lie, and goes on in a
-    straight line: the tail above is as exponential as the stream's, only wider or narrower.
+    The score puts the series' median, upper and far quantile where those of a normal score lie, and goes on in a
+    straight line: the tail above is exponential, as of peaks over the upper quantile, with a width of its own.
 
     Quantiles are followed by stochastic approximation (Robbins and Monro, 1951) in blocks of points of a
     series. All points of a block are scored by the state at its start, and within a block only whole numbers
@@ -126,19 +140,19 @@ class OnlineTail:
     outage cannot teach it quickly, a level that stays is learned within some hundred points.
     """
 
-    def __init__(
-        self, device: torch.device, pace: Pace, initial: Mapping[str, tuple[float, float]] | None = None
-    ) -> None:
-        """`initial` holds (median, gap) of the series that were there in training."""
+    def __init__(self, device: torch.device, pace: Pace, initial: Mapping[str, Usual] | None = None) -> None:
+        """`initial` holds the usual surprise of the series that were there in training."""
         self._device = device
         self._pace = pace
         self._initial = initial or {}
         self._columns: dict[str, Tensor] = {
             "median": torch.zeros(0, device=device),
             "gap": torch.zeros(0, device=device),
+            "far": torch.zeros(0, device=device),
             "seen": torch.zeros(0, dtype=torch.int64, device=device),
             "above_median": torch.zeros(0, dtype=torch.int32, device=device),
             "above_upper": torch.zeros(0, dtype=torch.int32, device=device),
+            "above_far": torch.zeros(0, dtype=torch.int32, device=device),
         }
 
     def begin(self, slots: npt.NDArray[np.int64], names: list[str]) -> None:
@@ -146,12 +160,13 @@ class OnlineTail:
         self._reserve(int(slots.max(initial=-1)) + 1)
         index = torch.from_numpy(slots).to(self._device)
         start = torch.tensor(
-            [self._initial.get(name, (_MEDIAN, self._pace.gap)) for name in names], device=self._device
+            [self._initial.get(name, (_MEDIAN, self._pace.gap, _FAR)) for name in names], device=self._device
         )
         for column in self._columns.values():
             column[index] = 0
         self._columns["median"][index] = start[:, 0]
         self._columns["gap"][index] = start[:, 1]
+        self._columns["far"][index] = start[:, 2]
 
     def gather(self, slots: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         """Return the state of these slots, for a checkpoint."""
@@ -159,11 +174,13 @@ class OnlineTail:
         return {name: column[index].cpu().numpy() for name, column in self._columns.items()}
 
     def scatter(self, slots: npt.NDArray[np.int64], state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back what `gather` returned."""
+        """Put back what `gather` returned, or its first format, which had no far quantile."""
         self._reserve(int(slots.max(initial=-1)) + 1)
         index = torch.from_numpy(slots).to(self._device)
+        as_wide = {"far": state["gap"] * np.float32(_FAR / self._pace.gap), "above_far": 0 * state["above_upper"]}
         for name, column in self._columns.items():
-            column[index] = torch.from_numpy(np.ascontiguousarray(state[name])).to(self._device)
+            kept = state[name] if name in state else as_wide[name]
+            column[index] = torch.from_numpy(np.ascontiguousarray(kept)).to(self._device)
 
     def score(self, slot_K: Tensor, surprise_K: Tensor) -> Tensor:
         """Score points that are sorted by slot, and within a slot by offset; the state moves on."""
@@ -184,16 +201,14 @@ class OnlineTail:
     def _block(self, slot_K: Tensor, surprise_K: Tensor) -> Tensor:
         """Score points of which no series has more than the rest of its block."""
         state = self._columns
-        median_K, gap_K = state["median"][slot_K], state["gap"][slot_K]
+        median_K, gap_K, far_K = (state[name][slot_K] for name in ("median", "gap", "far"))
         above_K = surprise_K - median_K
-        score_K = torch.where(
-            above_K >= 0,
-            _MEDIAN + above_K * (self._pace.gap / gap_K),
-            surprise_K.clamp(min=0) * (_MEDIAN / median_K),
-        )
+        beyond_K = above_K - gap_K
+        score_K = _scores(surprise_K, above_K, beyond_K, median_K, gap_K, far_K, self._pace.gap)
         state["seen"].index_add_(0, slot_K, torch.ones_like(slot_K))
         state["above_median"].index_add_(0, slot_K, (above_K > 0).int())
-        state["above_upper"].index_add_(0, slot_K, (above_K > gap_K).int())
+        state["above_upper"].index_add_(0, slot_K, (beyond_K > 0).int())
+        state["above_far"].index_add_(0, slot_K, (beyond_K > far_K).int())
         self._learn(torch.unique_consecutive(slot_K))
         return score_K
 
@@ -207,8 +222,15 @@ class OnlineTail:
         state["median"][full] = moved.clamp(min=0.1 * _MEDIAN)
         widened = gap * (1 + pace.gap_step * (upper - pace.share))
         state["gap"][full] = widened.clamp(_LEAST_GAP * pace.gap, _MOST_GAP * pace.gap)
-        state["above_median"][full] = 0
-        state["above_upper"][full] = 0
+        if pace.far_followed:
+            # Of an outage one point a block counts: the far quantile is what the threshold rests on.
+            far = state["above_far"][full].clamp(max=1) / pace.block
+            further = state["far"][full] * (1 + pace.gap_step * (far - pace.far_share))
+            state["far"][full] = further.clamp(_LEAST_GAP * _FAR, _MOST_GAP * _FAR)
+        else:
+            state["far"][full] = state["gap"][full] * (_FAR / pace.gap)
+        for name in ("above_median", "above_upper", "above_far"):
+            state[name][full] = 0
 
     def _reserve(self, slots: int) -> None:
         more = slots - len(self._columns["seen"])
@@ -218,18 +240,53 @@ class OnlineTail:
                 self._columns[name] = torch.cat([column, column.new_zeros(more)])
 
 
-def quantiles(surprise_N: FloatArray, pace: Pace) -> tuple[float, float]:
-    """Return (median, gap) of training surprise: where an `OnlineTail` starts.
+def _scores(
+    surprise_K: Tensor,
+    above_K: Tensor,
+    beyond_K: Tensor,
+    median_K: Tensor,
+    gap_K: Tensor,
+    far_K: Tensor,
+    gap: float,
+) -> Tensor:
+    """Return scores on the lines through the origin, the median, the upper and the far quantile, and on beyond."""
+    upper_K = _MEDIAN + gap + beyond_K * (_FAR / far_K)
+    middle_K = torch.where(beyond_K >= 0, upper_K, _MEDIAN + above_K * (gap / gap_K))
+    return torch.where(above_K >= 0, middle_K, surprise_K.clamp(min=0) * (_MEDIAN / median_K))
 
-    Drawn towards those of a normal score by as many points as a thin tail needs to be seen at all.
+
+def quantiles(surprise_N: FloatArray, pace: Pace) -> Usual:
+    """Return the usual surprise in training: where an `OnlineTail` starts.
+
+    Drawn towards that of a normal score by as many points as a thin tail needs to be seen at all.
     """
-    median, upper = np.quantile(surprise_N, [0.5, 1 - pace.share])
-    weight = len(surprise_N) / (len(surprise_N) + 2 / pace.share)
+    median, upper, far = np.quantile(surprise_N, [0.5, 1 - pace.share, 1 - pace.far_share])
+    weight, far_weight = (len(surprise_N) / (len(surprise_N) + 2 / share) for share in (pace.share, pace.far_share))
     gap = float(np.clip(upper - median, _LEAST_GAP * pace.gap, _MOST_GAP * pace.gap))
+    gap = math.exp(weight * math.log(gap) + (1 - weight) * math.log(pace.gap))
+    as_wide = gap * _FAR / pace.gap
+    seen = float(np.clip(far - upper, _LEAST_GAP * _FAR, _MOST_GAP * _FAR))
     return (
         float(max(weight * median + (1 - weight) * _MEDIAN, 0.1 * _MEDIAN)),
-        math.exp(weight * math.log(gap) + (1 - weight) * math.log(pace.gap)),
+        gap,
+        math.exp(far_weight * math.log(seen) + (1 - far_weight) * math.log(as_wide))
+        if pace.far_followed
+        else as_wide,
     )
+
+
+def with_far_quantile(usual_S2: FloatArray, kind: str) -> FloatArray:
+    """Return the usual surprise of series as an earlier version kept it, with a tail as wide as the upper half."""
+    pace = SERIES_PACE if kind == "series" else STREAM_PACE
+    return np.column_stack([usual_S2, usual_S2[:, 1] * (_FAR / pace.gap)])
+
+
+def rescored(surprise_N: FloatArray, usual: Usual, pace: Pace) -> FloatArray:
+    """Return the scores of surprise under an `OnlineTail` that stands still."""
+    surprise, (median, gap, far) = torch.from_numpy(surprise_N), (torch.tensor(each) for each in usual)
+    above = surprise - median
+    scores: FloatArray = _scores(surprise, above, above - gap, median, gap, far, pace.gap).numpy()
+    return scores
 
 
 LOWEST_THRESHOLD = 10.0
@@ -241,31 +298,47 @@ _FEW = 5
 """Pretended single points: they keep a short history from claiming huge clusters."""
 
 
-def alert_threshold(points_per_incident: FloatArray, cluster_points: Sequence[float]) -> FloatArray:
+def alert_threshold(points_per_incident: FloatArray, cluster_points: npt.ArrayLike) -> FloatArray:
     """Return the score that a normal series reaches in one incident out of `points_per_incident` points.
 
     Strange points come in clusters, the lower the level the longer, so incidents are rarer than such points (by the
     extremal index: Leadbetter, "Extremes and Local Dependence in Stationary Sequences", 1983).
 
     Args:
-        points_per_incident: the budget: points of a series for each false incident that it may raise.
-        cluster_points: how many points an incident holds on average at each of `CLUSTER_LEVELS`.
+        points_per_incident: the budget: points of each series [S] for each false incident that it may raise.
+        cluster_points: how many points an incident holds on average at each of `CLUSTER_LEVELS`; [K] or [S, K].
     """
-    level = np.arange(0.0, 400.0, 0.05)
-    points = 10 ** (level / 10) * np.interp(level, CLUSTER_LEVELS, cluster_points)
-    # Rarer levels never hold fewer points: what the sample says against it is chance.
-    points = np.maximum.accumulate(points)
-    asked = np.log(np.maximum(np.asarray(points_per_incident, np.float64), 1.0))
-    threshold: FloatArray = np.maximum(np.interp(asked, np.log(points), level), LOWEST_THRESHOLD)
-    return threshold
+    sizes_SK = np.atleast_2d(np.asarray(cluster_points, np.float64))
+    # The logarithm of the points for each incident, a line from level to level; rarer levels never need fewer.
+    points_SK = np.maximum.accumulate(np.array(CLUSTER_LEVELS) / DECIBEL + np.log(sizes_SK), axis=1)
+    points_SK = np.concatenate([points_SK[:, :1] - CLUSTER_LEVELS[0] / DECIBEL, points_SK], axis=1)
+    levels = np.array([0.0, *CLUSTER_LEVELS])
+    asked_S = np.log(np.maximum(np.asarray(points_per_incident, np.float64), 1.0))
+    last = len(levels) - 2
+    place_S = np.minimum((points_SK[:, 1:-1] <= asked_S[:, None]).sum(axis=1), last)
+    row_S = np.arange(len(asked_S)) % len(points_SK)
+    low_S, high_S = points_SK[row_S, place_S], points_SK[row_S, place_S + 1]
+    step_S = levels[place_S + 1] - levels[place_S]
+    inside_S = levels[place_S] + step_S * (asked_S - low_S) / np.maximum(high_S - low_S, 1e-9)
+    # Beyond the last level clusters stay as small as there.
+    beyond_S = levels[-1] + DECIBEL * (asked_S - points_SK[row_S, -1])
+    threshold: FloatArray = np.where(asked_S >= points_SK[row_S, -1], beyond_S, inside_S)
+    return np.maximum(threshold, LOWEST_THRESHOLD)
 
 
-def cluster_sizes(scores: Iterable[FloatArray]) -> tuple[float, ...]:
-    """Return the mean number of points of a cluster at each of `CLUSTER_LEVELS`, over several series."""
-    points, clusters = np.full(len(CLUSTER_LEVELS), _FEW), np.full(len(CLUSTER_LEVELS), _FEW)
-    for score_T in scores:
-        for k, level in enumerate(CLUSTER_LEVELS):
-            hot = np.flatnonzero(score_T >= level)
-            points[k] += len(hot)
-            clusters[k] += int((np.diff(hot) > CLUSTER_GAP).sum()) + (len(hot) > 0)
-    return tuple((points / clusters).tolist())
+def cluster_sizes(each: Sequence[FloatArray]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
+    """Return the mean number of points of a cluster at each of `CLUSTER_LEVELS`: of all series, and of each.
+
+    A series' own clusters count beside a few of the pooled size.
+    """
+    counted = np.array([_clusters(score_T) for score_T in each], np.float64).reshape(-1, 2, len(CLUSTER_LEVELS))
+    points_K, clusters_K = counted.sum(axis=0) + _FEW
+    pooled_K = points_K / clusters_K
+    own_SK = (counted[:, 0] + _FEW * pooled_K) / (counted[:, 1] + _FEW)
+    return tuple(pooled_K.tolist()), [tuple(own_K) for own_K in own_SK.tolist()]
+
+
+def _clusters(score_T: FloatArray) -> tuple[list[int], list[int]]:
+    """Return (points that reach each level, clusters that they form)."""
+    hot = [np.flatnonzero(score_T >= level) for level in CLUSTER_LEVELS]
+    return [len(at) for at in hot], [int((np.diff(at) > CLUSTER_GAP).sum()) + (len(at) > 0) for at in hot]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.calibration import OnlineTail, Pace, PooledTail
+from models.calibration import OnlineTail, Pace, PooledTail, Usual, alert_threshold
 from models.dataset import padded
 from models.mapping import Delay, Reach
 from models.scaling import LIMIT, Scaling
@@ -61,7 +61,9 @@ class Judgement:
     tail: PooledTail
     cluster_points: tuple[float, ...]
     """Points that an incident holds on average, at each of `CLUSTER_LEVELS`."""
-    quantiles_of_series: Mapping[str, tuple[float, float]]
+    clusters_of_series: Mapping[str, tuple[float, ...]]
+    """The same of each series that was there in training."""
+    quantiles_of_series: Mapping[str, Usual]
     """Where each series' `OnlineTail` starts; of features, that of the stream, under the name ""."""
 
     def surprise(self, error_BRV: Tensor) -> Tensor:
@@ -70,6 +72,11 @@ class Judgement:
 
     def of_points(self, error_BV: Tensor) -> Tensor:
         return self.tail.surprise((error_BV - self.reference_V).amax(dim=1))
+
+    def thresholds(self, names: Sequence[str], points_per_incident: FloatArray) -> FloatArray:
+        """Return the alert threshold of each series, for so many of its points for each false incident."""
+        sizes = [self.clusters_of_series.get(name, self.cluster_points) for name in names]
+        return alert_threshold(points_per_incident, sizes)
 
     def online_tail(self, device: torch.device, pace: Pace) -> OnlineTail:
         """Return the recalibration for series that go on, each from where its training rows leave it."""
@@ -82,6 +89,7 @@ class Judgement:
             self.reference_V.to(device),
             self.tail.to(device),
             self.cluster_points,
+            self.clusters_of_series,
             self.quantiles_of_series,
         )
 

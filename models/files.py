@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from models.calibration import CLUSTER_LEVELS, PooledTail
+from models.calibration import CLUSTER_LEVELS, PooledTail, with_far_quantile
 from models.detector import Calibration, Detector, Judgement
 from models.mapping import Delay, reach_of
 from models.scaling import Scaling
@@ -49,6 +49,8 @@ def to_files(detector: Detector) -> dict[str, bytes]:
         for part in ("error_knots", "surprise_knots", "slope"):
             arrays[f"{_called(delay)}.{part}"] = getattr(judgement.tail, part).cpu().numpy()
         arrays[f"{_called(delay)}.reference"] = judgement.reference_V.cpu().numpy()
+        if judgement.clusters_of_series:
+            arrays[f"{_called(delay)}.clusters"] = np.array([judgement.clusters_of_series[name] for name in names])
         arrays[f"{_called(delay)}.quantiles"] = np.array([judgement.quantiles_of_series[name] for name in names])
     tensors = safetensors.numpy.save(arrays)
     manifest = {
@@ -143,12 +145,14 @@ def _judgement(
     called = _called(delay)
     parts = ("error_knots", "surprise_knots", "slope")
     rows = arrays[f"{called}.quantiles"].tolist()
+    clusters = arrays[f"{called}.clusters"].tolist() if f"{called}.clusters" in arrays else []
     return Judgement(
         reach_of(configs, delay, _CPU),
         torch.from_numpy(arrays[f"{called}.reference"]),
         PooledTail(*(torch.from_numpy(arrays[f"{called}.{part}"]) for part in parts)),
         cluster_points,
-        {name: (row[0], row[1]) for name, row in zip(names, rows, strict=True)},
+        {name: tuple(row) for name, row in zip(names, clusters, strict=False)},
+        {name: (row[0], row[1], row[2]) for name, row in zip(names, rows, strict=True)},
     )
 
 
@@ -201,7 +205,7 @@ def _from_first_format(manifest: dict[str, Any], arrays: Arrays) -> tuple[dict[s
                 (surprise[-1] - surprise[-2]) / (log_errors[-1] - log_errors[-2]), np.float32
             ),
             "delay0.reference": np.zeros(1, np.float32),
-            "delay0.quantiles": arrays["series.quantiles"],
+            "delay0.quantiles": with_far_quantile(arrays["series.quantiles"], manifest["kind"]),
         },
     )
 

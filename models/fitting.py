@@ -11,7 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.calibration import CLUSTER_LEVELS, SERIES_PACE, STREAM_PACE, cluster_sizes, fit_pooled_tail, quantiles
+from models.calibration import (
+    CLUSTER_LEVELS,
+    SERIES_PACE,
+    STREAM_PACE,
+    cluster_sizes,
+    fit_pooled_tail,
+    quantiles,
+    rescored,
+)
 from models.dataset import Columns, checked, padded, split_by_time, usable_rows, windows_of
 from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
 from models.mapping import DELAYS, Delay, reach_of
@@ -211,7 +219,11 @@ def _judgement(
     surprise_N = tail.surprise(strange_N).cpu().numpy().astype(np.float64)
     if spec.kind == "features":
         single = (1.0,) * len(CLUSTER_LEVELS)
-        return Judgement(reach, reference_V, tail, single, {"": quantiles(surprise_N, STREAM_PACE)})
+        return Judgement(reach, reference_V, tail, single, {}, {"": quantiles(surprise_N, STREAM_PACE)})
     each = np.split(surprise_N, np.cumsum([len(part) for part in points])[:-1])
     usual = {name: quantiles(own_N, SERIES_PACE) for name, own_N in zip(names, each, strict=True)}
-    return Judgement(reach, reference_V, tail, cluster_sizes(each), usual)
+    # Clusters are those of scores, not of surprise: each series by its own measure, as a worker has it.
+    pooled, own = cluster_sizes(
+        [rescored(own_N, usual[name], SERIES_PACE) for name, own_N in zip(names, each, strict=True)]
+    )
+    return Judgement(reach, reference_V, tail, pooled, dict(zip(names, own, strict=True)), usual)

@@ -1,10 +1,9 @@
 """Configuration and the registry's champion -> a stream's stages, ready to run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-from models.calibration import alert_threshold
 from models.detector import Detector
 from models.files import ModelFileError, from_files
 from pipeline.budgets import parse_budget
@@ -72,7 +71,7 @@ def build_lane(
     plan = StreamPlan(
         name=stream,
         decoder=decoder_of(settings, detector.spec.features),
-        threshold=_threshold(settings, detector),
+        thresholds=_thresholds(settings, detector),
         fields_of=_fields_of(settings),
         quiet_points=settings.alerts.quiet_points,
         hold_points=settings.hold_points if settings.missing == "hold" else 0,
@@ -84,10 +83,10 @@ def build_lane(
     return Lane(stream, settings.topic, pipeline, version, settings.start)
 
 
-def _threshold(settings: StreamSettings, detector: Detector) -> Callable[[FloatArray], FloatArray]:
+def _thresholds(settings: StreamSettings, detector: Detector) -> Callable[[Sequence[str], FloatArray], FloatArray]:
     budget = parse_budget(settings.alerts.budget)
-    cluster_points = detector.calibration.of(settings.alerts.delay).cluster_points
-    return lambda interval_ms: alert_threshold(budget.points_per_incident(interval_ms), cluster_points)
+    judgement = detector.calibration.of(settings.alerts.delay)
+    return lambda names, interval_ms: judgement.thresholds(names, budget.points_per_incident(interval_ms))
 
 
 def _fields_of(settings: StreamSettings) -> Callable[[str], dict[str, str]]:

@@ -27,8 +27,8 @@ class StreamPlan:
 
     name: str
     decoder: Decoder
-    threshold: Callable[[FloatArray], FloatArray]
-    """Alert threshold for each interval in ms between the points of a series."""
+    thresholds: Callable[[Sequence[str], FloatArray], FloatArray]
+    """(names, ms between their points) -> alert threshold of each series."""
     fields_of: Callable[[str], dict[str, str]]
     """A series' name -> the fields that name it."""
     quiet_points: int

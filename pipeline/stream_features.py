@@ -32,7 +32,7 @@ class FeaturesPipeline:
         self._plan = plan
         self._detector = detector
         self._scorer = scorer
-        self._threshold = float(plan.threshold(np.array([detector.calibration.interval_ms]))[0])
+        self._threshold = float(plan.thresholds([""], np.array([detector.calibration.interval_ms]))[0])
         self._tail = scorer.online_tail(STREAM_PACE)
         self._slots: dict[TopicPartition, int] = {}
         self.shape = f"features={hash_of(detector.spec.features)}"

@@ -46,6 +46,7 @@ class SeriesPipeline:
         )
         self._tail = scorer.online_tail(SERIES_PACE)
         self._incidents = Incidents(plan.name, plan.quiet_points)
+        self._threshold_S = np.zeros(0)
 
     @property
     def shape(self) -> str:
@@ -131,6 +132,7 @@ class SeriesPipeline:
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
         freed = self._table.drop(partition)
+        self._threshold_S[freed[freed < len(self._threshold_S)]] = np.inf
         self._windows.free(freed)
         for slot in freed.tolist():
             self._incidents.open.pop(slot, None)
@@ -149,11 +151,16 @@ class SeriesPipeline:
             self._windows.rescale(slots[differs], known["center"][differs], known["scale"][differs])
 
     def _thresholds(self, slot_M: IntArray) -> FloatArray:
-        slots, place_M = np.unique(slot_M, return_inverse=True)
-        interval_ms = self._table.columns["interval_ms"][slots]
-        # Before its first window is complete a series has no interval, and no score either.
-        threshold = np.where(interval_ms > 0, self._plan.threshold(np.maximum(interval_ms, 1.0)), np.inf)
-        return threshold[place_M]
+        """Return each point's threshold; a series has one from when its interval is known."""
+        more = self._table.capacity - len(self._threshold_S)
+        self._threshold_S = np.concatenate([self._threshold_S, np.full(max(more, 0), np.inf)])
+        interval_S = self._table.columns["interval_ms"]
+        new = np.unique(slot_M[np.isinf(self._threshold_S[slot_M]) & (interval_S[slot_M] > 0)])
+        if len(new):
+            # Before its first window is complete a series has no interval, and no score either.
+            names = [self._table.names[slot] for slot in new.tolist()]
+            self._threshold_S[new] = self._plan.thresholds(names, interval_S[new])
+        return self._threshold_S[slot_M]
 
     def _scored(self, scores: Scores, threshold_M: FloatArray) -> Scored:
         judged = scores.judged

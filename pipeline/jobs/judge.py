@@ -143,7 +143,7 @@ def _incidents(
     thresholds = []
     for budget in (PER_DAY, PER_1000):
         points = np.array([float(budget.points_per_incident(interval_ms))])
-        thresholds.append(float(alert_threshold(points, calibration.of(0).cluster_points)[0]))
+        thresholds.append(float(calibration.of(0).thresholds([name], points)[0]))
         counted.append(
             false_incidents(
                 time_ms_N,

@@ -71,7 +71,7 @@ def main() -> None:
     drawn = streams()
     tried: list[tuple[float, Pace, dict[str, float]]] = []
     for share, block, gap_step, factor in GRID:
-        pace = Pace(share, block, gap_step, max(1, round(factor * share * block)))
+        pace = Pace(share, block, gap_step, max(1, round(factor * share * block)), far_followed=False)
         if sees_through_an_outage(pace):
             rates = {name: float(alerting(pace, surprise_N).mean()) * BUDGET for name, surprise_N in drawn.items()}
             off = float(np.mean([abs(math.log2(max(rate, 0.05))) for rate in rates.values()]))

@@ -15,6 +15,7 @@ from models.calibration import (
     STREAM_PACE,
     OnlineTail,
     Pace,
+    Usual,
     alert_threshold,
     cluster_sizes,
     fit_pooled_tail,
@@ -24,7 +25,7 @@ from models.calibration import (
 CPU = torch.device("cpu")
 
 
-def tail_of(pace: Pace = SERIES_PACE, **initial: tuple[float, float]) -> OnlineTail:
+def tail_of(pace: Pace = SERIES_PACE, **initial: Usual) -> OnlineTail:
     tail = OnlineTail(CPU, pace, initial)
     tail.begin(np.arange(4), ["a", "b", "c", "d"])
     return tail
@@ -119,9 +120,10 @@ def test_state_is_small() -> None:
 
 def test_training_says_where_a_series_starts() -> None:
     random = np.random.default_rng(4)
-    median, gap = quantiles(random.exponential(2 * DECIBEL, 20_000), SERIES_PACE)
+    median, gap, far = quantiles(random.exponential(2 * DECIBEL, 20_000), SERIES_PACE)
     assert median == pytest.approx(2 * DECIBEL * np.log(2), rel=0.05)
     assert gap == pytest.approx(2 * SERIES_PACE.gap, rel=0.1)
+    assert far == pytest.approx(2 * DECIBEL * np.log(8), rel=0.15)
     few = quantiles(np.full(5, 500.0), STREAM_PACE)
     assert few[0] < 20
 
@@ -139,5 +141,7 @@ def test_points_of_one_incident_make_one_cluster() -> None:
     scores = np.zeros(100)
     scores[[10, 12, 14, 50, 51, 90]] = 40
     # Beside five pretended single points.
-    assert cluster_sizes([scores, scores[:20]])[-1] == (6 + 3 + 5) / (3 + 1 + 5)
-    assert cluster_sizes([np.zeros(5)]) == (1.0,) * len(CLUSTER_LEVELS)
+    pooled, own = cluster_sizes([scores, scores[:20]])
+    assert pooled[-1] == (6 + 3 + 5) / (3 + 1 + 5)
+    assert own[1][-1] == (3 + 5 * pooled[-1]) / (1 + 5)
+    assert cluster_sizes([np.zeros(5)])[0] == (1.0,) * len(CLUSTER_LEVELS)
