@@ -185,7 +185,7 @@ def _from_first_format(manifest: dict[str, Any], arrays: Arrays) -> tuple[dict[s
     surprise = tail.surprise(torch.from_numpy(errors).float()).numpy()
     log_errors, first = np.unique(np.log(errors).astype(np.float32), return_index=True)
     calibration = manifest["calibration"]
-    kept = {"view0.high_C": arrays["view0.usual_C"]} | {
+    kept = {"view0.band_F": np.sqrt(arrays["view0.usual_C"][: len(manifest["features"])])} | {
         key: a for key, a in arrays.items() if not key.startswith("tail0.")
     }
     return (

@@ -155,12 +155,12 @@ def _calibrate(
     ]
     begins = _first_whole(latest, spec.window)
     for view in views:
-        e_NC = torch.cat(
-            [_channel_errors(view, spec.window, z_TF)[begin:] for z_TF, begin in zip(history, begins, strict=True)]
+        found = [_usual_errors(view, spec.window, z_TF) for z_TF in history]
+        high_C, band_F = (
+            _high(torch.cat([part[begin:] for part, begin in zip(parts, begins, strict=True)]))
+            for parts in zip(*found, strict=True)
         )
-        view.set_usual(
-            torch.from_numpy(np.quantile(e_NC.numpy(), _USUAL, axis=0).astype(np.float32)).to(view.step_F.device)
-        )
+        view.set_usual(high_C.to(view.step_F.device), band_F.to(view.step_F.device))
     errors = [errors_of_rows(views, spec.window, z_TF) for z_TF in history]
     judgements = {
         delay: _judgement(spec, views, errors, begins, delay, list(usable)) for delay in _in_order(delays)
@@ -179,10 +179,19 @@ def _latest(lengths: Sequence[int], channels: int) -> list[int]:
     return [min(length, each) for length in lengths]
 
 
-def _channel_errors(view: View, window: int, z_NF: npt.NDArray[np.float32]) -> Tensor:
+def _usual_errors(view: View, window: int, z_NF: npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    """Return (each channel's error e_NC, how far each newest value lies from the expected one off_NF)."""
     rows_NF = torch.from_numpy(z_NF).to(view.step_F.device)[window - view.config.window :]
-    parts = windows_of_rows(rows_NF, view.config.window)
-    return torch.cat([view.squared_errors(part)[0].mean(dim=1).cpu() for part in parts])
+    e_BC, off_BF = [], []
+    for part_BTF in windows_of_rows(rows_NF, view.config.window):
+        e_BJC, _ = view.squared_errors(part_BTF)
+        e_BC.append(e_BJC.mean(dim=1).cpu())
+        off_BF.append(e_BJC[:, -1, : view.features].sqrt().cpu())
+    return torch.cat(e_BC), torch.cat(off_BF)
+
+
+def _high(error_NC: Tensor) -> Tensor:
+    return torch.from_numpy(np.quantile(error_NC.numpy(), _USUAL, axis=0).astype(np.float32))
 
 
 def _in_order(delays: set[Delay]) -> list[Delay]:

@@ -17,6 +17,7 @@ from models.views import ViewConfig
 
 DEFAULT = "default"
 _NETWORK = "linear"
+_JUDGED = 3
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,10 @@ def plan_of(
     own = {name: value for name, value in options.items() if name not in training}
     if architecture == DEFAULT:
         network = own.pop("network", _NETWORK)
+        if not isinstance(network, str):
+            raise ValueError(f"option 'network' is {network!r}; it takes the name of an architecture")
         if views:
-            chosen = [ViewConfig(**{"architecture": network, "options": own, **view}) for view in views]
+            chosen = [_view(network, own, view) for view in views]
         else:
             chosen = _default_views(kind, features, network, own)
     else:
@@ -74,10 +77,16 @@ def _all_options(view: ViewConfig) -> dict[str, Any]:
     return asdict(architectures.configure(view.architecture, view.options))
 
 
+def _view(network: str, options: Mapping[str, Any], keys: Mapping[str, Any]) -> ViewConfig:
+    """Return a view of which some keys are said."""
+    judged = min(_JUDGED, keys["window"])
+    return ViewConfig(**{"architecture": network, "options": options, "judged": judged, **keys})
+
+
 def _single_view(kind: Kind, architecture: str, options: Mapping[str, Any], window: int) -> ViewConfig:
     if kind == "features":
         return ViewConfig(architecture, options, 1, "values", judged=1, largest=3, softness=0.1, fade=None)
-    return ViewConfig(architecture, options, window, judged=min(3, window))
+    return ViewConfig(architecture, options, window, judged=min(_JUDGED, window))
 
 
 def _default_views(kind: Kind, features: int, network: str, options: Mapping[str, Any]) -> list[ViewConfig]:
@@ -85,7 +94,7 @@ def _default_views(kind: Kind, features: int, network: str, options: Mapping[str
         return [_single_view(kind, network, options, 1)]
     level = ViewConfig(network, options, 50, "values", judged=50, power=4, softness=0.1, fade=0.05, offset=0.4)
     shape = ViewConfig(network, options, 50, "centred", judged=50, measure="whole", fade=0.05, offset=0.8)
-    moment = ViewConfig(network, options, 32, "values and differences", judged=3, softness=3.0, fade=0.1)
+    moment = ViewConfig(network, options, 32, "values and differences", judged=_JUDGED, softness=3.0, fade=0.1)
     if features > 1:
         return [level, shape, moment]
     return [

@@ -78,8 +78,9 @@ class View(nn.Module):
     """Reads windows that end in the row to judge."""
 
     step_F: Tensor
-    high_C: Tensor
     usual_C: Tensor
+    band_F: Tensor
+    """How far a value may lie from the expected one, in scaled units, and still be as in training."""
 
     def __init__(self, features: int, config: ViewConfig) -> None:
         super().__init__()
@@ -89,8 +90,8 @@ class View(nn.Module):
         chosen = architectures.configure(config.architecture, config.options)
         self.network = architectures.build(config.architecture, (config.window,), channels, chosen)
         self.register_buffer("step_F", torch.ones(features))
-        self.register_buffer("high_C", torch.ones(channels))
         self.register_buffer("usual_C", torch.ones(channels))
+        self.register_buffer("band_F", torch.ones(features))
 
     @property
     def differences(self) -> bool:
@@ -138,12 +139,7 @@ class View(nn.Module):
             part_BF = strange_BF.pow(config.power)
         return error_B, part_BF / part_BF.sum(dim=1, keepdim=True).clamp(min=1e-30)
 
-    @property
-    def band_F(self) -> Tensor:
-        """How far a value may lie from the expected one, in scaled units, and still be as in training."""
-        return self.high_C[: self.features].sqrt()
-
-    def set_usual(self, high_C: Tensor) -> None:
-        """Take each channel's usual error, a high quantile of those in training."""
-        self.high_C.copy_(high_C)
+    def set_usual(self, high_C: Tensor, band_F: Tensor) -> None:
+        """Take what is usual in training: high quantiles of each channel's error, and of how far values lie off."""
         self.usual_C.copy_((high_C + self.config.softness * high_C.median()).clamp(min=_LEAST))
+        self.band_F.copy_(band_F)

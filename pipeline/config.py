@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,103 +22,30 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.budgets import parse_budget, parse_duration
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting
+from pipeline.setting_types import (
+    LARGEST,
+    LONGEST_WAIT,
+    WRITTEN,
+    BudgetText,
+    Duration,
+    FieldPath,
+    FieldPaths,
+    Name,
+    Servers,
+    StorageUrl,
+    Topic,
+    Wait,
+    Whole,
+    between,
+    no_truth,
+    split_path,
+)
 from pipeline.yaml_lines import Keys, YamlError, read_yaml
 
-_LONGEST_WAIT = "24 days"
-"""Kafka's clients count milliseconds in 32 bits."""
-_LARGEST = 2**31 - 1
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
-_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", re.ASCII)
 _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
-
-
-def split_path(path: str) -> tuple[str, ...]:
-    """Return the names along a dotted path; a literal dot is written with a backslash before it."""
-    parts = [part.replace("\\.", ".").replace("\\\\", "\\") for part in re.split(r"(?<!\\)\.", path)]
-    if not all(parts):
-        raise ValueError(f"{path!r} is no field: a name between dots is empty")
-    return tuple(parts)
-
-
-def _between(shortest: str, longest: str) -> BeforeValidator:
-    """Take durations of this length, both ends included."""
-
-    def check(value: Any) -> float:
-        seconds = parse_duration(value)
-        if not parse_duration(shortest) <= seconds <= parse_duration(longest):
-            raise ValueError(f"{value!r:.60} is too short or too long; write one from {shortest} to {longest}")
-        return seconds
-
-    return BeforeValidator(check)
-
-
-def _field(path: str) -> str:
-    split_path(path)
-    return _name(path)
-
-
-def _fields(paths: list[str] | None) -> list[str] | None:
-    if paths == []:
-        raise ValueError("the list is empty; name some fields, or take the key out")
-    names = [split_path(path) for path in paths or []]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise ValueError(f"{'.'.join(name)!r} is listed twice; keep one")
-    return paths
-
-
-def _name(text: str) -> str:
-    if not text or not text.isprintable():
-        raise ValueError(f"{text!r:.60} is no name; write some letters, or take the key out")
-    return text
-
-
-def _topic(text: str) -> str:
-    if not _TOPIC.fullmatch(text) or text in (".", ".."):
-        raise ValueError(
-            f"{text!r:.60} is no name for Kafka; write up to 249 letters, digits, dots, dashes and underscores"
-        )
-    return text
-
-
-def _servers(text: str) -> str:
-    for server in text.split(","):
-        match = _SERVER.fullmatch(server.strip())
-        if match is None or not 0 < int((match[2] or ":9092")[1:]) < 65536:
-            raise ValueError(f"{server!r:.60} is no address; write host:port, with commas between several")
-    return text
-
-
-def _storage(url: str) -> str:
-    if not re.fullmatch(r"(file:///|s3://[^/]).*", url) or not url.isprintable():
-        raise ValueError(f"{url!r:.60} is neither file:///folder nor s3://bucket/prefix; write one of them")
-    return url
-
-
-def _budget(text: str) -> str:
-    parse_budget(text)
-    return text
-
-
-def _no_truth(value: Any) -> Any:
-    """Python takes true for a 1."""
-    if isinstance(value, bool):
-        raise ValueError(f"{value} is no number; write one")
-    return value
-
-
-_WRITTEN = Field(json_schema_extra={"type": ["number", "string"]})
-Duration = Annotated[float, _between("0", "36500 days"), _WRITTEN]
-Wait = Annotated[float, _between("1ms", _LONGEST_WAIT), _WRITTEN]
-Whole = Annotated[int, Field(ge=1, le=_LARGEST), BeforeValidator(_no_truth)]
-Name = Annotated[str, AfterValidator(_name)]
-Topic = Annotated[str, AfterValidator(_topic)]
-FieldPath = Annotated[str, AfterValidator(_field)]
-FieldPaths = Annotated[list[FieldPath] | None, AfterValidator(_fields)]
 
 
 class Section(BaseModel):
@@ -127,7 +53,7 @@ class Section(BaseModel):
 
 
 class KafkaSettings(Section):
-    bootstrap_servers: Annotated[str, AfterValidator(_servers)] = "localhost:9092"
+    bootstrap_servers: Servers = "localhost:9092"
     """Addresses to find the cluster by, with commas between them."""
     group_id: Name = "offkey"
     """Consumer group of the workers: those of one group share the partitions."""
@@ -139,7 +65,7 @@ class KafkaSettings(Section):
     """Each alert is published; after a crash some are published twice, with equal ids."""
     connect_timeout: Wait = 10
     """How long to wait for the cluster at the start."""
-    session_timeout: Annotated[float, _between("1s", _LONGEST_WAIT), _WRITTEN] = 10
+    session_timeout: Annotated[float, between("1s", LONGEST_WAIT), WRITTEN] = 10
     """How long a silent worker keeps its partitions."""
     max_poll_interval: Wait = 300
     """How long one batch may take before the group gives the partitions to others."""
@@ -147,7 +73,7 @@ class KafkaSettings(Section):
     """Most records of a batch."""
     fetch_min_bytes: Whole = 1
     """Bytes that the broker gathers before it answers; 20000 saves CPU at thousands of records a second."""
-    fetch_max_wait: Annotated[float, _between("1ms", "5s"), _WRITTEN] = 0.1
+    fetch_max_wait: Annotated[float, between("1ms", "5s"), WRITTEN] = 0.1
     """How long the broker gathers at most; up to 5 s."""
     delivery_timeout: Wait = 30
     """How long an alert may take to be confirmed."""
@@ -163,7 +89,7 @@ class TopicSettings(Section):
 class MetricsSettings(Section):
     host: Name = "127.0.0.1"
     """Address that `/metrics` listens on; 0.0.0.0 opens it to the network."""
-    port: Annotated[int, Field(ge=0, le=65_535), BeforeValidator(_no_truth)] = 9108
+    port: Annotated[int, Field(ge=0, le=65_535), BeforeValidator(no_truth)] = 9108
     """0 takes a free port and logs it."""
 
 
@@ -181,7 +107,7 @@ class ViewSettings(Section):
 
     architecture: str | None = None
     """The view's network; by default the model's `network`."""
-    window: Annotated[int, Field(ge=2, le=4096), BeforeValidator(_no_truth)]
+    window: Annotated[int, Field(ge=2, le=4096), BeforeValidator(no_truth)]
     """Points that it sees."""
     inputs: Literal["values", "values and differences", "centred"] | None = None
     """centred: less the window's own mean, so that shapes count and levels do not."""
@@ -189,13 +115,13 @@ class ViewSettings(Section):
     """The newest points whose errors count."""
     measure: Literal["features", "whole"] | None = None
     """features: each by what is usual for it, as logarithms. whole: the plain mean of all errors."""
-    power: Annotated[float, Field(gt=0, le=100)] | None = None
+    power: Annotated[float, Field(gt=0, le=100), BeforeValidator(no_truth)] | None = None
     """Of the mean over features: 1 for what many show, higher for what few show."""
-    softness: Annotated[float, Field(ge=0, le=1000)] | None = None
+    softness: Annotated[float, Field(ge=0, le=1000), BeforeValidator(no_truth)] | None = None
     """How much less quiet features count."""
-    fade: Annotated[float, Field(ge=0, le=100)] | None = None
+    fade: Annotated[float, Field(ge=0, le=100), BeforeValidator(no_truth)] | None = None
     """How much of a window's error is lost for each point of distance, in logarithms."""
-    offset: Annotated[float, Field(ge=-100, le=100)] | None = None
+    offset: Annotated[float, Field(ge=-100, le=100), BeforeValidator(no_truth)] | None = None
     """How far this view has to exceed the others to be heard, in logarithms."""
 
 
@@ -212,7 +138,7 @@ class ModelSettings(BaseModel):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         for key, value in self.options.items():
-            if isinstance(value, int) and abs(value) > _LARGEST:
+            if isinstance(value, int) and abs(value) > LARGEST:
                 raise mistake_at((key,), f"{value!r:.60} is too large to reckon with; write a smaller number")
         return self
 
@@ -222,9 +148,9 @@ class ModelSettings(BaseModel):
 
 
 class AlertSettings(Section):
-    budget: Annotated[str, AfterValidator(_budget)] = "1 per week"
+    budget: BudgetText = "1 per week"
     """False incidents that one series may raise (for features: the stream): `1 per day`, `1 per 1000 records`."""
-    delay: Annotated[int, Field(ge=0, le=4096), BeforeValidator(_no_truth)] = 0
+    delay: Annotated[int, Field(ge=0, le=4096), BeforeValidator(no_truth)] = 0
     """Later points that a point waits for before it is judged: later alerts, and better ones."""
     quiet_points: Whole = 5
     """Points below the threshold after which an incident is resolved."""
@@ -247,7 +173,7 @@ class StreamSettings(Section):
     """An event time further ahead of the Kafka timestamp makes a record a dead letter."""
     features: FieldPaths = None
     """Fields to judge, `cpu.load` for nested ones; by default every number found in a sample at training."""
-    window: Annotated[int, Field(ge=2, le=4096), BeforeValidator(_no_truth)] | None = None
+    window: Annotated[int, Field(ge=2, le=4096), BeforeValidator(no_truth)] | None = None
     """Points that a single architecture judges one with, itself included; by default 32. Views bring their own."""
     missing: Literal["reject", "hold"] = "reject"
     """A null or absent feature rejects the record, or takes the series' last value for some points."""
@@ -307,7 +233,7 @@ class Settings(BaseSettings):
     )
     kafka: KafkaSettings = KafkaSettings()
     """The cluster."""
-    storage: Annotated[str, AfterValidator(_storage)] = "file:///var/lib/offkey"
+    storage: StorageUrl = "file:///var/lib/offkey"
     """Where models and checkpoints are kept: file:///folder or s3://bucket/prefix."""
     topics: TopicSettings = TopicSettings()
     """Topics that offkey writes."""

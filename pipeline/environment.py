@@ -105,7 +105,7 @@ def below(takes: Any, key: str) -> Any:
     if get_origin(takes) is dict:
         return get_args(takes)[1]
     if not _is_section(takes):
-        return None
+        return _item_of(takes)
     if key in takes.model_fields:
         return takes.model_fields[key].annotation
     return Any if takes.model_config.get("extra") == "allow" else None
@@ -120,6 +120,13 @@ def _is_text(takes: Any) -> bool:
     if get_origin(takes) in (Annotated, Union, UnionType):
         return any(_is_text(each) for each in get_args(takes))
     return takes is str
+
+
+def _item_of(takes: Any) -> Any:
+    """Return the type of a list's items; None where `takes` is no list."""
+    if get_origin(takes) in (Annotated, Union, UnionType):
+        return next((item for each in get_args(takes) if (item := _item_of(each)) is not None), None)
+    return get_args(takes)[0] if get_origin(takes) is list else None
 
 
 def _is_section(takes: Any) -> bool:

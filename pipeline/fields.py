@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from pipeline.config import StreamSettings, split_path
+from pipeline.config import StreamSettings
 from pipeline.errors import SnapshotError
 from pipeline.formats.json import Fields, Malformed, Path, numbers_of
 from pipeline.protocols import PartitionRecords
+from pipeline.setting_types import split_path
 from pipeline.stages.decode import Decoder
 
 

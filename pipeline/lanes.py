@@ -7,10 +7,11 @@ import torch
 from models.detector import Detector
 from models.files import ModelFileError, from_files
 from pipeline.budgets import parse_budget
-from pipeline.config import StreamSettings, split_path
+from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, RegistryError
 from pipeline.fields import decoder_of
 from pipeline.protocols import Registry
+from pipeline.setting_types import split_path
 from pipeline.stages.decode import FloatArray, split_series_name
 from pipeline.stages.scoring import Scorer
 from pipeline.stream import Lane, StreamPipeline, StreamPlan

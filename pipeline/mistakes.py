@@ -17,6 +17,9 @@ _TAKES = {
     "int_parsing_size": "a smaller number",
     "int_from_float": "a whole number",
     "finite_number": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "greater_than": "more than {gt}",
     "greater_than_equal": "{ge} or more",
     "less_than_equal": "{le} or less",
     "literal_error": "{expected}",
@@ -95,6 +98,8 @@ def _said(mistake: ErrorDetails, key: str, context: Mapping[str, Any]) -> str:
         return f"{key} is missing; add it"
     if kind == "too_short":
         return f"{key} is empty; write at least one below it"
+    if kind == "too_long":
+        return f"{key} lists {context['actual_length']}; it takes {context['max_length']} or fewer"
     if kind not in _TAKES:
         text = str(context.get("text") or context.get("error") or mistake["msg"])
         return f"{key}: {text}"

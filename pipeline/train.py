@@ -98,8 +98,10 @@ def train_stream(
 def wrong_option(settings: StreamSettings) -> tuple[str, str] | None:
     """Return the key under `model` that is wrong, and why; None where none is."""
     options = settings.model.options
-    tried: list[tuple[str, Mapping[str, Any]]] = [("architecture", {})]
-    tried += [(option, {option: value}) for option, value in options.items()]
+    # The other options are those of the network, so it is looked at first and stays beside each.
+    network = {name: value for name, value in options.items() if name == "network"}
+    tried: list[tuple[str, Mapping[str, Any]]] = [("views" if settings.model.views else "architecture", {})]
+    tried += [(option, {**network, option: options[option]}) for option in [*network, *options]]
     for key, some in [*tried, ("architecture", options)]:
         try:
             _plan(settings, 2, some)

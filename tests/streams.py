@@ -43,6 +43,12 @@ FEATURES = StreamSettings.model_validate(
         "alerts": {"budget": "1 per 1000 records"},
     }
 )
+VIEWS = (
+    {"window": 8, "inputs": "values", "judged": 8, "power": 4.0, "fade": 0.05},
+    {"window": 6, "inputs": "centred", "judged": 6, "measure": "whole", "fade": 0.1},
+    {"window": 5},
+)
+"""Three small views, each of another kind."""
 BEGIN_MS = 1_700_000_000_000
 STEP_MS = 60_000
 HISTORY = 600
@@ -67,14 +73,17 @@ def fit(spec: ModelSpec, architecture: str, options: Mapping[str, Any], columns:
 
 @cache
 def series_detector(architecture: str = "vanilla") -> Detector:
-    """A detector for `SERIES`, trained on the series a, b and c."""
+    """A detector for `SERIES`, trained on the series a, b and c; `views` are those of `VIEWS`."""
     names = ["a", "b", "c"]
     values = series_rows(names, HISTORY, 1, {})
     time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
     columns = {name: (time_ms, values[i]) for i, name in enumerate(names)}
     spec = ModelSpec("series", ("cpu", "mem"), 8)
+    if architecture == "views":
+        plan = plan_of("series", 2, "default", {"latent": 4}, views=VIEWS)
+        return fit_detector("series", spec.features, plan, columns, device=CPU, delays=[3])
     options = {"latent": 4} if architecture in ("linear", "default") else {"hidden": 16, "max_epochs": 3}
-    return fit(spec, architecture, options, columns)
+    return fit(spec, architecture, options, columns, delays=[3])
 
 
 @cache

@@ -199,7 +199,9 @@ class Windows:
     def _slices(self, name: str, end_B: Tensor, length: int) -> Tensor:
         """Return the rows [B, length, ...] that end at these."""
         rows = end_B[:, None] + torch.arange(1 - length, 1, device=self._device)
-        return self._flat(name).index_select(0, rows.reshape(-1)).view(len(end_B), length, -1)
+        return (
+            self._flat(name).index_select(0, rows.reshape(-1)).view(len(end_B), length, self._tracks[name].shape[2])
+        )
 
     def _warm(self, points: Points, position_M: IntArray) -> None:
         if not len(position_M):

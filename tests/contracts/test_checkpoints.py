@@ -155,8 +155,9 @@ def test_every_byte_counts() -> None:
             decode(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
 
 
-def test_the_first_format_can_still_be_read() -> None:
-    kept = Path(__file__).parent.parent / "fixtures" / "v1" / "checkpoint"
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_every_format_can_still_be_read(version: str) -> None:
+    kept = Path(__file__).parent.parent / "fixtures" / version / "checkpoint"
     found = decode(kept.read_bytes())
     assert (found.stream, found.partition, found.next_offset) == ("machines", ("metrics", 0), 400)
     assert found.arrays["rows"].shape == (4, 8, 2)

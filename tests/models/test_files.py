@@ -5,18 +5,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from models.detector import Detector
 from models.files import MANIFEST, TENSORS, ModelFileError, _manifest_hash, from_files, to_files
-from tests.streams import features_detector, series_detector
+from models.mapping import DELAYS
+from tests.streams import features_detector, series_detector, series_rows
 
-KEPT = Path(__file__).parent.parent / "fixtures" / "v1" / "model"
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
+def kept(version: str) -> Detector:
+    return from_files({path.name: path.read_bytes() for path in (FIXTURES / version / "model").iterdir()})
+
+
+@pytest.mark.parametrize("architecture", ["vanilla", "views"])
 @pytest.mark.parametrize("file", [MANIFEST, TENSORS])
-def test_any_changed_byte_is_refused(file: str) -> None:
-    files = to_files(series_detector())
+def test_any_changed_byte_is_refused(file: str, architecture: str) -> None:
+    files = to_files(series_detector(architecture))
     content = files[file]
     for place in range(0, len(content), max(len(content) // 60, 1)):
         damaged = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
@@ -83,9 +91,56 @@ def test_a_manifest_nested_too_deep_is_damaged() -> None:
         from_files({**files, MANIFEST: b"[" * 200_000})
 
 
-def test_the_first_format_can_still_be_read() -> None:
-    detector = from_files({path.name: path.read_bytes() for path in KEPT.iterdir()})
+def test_three_views_and_all_delays_come_back_with_equal_scores() -> None:
+    detector = series_detector("views")
+    back = from_files(to_files(detector))
+    assert [view.config for view in back.views] == [view.config for view in detector.views]
+    assert list(back.calibration.judgements) == [0, 2, 3, 4, 8, 16, 32, None]
+    x_NF = series_rows(["a"], 200, 5, {"a": [50, 120]})[0]
+    for name in ("a", "new"):
+        before, after = (each.score_series(name, x_NF, [*DELAYS, 3]) for each in (detector, back))
+        for delay in before:
+            assert before[delay].tolist() == after[delay].tolist()
+    for delay, judgement in detector.calibration.judgements.items():
+        same = back.calibration.of(delay)
+        assert same.cluster_points == judgement.cluster_points
+        assert same.quantiles_of_series == judgement.quantiles_of_series
+        assert torch.equal(same.reach.fading_RV, judgement.reach.fading_RV)
+    assert torch.equal(back.band_VF, detector.band_VF)
+
+
+FIRST_FORMAT = {
+    0.0: (10.0421, 0.1898, 0.1799),
+    0.1: (6.3798, 0.1884, 0.1698),
+    0.3: (80.4569, 0.2310, 0.1510),
+    1.0: (288.1294, 0.6213, 0.2428),
+    5.0: (564.2567, 4.2416, 1.1787),
+    100.0: (1075.7168, 81.9574, 18.5797),
+}
+"""By the size of a spike in the newest row: surprise and expected values, as the code of the first format found."""
+
+
+def test_the_first_format_scores_as_it_did() -> None:
+    detector = kept("v1")
     assert detector.spec.features == ("cpu", "mem")
+    time_T = torch.arange(8.0)
+    waves = [
+        torch.stack([0.5 + 0.5 * torch.sin(time_T / 8 + k), 0.5 + 0.5 * torch.cos(time_T / 8 + k)], dim=1)
+        for k in range(len(FIRST_FORMAT))
+    ]
+    z_BTF = torch.stack(waves)
+    z_BTF[:, -1] += torch.tensor(list(FIRST_FORMAT))[:, None]
     with torch.no_grad():
-        scores = detector.surprise(torch.zeros(4, 8, 2))
-    assert torch.isfinite(scores).all()
+        surprise_B, readings = detector.surprise(z_BTF), detector.read(z_BTF)
+    known = torch.tensor(list(FIRST_FORMAT.values()))
+    torch.testing.assert_close(surprise_B, known[:, 0], atol=0.01, rtol=0)
+    torch.testing.assert_close(readings.expected_BF, known[:, 1:], atol=1e-3, rtol=1e-5)
+
+
+def test_the_second_format_can_still_be_read() -> None:
+    detector = kept("v2")
+    assert [view.config.window for view in detector.views] == [8, 6, 5]
+    x_NF = series_rows(["a"], 100, 5, {"a": [50]})[0]
+    for delay, score_N in detector.score_series("a", x_NF, [0, 3, None]).items():
+        assert np.isfinite(score_N).all()
+        assert score_N[50:53].min() > 2 * score_N[10:42].max(), delay

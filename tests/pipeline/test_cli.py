@@ -102,15 +102,15 @@ def test_a_mistake_in_a_model_has_its_place_too(
     path = tmp_path / "offkey.yaml"
     outside = f"storage: {(tmp_path / 'storage').as_uri()}\n"
     outside += "kafka: {bootstrap_servers: '127.0.0.1:1', connect_timeout: 500ms}\n"
-    model = "    model:\n      hidden: 3\n      hiden: 3\n"
+    model = "    model:\n      architecture: recurrent\n      hidden: 3\n      hiden: 3\n"
     path.write_text(outside + f"streams:\n  a:\n    topic: a\n  b:\n    topic: b\n{model}")
     status, _, said = run("train", str(path))
     assert status == 2
-    expected = f"{path}:10: streams.b.model: architecture recurrent has no option 'hiden'; did you mean 'hidden'"
+    expected = f"{path}:11: streams.b.model: architecture recurrent has no option 'hiden'; did you mean 'hidden'"
     assert only_line(said).startswith(expected)
     status, printed, _ = run("check", "--json", str(path))
     (wrong,) = (row for row in json.loads(printed) if row["what"] == "b: model's options")
-    assert wrong["found"].startswith(f"{path}:10: architecture recurrent has no option 'hiden'")
+    assert wrong["found"].startswith(f"{path}:11: architecture recurrent has no option 'hiden'")
     assert "did you mean 'hidden'" in wrong["remedy"]
     monkeypatch.setenv("OFFKEY_STREAMS__A__MODEL__ARCHITECTURE", "recurent")
     assert only_line(run("train", str(path))[2]) == (
@@ -273,7 +273,7 @@ def test_training_without_records_or_numbers(
     connection, topic = Connection(broker), unique("metrics")
     with closing(KafkaCluster(connection)) as cluster:
         cluster.create_topics({topic: 1})
-    stream: dict[str, Any] = {"topic": topic, "window": 8}
+    stream: dict[str, Any] = {"topic": topic}
     path = configured(tmp_path, broker, streams={"machines": stream})
     status, _, said = run("train", str(path))
     assert status == 1

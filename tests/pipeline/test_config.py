@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import load_settings, split_path
+from pipeline.config import load_settings
 from pipeline.errors import ConfigError
+from pipeline.setting_types import split_path
 from tests.schemas import generated, text_of
 
 GOOD = "streams:\n  machines:\n    topic: metrics\n"
+
+
+VIEW = "streams.machines.model.views.1."
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -133,6 +137,64 @@ MISTAKES = [
     (GOOD + "  b:\n    topic: metrics\n", ":5: streams.b.topic: stream machines reads topic metrics too; keep one"),
     (GOOD + "topics: {alerts: metrics}\n", ":3: streams.machines.topic: topic metrics is one that offkey writes"),
     (GOOD + "topics: {alerts: a, dead_letters: a}\n", ":4: topics: alerts and dead letters both go to one topic"),
+    (
+        GOOD + "    window: 8\n",
+        ":4: streams.machines.window: it belongs to a single architecture of a series; leave",
+    ),
+    (
+        GOOD + "    kind: features\n    model: {architecture: vanilla}\n    window: 8\n",
+        ":6: streams.machines.window: it belongs to a single architecture of a series; leave it out",
+    ),
+    (
+        GOOD + "    kind: features\n    alerts:\n      delay: 2\n",
+        ":6: streams.machines.alerts.delay: it needs `kind: series`: after a record of features comes no other",
+    ),
+    (
+        GOOD + "    kind: features\n    model: {views: [{window: 8}]}\n",
+        ":5: streams.machines.model.views: it needs `kind: series`: records of features are judged by one view",
+    ),
+    (
+        GOOD + "    model: {architecture: vanilla, views: [{window: 8}]}\n",
+        ":4: streams.machines.model.views: they need `architecture: default`; name a `network` for them instead",
+    ),
+    # Delays and views.
+    (GOOD + "    alerts: {delay: -1}\n", ":4: streams.machines.alerts.delay is -1; it takes 0 or more"),
+    (GOOD + "    alerts: {delay: 4097}\n", ":4: streams.machines.alerts.delay is 4097; it takes 4096 or less"),
+    (GOOD + "    alerts: {delay: 1.5}\n", ":4: streams.machines.alerts.delay is 1.5; it takes a whole number"),
+    (GOOD + "    alerts: {delay: yes}\n", ":4: streams.machines.alerts.delay: True is no number; write one"),
+    (GOOD + "    model: {views: []}\n", ":4: streams.machines.model.views is empty; write at least one below it"),
+    (GOOD + "    model: {views: 3}\n", ":4: streams.machines.model.views is 3; it takes a list"),
+    (
+        GOOD + "    model:\n      views:\n" + "        - window: 4\n" * 17,
+        ":5: streams.machines.model.views lists 17; it takes 16 or fewer",
+    ),
+    *(
+        (GOOD + f"    model:\n      views:\n        - window: 4\n        - {{{view}}}\n", f":7: {VIEW}{said}")
+        for view, said in [
+            ("judged: 2", "window is missing; add it"),
+            ("window: 1", "window is 1; it takes 2 or more"),
+            ("window: 4097", "window is 4097; it takes 4096 or less"),
+            ("window: yes", "window: True is no number; write one"),
+            ("window: 4, windw: 4", "windw is no setting; did you mean 'window'?"),
+            ("window: 4, architecture: 3", "architecture is 3; it takes text: put quotes around it"),
+            (
+                "window: 4, inputs: value",
+                "inputs is 'value'; it takes 'values', 'values and differences' or 'centred'; did",
+            ),
+            ("window: 4, judged: 0", "judged is 0; it takes 1 or more"),
+            ("window: 4, judged: two", "judged is 'two'; it takes a whole number"),
+            ("window: 4, measure: all", "measure is 'all'; it takes 'features' or 'whole'"),
+            ("window: 4, power: 0", "power is 0; it takes more than 0"),
+            ("window: 4, power: 101", "power is 101; it takes 100.0 or less"),
+            ("window: 4, softness: -1", "softness is -1; it takes 0.0 or more"),
+            ("window: 4, softness: yes", "softness: True is no number; write one"),
+            ("window: 4, fade: quick", "fade is 'quick'; it takes a number"),
+            ("window: 4, fade: [1]", "fade is [1]; it takes a number"),
+            ("window: 4, fade: .inf", "fade is inf; it takes 100.0 or less"),
+            ("window: 4, offset: 101", "offset is 101; it takes 100.0 or less"),
+            ("window: 4, offset: -101", "offset is -101; it takes -100.0 or more"),
+        ]
+    ),
     # YAML that holds no configuration.
     ("a: [", ":1: not YAML: expected the node content, but found '<stream end>'"),
     (GOOD + "device: \x01cpu\n", ":4: not YAML: the character 0x1 may not stand here; take it out"),
@@ -186,9 +248,12 @@ def test_aliases_may_not_unfold_without_end(tmp_path: Path) -> None:
 
 
 def test_aliases_and_merges_are_taken(tmp_path: Path) -> None:
-    text = GOOD.replace("machines:", "machines: &first") + "    window: 9\n  other:\n    <<: *first\n    topic: o\n"
+    text = (
+        GOOD.replace("machines:", "machines: &first")
+        + "    hold_points: 9\n  other:\n    <<: *first\n    topic: o\n"
+    )
     settings = load_settings(write(tmp_path, text))
-    assert (settings.streams["other"].topic, settings.streams["other"].window) == ("o", 9)
+    assert (settings.streams["other"].topic, settings.streams["other"].hold_points) == ("o", 9)
 
 
 @pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""])
@@ -231,10 +296,10 @@ def test_whatever_a_file_holds_is_settings_or_a_line_for_each_mistake(
 
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFKEY_KAFKA__BOOTSTRAP_SERVERS", "kafka:9092")
-    monkeypatch.setenv("OFFKEY_STREAMS__MACHINES__WINDOW", "64")
+    monkeypatch.setenv("OFFKEY_STREAMS__MACHINES__HOLD_POINTS", "64")
     settings = load_settings(write(tmp_path, "kafka: {bootstrap_servers: 'x:1', group_id: g}\n" + GOOD))
     assert (settings.kafka.bootstrap_servers, settings.kafka.group_id) == ("kafka:9092", "g")
-    assert settings.streams["machines"].window == 64
+    assert settings.streams["machines"].hold_points == 64
     assert settings.streams["machines"].topic == "metrics"
 
 
@@ -306,13 +371,13 @@ def test_what_kubernetes_tells_of_its_services_is_not_taken_for_settings(
 
 
 def test_a_setting_knows_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OFFKEY_STREAMS__MACHINES__WINDOW", "64")
+    monkeypatch.setenv("OFFKEY_STREAMS__MACHINES__HOLD_POINTS", "64")
     path = write(tmp_path, GOOD + "    model:\n      hidden: 3\n")
     settings = load_settings(path)
     assert settings.place_of("streams", "machines", "model") == f"{path}:4"
     assert settings.place_of("streams", "machines", "model", "seed") == f"{path}:4"
-    assert settings.place_of("streams", "machines", "window") == (
-        "environment variable OFFKEY_STREAMS__MACHINES__WINDOW"
+    assert settings.place_of("streams", "machines", "hold_points") == (
+        "environment variable OFFKEY_STREAMS__MACHINES__HOLD_POINTS"
     )
 
 
@@ -324,6 +389,25 @@ def test_paths() -> None:
 def test_options_of_the_model_pass_through(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, GOOD + "    model: {architecture: vanilla, seed: 3, hidden: 9}\n"))
     assert settings.streams["machines"].model.options == {"seed": 3, "hidden": 9}
+
+
+def test_views_are_taken_key_by_key(tmp_path: Path) -> None:
+    view = {
+        "architecture": "vanilla",
+        "window": 8,
+        "inputs": "centred",
+        "judged": 2,
+        "measure": "whole",
+        "power": 2.0,
+        "softness": 0.0,
+        "fade": 0.5,
+        "offset": -0.5,
+    }
+    model = {"network": "sparse", "views": [view, {"window": 4}]}
+    settings = load_settings(write(tmp_path, GOOD + f"    model: {json.dumps(model)}\n"))
+    taken = settings.streams["machines"].model
+    assert [each.model_dump(exclude_none=True) for each in taken.views or ()] == [view, {"window": 4}]
+    assert taken.options == {"network": "sparse"}
 
 
 @pytest.mark.parametrize("name", ["alert.schema.json", "config.schema.json"])

@@ -119,6 +119,12 @@ def test_the_path_of_a_user(
     trained = offkey("train", str(config))
     assert trained.returncode == 0, trained.stderr
     assert "machines: vanilla on 1,200 records of 4 series" in trained.stdout
+    # What training has seen, spikes too, is no surprise; these are.
+    later = [(key, json.loads(value or b"")) for key, value in series_payloads(330, seed=7)[1200:]]
+    moved = [
+        (key, json.dumps({**row, "cpu": row["cpu"] + 20 * (n // 4 == 20)})) for n, (key, row) in enumerate(later)
+    ]
+    produce(connection, topics["metrics"], [(key, text.encode()) for key, text in moved])
     after = offkey("check", str(config))
     assert after.returncode == 0, after.stdout + after.stderr
     assert "wrong" not in after.stdout

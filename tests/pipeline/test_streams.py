@@ -96,9 +96,10 @@ def test_a_series_in_its_first_window_is_restored_from_an_early_checkpoint() -> 
     assert second.snapshot(place)["interval_ms"].tolist() == [60_000] * 3 + [135_000]
 
 
-def test_the_first_format_of_a_checkpoint_is_restored_and_goes_on() -> None:
-    kept = decode((Path(__file__).parent.parent / "fixtures" / "v1" / "checkpoint").read_bytes())
-    pipeline = lanes()[0].pipeline
+@pytest.mark.parametrize(("version", "architecture"), [("v1", "vanilla"), ("v2", "views")])
+def test_every_format_of_a_checkpoint_is_restored_and_goes_on(version: str, architecture: str) -> None:
+    kept = decode((Path(__file__).parent.parent / "fixtures" / version / "checkpoint").read_bytes())
+    pipeline = lanes(architecture=architecture)[0].pipeline
     assert pipeline.shape == kept.shape
     pipeline.restore(kept.partition, kept.arrays)
     records = [each._replace(offset=each.offset + 400) for each in records_of(series_payloads(110)[400:])]

@@ -16,15 +16,15 @@ from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
 from pipeline.lanes import load_champion
 from pipeline.protocols import PartitionRecords
-from pipeline.train import columns_of, train_stream
+from pipeline.train import columns_of, publish, train_stream, wrong_option
 from tests.records import NOW_MS, Record, arrived, record
-from tests.streams import SERIES, series_payloads
+from tests.streams import SERIES, series_detector, series_payloads
 
 CPU = torch.device("cpu")
 
 
 def stream(**changes: Any) -> StreamSettings:
-    return StreamSettings.model_validate({"topic": "metrics", "time": "ts", "window": 8, **changes})
+    return StreamSettings.model_validate({"topic": "metrics", "time": "ts", **changes})
 
 
 def history(points: int = 200) -> list[PartitionRecords]:
@@ -127,6 +127,14 @@ QUICK = {"architecture": "vanilla", "hidden": 8, "max_epochs": 1}
         ),
         ({"architecture": "vanilla", "seed": -1}, r"option 'seed' is -1; it takes a whole number of 0 or more"),
         ({"architecture": "vanila"}, r"streams\.machines\.model: there is no architecture 'vanila'; did you mean"),
+        ({"network": "vanila"}, r"there is no architecture 'vanila'; did you mean 'vanilla'"),
+        ({"network": 3}, r"option 'network' is 3; it takes the name of an architecture"),
+        ({"network": ["vanilla"]}, r"option 'network' is \['vanilla'\]; it takes the name"),
+        ({"network": "vanilla", "hiden": 3}, r"architecture vanilla has no option 'hiden'; did you mean 'hidden'"),
+        ({"latnet": 3}, r"architecture linear has no option 'latnet'; did you mean 'latent'"),
+        ({"views": [{"window": 4, "judged": 9}]}, r"a view of 4 rows judges 1 to 4 of them, not 9"),
+        ({"views": [{"window": 4, "architecture": "vanila"}]}, r"no architecture 'vanila'; did you mean 'vanilla'"),
+        ({"architecture": "vanilla", "network": "linear"}, r"architecture vanilla has no option 'network'"),
         (
             {"architecture": "vanilla", "hiden": 3},
             r"architecture vanilla has no option 'hiden'; did you mean 'hidden'",
@@ -144,6 +152,61 @@ def test_a_mistake_in_the_model_is_the_users(model: dict[str, Any], said: str) -
             device=CPU,
             progress=lambda name, share: None,
         )
+
+
+def test_a_delay_that_the_model_was_not_calibrated_for_is_one_line() -> None:
+    registry = MemoryRegistry()
+    publish("machines", series_detector(), registry, datetime(2026, 1, 1, tzinfo=UTC))
+    late = SERIES.model_copy(update={"alerts": SERIES.alerts.model_copy(update={"delay": 5})})
+    with pytest.raises(ConfigError) as caught:
+        load_champion("machines", late, registry)
+    assert str(caught.value) == (
+        "stream machines: alerts.delay: the model was calibrated for delays of 0, 2, 3, 4, 8, 16, 32 points, "
+        "not 5; train again with: offkey train CONFIG machines"
+    )
+
+
+def test_training_calibrates_for_the_configured_delay() -> None:
+    registry = MemoryRegistry()
+    alerts = SERIES.alerts.model_copy(update={"delay": 5})
+    late = SERIES.model_copy(update={"alerts": alerts, "model": stream(model=dict(QUICK)).model})
+    train_stream(
+        "machines",
+        late,
+        history(),
+        registry,
+        now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        device=CPU,
+        progress=lambda name, share: None,
+    )
+    detector, _ = load_champion("machines", late, registry)
+    assert detector.calibration.of(5).reach.ahead == 5
+
+
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        ({"views": [{"window": 4, "judged": 9}]}, "views"),
+        ({"network": "vanila", "hidden": 3}, "network"),
+        ({"network": "vanilla", "hidden": 0}, "hidden"),
+        ({"architecture": "vanila"}, "architecture"),
+    ],
+)
+def test_a_mistake_in_the_model_is_said_of_its_key(model: dict[str, Any], key: str) -> None:
+    wrong = wrong_option(stream(model=model))
+    assert wrong is not None
+    assert wrong[0] == key
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"network": "vanilla", "hidden": 3, "seed": 1},
+        {"hidden": 3, "network": "sparse", "views": [{"window": 2}, {"window": 9, "inputs": "centred"}]},
+    ],
+)
+def test_options_are_those_of_the_named_network(model: dict[str, Any]) -> None:
+    assert wrong_option(stream(model=model)) is None
 
 
 def test_zero_turns_a_decay_off() -> None:

@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_scores_and_another_one_does_not(tmp_path: 
 def test_incidents_are_counted_against_both_budgets(tmp_path: Path) -> None:
     columns = series_columns(1200)
     result = judge(task(write(tmp_path / "s.parquet", columns)))
-    quiet = 600 - 2 * (12 + 2 * 16)
+    quiet = 600 - 2 * (12 + 2 * 50)  # A longest window each side of a span belongs to it.
     assert result.allowed_incidents_1_per_day == pytest.approx(quiet / 1440)
     assert result.allowed_incidents_1_per_1000 == pytest.approx(quiet / 1000)
     assert result.false_incidents_1_per_day is not None
@@ -108,7 +108,7 @@ def test_incidents_are_counted_against_both_budgets(tmp_path: Path) -> None:
         result.false_incidents_1_per_day * 7 * 1440 / quiet, abs=1e-9
     )
     # A burst far from every span is a false one, whatever else there is.
-    columns["f00"][700:704] += 50
+    columns["f00"][850:854] += 50
     more = judge(task(write(tmp_path / "s.parquet", columns)))
     assert more.false_incidents_1_per_day == result.false_incidents_1_per_day + 1
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline.stages.alerts import Alert, FeatureView, message, structured
 
 SCHEMA = json.loads(files("pipeline").joinpath("alert.schema.json").read_text())
-KEPT = Path(__file__).parents[2] / "fixtures" / "v1" / "alerts.jsonl"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 def alert(**changes: Any) -> Alert:
@@ -67,11 +67,19 @@ def test_the_schema_refuses_what_is_no_alert() -> None:
         jsonschema.validate({"id": "x"}, SCHEMA, cls=jsonschema.Draft202012Validator)
 
 
-def test_alerts_of_the_first_format_are_valid() -> None:
-    lines = KEPT.read_text().splitlines()
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_alerts_of_every_format_are_valid(version: str) -> None:
+    lines = (FIXTURES / version / "alerts.jsonl").read_text().splitlines()
     assert lines
     for line in lines:
         jsonschema.validate(json.loads(line), SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+def test_alerts_tell_how_far_from_the_expected_value_is_usual() -> None:
+    for line in (FIXTURES / "v2" / "alerts.jsonl").read_text().splitlines():
+        told = json.loads(line)["data"]
+        assert told["points_back"] >= 0
+        assert all(feature["band"] > 0 for feature in told["features"].values())
 
 
 def test_ids_differ_by_transition_and_repeat_by_place() -> None:

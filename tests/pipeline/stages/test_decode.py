@@ -141,7 +141,7 @@ def test_every_record_is_decoded_or_rejected_whatever_it_holds(
     assert (np.abs(batch.values_NF[~np.isnan(batch.values_NF)]) < 4e38).all()
     assert optional or not np.isnan(batch.values_NF).any()
     for name in batch.series:
-        assert name.encode()
+        assert name.encode().decode() == name
     for reject in rejects:
         letter = dead_letters.message(reject, "dead")
         assert letter.value == values[reject.row]

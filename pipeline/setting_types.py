@@ -1,0 +1,102 @@
+"""What a setting may hold: times, names, topics, fields; each refused with what to write instead."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from pipeline.budgets import parse_budget, parse_duration
+
+LONGEST_WAIT = "24 days"
+"""Kafka's clients count milliseconds in 32 bits."""
+LARGEST = 2**31 - 1
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
+_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", re.ASCII)
+
+
+def split_path(path: str) -> tuple[str, ...]:
+    """Return the names along a dotted path; a literal dot is written with a backslash before it."""
+    parts = [part.replace("\\.", ".").replace("\\\\", "\\") for part in re.split(r"(?<!\\)\.", path)]
+    if not all(parts):
+        raise ValueError(f"{path!r} is no field: a name between dots is empty")
+    return tuple(parts)
+
+
+def between(shortest: str, longest: str) -> BeforeValidator:
+    """Take durations of this length, both ends included."""
+
+    def check(value: Any) -> float:
+        seconds = parse_duration(value)
+        if not parse_duration(shortest) <= seconds <= parse_duration(longest):
+            raise ValueError(f"{value!r:.60} is too short or too long; write one from {shortest} to {longest}")
+        return seconds
+
+    return BeforeValidator(check)
+
+
+def _field(path: str) -> str:
+    split_path(path)
+    return _name(path)
+
+
+def _fields(paths: list[str] | None) -> list[str] | None:
+    if paths == []:
+        raise ValueError("the list is empty; name some fields, or take the key out")
+    names = [split_path(path) for path in paths or []]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"{'.'.join(name)!r} is listed twice; keep one")
+    return paths
+
+
+def _name(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError(f"{text!r:.60} is no name; write some letters, or take the key out")
+    return text
+
+
+def _topic(text: str) -> str:
+    if not _TOPIC.fullmatch(text) or text in (".", ".."):
+        raise ValueError(
+            f"{text!r:.60} is no name for Kafka; write up to 249 letters, digits, dots, dashes and underscores"
+        )
+    return text
+
+
+def _servers(text: str) -> str:
+    for server in text.split(","):
+        match = _SERVER.fullmatch(server.strip())
+        if match is None or not 0 < int((match[2] or ":9092")[1:]) < 65536:
+            raise ValueError(f"{server!r:.60} is no address; write host:port, with commas between several")
+    return text
+
+
+def _storage(url: str) -> str:
+    if not re.fullmatch(r"(file:///|s3://[^/]).*", url) or not url.isprintable():
+        raise ValueError(f"{url!r:.60} is neither file:///folder nor s3://bucket/prefix; write one of them")
+    return url
+
+
+def _budget(text: str) -> str:
+    parse_budget(text)
+    return text
+
+
+def no_truth(value: Any) -> Any:
+    """Python takes true for a 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number; write one")
+    return value
+
+
+WRITTEN = Field(json_schema_extra={"type": ["number", "string"]})
+Duration = Annotated[float, between("0", "36500 days"), WRITTEN]
+Wait = Annotated[float, between("1ms", LONGEST_WAIT), WRITTEN]
+Whole = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(no_truth)]
+Name = Annotated[str, AfterValidator(_name)]
+Topic = Annotated[str, AfterValidator(_topic)]
+FieldPath = Annotated[str, AfterValidator(_field)]
+FieldPaths = Annotated[list[FieldPath] | None, AfterValidator(_fields)]
+Servers = Annotated[str, AfterValidator(_servers)]
+StorageUrl = Annotated[str, AfterValidator(_storage)]
+BudgetText = Annotated[str, AfterValidator(_budget)]
