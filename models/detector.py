@@ -33,7 +33,8 @@ class Readings:
     """What all views say of each window, on the detector's device."""
 
     error_BV: Tensor
-    """Logarithm of each view's error."""
+    """Logarithm of each view's error, by the one that a training row in a hundred exceeds: it means the same under
+    another model, so rows that one has read are judged with rows that the next one reads."""
     expected_BF: Tensor
     """The newest row as the strangest view reconstructs it, in scaled units."""
     share_BF: Tensor

@@ -185,9 +185,9 @@ def _from_first_format(manifest: dict[str, Any], arrays: Arrays) -> tuple[dict[s
     surprise = tail.surprise(torch.from_numpy(errors).float()).numpy()
     log_errors, first = np.unique(np.log(errors).astype(np.float32), return_index=True)
     calibration = manifest["calibration"]
-    kept = {"view0.band_F": np.sqrt(arrays["view0.usual_C"][: len(manifest["features"])])} | {
-        key: a for key, a in arrays.items() if not key.startswith("tail0.")
-    }
+    kept = {key: a for key, a in arrays.items() if not key.startswith("tail0.")}
+    kept["view0.band_F"] = np.sqrt(arrays["view0.usual_C"][: len(manifest["features"])])
+    kept["view0.high_error"] = np.zeros((), np.float32)
     return (
         {
             **manifest,

@@ -22,7 +22,7 @@ from models.calibration import (
 )
 from models.dataset import Columns, checked, padded, split_by_time, usable_rows, windows_of
 from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
-from models.mapping import DELAYS, Delay, reach_of
+from models.mapping import DELAYS, Delay, Reach, reach_of
 from models.plan import Plan
 from models.scaling import LIMIT, Scaling, fit_features, fit_series
 from models.spec import Kind, ModelSpec
@@ -162,6 +162,10 @@ def _calibrate(
         )
         view.set_usual(high_C.to(view.step_F.device), band_F.to(view.step_F.device))
     errors = [errors_of_rows(views, spec.window, z_TF) for z_TF in history]
+    high_V = _high_errors(reach_of([view.config for view in views], 0, errors[0].device), errors, begins)
+    for view, high in zip(views, high_V, strict=True):
+        view.high_error.copy_(high)
+    errors = [error_NV - high_V for error_NV in errors]
     judgements = {
         delay: _judgement(spec, views, errors, begins, delay, list(usable)) for delay in _in_order(delays)
     }
@@ -194,6 +198,12 @@ def _high(error_NC: Tensor) -> Tensor:
     return torch.from_numpy(np.quantile(error_NC.numpy(), _USUAL, axis=0).astype(np.float32))
 
 
+def _high_errors(reach: Reach, errors: Sequence[Tensor], begins: Sequence[int]) -> Tensor:
+    """Return the point error that one training row in a hundred exceeds, of each view."""
+    points = [reach.point_errors_of_series(each)[begin:] for each, begin in zip(errors, begins, strict=True)]
+    return _high(torch.cat(points).cpu()).to(points[0].device)
+
+
 def _in_order(delays: set[Delay]) -> list[Delay]:
     return sorted(delays, key=lambda delay: np.inf if delay is None else delay)
 
@@ -208,12 +218,9 @@ def _judgement(
 ) -> Judgement:
     device = views[0].step_F.device
     reach = reach_of([view.config for view in views], delay, device)
-    points = [
-        reach.point_errors_of_series(error_NV)[begin:] for error_NV, begin in zip(errors, begins, strict=True)
-    ]
-    error_NV = torch.cat(points).cpu().numpy().astype(np.float64)
-    offset_V = np.array([view.config.offset for view in views])
-    reference_V = torch.from_numpy((np.quantile(error_NV, _USUAL, axis=0) + offset_V).astype(np.float32)).to(device)
+    points = [each[begin:] for each, begin in zip(map(reach.point_errors_of_series, errors), begins, strict=True)]
+    offset_V = torch.tensor([view.config.offset for view in views], device=device)
+    reference_V = _high(torch.cat(points).cpu()).to(device) + offset_V
     strange_N = (torch.cat(points) - reference_V).amax(dim=1)
     tail = fit_pooled_tail(strange_N.cpu().numpy().astype(np.float64)).to(device)
     surprise_N = tail.surprise(strange_N).cpu().numpy().astype(np.float64)

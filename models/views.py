@@ -65,7 +65,7 @@ class Reading:
     """What a view says of each window."""
 
     error_B: Tensor
-    """Logarithm of its error."""
+    """Logarithm of its error, by the one that a training row in a hundred exceeds."""
     expected_BF: Tensor
     """The newest row as reconstructed, in scaled units."""
     share_BF: Tensor
@@ -79,6 +79,7 @@ class View(nn.Module):
 
     step_F: Tensor
     usual_C: Tensor
+    high_error: Tensor
     band_F: Tensor
     """How far a value may lie from the expected one, in scaled units, and still be as in training."""
 
@@ -92,6 +93,7 @@ class View(nn.Module):
         self.register_buffer("step_F", torch.ones(features))
         self.register_buffer("usual_C", torch.ones(channels))
         self.register_buffer("band_F", torch.ones(features))
+        self.register_buffer("high_error", torch.zeros(()))
 
     @property
     def differences(self) -> bool:
@@ -137,7 +139,7 @@ class View(nn.Module):
             mean_B = counted_BF.pow(config.power).mean(dim=1).pow(1 / config.power)
             error_B = mean_B.clamp(min=_LEAST).log()
             part_BF = strange_BF.pow(config.power)
-        return error_B, part_BF / part_BF.sum(dim=1, keepdim=True).clamp(min=1e-30)
+        return error_B - self.high_error, part_BF / part_BF.sum(dim=1, keepdim=True).clamp(min=1e-30)
 
     def set_usual(self, high_C: Tensor, band_F: Tensor) -> None:
         """Take what is usual in training: high quantiles of each channel's error, and of how far values lie off."""

@@ -236,9 +236,9 @@ def _lasting(incident: IncidentView) -> str:
 
 
 def _reason(name: str, view: FeatureView) -> str:
-    usual = "" if view.band is None else f" ± {plot.short(view.band)}"
+    expected = plot.short(view.expected) + ("" if view.band is None else f" ± {plot.short(view.band)}")
     return (
-        f"<b>{escape(name)}</b><span><em>{plot.short(view.observed)}</em> ({plot.short(view.expected)}{usual})</span>"
+        f"<b>{escape(name)}</b><span><em>{plot.short(view.observed)}</em> ({expected})</span>"
         f'<div class=bar><i style="width:{view.share:.0%}"></i></div><span>{view.share:.0%}</span>'
     )
 
