@@ -1,0 +1,93 @@
+"""What each part of the default brings: `python -m tests.benchmarks.ablation DATA`.
+
+Views are trained once for each series; then some are left out, or the memory, the offsets or the measures of single
+windows. Prints VUS-PR as the mean over the groups, causal and settled, as a table in Markdown.
+
+Legend: N rows of a series, V views.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.dataset import padded
+from models.detector import Detector
+from models.evaluation import period, vus
+from models.fitting import fit_detector
+from models.mapping import Delay, reach_of
+from models.plan import plan_of
+from models.views import ViewConfig
+from pipeline.connectors.parquet import Labelled, read_labelled
+
+CPU = torch.device("cpu")
+LEVEL, SHAPE, MOMENT = 0, 1, 2
+
+Change = Callable[[ViewConfig], ViewConfig]
+VARIANTS: Mapping[str, tuple[Sequence[int], Change]] = {
+    "the default": ((LEVEL, SHAPE, MOMENT), lambda view: view),
+    "level alone": ((LEVEL,), lambda view: view),
+    "shape alone": ((SHAPE,), lambda view: view),
+    "moment alone": ((MOMENT,), lambda view: view),
+    "without level": ((SHAPE, MOMENT), lambda view: view),
+    "without shape": ((LEVEL, MOMENT), lambda view: view),
+    "without moment": ((LEVEL, SHAPE), lambda view: view),
+    "without memory": ((LEVEL, SHAPE, MOMENT), lambda view: replace(view, fade=None)),
+    "without offsets": ((LEVEL, SHAPE, MOMENT), lambda view: replace(view, offset=0.0)),
+}
+
+
+def measured(rows: Labelled) -> dict[str, dict[Delay, float]]:
+    """Return VUS-PR of one series under each variant."""
+    assert rows.train_N is not None
+    plan = plan_of("series", len(rows.features), "default", {})
+    columns = {rows.name: (rows.time_ms_N[rows.train_N], rows.x_NF[rows.train_N])}
+    detector = fit_detector("series", rows.features, plan, columns, device=CPU)
+    error_NV = errors_of(detector, rows)
+    whole_N = np.flatnonzero(rows.train_N)[detector.spec.window - 1 :]
+    usual_N = torch.from_numpy(whole_N if len(whole_N) >= 100 else np.flatnonzero(rows.train_N))
+    scored_N = rows.scored_N
+    found: dict[str, dict[Delay, float]] = {}
+    widest = period(rows.x_NF[scored_N, 0])
+    for name, (chosen, change) in VARIANTS.items():
+        configs = [change(plan.views[number]) for number in chosen]
+        offset_V = torch.tensor([config.offset for config in configs])
+        found[name] = {}
+        for delay in (0, None):
+            point_NV = reach_of(configs, delay, CPU).point_errors_of_series(error_NV[:, list(chosen)])
+            strange_N = (point_NV - torch.quantile(point_NV[usual_N], 0.99, dim=0) - offset_V).amax(dim=1)
+            found[name][delay] = vus(rows.label_N[scored_N], strange_N.numpy()[scored_N], widest).pr
+    return found
+
+
+def errors_of(detector: Detector, rows: Labelled) -> Tensor:
+    """Return every view's error of the window that ends in each row, error_NV."""
+    scaling = detector.scaling.for_series(rows.name)
+    assert scaling is not None
+    z_NF: npt.NDArray[np.float32] = detector.scaling.apply(rows.x_NF, *scaling)
+    return detector.errors_of_rows(padded(z_NF, detector.spec.window - 1))
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    groups: dict[str, list[dict[str, dict[Delay, float]]]] = {}
+    for path in sorted(folder.glob("*/*.parquet")):
+        rows = read_labelled(path)
+        if rows.train_N is not None:
+            groups.setdefault(rows.group, []).append(measured(rows))
+    print("| VUS-PR, mean of groups | causal | settled |\n|---|---:|---:|")
+    for name in VARIANTS:
+        causal, settled = (
+            np.mean([np.mean([one[name][delay] for one in each]) for each in groups.values()])
+            for delay in (0, None)
+        )
+        print(f"| {name} | {causal:.3f} | {settled:.3f} |")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
