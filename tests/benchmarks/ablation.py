@@ -59,8 +59,10 @@ def measured(rows: Labelled) -> dict[str, dict[Delay, float]]:
         offset_V = torch.tensor([config.offset for config in configs])
         found[name] = {}
         for delay in (0, None):
-            point_NV = reach_of(configs, delay, CPU).point_errors_of_series(error_NV[:, list(chosen)])
-            strange_N = (point_NV - torch.quantile(point_NV[usual_N], 0.99, dim=0) - offset_V).amax(dim=1)
+            reach, own_NV = reach_of(configs, delay, CPU), error_NV[:, list(chosen)]
+            trained_NV = reach.point_errors_of_series(own_NV[: int(usual_N[-1]) + 1])[usual_N]
+            high_V = torch.quantile(trained_NV, 0.99, dim=0) + offset_V
+            strange_N = (reach.point_errors_of_series(own_NV) - high_V).amax(dim=1)
             found[name][delay] = vus(rows.label_N[scored_N], strange_N.numpy()[scored_N], widest).pr
     return found
 
