@@ -204,9 +204,8 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     architecture: str = "default"
-    """default: for series three views of a linear autoencoder, for features one view of a denoising one joined with
-    the distance to stored records; or the same of another one, named by `network`. Or one view of linear, vanilla,
-    sparse, denoising, variational, convolutional, recurrent, or one that a package adds."""
+    """default: views of a linear autoencoder, for features one of a denoising one; `network` names another. Or one
+    view of linear, vanilla, sparse, denoising, variational, convolutional, recurrent, or one that a package adds."""
     views: Annotated[list[ViewSettings], Field(min_length=1, max_length=16)] | None = None
     """Views in place of the default's."""
 
