@@ -214,7 +214,7 @@ def errors_of_rows(views: Sequence[View], window: int, z_NF: npt.NDArray[np.floa
     errors = []
     for view in views:
         parts = windows_of_rows(rows_NF[window - view.config.window :], view.config.window)
-        errors.append(torch.cat([view.measure(view.squared_errors(part)[0].mean(dim=1))[0] for part in parts]))
+        errors.append(torch.cat([view.errors(part) for part in parts]))
     return torch.stack(errors, dim=1)
 
 

@@ -167,6 +167,10 @@ def _from_first_format(manifest: dict[str, Any], arrays: Arrays) -> tuple[dict[s
     was over that mean, where a view now gives the logarithm: the line beyond the last knot becomes many short ones.
     """
     (view,) = manifest["views"]
+    if view["architecture"] == "denoising":
+        # Its code was made narrower than the input, whatever the option said.
+        latent = arrays["view0.network.decoder.0.weight"].shape[1]
+        view = {**view, "options": {**view["options"], "latent": latent}}
     config = ViewConfig(
         **view,
         window=manifest["window"],

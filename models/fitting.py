@@ -26,7 +26,7 @@ from models.mapping import DELAYS, Delay, Reach, reach_of
 from models.plan import Plan
 from models.scaling import LIMIT, Scaling, fit_features, fit_series
 from models.spec import Kind, ModelSpec
-from models.training import train
+from models.training import store_and_trim, train
 from models.views import DIFFERENCE_WEIGHT, View
 
 _HELD_OUT = 0.15
@@ -75,10 +75,14 @@ def fit_detector(
     views, trained = [], []
     for number, config in enumerate(plan.views):
         torch.manual_seed(plan.training.seed)
+        config = dataclasses.replace(config, stored=min(config.stored, sum(len(z_TF) for z_TF in scaled)))
         view = View(len(features), config).to(device)
         view.step_F.copy_(torch.from_numpy(_usual_steps(scaled) / DIFFERENCE_WEIGHT))
         windows = windows_of([padded(z_TF, config.window - 1) for z_TF in scaled], config.window, config.window - 1)
         parts = _split([len(z_TF) for z_TF in scaled], config.window)
+        if view.nearest is not None:
+            usual_N = store_and_trim(view, windows, plan.training.seed)
+            parts = (parts[0][usual_N[parts[0]]], parts[1][usual_N[parts[1]]])
         seconds = plan.training.max_seconds / len(plan.views)
         trained.append(
             train(
@@ -188,9 +192,9 @@ def _usual_errors(view: View, window: int, z_NF: npt.NDArray[np.float32]) -> tup
     rows_NF = torch.from_numpy(z_NF).to(view.step_F.device)[window - view.config.window :]
     e_BC, off_BF = [], []
     for part_BTF in windows_of_rows(rows_NF, view.config.window):
-        e_BJC, _ = view.squared_errors(part_BTF)
-        e_BC.append(e_BJC.mean(dim=1).cpu())
-        off_BF.append(e_BJC[:, -1, : view.features].sqrt().cpu())
+        of_part_BC, of_part_BF = view.off(part_BTF)
+        e_BC.append(of_part_BC.cpu())
+        off_BF.append(of_part_BF.cpu())
     return torch.cat(e_BC), torch.cat(off_BF)
 
 

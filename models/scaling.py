@@ -1,11 +1,14 @@
 """Scaling: values of any unit -> numbers near 0 to 1, for each series and feature.
 
 A series is scaled by the range of its own training values: min-max without clipping did best on NAB, SMAP, MSL,
-SMD, ASD and SKAB, before standard and robust scaling. Records of features are scaled by mean and standard
-deviation, so that a feature counts that is nearly always the same. Everything is finite and no scale is ever
-zero: a feature that was constant is scaled by its own magnitude, so that it stands out when it moves.
+SMD, ASD and SKAB, before standard and robust scaling. A feature of it that was constant is scaled by its own
+magnitude, so that it stands out when it moves.
 
-Legend: T time steps, F features.
+Records of features are scaled by mean and standard deviation. A feature that is nearly always the same would be
+blown up by that, and its rare other values would outweigh everything: its scale is at least half of the usual one,
+as far as its own range allows. Everything is finite and no scale is ever zero.
+
+Legend: T time steps, N records, F features.
 """
 
 from collections.abc import Mapping
@@ -15,10 +18,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 FloatArray = npt.NDArray[np.float64]
 LIMIT = 1e4
 """Scaled values are clipped here, far outside anything seen in training, so that squares stay finite."""
+_STRAIGHT = 4.0
+"""Up to here a compressed value is the scaled one."""
+_LEAST_SCALE = 0.5
+"""Of the median feature's standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,8 @@ class Scaling:
     @staticmethod
     def apply(x_NF: FloatArray, center_F: FloatArray, scale_F: FloatArray) -> npt.NDArray[np.float32]:
         """Scale in 64 bits, so that a large counter keeps its small steps, and clip."""
-        return np.clip((x_NF - center_F) / scale_F, -LIMIT, LIMIT).astype(np.float32)
+        with np.errstate(over="ignore"):
+            return np.clip((x_NF - center_F) / scale_F, -LIMIT, LIMIT).astype(np.float32)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what is saved."""
@@ -105,12 +115,37 @@ def fit_series(columns: Mapping[str, FloatArray]) -> Scaling:
 
 
 def fit_features(x_NF: FloatArray) -> Scaling:
-    """Fit one (centre, scale) for independent rows: the mean and the standard deviation."""
-    center_F = x_NF.mean(axis=0)
-    return Scaling(center_F, _never_zero(x_NF.std(axis=0), np.abs(center_F)))
+    """Fit one (centre, scale) for independent rows: the mean, and the standard deviation or a little more.
+
+    A feature that was constant takes the median feature's standard deviation, or its own magnitude where all were.
+    """
+    center_F, std_F, range_F = x_NF.mean(axis=0), x_NF.std(axis=0), np.ptp(x_NF, axis=0)
+    moves_F = _real(std_F, np.abs(center_F))
+    if not moves_F.any():
+        return Scaling(center_F, _never_zero(std_F, np.abs(center_F)))
+    median = np.median(std_F[moves_F])
+    return Scaling(
+        center_F, np.where(moves_F, np.maximum(std_F, np.minimum(_LEAST_SCALE * median, range_F)), median)
+    )
+
+
+def compressed(z: Tensor) -> Tensor:
+    """Return scaled values with large ones as logarithms: straight to 4 on either side, without a bend there."""
+    beyond = z.abs() - _STRAIGHT
+    return torch.where(beyond > 0, z.sign() * (_STRAIGHT + torch.log1p(beyond.clamp(min=0))), z)
+
+
+def expanded(y: Tensor) -> Tensor:
+    """Return the scaled values that `compressed` took; infinite beyond what 32 bits hold."""
+    beyond = y.abs() - _STRAIGHT
+    return torch.where(beyond > 0, y.sign() * (_STRAIGHT + torch.expm1(beyond.clamp(min=0))), y)
+
+
+def _real(width_F: FloatArray, magnitude_F: FloatArray) -> npt.NDArray[np.bool_]:
+    # A width lost in rounding is no width: scaling by it would blow up the last bits.
+    real_F: npt.NDArray[np.bool_] = (width_F > 4 * np.finfo(np.float64).eps * magnitude_F) & (width_F > 0)
+    return real_F
 
 
 def _never_zero(width_F: FloatArray, magnitude_F: FloatArray) -> FloatArray:
-    # A width lost in rounding is no width: scaling by it would blow up the last bits.
-    real_F = width_F > 4 * np.finfo(np.float64).eps * magnitude_F
-    return np.where(real_F & (width_F > 0), width_F, np.where(magnitude_F > 0, magnitude_F, 1.0))
+    return np.where(_real(width_F, magnitude_F), width_F, np.where(magnitude_F > 0, magnitude_F, 1.0))

@@ -32,6 +32,8 @@ class TrainingConfig:
     batch_windows: int = 256
     epoch_windows: int = 40_000
     """Most windows of an epoch, drawn anew each time: a bound for streams of thousands of series."""
+    least_epoch_windows: int = 0
+    """Fewest windows of an epoch: it goes through a small training set several times."""
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
 
@@ -76,12 +78,14 @@ def train(
         seconds = (clock() - started_s) / max(config.max_seconds, 1e-9)
         return min(max(epochs / config.max_epochs, seconds if seconds > 0.5 else 0.0), 1.0)
 
+    rounds = max(1, math.ceil(config.least_epoch_windows / max(len(learning_N), 1)))
+    epoch_windows = max(config.epoch_windows, config.least_epoch_windows)
     epochs, lowest = 0, math.inf
     best: dict[str, Any] = {}
     held_out_N = random.permutation(stopping_N)[: config.epoch_windows // 4]
     while not epochs or done(epochs) < 1:
         view.train()
-        chosen_N = random.permutation(learning_N)[: config.epoch_windows]
+        chosen_N = np.concatenate([random.permutation(learning_N) for _ in range(rounds)])[:epoch_windows]
         batches = np.array_split(chosen_N, max(1, len(chosen_N) // config.batch_windows))
         for batch, chosen_B in enumerate(batches):
             share = done(epochs + batch / len(batches))
@@ -104,6 +108,32 @@ def train(
     view.eval()
     progress(1.0)
     return Trained(epochs, lowest)
+
+
+_TRIMMED, _TRIM_NEIGHBOUR_SHARE = 0.02, 0.08
+"""Share of the windows that no network learns from, and which neighbour they are far from."""
+
+
+@torch.no_grad()
+def store_and_trim(view: View, windows: Windows, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Store a sample of the windows in the view; tell for each window whether a network should learn from it.
+
+    An autoencoder learns to reconstruct the very anomalies that its training holds. Those that lie farthest from
+    all others are left out. What is stored is not: the k-th neighbour takes no notice of a few.
+    """
+    assert view.nearest is not None
+    count = len(windows.start_N)
+    chosen_S = np.random.default_rng(seed).permutation(count)[: view.config.stored]
+    view.store(torch.from_numpy(windows.take(chosen_S)).to(view.step_F.device))
+    far_N = []
+    for chosen_B in np.array_split(np.arange(count), max(1, count // 1024)):
+        x_BD = view.inputs(torch.from_numpy(windows.take(chosen_B)).to(view.step_F.device)).flatten(1)
+        # A stored window is the nearest one to itself.
+        each = [view.nearest.squared(x_BD, _TRIM_NEIGHBOUR_SHARE, own).sum(dim=1).cpu().numpy() for own in (0, 1)]
+        far_N.append(np.where(np.isin(chosen_B, chosen_S), each[1], each[0]))
+    distance_N = np.concatenate(far_N)
+    usual_N: np.ndarray[Any, np.dtype[np.bool_]] = distance_N <= np.quantile(distance_N, 1 - _TRIMMED)
+    return usual_N
 
 
 def _solved(

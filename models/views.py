@@ -8,7 +8,10 @@ into one number, a logarithm:
   broken feature among forty is seen, and so are many that are each a little off.
 - `whole`: the plain mean of all errors. It has no limit, so a break without precedent stays ahead of everything.
 
-Legend: B windows, T rows of a window, J judged rows, F features, C channels (F values, then F differences).
+A view may hold some of what it was trained on and add how far a window lies from it: see `nearest`.
+
+Legend: B windows, T rows of a window, J judged rows, F features, C channels (F values, then F differences),
+S stored windows.
 """
 
 from collections.abc import Mapping
@@ -19,8 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from models import architectures
+from models.nearest import Nearest
+from models.scaling import LIMIT, compressed, expanded
 
-Inputs = Literal["values", "values and differences", "centred"]
+Inputs = Literal["values", "values and differences", "centred", "compressed"]
 Measure = Literal["features", "whole"]
 
 DIFFERENCE_WEIGHT = 0.25
@@ -37,7 +42,8 @@ class ViewConfig:
     window: int
     """Rows that it sees."""
     inputs: Inputs = "values and differences"
-    """centred: less the window's own mean, feature by feature, so that shapes count and levels do not."""
+    """centred: less the window's own mean, feature by feature, so that shapes count and levels do not.
+    compressed: large values as logarithms, see `scaling.compressed`, so that no feature drowns the others."""
     judged: int = 3
     """The newest rows whose errors count."""
     measure: Measure = "features"
@@ -51,10 +57,21 @@ class ViewConfig:
     """How much of a window's error is lost for each row of distance, in logarithms; None is all. See `mapping`."""
     offset: float = 0.0
     """How far this view has to exceed the others to be heard, in logarithms."""
+    stored: int = 0
+    """Training windows that are kept to measure the distance from; 0: the error is that of reconstruction alone."""
+    neighbour_share: float = 0.04
+    """Which neighbour the distance is to: the k-th nearest, k being this share of the stored windows."""
+    distance_weight: float = 0.7
+    """Part that the distance has in the error, both as logarithms; the reconstruction has the rest."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.judged <= self.window:
             raise ValueError(f"a view of {self.window} rows judges 1 to {self.window} of them, not {self.judged}")
+        if self.stored < 0:
+            raise ValueError(f"a view stores 0 windows or more, not {self.stored}")
+        for share in ("neighbour_share", "distance_weight"):
+            if not 0 <= getattr(self, share) <= 1:
+                raise ValueError(f"{share} is a share from 0 to 1, not {getattr(self, share)}")
         for name, kinds in (("inputs", Inputs), ("measure", Measure)):
             if getattr(self, name) not in get_args(kinds):
                 raise ValueError(f"{name} {getattr(self, name)!r} is none of: {', '.join(get_args(kinds))}")
@@ -94,6 +111,7 @@ class View(nn.Module):
         self.register_buffer("usual_C", torch.ones(channels))
         self.register_buffer("band_F", torch.ones(features))
         self.register_buffer("high_error", torch.zeros(()))
+        self.nearest = Nearest(config.stored, config.window * channels) if config.stored else None
 
     @property
     def differences(self) -> bool:
@@ -102,6 +120,8 @@ class View(nn.Module):
     def inputs(self, z_BTF: Tensor) -> Tensor:
         """Return what the network sees of the window's newest rows, x_BTC."""
         z_BTF = z_BTF[:, -self.config.window :]
+        if self.config.inputs == "compressed":
+            return compressed(z_BTF)
         if self.config.inputs == "centred":
             # Copied first: windows overlap in memory, and a mean over such rows is slow.
             return z_BTF.clone(memory_format=torch.contiguous_format).sub_(z_BTF.mean(dim=1, keepdim=True))
@@ -109,27 +129,66 @@ class View(nn.Module):
             return torch.cat([z_BTF, z_BTF.diff(dim=1, prepend=z_BTF[:, :1]) / self.step_F], dim=2)
         return z_BTF
 
-    def squared_errors(self, z_BTF: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (squared errors of the judged rows e_BJC, the newest row as reconstructed expected_BF)."""
-        x_BTC = self.inputs(z_BTF)
+    def squared_errors(self, x_BTC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (squared errors of the judged rows e_BJC, the newest row as reconstructed, newest_BC)."""
         rebuilt_BJC = self.network.newest(x_BTC, self.config.judged)
-        expected_BF = rebuilt_BJC[:, -1, : self.features]
-        if self.config.inputs == "centred":
-            expected_BF = expected_BF + (z_BTF[:, -1] - x_BTC[:, -1])
-        return (x_BTC[:, -self.config.judged :] - rebuilt_BJC).square_(), expected_BF
+        return (x_BTC[:, -self.config.judged :] - rebuilt_BJC).square_(), rebuilt_BJC[:, -1]
 
     def read(self, z_BTF: Tensor) -> Reading:
         """Read windows of at least `window` scaled rows, of which the newest count."""
-        e_BJC, expected_BF = self.squared_errors(z_BTF)
-        error_B, share_BF = self.measure(e_BJC.mean(dim=1))
+        x_BTC = self.inputs(z_BTF)
+        e_BJC, newest_BC = self.squared_errors(x_BTC)
+        error_B, share_BF = self._measured(x_BTC, e_BJC.mean(dim=1))
         back_B = self.config.judged - 1 - e_BJC.sum(dim=2).argmax(dim=1)
-        return Reading(error_B, expected_BF, share_BF, back_B)
+        return Reading(error_B, self._expected(newest_BC, z_BTF, x_BTC), share_BF, back_B)
+
+    def errors(self, z_BTF: Tensor) -> Tensor:
+        """Return the logarithm of each window's error alone, as `read` has it."""
+        x_BTC = self.inputs(z_BTF)
+        return self._measured(x_BTC, self.squared_errors(x_BTC)[0].mean(dim=1))[0]
+
+    def off(self, z_BTF: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (each channel's mean squared error e_BC, how far newest values lie from the expected off_BF)."""
+        x_BTC = self.inputs(z_BTF)
+        e_BJC, newest_BC = self.squared_errors(x_BTC)
+        return e_BJC.mean(dim=1), (z_BTF[:, -1] - self._expected(newest_BC, z_BTF, x_BTC)).abs()
+
+    def _expected(self, newest_BC: Tensor, z_BTF: Tensor, x_BTC: Tensor) -> Tensor:
+        """Return the newest row as reconstructed, in scaled units, expected_BF."""
+        expected_BF = newest_BC[:, : self.features]
+        if self.config.inputs == "centred":
+            return expected_BF + (z_BTF[:, -1] - x_BTC[:, -1])
+        if self.config.inputs == "compressed":
+            return expanded(expected_BF).clamp(-LIMIT, LIMIT)
+        return expected_BF
+
+    def _measured(self, x_BTC: Tensor, e_BC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (logarithm of each window's error with the distance in it, each feature's part as share_BF)."""
+        error_B, share_BF = self.measure(e_BC)
+        if self.nearest is None:
+            return error_B - self.high_error, share_BF
+        weight = self.config.distance_weight
+        apart_BD = self.nearest.squared(x_BTC.flatten(1), self.config.neighbour_share)
+        distance_B = (apart_BD.sum(dim=1) + _LEAST).log() / 2
+        apart_BF = self._of_features(apart_BD)
+        # A window that lies on a stored one is no nearer in one feature than in another.
+        apart_BF = apart_BF + _LEAST**2
+        share_BF = torch.where(share_BF.sum(dim=1, keepdim=True) > 0, share_BF, 1 / self.features)
+        near_BF = apart_BF / apart_BF.sum(dim=1, keepdim=True)
+        return (
+            (1 - weight) * error_B + weight * distance_B - self.high_error,
+            (1 - weight) * share_BF + weight * near_BF,
+        )
+
+    def _of_features(self, part_BD: Tensor) -> Tensor:
+        """Add up what belongs to each feature, over rows and over values and differences."""
+        return part_BD.view(len(part_BD), -1, self.features).sum(dim=1)
 
     def measure(self, e_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (logarithm of each window's error, each feature's part in it as share_BF)."""
+        """Return (logarithm of each window's error of reconstruction, each feature's part in it as share_BF)."""
         config = self.config
         if config.measure == "whole":
-            part_BF = e_BC.view(len(e_BC), -1, self.features).sum(dim=1)
+            part_BF = self._of_features(e_BC)
             error_B = part_BF.sum(dim=1).clamp(min=_LEAST**2).log() / 2
         else:
             strange_BC = torch.log1p(e_BC / self.usual_C)
@@ -139,9 +198,15 @@ class View(nn.Module):
             mean_B = counted_BF.pow(config.power).mean(dim=1).pow(1 / config.power)
             error_B = mean_B.clamp(min=_LEAST).log()
             part_BF = strange_BF.pow(config.power)
-        return error_B - self.high_error, part_BF / part_BF.sum(dim=1, keepdim=True).clamp(min=1e-30)
+        return error_B, part_BF / part_BF.sum(dim=1, keepdim=True).clamp(min=1e-30)
 
     def set_usual(self, high_C: Tensor, band_F: Tensor) -> None:
         """Take what is usual in training: high quantiles of each channel's error, and of how far values lie off."""
         self.usual_C.copy_((high_C + self.config.softness * high_C.median()).clamp(min=_LEAST))
         self.band_F.copy_(band_F)
+
+    @torch.no_grad()
+    def store(self, z_STF: Tensor) -> None:
+        """Keep these windows to measure distances from; as many as the configuration says."""
+        assert self.nearest is not None
+        self.nearest.stored_SD.copy_(self.inputs(z_STF).flatten(1))

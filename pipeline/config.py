@@ -130,8 +130,8 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     architecture: str = "default"
-    """default: three views of a linear autoencoder, or of the one named by `network`. Or one view of linear,
-    vanilla, sparse, denoising, variational, convolutional, recurrent, or one that a package adds."""
+    """default: views of a linear autoencoder, for features one of a denoising one; `network` names another. Or one
+    view of linear, vanilla, sparse, denoising, variational, convolutional, recurrent, or one a package adds."""
     views: Annotated[list[ViewSettings], Field(min_length=1, max_length=16)] | None = None
     """Views in place of the default's."""
 

@@ -23,7 +23,7 @@ class Autoencoder(vanilla.Autoencoder):
     @dataclass(frozen=True)
     class Config(vanilla.Autoencoder.Config):
         latent: int = 16
-        """Width of the code; always narrower than the input."""
+        """Width of the code; it may be wider than the input."""
         swapped: float = 0.1
         """Share of the values that are taken from another window."""
         noise: float = 0.1
@@ -33,12 +33,17 @@ class Autoencoder(vanilla.Autoencoder):
         super().__init__(shape, channels, config)
         self.swapped, self.noise = config.swapped, config.noise
 
+    def code_width(self, wanted: int) -> int:
+        return wanted
+
     def loss(self, x_BTC: Tensor, done: float) -> Tensor:
         return nn.functional.mse_loss(self(self.damaged(x_BTC)), x_BTC)
 
     def damaged(self, x_BTC: Tensor) -> Tensor:
         """Return the windows as training shows them."""
         spread_C = x_BTC.flatten(0, -2).std(dim=0, correction=0)
+        noise_BTC = self.noise * spread_C * torch.randn_like(x_BTC)
+        if not self.swapped:
+            return x_BTC + noise_BTC
         other_BTC = x_BTC[torch.randperm(len(x_BTC), device=x_BTC.device)]
-        swapped_BTC = torch.where(torch.rand_like(x_BTC) < self.swapped, other_BTC, x_BTC)
-        return swapped_BTC + self.noise * spread_C * torch.randn_like(x_BTC)
+        return torch.where(torch.rand_like(x_BTC) < self.swapped, other_BTC, x_BTC) + noise_BTC

@@ -27,9 +27,13 @@ class Autoencoder(DenseDecoder):
 
     def __init__(self, shape: tuple[int, ...], channels: int, config: Config) -> None:
         super().__init__(shape, channels)
-        latent = max(1, min(config.latent, self.width - 1))
+        latent = self.code_width(config.latent)
         self.encoder = dense(self.width, config.hidden, latent)
         self.decoder = dense(latent, config.hidden, self.width)
+
+    def code_width(self, wanted: int) -> int:
+        """Return the width of the code: one as wide as the input could carry everything."""
+        return max(1, min(wanted, self.width - 1))
 
     def encode(self, x_BTC: Tensor) -> Tensor:
         codes: Tensor = self.encoder(x_BTC.flatten(1))

@@ -144,3 +144,18 @@ def test_the_second_format_can_still_be_read() -> None:
     for delay, score_N in detector.score_series("a", x_NF, [0, 3, None]).items():
         assert np.isfinite(score_N).all()
         assert score_N[50:53].min() > 2 * score_N[10:42].max(), delay
+
+
+def test_a_denoising_model_of_the_first_format_keeps_its_narrow_code() -> None:
+    """It was made narrower than the input by itself; the option in the manifest does not tell."""
+    files = {path.name: path.read_bytes() for path in (FIXTURES / "v1" / "model").iterdir()}
+    manifest = json.loads(files[MANIFEST])
+    (view,) = manifest["views"]
+    assert view["architecture"] == "vanilla"
+    options = {**view["options"], "latent": 100, "swapped": 0.1, "noise": 0.1}
+    manifest["views"] = [{**view, "architecture": "denoising", "options": options}]
+    manifest["sha256"][MANIFEST] = _manifest_hash(manifest)
+    denoising = from_files({**files, MANIFEST: json.dumps(manifest).encode()})
+    z_BTF = torch.randn(4, 8, 2)
+    with torch.no_grad():
+        assert torch.equal(denoising.surprise(z_BTF), from_files(files).surprise(z_BTF))

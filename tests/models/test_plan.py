@@ -33,10 +33,13 @@ def test_one_feature_is_looked_at_longer_and_forgotten_more_slowly() -> None:
     assert one.window == 128
 
 
-@pytest.mark.parametrize("architecture", ["default", "linear"])
-def test_records_of_features_have_one_view_without_a_memory(architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "network", "inputs"),
+    [("default", "denoising", "compressed"), ("linear", "linear", "values")],
+)
+def test_records_of_features_have_one_view_without_a_memory(architecture: str, network: str, inputs: str) -> None:
     (view,) = plan_of("features", 3, architecture, {}).views
-    assert (view.architecture, view.window, view.inputs, view.judged, view.fade) == ("linear", 1, "values", 1, None)
+    assert (view.architecture, view.window, view.inputs, view.judged, view.fade) == (network, 1, inputs, 1, None)
 
 
 @pytest.mark.parametrize(
