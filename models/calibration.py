@@ -308,22 +308,17 @@ def alert_threshold(points_per_incident: FloatArray, cluster_points: npt.ArrayLi
         points_per_incident: the budget: points of each series [S] for each false incident that it may raise.
         cluster_points: how many points an incident holds on average at each of `CLUSTER_LEVELS`; [K] or [S, K].
     """
-    sizes_SK = np.atleast_2d(np.asarray(cluster_points, np.float64))
-    # The logarithm of the points for each incident, a line from level to level; rarer levels never need fewer.
-    points_SK = np.maximum.accumulate(np.array(CLUSTER_LEVELS) / DECIBEL + np.log(sizes_SK), axis=1)
-    points_SK = np.concatenate([points_SK[:, :1] - CLUSTER_LEVELS[0] / DECIBEL, points_SK], axis=1)
     levels = np.array([0.0, *CLUSTER_LEVELS])
-    asked_S = np.log(np.maximum(np.asarray(points_per_incident, np.float64), 1.0))
-    last = len(levels) - 2
-    place_S = np.minimum((points_SK[:, 1:-1] <= asked_S[:, None]).sum(axis=1), last)
-    row_S = np.arange(len(asked_S)) % len(points_SK)
-    low_S, high_S = points_SK[row_S, place_S], points_SK[row_S, place_S + 1]
-    step_S = levels[place_S + 1] - levels[place_S]
-    inside_S = levels[place_S] + step_S * (asked_S - low_S) / np.maximum(high_S - low_S, 1e-9)
+    sizes_SK = np.broadcast_to(cluster_points, (len(points_per_incident), len(CLUSTER_LEVELS)))
+    # The logarithm of the points for each incident at each level; rarer levels never need fewer.
+    needed_SK = levels / DECIBEL + np.log(np.column_stack([sizes_SK[:, :1], sizes_SK]))
+    needed_SK = np.maximum.accumulate(needed_SK, axis=1)
+    asked_S = np.log(np.maximum(points_per_incident, 1.0))
+    inside_S = [np.interp(asked, needed_K, levels) for asked, needed_K in zip(asked_S, needed_SK, strict=True)]
     # Beyond the last level clusters stay as small as there.
-    beyond_S = levels[-1] + DECIBEL * (asked_S - points_SK[row_S, -1])
-    threshold: FloatArray = np.where(asked_S >= points_SK[row_S, -1], beyond_S, inside_S)
-    return np.maximum(threshold, LOWEST_THRESHOLD)
+    beyond_S = DECIBEL * np.maximum(asked_S - needed_SK[:, -1], 0)
+    threshold: FloatArray = np.maximum(np.array(inside_S) + beyond_S, LOWEST_THRESHOLD)
+    return threshold
 
 
 def cluster_sizes(each: Sequence[FloatArray]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:

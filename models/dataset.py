@@ -5,7 +5,6 @@ Legend: T rows of a series, W window, N windows, F features.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -37,15 +36,11 @@ class Windows:
         return rows
 
 
-def windows_of(series: Sequence[npt.NDArray[np.float32]], window: int, padding: int) -> Windows:
-    """Lay series behind each other and list a window for each row, which ends there.
-
-    Args:
-        padding: copies of their first row that the series begin with; at least `window` - 1.
-    """
-    first = np.cumsum([0, *(len(z_TF) for z_TF in series)])
-    starts = [np.arange(low + padding, high) - (window - 1) for low, high in pairwise(first)]
-    return Windows(np.concatenate(series), np.concatenate(starts), window)
+def windows_of(series: Sequence[npt.NDArray[np.float32]], window: int) -> Windows:
+    """Lay series behind each other, each padded, and list a window for each row, which ends there."""
+    first = np.cumsum([0, *(len(z_TF) + window - 1 for z_TF in series)])
+    starts = [low + np.arange(len(z_TF)) for low, z_TF in zip(first, series, strict=False)]
+    return Windows(np.concatenate([padded(z_TF, window - 1) for z_TF in series]), np.concatenate(starts), window)
 
 
 def padded(z_TF: npt.NDArray[np.float32], padding: int) -> npt.NDArray[np.float32]:

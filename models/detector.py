@@ -9,7 +9,7 @@ Legend: B windows or rows to judge, N rows of a series, R windows near a row, T 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -84,15 +84,8 @@ class Judgement:
         return OnlineTail(device, pace, self.quantiles_of_series)
 
     def to(self, device: torch.device) -> "Judgement":
-        reach = Reach(self.reach.behind, self.reach.ahead, self.reach.fading_RV.to(device))
-        return Judgement(
-            reach,
-            self.reference_V.to(device),
-            self.tail.to(device),
-            self.cluster_points,
-            self.clusters_of_series,
-            self.quantiles_of_series,
-        )
+        reach = replace(self.reach, fading_RV=self.reach.fading_RV.to(device))
+        return replace(self, reach=reach, reference_V=self.reference_V.to(device), tail=self.tail.to(device))
 
 
 @dataclass(frozen=True)
@@ -147,7 +140,7 @@ class Detector:
         """Move it; returns itself."""
         self.views = [view.to(device) for view in self.views]
         moved = {delay: judgement.to(device) for delay, judgement in self.calibration.judgements.items()}
-        self.calibration = Calibration(self.calibration.interval_ms, moved, self.calibration.interval_of_series)
+        self.calibration = replace(self.calibration, judgements=moved)
         return self
 
     def read(self, z_BTF: Tensor) -> Readings:

@@ -78,7 +78,7 @@ def fit_detector(
         config = dataclasses.replace(config, stored=min(config.stored, sum(len(z_TF) for z_TF in scaled)))
         view = View(len(features), config).to(device)
         view.step_F.copy_(torch.from_numpy(_usual_steps(scaled) / DIFFERENCE_WEIGHT))
-        windows = windows_of([padded(z_TF, config.window - 1) for z_TF in scaled], config.window, config.window - 1)
+        windows = windows_of(scaled, config.window)
         parts = _split([len(z_TF) for z_TF in scaled], config.window)
         if view.nearest is not None:
             usual_N = store_and_trim(view, windows, plan.training.seed)

@@ -115,12 +115,14 @@ class ViewSettings(Section):
     """The newest points whose errors count."""
     measure: Literal["features", "whole"] | None = None
     """features: each by what is usual for it, as logarithms. whole: the plain mean of all errors."""
+    largest: Whole | None = None
+    """Features that count, strangest first; by default all."""
     power: Annotated[float, Field(gt=0, le=100), BeforeValidator(no_truth)] | None = None
     """Of the mean over features: 1 for what many show, higher for what few show."""
     softness: Annotated[float, Field(ge=0, le=1000), BeforeValidator(no_truth)] | None = None
-    """How much less quiet features count."""
+    """Share of the median feature's usual error that is added to each one's own: quiet features count less."""
     fade: Annotated[float, Field(ge=0, le=100), BeforeValidator(no_truth)] | None = None
-    """How much of a window's error is lost for each point of distance, in logarithms."""
+    """How much of a window's error is lost for each point of distance, in logarithms; null forgets at once."""
     offset: Annotated[float, Field(ge=-100, le=100), BeforeValidator(no_truth)] | None = None
     """How far this view has to exceed the others to be heard, in logarithms."""
 
@@ -132,6 +134,8 @@ class ModelSettings(BaseModel):
     architecture: str = "default"
     """default: views of a linear autoencoder, for features one of a denoising one; `network` names another. Or one
     view of linear, vanilla, sparse, denoising, variational, convolutional, recurrent, or one a package adds."""
+    network: str | None = None
+    """An architecture for the views of the default, and for those below."""
     views: Annotated[list[ViewSettings], Field(min_length=1, max_length=16)] | None = None
     """Views in place of the default's."""
 
@@ -144,7 +148,8 @@ class ModelSettings(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        return dict(self.__pydantic_extra__ or {})
+        network = {} if self.network is None else {"network": self.network}
+        return {**network, **(self.__pydantic_extra__ or {})}
 
 
 class AlertSettings(Section):

@@ -111,7 +111,9 @@ def wrong_option(settings: StreamSettings) -> tuple[str, str] | None:
 
 
 def _plan(settings: StreamSettings, features: int, options: Mapping[str, Any] | None = None) -> Plan:
-    views = [view.model_dump(exclude_none=True) for view in settings.model.views or ()]
+    written = [view.model_dump(exclude_unset=True) for view in settings.model.views or ()]
+    # Only of `fade` a null says something.
+    views = [{key: value for key, value in view.items() if value is not None or key == "fade"} for view in written]
     options = settings.model.options if options is None else options
     return plan_of(settings.kind, features, settings.model.architecture, options, settings.window, views)
 

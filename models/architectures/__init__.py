@@ -44,7 +44,7 @@ class Architecture(nn.Module):
         return self.decode(self.encode(x_BTC))
 
     def newest(self, x_BTC: Tensor, rows: int) -> Tensor:
-        """Return the last rows of the reconstruction alone: all that a view needs which judges no others."""
+        """Return the newest `rows` steps of the reconstruction alone: what a view needs that judges no others."""
         last: Tensor = self(x_BTC)[:, -rows:]
         return last
 

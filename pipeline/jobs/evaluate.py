@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import models
-from pipeline import jobs, stages
 from pipeline.connectors.parquet import configuration_of, read_labelled
 from pipeline.errors import ConfigError, OffkeyError
 from pipeline.jobs.judge import Task, check_architecture, judge
@@ -267,13 +266,27 @@ def _configuration(path: Path, kind: str, options: Options, code: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_RECKONING = (
+    "models",
+    "pipeline/stages",
+    "pipeline/connectors/parquet.py",
+    "pipeline/jobs/judge.py",
+    "pipeline/jobs/results.py",
+    "pipeline/jobs/false_incidents.py",
+    "pipeline/budgets.py",
+    "pipeline/config.py",
+)
+"""What a result depends on, beside the file and the options."""
+
+
 def _code() -> str:
-    """Return a hash of the code that trains, scores and counts, and of the libraries under it."""
+    """Return a hash of the code that reads, trains, scores and counts, and of the libraries under it."""
     digest = hashlib.sha256()
-    for package in (models, jobs, stages):
-        for folder in package.__path__:
-            for path in sorted(Path(folder).rglob("*.py")):
-                digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    home = Path(models.__path__[0]).parent
+    for part in _RECKONING:
+        whole = home / part
+        for path in sorted(whole.rglob("*.py")) if whole.is_dir() else [whole]:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
     digest.update("".join(version(library) for library in ("numpy", "torch")).encode())
     return digest.hexdigest()
 

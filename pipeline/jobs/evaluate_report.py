@@ -17,8 +17,9 @@ from pipeline.jobs.results import Result
 logger = logging.getLogger(__name__)
 
 NOTE = (
-    "Scores are those of the trained detector alone: online updates and accept_after are off. Causal scores use no "
-    "later point, settled ones every window that covers a point. False incidents: causal, budget 1 a day."
+    "Scores are those of the trained detector alone: nothing is learned while scoring, neither online nor a level "
+    "that stays. Causal scores use no later point, settled ones those of one longest window ahead. "
+    "False incidents: causal, budget 1 a day."
 )
 
 

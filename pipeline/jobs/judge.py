@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.calibration import alert_threshold
 from models.dataset import Columns
 from models.detector import Detector
 from models.evaluation import auc_pr, auroc
@@ -178,15 +177,14 @@ def _judge_table(task: Task, rows: Labelled, result: Result) -> Result:
     _check_finite(task.path, {CAUSAL: score_N})
     write_scores(task.scores, scored, label_N, {CAUSAL: score_N, SETTLED: score_N}, task.configuration)
     points_per_incident = float(PER_1000.points_per_incident(1.0))
-    threshold = float(
-        alert_threshold(np.array([points_per_incident]), detector.calibration.of(0).cluster_points)[0]
-    )
+    threshold = float(detector.calibration.of(0).thresholds([""], np.array([points_per_incident]))[0])
+    precision, ranked = auc_pr(label_N, score_N), auroc(label_N, score_N)
     return replace(
         result,
-        auc_pr_causal=auc_pr(label_N, score_N),
-        auc_pr_settled=auc_pr(label_N, score_N),
-        auroc=auroc(label_N, score_N),
-        auroc_causal=auroc(label_N, score_N),
+        auc_pr_causal=precision,
+        auc_pr_settled=precision,
+        auroc=ranked,
+        auroc_causal=ranked,
         fit_s=fit_s,
         points_per_s=len(scored) / score_s,
         false_incidents_1_per_1000=int((score_N[~label_N] >= threshold).sum()),

@@ -49,7 +49,7 @@ def test_what_lies_far_from_everything_is_not_learned_from() -> None:
     planted = np.arange(7, 2000, 66)
     z_NF[planted] = 50 * np.sign(z_NF[planted])
     view = View(4, ViewConfig("denoising", {}, 1, "compressed", judged=1, fade=None, stored=256))
-    usual_N = store_and_trim(view, windows_of([z_NF], 1, 0), seed=0)
+    usual_N = store_and_trim(view, windows_of([z_NF], 1), seed=0)
     assert not usual_N[planted].any()
     assert (~usual_N).sum() == pytest.approx(40, abs=1)
     assert view.nearest is not None

@@ -66,7 +66,7 @@ def test_the_command_writes_scores_metrics_and_a_table(data: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "1 of 4: " in done.stderr
     assert "mean of groups" in done.stdout
-    assert "online updates and accept_after are off" in " ".join(done.stdout.split())
+    assert "nothing is learned while scoring" in " ".join(done.stdout.split())
     assert NOTE.split(".")[0] in done.stdout
     written = sorted(str(path.relative_to(out)) for path in out.rglob("*.*") if path.name != ".lock")
     expected = ["cars/a", "cars/b", "pumps/a", "tables/t"]
