@@ -258,8 +258,11 @@ def _scores(
 def quantiles(surprise_N: FloatArray, pace: Pace) -> Usual:
     """Return the usual surprise in training: where an `OnlineTail` starts.
 
-    Drawn towards that of a normal score by as many points as a thin tail needs to be seen at all.
+    Drawn towards that of a normal score by as many points as a thin tail needs to be seen at all; of no points at
+    all, it is that.
     """
+    if not len(surprise_N):
+        return _MEDIAN, pace.gap, _FAR
     median, upper, far = np.quantile(surprise_N, [0.5, 1 - pace.share, 1 - pace.far_share])
     weight, far_weight = (len(surprise_N) / (len(surprise_N) + 2 / share) for share in (pace.share, pace.far_share))
     gap = float(np.clip(upper - median, _LEAST_GAP * pace.gap, _MOST_GAP * pace.gap))

@@ -30,10 +30,10 @@ def series_columns(rows: int = 600, features: int = 2, seed: int = 0) -> dict[st
 
 
 def table_columns(rows: int = 400, seed: int = 0) -> dict[str, Any]:
-    """Return rows of which every tenth lies apart."""
+    """Return rows of which every tenth lies apart, each in a direction of its own."""
     random = np.random.default_rng(seed)
     label_N = (np.arange(rows) % 10 == 3).astype(np.int8)
-    x_NF = random.standard_normal((rows, 3)) + 4 * label_N[:, None]
+    x_NF = random.standard_normal((rows, 3)) + 4 * label_N[:, None] * random.choice([-1, 1], (rows, 3))
     return {"label": label_N, **{f"f{n:02}": x_NF[:, n].astype(np.float32) for n in range(3)}}
 
 

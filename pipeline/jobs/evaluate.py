@@ -17,17 +17,19 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 import models
 from pipeline.connectors.parquet import configuration_of, read_labelled
-from pipeline.errors import ConfigError, OffkeyError
+from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.judge import Task, check_architecture, judge
-from pipeline.jobs.results import Result, read_results, write_results
+from pipeline.jobs.results import Key, Result, read_results, write_results
 
 METRICS = "metrics.csv"
 
@@ -56,8 +58,8 @@ class Plan:
     """The largest files first, so that no long one is left for the end."""
     kept: Sequence[Result]
     """Results of this configuration that are there already."""
-    others: Sequence[Result]
-    """Rows of other architectures, seeds, settings or files."""
+    keys: frozenset[Key]
+    """Of the rows of this run; those of others stay as they are."""
     files: Mapping[tuple[str, str], Path]
     """By group and series."""
     remarks: Sequence[str]
@@ -137,14 +139,15 @@ def plan(options: Options) -> Plan:
     kept: list[Result] = []
     pending: list[Task] = []
     for name, task in tasks.items():
-        known = written.pop((*name, options.architecture, options.seed, settings[name]), None)
+        known = written.get((*name, options.architecture, options.seed, settings[name]))
         if known and known.configuration == task.configuration == configuration_of(task.scores):
             kept.append(known)
         else:
             pending.append(task)
     pending.sort(key=lambda task: -task.path.stat().st_size)
     files = {name: task.path for name, task in tasks.items()}
-    return Plan(pending, kept, list(written.values()), files, remarks)
+    keys = frozenset((*name, options.architecture, options.seed, settings[name]) for name in tasks)
+    return Plan(pending, kept, keys, files, remarks)
 
 
 def evaluate(options: Options, planned: Plan, progress: Progress) -> Outcome:
@@ -157,18 +160,20 @@ def evaluate(options: Options, planned: Plan, progress: Progress) -> Outcome:
     metrics = options.out / METRICS
     with _alone(options.out):
         _sweep(options.out)
+        # Another run may have written since this one was planned.
+        others = [result for result in _written(metrics) if result.key not in planned.keys]
         try:
             for outcome in _in_workers(judge, planned.pending, options.workers):
                 if isinstance(outcome, str):
                     failures.append(outcome)
                 else:
                     results.append(outcome)
-                    write_results(metrics, [*planned.others, *results])
+                    write_results(metrics, [*others, *results])
                 told = outcome if isinstance(outcome, str) else f"{outcome.group}/{outcome.series}"
                 progress(told, len(results) + len(failures), len(planned.kept) + len(planned.pending))
-            write_results(metrics, [*planned.others, *results])
+            write_results(metrics, [*others, *results])
             if options.figures:
-                _draw(options, planned, results, progress)
+                failures += _draw(options, planned, results, progress)
         except KeyboardInterrupt as error:
             total = len(planned.kept) + len(planned.pending)
             raise Stopped(
@@ -179,7 +184,8 @@ def evaluate(options: Options, planned: Plan, progress: Progress) -> Outcome:
     return Outcome(sorted(results, key=lambda result: result.key), failures)
 
 
-def _draw(options: Options, planned: Plan, results: Sequence[Result], progress: Progress) -> None:
+def _draw(options: Options, planned: Plan, results: Sequence[Result], progress: Progress) -> list[str]:
+    """Draw what is not there yet; return one line for each figure that could not be drawn."""
     from pipeline.jobs.figure import FigureTask, draw
 
     tasks = []
@@ -189,8 +195,11 @@ def _draw(options: Options, planned: Plan, results: Sequence[Result], progress: 
         figure = options.out / "figures" / result.group / f"{result.series}.png"
         if not figure.exists() or figure.stat().st_mtime < scores.stat().st_mtime:
             tasks.append(FigureTask(figure, path, scores, result))
-    for number, _ in enumerate(_in_workers(draw, tasks, options.workers), 1):
+    failures = []
+    for number, outcome in enumerate(_in_workers(draw, tasks, options.workers), 1):
+        failures += [outcome] if isinstance(outcome, str) else []
         progress("figures", number, len(tasks))
+    return failures
 
 
 def _in_workers(work: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R | str]:
@@ -207,6 +216,11 @@ def _in_workers(work: Callable[[T], R], tasks: Sequence[T], workers: int) -> Ite
                 yield future.result()
             except OffkeyError as error:
                 yield str(error)
+            except BrokenProcessPool as error:
+                raise TransientError(
+                    "a worker process was ended from outside, perhaps for want of memory; the same command goes on "
+                    "from there, with fewer --workers it takes less"
+                ) from error
         pool.shutdown()
     except BaseException:
         # A series may take minutes: whoever stops the run does not wait for it.
@@ -320,5 +334,6 @@ def _alone(out: Path) -> Iterator[None]:
 
 def _sweep(out: Path) -> None:
     """Drop what a worker that was ended left unfinished."""
-    for path in (out / "scores").rglob(".*.parquet.*"):
+    unfinished = [(out / "scores").rglob(".*.parquet.*"), (out / "figures").rglob(".*.png"), out.glob(".*.csv.*")]
+    for path in chain.from_iterable(unfinished):
         path.unlink(missing_ok=True)

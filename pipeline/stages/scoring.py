@@ -138,7 +138,7 @@ class Scorer:
 
     def _round(self, ready: Round, windows: Windows) -> _Part:
         """Read the windows of a round and judge what can be."""
-        end_K = ready.end_M[torch.from_numpy(ready.read_M).to(self._device)]
+        end_K = torch.from_numpy(ready.end_M[ready.read_M]).to(self._device)
         readings = self._read(windows, end_K)
         explained_KE = _explained(readings)
         if not self.near.behind + self.near.ahead:
@@ -148,7 +148,7 @@ class Scorer:
         if not self.near.ahead:
             surprise_K = self._judgement.surprise(windows.errors_near(end_K))
             return _Part(ready.position_M[ready.read_M], surprise_K, explained_KE)
-        end_K = ready.end_M[torch.from_numpy(ready.judge_M).to(self._device)]
+        end_K = torch.from_numpy(ready.end_M[ready.judge_M]).to(self._device)
         error_KRV = windows.errors_near(end_K)
         # A held row has no error of its own, and others do not speak for it alone.
         own_K = ~torch.isneginf(error_KRV[:, self.near.behind, 0])

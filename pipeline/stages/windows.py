@@ -51,7 +51,7 @@ class Round:
 
     position_M: IntArray
     """Where each point stands among the admitted `Points`."""
-    end_M: Tensor
+    end_M: IntArray
     """Row of each point in the flat buffers; its window is the T rows that end there."""
     read_M: npt.NDArray[np.bool_]
     """Whether the point's window is to be read: not that of a held one."""
@@ -107,7 +107,7 @@ class Windows:
             read_M = ~points.held_M[chosen_M]
             waited_M = points.index_M[chosen_M] >= self.window + self.near.ahead
             judge_M = waited_M if self.near.ahead else read_M
-            yield Round(chosen_M, torch.from_numpy(end_M).to(self._device), read_M, judge_M)
+            yield Round(chosen_M, end_M, read_M, judge_M)
 
     def gather(self, end_B: Tensor) -> Tensor:
         """Return the windows x_BTF that end at these rows."""
@@ -157,14 +157,15 @@ class Windows:
     def restore(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put back what `snapshot` returned; the table's counts are restored before.
 
-        What other views found, or what lacks its time, is left out: rows are then judged by what comes next.
+        What other views found, or what lacks its time, is left out: rows are then judged by what comes next. After
+        a change of the delay no row is judged twice; those that waited longer than rows now wait are not judged.
         """
         self._grow()
         count_S, stored = self._table.columns["count"][slots], arrays[_VALUES].shape[1]
         valid_S = np.minimum(count_S, stored)
         taken_S = np.minimum(valid_S, self.depth)
         # Where earlier rows are lost, the others stand where they would if nothing was.
-        end_S = np.where(count_S > taken_S, self.depth, taken_S)
+        end_S = np.minimum(count_S, self.depth)
         source_SD = np.arange(self.depth) - end_S[:, None] + valid_S[:, None]
         missing_SD = (source_SD < (valid_S - taken_S)[:, None]) | (source_SD >= valid_S[:, None])
         source_SD[missing_SD] = 0
@@ -177,10 +178,18 @@ class Windows:
                 continue
             rows = kept[every_S, source_SD]
             rows[missing_SD] = self._empty[name]
+            if name == _ERRORS:
+                rows[self._judged_already(end_S, stored)] = self._empty[name]
             track[torch.from_numpy(slots), : self.depth] = torch.from_numpy(rows).to(self._device)
         if self.near.ahead and _TIMES in arrays:
             self._times_SL[slots, : self.depth] = arrays[_TIMES][every_S, source_SD]
         self._end_S[slots] = end_S
+
+    def _judged_already(self, end_S: IntArray, stored: int) -> npt.NDArray[np.bool_]:
+        """Tell which rows [S, D] a shorter delay has judged that would now be judged again."""
+        waited = stored - (self.depth - self.near.ahead)
+        back_SD = end_S[:, None] - 1 - np.arange(self.depth)
+        return np.asarray((back_SD >= waited) & (back_SD < self.near.ahead), np.bool_)
 
     def rescale(self, slots: IntArray, center_SF: FloatArray, scale_SF: FloatArray) -> None:
         """Move the buffers of these slots from the table's scaling to another one, which the table takes."""

@@ -32,6 +32,17 @@ def test_no_records_at_all_are_refused() -> None:
         fit(ModelSpec("features", ("a",), 1), "vanilla", QUICK, {})
 
 
+@pytest.mark.parametrize("rows", [70, 126, 127, 128])
+def test_a_series_shorter_than_the_longest_view_is_no_obstacle(rows: int) -> None:
+    """It has no row of its own to calibrate by, so it begins as one that was never seen."""
+    random = np.random.default_rng(0)
+    columns = {"old": (times(1000), random.random((1000, 1))), "young": (times(rows), random.random((rows, 1)))}
+    detector = fit(ModelSpec("series", ("a",), 2), "default", {}, columns)
+    for name in columns:
+        assert np.isfinite(detector.score_series(name, columns[name][1])[0]).all()
+        assert np.isfinite(detector.calibration.of(0).quantiles_of_series[name]).all()
+
+
 def test_rows_too_large_to_reckon_with_are_left_out() -> None:
     """The range of such a series overflows: scaled by it, every value would be the same or no number at all."""
     random = np.random.default_rng(0)

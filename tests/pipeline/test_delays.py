@@ -148,6 +148,27 @@ def test_another_delay_or_other_views_take_the_state_over(
     assert {offset for offset in through if offset >= late} <= found.keys()
 
 
+@pytest.mark.parametrize(("old", "new"), [(3, 8), (2, 4), (8, 3)])
+def test_no_row_is_judged_twice_when_the_delay_changes(old: int, new: int) -> None:
+    first, second = pipeline_of("views", old), pipeline_of("views", new)
+    before = scores(run(first, RECORDS[:200])).items()
+    second.restore(PLACE, first.snapshot(PLACE))
+    after = scores(run(second, RECORDS[200:])).items()
+    judged = [[(offset % 4, time_ms) for offset, (time_ms, _) in part] for part in (before, after)]
+    assert not set(judged[0]) & set(judged[1])
+
+
+@pytest.mark.parametrize("at", [36, 40, 48, 80])
+def test_after_a_longer_delay_a_second_restore_changes_nothing(at: int) -> None:
+    """Of series so young that the ring is not full, the rows that there are stay where they are."""
+    short, long, again = pipeline_of("views", 0), pipeline_of("views", 8), pipeline_of("views", 8)
+    run(short, RECORDS[:at])
+    long.restore(PLACE, short.snapshot(PLACE))
+    run(long, RECORDS[at : at + 4])
+    again.restore(PLACE, long.snapshot(PLACE))
+    assert scores(run(again, RECORDS[at + 4 :])) == scores(run(long, RECORDS[at + 4 :]))
+
+
 def surprise_live(detector: Detector, delay: int, values_NF: np.ndarray) -> np.ndarray:
     """Return the raw surprise of each row of series a, at the place of the row that is judged."""
     scorer = Scorer(detector, CPU, delay)

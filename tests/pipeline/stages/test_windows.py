@@ -43,7 +43,7 @@ def run(table: SeriesTable, windows: Windows, batch: Batch) -> dict[int, list[fl
     points = table.admit([batch]).points
     found: dict[int, list[float]] = {}
     for ready in windows.rounds(points):
-        x_BTF = windows.gather(ready.end_M).numpy().astype(float)
+        x_BTF = windows.gather(torch.from_numpy(ready.end_M)).numpy().astype(float)
         for position, x_TF in zip(ready.position_M, x_BTF, strict=True):
             slot, offset = points.slot_M[position], int(points.offset_M[position])
             assert offset not in found
@@ -116,7 +116,7 @@ def test_a_large_counter_keeps_its_small_steps() -> None:
     offset_N = np.arange(8)
     points = table.admit([Batch(PLACE, ["a"] * 8, offset_N, values, offset_N, offset_N)]).points
     for ready in windows.rounds(points):
-        step = windows.gather(ready.end_M).diff(dim=1) * float(table.columns["scale"][0, 0])
+        step = windows.gather(torch.from_numpy(ready.end_M)).diff(dim=1) * float(table.columns["scale"][0, 0])
         torch.testing.assert_close(step.float(), torch.ones_like(step, dtype=torch.float32))
 
 
