@@ -27,7 +27,7 @@ _ABOUT = {
     ),
     "metrics": (
         "Each series a single number: cloud machines, ad exchanges, road traffic, tweets. "
-        "One small dense autoencoder for all of them. Budget: one false alarm a day for each series."
+        "One linear autoencoder for all of them, in three views. Budget: one false alarm a day for each series."
     ),
     "requests": (
         "HTTP connections without time or order, each judged by itself by a dense autoencoder. "

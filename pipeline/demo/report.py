@@ -11,7 +11,7 @@ from importlib.resources import files
 import numpy as np
 
 from pipeline.demo import plot
-from pipeline.demo.counting import COUNTING, Tally
+from pipeline.demo.counting import COUNTING, MARGIN_POINTS, Tally
 from pipeline.demo.views import IncidentView, SeriesView, StreamView
 from pipeline.stages.alerts import FeatureView
 
@@ -48,7 +48,7 @@ def page(total: Tally, streams: Sequence[StreamView]) -> str:
 _LEGEND = (
     '<div class=legend><span><i class=key style="background:var(--span-fill)"></i>labelled incident</span>'
     '<span><i class="dot found"></i>incident opened inside a label</span>'
-    '<span><i class="dot near"></i>within one window of a label</span>'
+    f'<span><i class="dot near"></i>within {MARGIN_POINTS} points of a label</span>'
     '<span><i class="dot false"></i>false alarm</span>'
     '<span><i class=key style="background:var(--score)"></i>score</span>'
     '<span><i class=key style="background:var(--hot)"></i>at or above the threshold</span></div>'
@@ -236,7 +236,7 @@ def _lasting(incident: IncidentView) -> str:
 
 
 def _reason(name: str, view: FeatureView) -> str:
-    expected = plot.short(view.expected) + ("" if view.band is None else f" ± {plot.short(view.band)}")
+    expected = plot.short(view.expected) + ("" if view.band is None else f" ± {view.band:.2g}")
     return (
         f"<b>{escape(name)}</b><span><em>{plot.short(view.observed)}</em> ({expected})</span>"
         f'<div class=bar><i style="width:{view.share:.0%}"></i></div><span>{view.share:.0%}</span>'
