@@ -90,6 +90,8 @@ MISTAKES = [
     (GOOD + "worker: {checkpoint_every: 0s}\n", ":4: worker.checkpoint_every: '0s' is too short or too long"),
     (GOOD + "    alerts: {budget: 3 a day}\n", ":4: streams.machines.alerts.budget: '3 a day' is no budget; write"),
     (GOOD + "    alerts: {budget: 3}\n", ":4: streams.machines.alerts.budget is 3; it takes text: put quotes"),
+    (GOOD + "    model: {network: 3}\n", ":4: streams.machines.model.network is 3; it takes text: put quotes"),
+    (GOOD + "    model: {network: [linear]}\n", ":4: streams.machines.model.network is ['linear']; it takes text"),
     # Names.
     ("streams:\n  a:\n    topic: 'a b'\n", ":3: streams.a.topic: 'a b' is no name for Kafka; write up to 249"),
     ("streams:\n  a:\n    topic: ..\n", ":3: streams.a.topic: '..' is no name for Kafka"),
