@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from pipeline.connectors.embedded import EmbeddedBroker
 from tests.brokers import MISSING, ApacheBroker
 
 # One thread is as fast on small models, and far faster on a busy machine.
 torch.set_num_threads(1)
+
+# How long a draw takes says how busy the machine is: the first text drawn in a fresh clone takes seconds.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
