@@ -63,6 +63,7 @@ class Worker:
         self._lane_of = {lane.topic: lane for lane in self.lanes}
         self.partitions = Partitions(self._lane_of, self.source, self.checkpoints)
         self._checkpoint_due_s = self.clock() + self.settings.checkpoint_every_s
+        self._only_replayed = False
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then checkpoint.
@@ -77,7 +78,9 @@ class Worker:
         while not stop.is_set():
             try:
                 self.step()
-                failing_since_s, backoff_s = None, _FIRST_BACKOFF_S
+                # What is replayed after a failure says nothing of whether the cause has gone.
+                if not self._only_replayed:
+                    failing_since_s, backoff_s = None, _FIRST_BACKOFF_S
             except TransientError as error:
                 now_s = self.clock()
                 failing_since_s = now_s if failing_since_s is None else failing_since_s
@@ -104,11 +107,12 @@ class Worker:
         with _measure("poll"):
             polled = self.source.poll(self.settings.poll_timeout_s)
         polled = [records for records in polled if records.partition in self.partitions.progress]
+        self._only_replayed = False
         if polled:
             try:
                 outcomes = self._score(polled)
                 self._publish(outcomes)
-                self._commit(polled)
+                self._only_replayed = not self._commit(polled)
             except TransientError:
                 self.partitions.forget(records.partition for records in polled)
                 raise
@@ -171,7 +175,8 @@ class Worker:
             if sent:
                 self.publisher.flush(self.settings.delivery_timeout_s)
 
-    def _commit(self, polled: Sequence[PartitionRecords]) -> None:
+    def _commit(self, polled: Sequence[PartitionRecords]) -> bool:
+        """Commit what is new of the records; return whether anything is."""
         with _measure("commit"):
             moved = {
                 records.partition: records.next_offset
@@ -180,6 +185,7 @@ class Worker:
             }
             if moved:
                 self.source.commit(moved)
+        return bool(moved)
 
     def _is_new(self, partition: TopicPartition, offset: int) -> bool:
         return self.partitions.progress[partition].is_new(offset)
