@@ -3,6 +3,7 @@
 KAFKA_HOME is an Apache Kafka distribution, or any folder with its jars in `libs/`; Java 17 runs it.
 """
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from kafka.errors import CoordinatorNotAvailableError
 
 from pipeline.connectors.embedded import free_port
 
@@ -74,11 +76,14 @@ class ApacheBroker:
         self._log.close()
 
     def _wait(self, port: int, folder: Path) -> None:
+        """Until it takes connections and coordinates groups: the first question creates its topic of offsets."""
         deadline_s, pause = time.monotonic() + _START_S, threading.Event()
         while time.monotonic() < deadline_s and self._process.poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            except OSError:
+                with contextlib.closing(KafkaAdminClient(bootstrap_servers=self.bootstrap_servers)) as admin:
+                    admin.list_group_offsets({"any": None})
+            except (OSError, CoordinatorNotAvailableError):
                 pause.wait(0.1)
             else:
                 return
