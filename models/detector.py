@@ -1,6 +1,6 @@
 """A detector: scaling, one or more views, and the calibration that gives their errors a meaning.
 
-Windows are read one by one (`read`), which needs the newest rows of a series. A row is judged (`surprise`) by the
+Windows are read one by one (`errors`), which needs the newest rows of a series. A row is judged (`surprise`) by the
 errors of the windows near it, as `mapping` has it: the view that finds it strangest decides, each measured by a
 high quantile of its own errors in training, and the largest of them is calibrated once more, for each delay by
 itself, so that a score keeps its meaning.
@@ -9,7 +9,7 @@ Legend: B windows or rows to judge, N rows of a series, R windows near a row, T 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,36 +20,27 @@ from torch import Tensor
 from models.calibration import OnlineTail, Pace, PooledTail, Usual, alert_threshold
 from models.dataset import padded
 from models.mapping import Delay, Reach
+from models.reader import Reader
 from models.scaling import LIMIT, Scaling
 from models.spec import ModelSpec
 from models.views import View
 
 FloatArray = npt.NDArray[np.float64]
-_CHUNK_VALUES = 2**17
+_CHUNK_VALUES = 2**19
 
 
 @dataclass(frozen=True)
-class Readings:
-    """What all views say of each window, on the detector's device."""
+class Explanation:
+    """What the strangest view makes of each window, on the detector's device, in scaled units."""
 
-    error_BV: Tensor
-    """Logarithm of each view's error, by the one that a training row in a hundred exceeds: it means the same under
-    another model, so rows that one has read are judged with rows that the next one reads."""
     expected_BF: Tensor
-    """The newest row as the strangest view reconstructs it, in scaled units."""
+    """The newest row as reconstructed."""
+    band_BF: Tensor
+    """How far from the expected value is usual."""
     share_BF: Tensor
-    """Each feature's part in that view's error; rows sum to one."""
+    """Each feature's part in the error; rows sum to one."""
     back_B: Tensor
-    """How many rows before the newest one that view's error is largest."""
-    view_B: Tensor
-    """Which view it is."""
-
-    @property
-    def columns(self) -> list[Tensor]:
-        return [getattr(self, column.name) for column in fields(self)]
-
-    def __getitem__(self, rows: slice) -> "Readings":
-        return Readings(*(column[rows] for column in self.columns))
+    """How many rows before the newest one the error is largest."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +58,9 @@ class Judgement:
     quantiles_of_series: Mapping[str, Usual]
     """Where each series' `OnlineTail` starts; of features, that of the stream, under the name ""."""
 
-    def surprise(self, error_BRV: Tensor) -> Tensor:
+    def surprise(self, error_BVR: Tensor) -> Tensor:
         """Return -10 log10 of the share of the stream's training rows that are stranger."""
-        return self.of_points(self.reach.point_errors(error_BRV))
+        return self.of_points(self.reach.point_errors(error_BVR))
 
     def of_points(self, error_BV: Tensor) -> Tensor:
         return self.tail.surprise((error_BV - self.reference_V).amax(dim=1))
@@ -84,7 +75,7 @@ class Judgement:
         return OnlineTail(device, pace, self.quantiles_of_series)
 
     def to(self, device: torch.device) -> "Judgement":
-        reach = replace(self.reach, fading_RV=self.reach.fading_RV.to(device))
+        reach = replace(self.reach, fading_VR=self.reach.fading_VR.to(device))
         return replace(self, reach=reach, reference_V=self.reference_V.to(device), tail=self.tail.to(device))
 
 
@@ -130,6 +121,7 @@ class Detector:
         self.views = [view.eval() for view in views]
         self.scaling = scaling
         self.calibration = calibration
+        self._reader = Reader(self.views, spec.window)
 
     @property
     def name(self) -> str:
@@ -139,35 +131,40 @@ class Detector:
     def to(self, device: torch.device) -> "Detector":
         """Move it; returns itself."""
         self.views = [view.to(device) for view in self.views]
+        self._reader = Reader(self.views, self.spec.window)
         moved = {delay: judgement.to(device) for delay, judgement in self.calibration.judgements.items()}
         self.calibration = replace(self.calibration, judgements=moved)
         return self
 
-    def read(self, z_BTF: Tensor) -> Readings:
-        """Read windows of scaled values, by themselves."""
+    def errors(self, z_BTF: Tensor) -> Tensor:
+        """Return every view's error of each window of scaled values, error_BV.
+
+        It is a logarithm, by the error that a training row in a hundred exceeds. So it means the same under another
+        model, and rows that one has read are judged with rows that the next one reads.
+        """
+        return self._reader.errors(z_BTF.clamp(-LIMIT, LIMIT))
+
+    @torch.no_grad()
+    def explain(self, z_BTF: Tensor) -> Explanation:
+        """Explain windows of scaled values by the view that finds each strangest."""
         z_BTF = z_BTF.clamp(-LIMIT, LIMIT)
-        readings = [view.read(z_BTF) for view in self.views]
-        error_BV = torch.stack([reading.error_B for reading in readings], dim=1)
-        strangest_B = (error_BV - self.calibration.of(0).reference_V).argmax(dim=1)
+        view_B = (self._reader.errors(z_BTF) - self.calibration.of(0).reference_V).argmax(dim=1)
+        each = [view.explain(z_BTF) for view in self.views]
+        row_B = torch.arange(len(z_BTF), device=z_BTF.device)
 
         def of_strangest(part: str) -> Tensor:
-            parts = [getattr(reading, part) for reading in readings]
-            if len(parts) == 1:
-                return parts[0]  # type: ignore[no-any-return]
-            return torch.stack(parts)[strangest_B, torch.arange(len(z_BTF), device=z_BTF.device)]
+            return torch.stack([getattr(found, part) for found in each])[view_B, row_B]
 
-        return Readings(
-            error_BV, of_strangest("expected_BF"), of_strangest("share_BF"), of_strangest("back_B"), strangest_B
+        return Explanation(
+            of_strangest("expected_BF"),
+            torch.stack([view.band_F for view in self.views])[view_B],
+            of_strangest("share_BF"),
+            of_strangest("back_B"),
         )
-
-    @property
-    def band_VF(self) -> Tensor:
-        """How far from the values that each view expects is usual, in scaled units."""
-        return torch.stack([view.band_F for view in self.views])
 
     def surprise(self, z_BTF: Tensor) -> Tensor:
         """Judge the newest row of each window as if nothing had come before the window."""
-        return self.calibration.of(0).of_points(self.read(z_BTF).error_BV)
+        return self.calibration.of(0).of_points(self.errors(z_BTF))
 
     @torch.no_grad()
     def score_series(
@@ -197,18 +194,13 @@ class Detector:
 
     def errors_of_rows(self, z_NF: npt.NDArray[np.float32]) -> Tensor:
         """Return every view's error of each window of a scaled series, error_NV."""
-        return errors_of_rows(self.views, self.spec.window, z_NF)
+        return errors_of_rows(self._reader, self.spec.window, z_NF)
 
 
-@torch.no_grad()
-def errors_of_rows(views: Sequence[View], window: int, z_NF: npt.NDArray[np.float32]) -> Tensor:
+def errors_of_rows(reader: Reader, window: int, z_NF: npt.NDArray[np.float32]) -> Tensor:
     """Return every view's error of each window of `window` rows of a scaled series, error_NV."""
-    rows_NF = torch.from_numpy(z_NF).to(views[0].step_F.device).clamp(-LIMIT, LIMIT)
-    errors = []
-    for view in views:
-        parts = windows_of_rows(rows_NF[window - view.config.window :], view.config.window)
-        errors.append(torch.cat([view.errors(part) for part in parts]))
-    return torch.stack(errors, dim=1)
+    rows_NF = torch.from_numpy(z_NF).to(reader.device).clamp_(-LIMIT, LIMIT)
+    return torch.cat([reader.errors(part_BTF) for part_BTF in windows_of_rows(rows_NF, window)])
 
 
 def windows_of_rows(rows_NF: Tensor, window: int) -> Iterator[Tensor]:

@@ -24,6 +24,7 @@ from models.dataset import Columns, checked, padded, split_by_time, usable_rows,
 from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
 from models.mapping import DELAYS, Delay, Reach, reach_of
 from models.plan import Plan
+from models.reader import Reader
 from models.scaling import LIMIT, Scaling, fit_features, fit_series
 from models.spec import Kind, ModelSpec
 from models.training import store_and_trim, train
@@ -165,7 +166,8 @@ def _calibrate(
             for parts in zip(*found, strict=True)
         )
         view.set_usual(high_C.to(view.step_F.device), band_F.to(view.step_F.device))
-    errors = [errors_of_rows(views, spec.window, z_TF) for z_TF in history]
+    reader = Reader(views, spec.window)
+    errors = [errors_of_rows(reader, spec.window, z_TF) for z_TF in history]
     high_V = _high_errors(reach_of([view.config for view in views], 0, errors[0].device), errors, begins)
     for view, high in zip(views, high_V, strict=True):
         view.high_error.copy_(high)

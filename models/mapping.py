@@ -31,12 +31,12 @@ class Reach:
 
     behind: int
     ahead: int
-    fading_RV: Tensor
+    fading_VR: Tensor
     """What is taken off the errors of the windows from `behind` rows before to `ahead` after."""
 
-    def point_errors(self, error_BRV: Tensor) -> Tensor:
+    def point_errors(self, error_BVR: Tensor) -> Tensor:
         """Return the error of each row and view, from those of the windows near it (-inf: there is none)."""
-        return (error_BRV - self.fading_RV).amax(dim=1)
+        return (error_BVR - self.fading_VR).amax(dim=2)
 
     def point_errors_of_series(self, error_NV: Tensor) -> Tensor:
         """Return the error of every row and view, from those of all windows of one series.
@@ -45,7 +45,7 @@ class Reach:
         """
         columns = []
         for view in range(error_NV.shape[1]):
-            fading_R, error_N = self.fading_RV[:, view], error_NV[:, view]
+            fading_R, error_N = self.fading_VR[view], error_NV[:, view]
             row = self.behind
             # Ahead, so many windows speak of a row in full; one step more, or one behind, shows what is lost a row.
             full = int((fading_R[row + 1 :] == 0).sum())
@@ -82,4 +82,4 @@ def reach_of(views: Sequence[ViewConfig], delay: Delay, device: torch.device) ->
         # A window that ends up to `judged` - 1 rows later has judged the row itself.
         away_R = torch.where(distance_R < 0, -distance_R, (distance_R - (view.judged - 1)).clamp(min=0))
         fading.append(torch.where(away_R == 0, 0.0, away_R * (torch.inf if view.fade is None else view.fade)))
-    return Reach(behind, ahead, torch.stack(fading, dim=1).float())
+    return Reach(behind, ahead, torch.stack(fading).float())

@@ -78,13 +78,11 @@ class ViewConfig:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a view says of each window."""
+class Explanation:
+    """What a view makes of each window, in scaled units."""
 
-    error_B: Tensor
-    """Logarithm of its error, by the one that a training row in a hundred exceeds."""
     expected_BF: Tensor
-    """The newest row as reconstructed, in scaled units."""
+    """The newest row as reconstructed."""
     share_BF: Tensor
     """Each feature's part in the error; rows sum to one."""
     back_B: Tensor
@@ -117,35 +115,52 @@ class View(nn.Module):
     def differences(self) -> bool:
         return self.config.inputs == "values and differences"
 
-    def inputs(self, z_BTF: Tensor) -> Tensor:
-        """Return what the network sees of the window's newest rows, x_BTC."""
+    def inputs(self, z_BTF: Tensor, rows: int | None = None) -> Tensor:
+        """Return what the network sees of the window's newest rows, x_BTC, or of that the newest `rows` alone."""
+        rows = rows or self.config.window
         z_BTF = z_BTF[:, -self.config.window :]
-        if self.config.inputs == "compressed":
-            return compressed(z_BTF)
         if self.config.inputs == "centred":
-            # Copied first: windows overlap in memory, and a mean over such rows is slow.
-            return z_BTF.clone(memory_format=torch.contiguous_format).sub_(z_BTF.mean(dim=1, keepdim=True))
+            # Copied first: windows overlap in memory, and arithmetic on such rows is slow.
+            newest_BTF = z_BTF[:, -rows:].clone(memory_format=torch.contiguous_format)
+            return newest_BTF.sub_(z_BTF.mean(dim=1, keepdim=True))
+        newest_BTF = z_BTF[:, -rows:]
+        if self.config.inputs == "compressed":
+            return compressed(newest_BTF)
         if self.differences:
-            return torch.cat([z_BTF, z_BTF.diff(dim=1, prepend=z_BTF[:, :1]) / self.step_F], dim=2)
-        return z_BTF
+            before_BTF = z_BTF[:, -rows - 1 : -1]
+            if rows == self.config.window:
+                # The row before the window is taken to be like its first one.
+                before_BTF = torch.cat([z_BTF[:, :1], z_BTF[:, :-1]], dim=1)
+            return torch.cat([newest_BTF, (newest_BTF - before_BTF) / self.step_F], dim=2)
+        return newest_BTF
 
     def squared_errors(self, x_BTC: Tensor) -> tuple[Tensor, Tensor]:
         """Return (squared errors of the judged rows e_BJC, the newest row as reconstructed, newest_BC)."""
         rebuilt_BJC = self.network.newest(x_BTC, self.config.judged)
         return (x_BTC[:, -self.config.judged :] - rebuilt_BJC).square_(), rebuilt_BJC[:, -1]
 
-    def read(self, z_BTF: Tensor) -> Reading:
-        """Read windows of at least `window` scaled rows, of which the newest count."""
+    def explain(self, z_BTF: Tensor) -> Explanation:
+        """Explain windows of at least `window` scaled rows, of which the newest count."""
         x_BTC = self.inputs(z_BTF)
         e_BJC, newest_BC = self.squared_errors(x_BTC)
-        error_B, share_BF = self._measured(x_BTC, e_BJC.mean(dim=1))
+        share_BF = _shares(self.measure(e_BJC.mean(dim=1))[1])
+        if self.nearest is not None:
+            weight, near_BF = self.config.distance_weight, _shares(self._apart(x_BTC) + _LEAST**2)
+            # A window without an error is rebuilt no better in one feature than in another.
+            share_BF = torch.where(share_BF.sum(dim=1, keepdim=True) > 0, share_BF, 1 / self.features)
+            share_BF = (1 - weight) * share_BF + weight * near_BF
         back_B = self.config.judged - 1 - e_BJC.sum(dim=2).argmax(dim=1)
-        return Reading(error_B, self._expected(newest_BC, z_BTF, x_BTC), share_BF, back_B)
+        return Explanation(self._expected(newest_BC, z_BTF, x_BTC), share_BF, back_B)
 
     def errors(self, z_BTF: Tensor) -> Tensor:
-        """Return the logarithm of each window's error alone, as `read` has it."""
+        """Return the logarithm of each window's error, by the one that a training row in a hundred exceeds."""
         x_BTC = self.inputs(z_BTF)
-        return self._measured(x_BTC, self.squared_errors(x_BTC)[0].mean(dim=1))[0]
+        error_B = self.measure(self.squared_errors(x_BTC)[0].mean(dim=1))[0]
+        if self.nearest is not None:
+            weight = self.config.distance_weight
+            distance_B = (self._apart(x_BTC).sum(dim=1) + _LEAST).log() / 2
+            error_B = (1 - weight) * error_B + weight * distance_B
+        return error_B - self.high_error
 
     def off(self, z_BTF: Tensor) -> tuple[Tensor, Tensor]:
         """Return (each channel's mean squared error e_BC, how far newest values lie from the expected off_BF)."""
@@ -162,43 +177,26 @@ class View(nn.Module):
             return expanded(expected_BF).clamp(-LIMIT, LIMIT)
         return expected_BF
 
-    def _measured(self, x_BTC: Tensor, e_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (logarithm of each window's error with the distance in it, each feature's part as share_BF)."""
-        error_B, share_BF = self.measure(e_BC)
-        if self.nearest is None:
-            return error_B - self.high_error, share_BF
-        weight = self.config.distance_weight
-        apart_BD = self.nearest.squared(x_BTC.flatten(1), self.config.neighbour_share)
-        distance_B = (apart_BD.sum(dim=1) + _LEAST).log() / 2
-        apart_BF = self._of_features(apart_BD)
-        # A window that lies on a stored one is no nearer in one feature than in another.
-        apart_BF = apart_BF + _LEAST**2
-        share_BF = torch.where(share_BF.sum(dim=1, keepdim=True) > 0, share_BF, 1 / self.features)
-        near_BF = apart_BF / apart_BF.sum(dim=1, keepdim=True)
-        return (
-            (1 - weight) * error_B + weight * distance_B - self.high_error,
-            (1 - weight) * share_BF + weight * near_BF,
-        )
+    def _apart(self, x_BTC: Tensor) -> Tensor:
+        """Return the squared distance to the stored windows that each feature brings, apart_BF."""
+        assert self.nearest is not None
+        return self._of_features(self.nearest.squared(x_BTC.flatten(1), self.config.neighbour_share))
 
     def _of_features(self, part_BD: Tensor) -> Tensor:
         """Add up what belongs to each feature, over rows and over values and differences."""
         return part_BD.view(len(part_BD), -1, self.features).sum(dim=1)
 
     def measure(self, e_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (logarithm of each window's error of reconstruction, each feature's part in it as share_BF)."""
+        """Return (logarithm of each window's error of reconstruction, what each feature adds to it, part_BF)."""
         config = self.config
         if config.measure == "whole":
             part_BF = self._of_features(e_BC)
-            error_B = part_BF.sum(dim=1).clamp(min=_LEAST**2).log() / 2
-        else:
-            strange_BC = torch.log1p(e_BC / self.usual_C)
-            strange_BF = strange_BC.view(len(e_BC), -1, self.features).amax(dim=1)
-            count = min(config.largest or self.features, self.features)
-            counted_BF = strange_BF if count == self.features else strange_BF.topk(count, dim=1).values
-            mean_B = counted_BF.pow(config.power).mean(dim=1).pow(1 / config.power)
-            error_B = mean_B.clamp(min=_LEAST).log()
-            part_BF = strange_BF.pow(config.power)
-        return error_B, part_BF / part_BF.sum(dim=1, keepdim=True).clamp(min=1e-30)
+            return log_of_sum(part_BF.sum(dim=1)), part_BF
+        strange_BC = torch.log1p(e_BC / self.usual_C)
+        part_BF = strange_BC.view(len(e_BC), -1, self.features).amax(dim=1).pow(config.power)
+        count = min(config.largest or self.features, self.features)
+        counted_BF = part_BF if count == self.features else part_BF.topk(count, dim=1).values
+        return counted_BF.mean(dim=1).pow(1 / config.power).clamp(min=_LEAST).log(), part_BF
 
     def set_usual(self, high_C: Tensor, band_F: Tensor) -> None:
         """Take what is usual in training: high quantiles of each channel's error, and of how far values lie off."""
@@ -210,3 +208,12 @@ class View(nn.Module):
         """Keep these windows to measure distances from; as many as the configuration says."""
         assert self.nearest is not None
         self.nearest.stored_SD.copy_(self.inputs(z_STF).flatten(1))
+
+
+def log_of_sum(square_B: Tensor) -> Tensor:
+    """Return the logarithm of the root of a squared error; of none, that of the least that is told apart."""
+    return square_B.clamp(min=_LEAST**2).log() / 2
+
+
+def _shares(part_BF: Tensor) -> Tensor:
+    return part_BF / part_BF.sum(dim=1, keepdim=True).clamp(min=1e-30)

@@ -6,10 +6,10 @@ I/O, so the worker, the demo's report and a backtest run the very same code.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 
@@ -18,6 +18,7 @@ from pipeline.stages.alerts import Alert
 from pipeline.stages.decode import Decoder, FloatArray, IntArray, Reject
 
 Arrays = dict[str, npt.NDArray[Any]]
+Step = TypeVar("Step")
 Measure = Callable[[str], AbstractContextManager[object]]
 
 
@@ -39,13 +40,12 @@ class StreamPlan:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Score and threshold of each admitted point, for those who draw or compare them."""
+    """Score and threshold of each judged point, for those who draw or compare them."""
 
     series: Sequence[str]
     time_ms_M: IntArray
     offset_M: IntArray
     score_M: FloatArray
-    """NaN: not scored."""
     threshold_M: FloatArray
 
 
@@ -65,8 +65,18 @@ class Outcome:
 
     @property
     def scored(self) -> Scored:
-        """Put together on demand, for the worker has no use for it; to be read before the next `process`."""
+        """Put together on demand, for the worker has no use for it."""
         return self.scored_now()
+
+
+def timed(steps: Iterator[Step], measure: Measure, stage: str) -> Iterator[Step]:
+    """Yield the steps of a stage; what each takes is measured, what is done with it is not."""
+    while True:
+        with measure(stage):
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
 
 
 def hash_of(features: Sequence[str]) -> str:

@@ -50,22 +50,20 @@ class FeaturesPipeline:
             values_MF = np.concatenate([batch.values_NF for batch in batches])
             slot_M = np.repeat([self._slot_of(b.partition) for b in batches], [len(b) for b in batches])
             z_MF = scaling.apply(values_MF, scaling.center_F, scaling.scale_F)
-            scores = self._scorer.score_vectors(slot_M, z_MF, self._tail)
+            score_M, explain = self._scorer.score_vectors(slot_M, z_MF, self._tail)
         with measure("incidents"):
-            hot = np.flatnonzero(scores.score_M >= self._threshold).tolist()
-            why = scores.explain(hot)
+            hot = np.flatnonzero(score_M >= self._threshold).tolist()
+            why = explain(hot)
             expected_KF = why.expected_KF * scaling.scale_F + scaling.center_F
             band_KF = why.band_KF * scaling.scale_F
             place_M = [(batch, row) for batch in batches for row in range(len(batch))] if hot else []
             alerts = [
-                self._alert(*place_M[i], float(scores.score_M[i]), expected_F, band_F, share_F)
+                self._alert(*place_M[i], float(score_M[i]), expected_F, band_F, share_F)
                 for i, expected_F, band_F, share_F in zip(hot, expected_KF, band_KF, why.share_KF, strict=True)
             ]
         rejects = [reject for _, found in decoded for reject in found]
         alerts.sort(key=lambda alert: (alert.partition, alert.offset))
-        return Outcome(
-            alerts, rejects, lambda: self._scored(batches, scores.score_M), points_scored=len(scores.score_M)
-        )
+        return Outcome(alerts, rejects, lambda: self._scored(batches, score_M), points_scored=len(score_M))
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
         """Return the state of the partition's tail."""

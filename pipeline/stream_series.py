@@ -17,11 +17,11 @@ from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
 from pipeline.stages.decode import REASONS, FloatArray, IntArray, Reject
-from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident, Transition
+from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident
 from pipeline.stages.scoring import Scorer, Scores
-from pipeline.stages.series import SeriesTable
+from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.windows import Windows
-from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of
+from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of, timed
 
 _TAIL = "tail."
 
@@ -75,20 +75,20 @@ class SeriesPipeline:
                 for place, row, reason in admitted.lacking
             ]
         points = admitted.points
-        with measure("scoring"):
-            scores = self._scorer.score_windows(points, self._windows, self._tail)
-        with measure("incidents"):
-            threshold_M = self._thresholds(points.slot_M)
-            table = self._table
-            transitions = self._incidents.follow(
-                scores.judged, scores.score_M, threshold_M, table.names, table.partitions
-            )
-            alerts = self._alerts(transitions, scores)
+        alerts: list[Alert] = []
+        judged: list[tuple[Points, FloatArray, FloatArray]] = []
+        rounds = self._scorer.score_windows(points, self._windows, self._tail)
+        for scores in timed(rounds, measure, "scoring"):
+            with measure("incidents"):
+                threshold_K = self._thresholds(scores.judged.slot_M)
+                alerts += self._alerts(scores, threshold_K)
+                judged.append((scores.judged, scores.score_K, threshold_K))
+        names = self._table.names
         return Outcome(
-            alerts,
+            sorted(alerts, key=lambda alert: (alert.partition, alert.offset)),
             rejects,
-            lambda: self._scored(scores, threshold_M),
-            points_scored=int((~np.isnan(scores.score_M)).sum()),
+            lambda: _scored(judged, names),
+            points_scored=sum(len(score_K) for _, score_K, _ in judged),
             points_warming=int((points.index_M < self._table.window).sum()),
             late=admitted.late,
             held=int(points.held_M.sum()),
@@ -162,15 +162,13 @@ class SeriesPipeline:
             self._threshold_S[new] = self._plan.thresholds(names, interval_S[new])
         return self._threshold_S[slot_M]
 
-    def _scored(self, scores: Scores, threshold_M: FloatArray) -> Scored:
-        judged = scores.judged
-        series = [self._table.names[slot] for slot in judged.slot_M.tolist()]
-        return Scored(series, judged.time_ms_M, judged.offset_M, scores.score_M, threshold_M)
-
-    def _alerts(self, transitions: Sequence[Transition], scores: Scores) -> list[Alert]:
+    def _alerts(self, scores: Scores, threshold_K: FloatArray) -> list[Alert]:
+        """Follow the incidents through these scores; return what is to be told of them."""
+        table, judged = self._table, scores.judged
+        transitions = self._incidents.follow(judged, scores.score_K, threshold_K, table.names, table.partitions)
         if not transitions:
             return []
-        columns, names, judged = self._table.columns, self._detector.spec.features, scores.judged
+        columns, names = table.columns, self._detector.spec.features
         positions = [transition.position for transition in transitions]
         slot_K = judged.slot_M[positions]
         why = scores.explain(positions)
@@ -202,4 +200,15 @@ class SeriesPipeline:
                     points_back=int(why.back_K[k]),
                 )
             )
-        return sorted(alerts, key=lambda alert: (alert.partition, alert.offset))
+        return alerts
+
+
+def _scored(judged: Sequence[tuple[Points, FloatArray, FloatArray]], names: Sequence[str]) -> Scored:
+    points = [each for each, _, _ in judged]
+    return Scored(
+        [names[slot] for each in points for slot in each.slot_M.tolist()],
+        np.concatenate([np.zeros(0, np.int64), *(each.time_ms_M for each in points)]),
+        np.concatenate([np.zeros(0, np.int64), *(each.offset_M for each in points)]),
+        np.concatenate([np.zeros(0), *(score_K for _, score_K, _ in judged)]),
+        np.concatenate([np.zeros(0), *(threshold_K for _, _, threshold_K in judged)]),
+    )

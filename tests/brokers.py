@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
-from kafka.errors import CoordinatorNotAvailableError
+from kafka.errors import RetriableError
 
 from pipeline.connectors.embedded import free_port
 
@@ -83,7 +83,7 @@ class ApacheBroker:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 with contextlib.closing(KafkaAdminClient(bootstrap_servers=self.bootstrap_servers)) as admin:
                     admin.list_group_offsets({"any": None})
-            except (OSError, CoordinatorNotAvailableError):
+            except (OSError, RetriableError):
                 pause.wait(0.1)
             else:
                 return

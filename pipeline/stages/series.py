@@ -42,6 +42,10 @@ class Points:
     def __len__(self) -> int:
         return len(self.slot_M)
 
+    def take(self, position_K: IntArray) -> "Points":
+        """Return some of the points."""
+        return Points(*(getattr(self, column)[position_K] for column in self.__slots__))
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:

@@ -3,13 +3,13 @@
 Each series has a linear buffer with slack: points are appended until it is full, then its newest rows move to the
 front. So every point has its own window as one contiguous slice, even when a series stands in a poll many times,
 and only new values cross to the device. Beside the scaled values of a row, the buffers hold the errors of the
-window that ends there, and where alerts wait for later points, what explains it and when it was.
+window that ends there, and where alerts wait for later points, when it was.
 
 The first `window` points of a series fill its buffer and are not scored: it is warming. A series that was
 not there in training is scaled by those points, once, when they are complete.
 
 Legend: M points, B windows of one chunk, S slots, T window length, L buffer length, D depth that is kept,
-R windows near a row, F features, V views, E numbers that explain a row.
+R windows near a row, F features, V views.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,8 +28,9 @@ SLACK = 64
 """Points that can be appended before a buffer is compacted; also the most points of a series in a round."""
 
 _LARGEST = 1e30
-_VALUES, _ERRORS, _EXPLAINED = "rows", "errors", "explained"
-_TIMES = "times_ms"
+_VALUES, _ERRORS, _TIMES = "rows", "errors", "times_ms"
+_EMPTY = {_VALUES: 0.0, _ERRORS: -torch.inf}
+"""What a row holds that nothing was written to."""
 EstimateScaling = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 
 
@@ -41,8 +42,6 @@ class Near:
     ahead: int = 0
     """Later points that a row waits for."""
     views: int = 1
-    explaining: int = 0
-    """Numbers that explain a row; kept only where rows wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +76,10 @@ class Windows:
         self.window = table.window
         self.depth = max(self.window, near.behind + 1) + near.ahead
         self._length = self.depth + SLACK
-        self._empty = {_VALUES: 0.0}
-        """What a row holds that nothing was written to."""
-        widths = {_VALUES: table.n_features}
-        if near.behind or near.ahead:
-            self._empty[_ERRORS], widths[_ERRORS] = -torch.inf, near.views
-        if near.ahead:
-            self._empty[_EXPLAINED], widths[_EXPLAINED] = 0.0, near.explaining
-        self._tracks = {
-            name: torch.zeros((0, self._length, width), device=device) for name, width in widths.items()
-        }
+        self._values_SLF = torch.zeros((0, self._length, table.n_features), device=device)
+        remembered = self._length if near.behind or near.ahead else 0
+        self._errors_SVL = torch.zeros((0, near.views, remembered), device=device)
+        """-inf: of no window that was read. The errors of a view lie side by side, for they are compared."""
         self._times_SL = np.zeros((0, self._length if near.ahead else 0), np.int64)
         self._end_S = np.zeros(0, np.int64)
         """Rows in use of each buffer."""
@@ -111,28 +104,27 @@ class Windows:
 
     def gather(self, end_B: Tensor) -> Tensor:
         """Return the windows x_BTF that end at these rows."""
-        return self._slices(_VALUES, end_B, self.window)
+        features = self._table.n_features
+        start_B = (end_B + 1 - self.window) * features
+        return _slices(self._values_SLF, start_B, self.window * features).view(-1, self.window, features)
 
     def errors_near(self, end_B: Tensor) -> Tensor:
-        """Return the errors error_BRV of the windows near the rows that these judge; -inf where none was read."""
-        return self._slices(_ERRORS, end_B, self.near.behind + 1 + self.near.ahead)
+        """Return the errors error_BVR of the windows near the rows that these judge; -inf where none was read."""
+        near, views = self.near.behind + 1 + self.near.ahead, self.near.views
+        slot_B, row_B = end_B // self._length, end_B % self._length
+        start_BV = (slot_B * views * self._length + row_B + 1 - near)[:, None]
+        start_BV = start_BV + torch.arange(0, views * self._length, self._length, device=self._device)
+        return _slices(self._errors_SVL, start_BV.flatten(), near).view(-1, views, near)
 
-    def keep(self, end_B: Tensor, error_BV: Tensor, explained_BE: Tensor) -> None:
+    def keep(self, end_B: Tensor, error_BV: Tensor) -> None:
         """Keep what was read of the windows that end at these rows."""
-        if _ERRORS in self._tracks:
-            self._flat(_ERRORS).index_copy_(0, end_B, error_BV)
-        if _EXPLAINED in self._tracks:
-            self._flat(_EXPLAINED).index_copy_(0, end_B, explained_BE)
+        self._errors_SVL[end_B // self._length, :, end_B % self._length] = error_BV
 
-    def explained(self, end_B: Tensor) -> Tensor:
-        """Return what explains the rows that these judge."""
-        return self._flat(_EXPLAINED).index_select(0, end_B - self.near.ahead)
-
-    def judged(self, end_B: Tensor) -> tuple[IntArray, FloatArray]:
-        """Return (event times in ms, values) of the rows that these judge."""
-        row_B = (end_B - self.near.ahead).cpu().numpy()
+    def of_rows(self, end_B: Tensor) -> tuple[IntArray, FloatArray]:
+        """Return (event times in ms, values) of these rows."""
+        row_B = end_B.cpu().numpy()
         slot_B, columns = row_B // self._length, self._table.columns
-        scaled_BF = self._flat(_VALUES)[end_B - self.near.ahead].cpu().numpy().astype(np.float64)
+        scaled_BF = self._values_SLF.flatten(0, 1)[end_B].cpu().numpy().astype(np.float64)
         values_BF = scaled_BF * columns["scale"][slot_B] + columns["center"][slot_B]
         return self._times_SL.reshape(-1)[row_B], values_BF
 
@@ -148,7 +140,7 @@ class Windows:
         arrays: dict[str, npt.NDArray[Any]] = {}
         for name, track in self._tracks.items():
             rows = track[torch.from_numpy(slots)[:, None], torch.from_numpy(rows_SD)].cpu().numpy()
-            rows[missing_SD] = self._empty[name]
+            rows[missing_SD] = _EMPTY[name]
             arrays[name] = rows
         if self.near.ahead:
             arrays[_TIMES] = self._times_SL[slots[:, None], rows_SD]
@@ -174,12 +166,12 @@ class Windows:
             kept = arrays.get(name)
             lacking = self.near.ahead > 0 and _TIMES not in arrays and name != _VALUES
             if kept is None or kept.shape[2] != track.shape[2] or lacking:
-                track[torch.from_numpy(slots), : self.depth] = self._empty[name]
+                track[torch.from_numpy(slots), : self.depth] = _EMPTY[name]
                 continue
             rows = kept[every_S, source_SD]
-            rows[missing_SD] = self._empty[name]
+            rows[missing_SD] = _EMPTY[name]
             if name == _ERRORS:
-                rows[self._judged_already(end_S, stored)] = self._empty[name]
+                rows[self._judged_already(end_S, stored)] = _EMPTY[name]
             track[torch.from_numpy(slots), : self.depth] = torch.from_numpy(rows).to(self._device)
         if self.near.ahead and _TIMES in arrays:
             self._times_SL[slots, : self.depth] = arrays[_TIMES][every_S, source_SD]
@@ -193,24 +185,19 @@ class Windows:
 
     def rescale(self, slots: IntArray, center_SF: FloatArray, scale_SF: FloatArray) -> None:
         """Move the buffers of these slots from the table's scaling to another one, which the table takes."""
-        columns, values_SLF = self._table.columns, self._tracks[_VALUES]
-        rows = values_SLF[torch.from_numpy(slots).to(self._device)].cpu().numpy().astype(np.float64)
+        columns = self._table.columns
+        rows = self._values_SLF[torch.from_numpy(slots).to(self._device)].cpu().numpy().astype(np.float64)
         raw_SLF = rows * columns["scale"][slots][:, None] + columns["center"][slots][:, None]
         moved = torch.from_numpy(_scaled(raw_SLF, center_SF[:, None], scale_SF[:, None]))
-        values_SLF[torch.from_numpy(slots).to(self._device)] = moved.to(self._device)
+        self._values_SLF[torch.from_numpy(slots).to(self._device)] = moved.to(self._device)
         columns["center"][slots], columns["scale"][slots] = center_SF, scale_SF
         columns["learned"][slots] = True
 
-    def _flat(self, name: str) -> Tensor:
-        track = self._tracks[name]
-        return track.view(-1, track.shape[2])
-
-    def _slices(self, name: str, end_B: Tensor, length: int) -> Tensor:
-        """Return the rows [B, length, ...] that end at these."""
-        rows = end_B[:, None] + torch.arange(1 - length, 1, device=self._device)
-        return (
-            self._flat(name).index_select(0, rows.reshape(-1)).view(len(end_B), length, self._tracks[name].shape[2])
-        )
+    @property
+    def _tracks(self) -> dict[str, Tensor]:
+        """What the buffers hold of each row, as [S, L, ...] by its name in a checkpoint."""
+        remembered = {_ERRORS: self._errors_SVL.transpose(1, 2)} if self._errors_SVL.shape[2] else {}
+        return {_VALUES: self._values_SLF, **remembered}
 
     def _warm(self, points: Points, position_M: IntArray) -> None:
         if not len(position_M):
@@ -223,7 +210,7 @@ class Windows:
             return
         columns = self._table.columns
         rows = torch.from_numpy(self._end_S[slots][:, None] + np.arange(-self.window, 0))
-        rows_STF = self._tracks[_VALUES][torch.from_numpy(slots)[:, None], rows].cpu().numpy().astype(np.float64)
+        rows_STF = self._values_SLF[torch.from_numpy(slots)[:, None], rows].cpu().numpy().astype(np.float64)
         estimated = [
             self._estimate_scaling(rows_TF * columns["scale"][slot] + columns["center"][slot])
             for slot, rows_TF in zip(slots, rows_STF, strict=True)
@@ -240,9 +227,9 @@ class Windows:
         columns = self._table.columns
         scaled = _scaled(points.values_MF[position_M], columns["center"][slot_M], columns["scale"][slot_M])
         flat = torch.from_numpy(flat_M).to(self._device)
-        self._flat(_VALUES).index_copy_(0, flat, torch.from_numpy(scaled).to(self._device))
-        for name in self._tracks.keys() - {_VALUES}:
-            self._flat(name).index_fill_(0, flat, self._empty[name])
+        self._values_SLF.flatten(0, 1).index_copy_(0, flat, torch.from_numpy(scaled).to(self._device))
+        if self._errors_SVL.shape[2]:
+            self._errors_SVL[flat // self._length, :, flat % self._length] = _EMPTY[_ERRORS]
         if self.near.ahead:
             self._times_SL.reshape(-1)[flat_M] = points.time_ms_M[position_M]
         self._end_S[slots] += count_S
@@ -264,9 +251,10 @@ class Windows:
         more = self._table.capacity - len(self._end_S)
         if more <= 0:
             return
-        for name, track in self._tracks.items():
-            grown = track.new_full((more, *track.shape[1:]), self._empty[name])
-            self._tracks[name] = torch.cat([track, grown])
+        values_SLF, errors_SVL = self._values_SLF, self._errors_SVL
+        self._values_SLF = torch.cat([values_SLF, values_SLF.new_zeros((more, *values_SLF.shape[1:]))])
+        unread_SVL = errors_SVL.new_full((more, *errors_SVL.shape[1:]), _EMPTY[_ERRORS])
+        self._errors_SVL = torch.cat([errors_SVL, unread_SVL])
         self._times_SL = np.concatenate([self._times_SL, np.zeros((more, self._times_SL.shape[1]), np.int64)])
         self._end_S = np.append(self._end_S, np.zeros(more, np.int64))
 
@@ -274,3 +262,10 @@ class Windows:
 def _scaled(values: FloatArray, center: FloatArray, scale: FloatArray) -> npt.NDArray[np.float32]:
     """Scale in 64 bits, so that a large counter keeps its small steps; the result is finite in 32."""
     return np.clip((values - center) / scale, -_LARGEST, _LARGEST).astype(np.float32)
+
+
+def _slices(track: Tensor, start_B: Tensor, length: int) -> Tensor:
+    """Return so many neighbouring numbers from each of these places of a track, [B, length]."""
+    flat = track.view(-1)
+    every = flat.as_strided((len(flat) - length + 1, length), (1, 1))
+    return every.index_select(0, start_B)

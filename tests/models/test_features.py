@@ -1,6 +1,6 @@
 """The default for records of features: what it promises of every record, and what its parts are there for."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import cache
 from typing import Any
 
@@ -50,6 +50,10 @@ def scaled(x_NF: FloatArray) -> torch.Tensor:
     return torch.from_numpy(scaling.apply(x_NF, scaling.center_F, scaling.scale_F))[:, None]
 
 
+def found(model: Detector, z_B1F: torch.Tensor) -> list[torch.Tensor]:
+    return [model.surprise(z_B1F), *astuple(model.explain(z_B1F))]
+
+
 def test_broken_relations_and_far_values_stand_out() -> None:
     """One kind has no value out of the usual range, the other has one value far out."""
     x_NF = records(2000, 2)
@@ -63,8 +67,7 @@ def test_broken_relations_and_far_values_stand_out() -> None:
     broken = np.r_[:100, 200:2000]
     assert auroc(strange_N[broken], score_N[broken]) > 0.97
     assert auroc(strange_N[100:], score_N[100:]) > 0.999
-    with torch.no_grad():
-        share_BF = detector().read(scaled(x_NF[100:200])).share_BF
+    share_BF = detector().explain(scaled(x_NF[100:200])).share_BF
     assert (share_BF.argmax(dim=1) == torch.arange(100) % 5).double().mean() > 0.9
 
 
@@ -74,9 +77,8 @@ def test_a_record_is_read_by_itself() -> None:
     order = torch.randperm(CHUNK, generator=torch.Generator().manual_seed(0))
     strangers = z_B1F.clone()
     strangers[:200] = 1e4 * torch.randn(200, 1, FEATURES, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        alone, moved, beside = (detector().read(z) for z in (z_B1F, z_B1F[order], strangers))
-    for one, two, three in zip(alone.columns, moved.columns, beside.columns, strict=True):
+    alone, moved, beside = (found(detector(), z) for z in (z_B1F, z_B1F[order], strangers))
+    for one, two, three in zip(alone, moved, beside, strict=True):
         assert torch.equal(two, one[order])
         assert torch.equal(three[200:], one[200:])
 
@@ -88,13 +90,12 @@ def test_everything_is_finite_whatever_comes() -> None:
     x_NF[12:] = records(CHUNK - 12, 5) * 10.0 ** np.arange(-250, 250)[:, None]
     tail = detector().calibration.of(0).online_tail(CPU, STREAM_PACE)
     tail.begin(np.array([0]), [""])
-    with torch.no_grad():
-        readings, surprise_B = detector().read(scaled(x_NF)), detector().surprise(scaled(x_NF))
-    for column in (*readings.columns, surprise_B):
+    surprise_B, expected_BF = detector().surprise(scaled(x_NF)), detector().explain(scaled(x_NF)).expected_BF
+    for column in found(detector(), scaled(x_NF)):
         assert torch.isfinite(column).all()
     assert torch.isfinite(tail.score(torch.zeros(CHUNK, dtype=torch.int64), surprise_B)).all()
     assert np.isfinite(detector().score_rows(x_NF)).all()
-    assert readings.expected_BF.abs().max() <= LIMIT
+    assert expected_BF.abs().max() <= LIMIT
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02])
@@ -104,11 +105,9 @@ def test_shares_sum_to_one(share: float) -> None:
     rows[: int(200 * share)] += 1
     still = fitted(rows)
     z_B1F = torch.cat([torch.zeros(4, 1, 3), torch.full((4, 1, 3), 7.0)])
-    with torch.no_grad():
-        share_BF = still.read(z_B1F).share_BF
+    share_BF = still.explain(z_B1F).share_BF
     torch.testing.assert_close(share_BF.sum(dim=1), torch.ones(8))
-    with torch.no_grad():
-        share_BF = detector().read(scaled(records(CHUNK, 6))).share_BF
+    share_BF = detector().explain(scaled(records(CHUNK, 6))).share_BF
     torch.testing.assert_close(share_BF.sum(dim=1), torch.ones(CHUNK))
     assert (share_BF >= 0).all()
 
@@ -116,9 +115,12 @@ def test_shares_sum_to_one(share: float) -> None:
 def test_a_share_tells_of_both_parts() -> None:
     """Half from the reconstruction, which misses the first feature; half from the neighbour, off in the second."""
     view = View(2, ViewConfig("vanilla", {}, 1, "compressed", 1, "whole", fade=None, stored=1, distance_weight=0.5))
-    view.store(torch.tensor([[[1.0, 0.0]]]))
+    view.store(torch.tensor([[[2.0, 3.0]]]))
+    for weight in view.network.parameters():
+        torch.nn.init.zeros_(weight)
     with torch.no_grad():
-        error_B, share_BF = view._measured(torch.tensor([[[1.0, 3.0]]]), torch.tensor([[4.0, 0.0]]))
+        # Rebuilt as zeros, whatever comes.
+        error_B, share_BF = view.errors(z_11F := torch.tensor([[[2.0, 0.0]]])), view.explain(z_11F).share_BF
     torch.testing.assert_close(share_BF, torch.tensor([[0.5, 0.5]]))
     # Halves of log 2 and log 3: roots of squared errors, as in every view.
     torch.testing.assert_close(error_B, torch.tensor([0.5 * np.log(2) + 0.5 * np.log(3)], dtype=torch.float32))
@@ -139,8 +141,7 @@ def test_expected_values_and_bands_are_in_scaled_units() -> None:
     rows[::25, 0] += 60
     known = fitted(rows, {"max_epochs": 30})
     z_NF = torch.from_numpy(known.scaling.apply(rows[::25], known.scaling.center_F, known.scaling.scale_F))
-    with torch.no_grad():
-        expected_BF = known.read(z_NF[:, None]).expected_BF
+    expected_BF = known.explain(z_NF[:, None]).expected_BF
     far = float(z_NF[:, 0].median())
     assert far > 4.5
     assert float(expected_BF[:, 0].median()) == pytest.approx(far, rel=0.1)
@@ -150,20 +151,16 @@ def test_bands_are_those_of_values_not_of_what_is_compressed() -> None:
     rows = records(3000, 1)
     known = fitted(rows, {"max_epochs": 10})
     z_NF = torch.from_numpy(known.scaling.apply(rows, known.scaling.center_F, known.scaling.scale_F))
-    with torch.no_grad():
-        off_NF = (z_NF - known.read(z_NF[:, None]).expected_BF).abs()
-    inside_F = (off_NF <= known.band_VF[0]).double().mean(dim=0)
+    why = known.explain(z_NF[:, None])
+    inside_F = ((z_NF - why.expected_BF).abs() <= why.band_BF).double().mean(dim=0)
     torch.testing.assert_close(inside_F, torch.full_like(inside_F, 0.99), atol=0.005, rtol=0)
 
 
 def test_saved_and_loaded_it_reads_the_same() -> None:
     again = from_files(to_files(detector()))
     z_B1F = scaled(records(CHUNK, 7))
-    with torch.no_grad():
-        for one, two in zip(detector().read(z_B1F).columns, again.read(z_B1F).columns, strict=True):
-            assert torch.equal(one, two)
-        assert torch.equal(detector().surprise(z_B1F), again.surprise(z_B1F))
-    torch.testing.assert_close(again.band_VF, detector().band_VF, rtol=0, atol=0)
+    for one, two in zip(found(detector(), z_B1F), found(again, z_B1F), strict=True):
+        assert torch.equal(one, two)
     assert again.views[0].config == detector().views[0].config
 
 

@@ -78,7 +78,7 @@ def test_the_newest_row_is_judged_as_in_a_whole_series(
     error_NV = data.draw(series_errors(views, near))
     whole_NV = reach.point_errors_of_series(error_NV)
     for end in range(near, len(error_NV) + 1):
-        one_1V = reach.point_errors(error_NV[None, end - near : end])
+        one_1V = reach.point_errors(error_NV[end - near : end].T[None])
         torch.testing.assert_close(one_1V[0], whole_NV[end - 1 - reach.ahead], atol=1e-5, rtol=1e-5)
 
 

@@ -38,7 +38,7 @@ def view_of(inputs: str) -> View:
 def test_ninety_nine_of_a_hundred_training_points_lie_in_the_band(inputs: str) -> None:
     view, z_BTF = view_of(inputs), scaled(VALUES)
     with torch.no_grad():
-        reading = view.read(z_BTF)
+        reading = view.explain(z_BTF)
     inside_BF = (z_BTF[:, -1] - reading.expected_BF).abs() <= view.band_F
     assert inside_BF.double().mean(dim=0).tolist() == pytest.approx([0.99, 0.99], abs=0.002)
 
@@ -49,7 +49,7 @@ def test_the_row_of_a_spike_is_named(inputs: str, back: int) -> None:
     values_NF = VALUES[1000:1050].copy()
     values_NF[-1 - back] += 6
     with torch.no_grad():
-        assert view_of(inputs).read(scaled(values_NF)).back_B.tolist() == [back]
+        assert view_of(inputs).explain(scaled(values_NF)).back_B.tolist() == [back]
 
 
 @pytest.mark.parametrize("back", [0, 1, 2])
@@ -58,17 +58,16 @@ def test_a_view_names_judged_rows_only(back: int) -> None:
     values_NF[-1 - back] += 6
     view = view_of("values and differences")
     with torch.no_grad():
-        assert view.read(scaled(values_NF)).back_B.tolist()[0] < view.config.judged
+        assert view.explain(scaled(values_NF)).back_B.tolist()[0] < view.config.judged
 
 
 def test_a_spike_is_told_with_its_row_and_feature() -> None:
     values_NF = VALUES[1000:1050].copy()
     values_NF[-1, 1] += 6
-    with torch.no_grad():
-        readings = default_detector().read(scaled(values_NF))
-    assert readings.back_B.tolist() == [0]
-    assert float(readings.share_BF[0, 1]) > 0.5
-    torch.testing.assert_close(readings.share_BF.sum(dim=1), torch.ones(1))
+    why = default_detector().explain(scaled(values_NF))
+    assert why.back_B.tolist() == [0]
+    assert float(why.share_BF[0, 1]) > 0.5
+    torch.testing.assert_close(why.share_BF.sum(dim=1), torch.ones(1))
 
 
 def test_later_rows_change_no_causal_score() -> None:

@@ -181,8 +181,8 @@ def surprise_live(detector: Detector, delay: int, values_NF: np.ndarray) -> np.n
     index_N, found_N = np.arange(count), np.full(count, np.nan)
     points = Points(np.full(count, slot), index_N, index_N, values_NF, np.zeros(count, bool), index_N)
     tail = Surprise(CPU, SERIES_PACE)
-    scored = scorer.score_windows(points, windows, tail)
-    found_N[: count - delay] = scored.score_M[delay:]
+    for scores in scorer.score_windows(points, windows, tail):
+        found_N[scores.judged.time_ms_M] = scores.score_K
     return found_N
 
 
@@ -235,6 +235,5 @@ def expected_at(detector: Detector, series: str, rows: list[dict[str, Any]], off
     pair = detector.scaling.for_series(series)
     assert pair is not None
     z_TF = torch.from_numpy(Scaling.apply(np.array(values[-detector.spec.window :]), *pair))
-    with torch.no_grad():
-        expected_F: np.ndarray = detector.read(z_TF[None]).expected_BF[0].numpy() * pair[1] + pair[0]
+    expected_F: np.ndarray = detector.explain(z_TF[None]).expected_BF[0].numpy() * pair[1] + pair[0]
     return expected_F
