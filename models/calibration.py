@@ -55,14 +55,17 @@ class PooledTail:
 _TRACE, _LOWEST = 1e-3, 100.0
 _TAIL_POINTS = 100
 """Above the error that so many training points exceed, the tail is a fitted one."""
+_WIDENED = 0.5
+"""Least width of a tail, in logarithms, over the windows that lie apart in training."""
 _KNOTS = 128
 
 
-def fit_pooled_tail(error_N: FloatArray) -> PooledTail:
+def fit_pooled_tail(error_N: FloatArray, window: int = 1) -> PooledTail:
     """Fit the map from training errors, robustly: a few anomalies among them hardly move it.
 
     The mean excess above the threshold is taken from the median excess, which is ln 2 of it in an
-    exponential tail, so the largest errors do not count by their size.
+    exponential tail, so the largest errors do not count by their size. Errors of points share windows of so many
+    rows: where few windows are apart, errors look more alike than they are, and the tail is made wider.
     """
     tail_share = float(np.clip(_TAIL_POINTS / len(error_N), 1e-6, 0.1))
     level_K = 1 - np.geomspace(1, tail_share, _KNOTS)
@@ -73,7 +76,7 @@ def fit_pooled_tail(error_N: FloatArray) -> PooledTail:
     excess = error_N[error_N > error_K[-1]] - error_K[-1]
     spread = float(np.median(excess)) / math.log(2) if len(excess) else 0.0
     body = float(error_K[-1] - np.quantile(error_N, 0.5)) / math.log(0.5 / tail_share)
-    spread = max(spread, 0.25 * body, least_step)
+    spread = max(spread, 0.25 * body, _WIDENED * window / len(error_N), least_step)
     return PooledTail(
         torch.tensor(error_K, dtype=torch.float32),
         torch.tensor(-10 * np.log10(1 - level_K), dtype=torch.float32),

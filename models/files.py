@@ -59,6 +59,7 @@ def to_files(detector: Detector) -> dict[str, bytes]:
         "kind": detector.spec.kind,
         "features": list(detector.spec.features),
         "window": detector.spec.window,
+        "scaling": detector.scaling.kind,
         "views": [dataclasses.asdict(view.config) for view in detector.views],
         "calibration": {
             "interval_ms": calibration.interval_ms,
@@ -136,7 +137,13 @@ def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
     intervals = dict(zip(names, arrays["series.interval_ms"].tolist(), strict=True))
     calibration = Calibration(manifest["calibration"]["interval_ms"], judgements, intervals)
     scaled_names = names if spec.kind == "series" else []
-    return Detector(spec, views, Scaling.from_arrays(arrays, scaled_names), calibration, manifest["training"])
+    return Detector(
+        spec,
+        views,
+        Scaling.from_arrays(arrays, manifest["scaling"], scaled_names),
+        calibration,
+        manifest["training"],
+    )
 
 
 def _judgement(
@@ -195,6 +202,7 @@ def _from_first_format(manifest: dict[str, Any], arrays: Arrays) -> tuple[dict[s
     return (
         {
             **manifest,
+            "scaling": "range" if manifest["kind"] == "series" else "standard",
             "views": [dataclasses.asdict(config)],
             "calibration": {
                 "interval_ms": calibration["interval_ms"],

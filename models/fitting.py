@@ -3,6 +3,7 @@
 Legend: N training rows, T window length, F features, C channels, V views.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
@@ -23,18 +24,18 @@ from models.calibration import (
 from models.dataset import Columns, checked, padded, split_by_time, usable_rows, windows_of
 from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
 from models.mapping import DELAYS, Delay, Reach, reach_of
-from models.plan import Plan
+from models.plan import LEAST_WINDOWS, Plan, whole_windows
 from models.reader import Reader
-from models.scaling import LIMIT, Scaling, fit_features, fit_series
+from models.scaling import LIMIT, Scaling, fit_features, fit_series, tamed
 from models.spec import Kind, ModelSpec
 from models.training import store_and_trim, train
 from models.views import DIFFERENCE_WEIGHT, View
 
 _HELD_OUT = 0.15
 _LEAST_ROWS = 50
-_LEAST_WINDOWS = 100
-"""With fewer windows that lie whole within their series, those that reach back before it count too."""
 _USUAL = 0.99
+_LONG_HISTORY = 40
+"""Windows' worth of rows from which on what is found in the rows learned is what comes after."""
 _CALIBRATION_VALUES = 2**25
 """Most errors kept to calibrate by, 128 MiB of them; of more rows, the latest of each series serve."""
 
@@ -60,13 +61,15 @@ def fit_detector(
     Raises:
         ValueError: too few rows.
     """
+    usable = _usable(kind, plan, columns)
+    plan = plan.fitted_to([len(x_TF) for _, x_TF in usable.values()])
     spec = ModelSpec(kind, tuple(features), plan.window)
-    usable = _usable(spec, plan, columns)
     if kind == "series":
-        scaling = fit_series({name: x_TF for name, (_, x_TF) in usable.items()})
+        usable = {name: (time_ms_T, tamed(x_TF)) for name, (time_ms_T, x_TF) in usable.items()}
+        scaling = fit_series({name: x_TF for name, (_, x_TF) in usable.items()}, plan.scaling)
         pairs = [scaling.for_series(name) for name in usable]
     else:
-        scaling = fit_features(next(iter(usable.values()))[1])
+        scaling = fit_features(next(iter(usable.values()))[1], plan.scaling)
         pairs = [(scaling.center_F, scaling.scale_F)]
     scaled = [
         Scaling.apply(x_TF, *pair).clip(-LIMIT, LIMIT)
@@ -107,9 +110,9 @@ def fit_detector(
     return Detector(spec, views, scaling, calibration, trained_on)
 
 
-def _usable(spec: ModelSpec, plan: Plan, columns: Columns) -> Columns:
-    if spec.kind == "series":
-        return checked(columns, min(view.window for view in plan.views))
+def _usable(kind: Kind, plan: Plan, columns: Columns) -> Columns:
+    if kind == "series":
+        return checked(columns, plan.least_window)
     if not columns:
         raise ValueError(f"there are no records; training needs {_LEAST_ROWS}: let some arrive")
     (name, (time_ms_N, x_NF)), *_ = columns.items()
@@ -143,9 +146,9 @@ def _split(lengths: Sequence[int], window: int) -> tuple[npt.NDArray[np.int64], 
 
 
 def _first_whole(lengths: Sequence[int], window: int) -> list[int]:
-    """Return for each series the first row to learn from."""
-    whole = sum(max(length - window + 1, 0) for length in lengths)
-    return [min(window - 1, length) if whole >= _LEAST_WINDOWS else 0 for length in lengths]
+    """Return for each series the first row to learn from: where few windows are whole, those before count too."""
+    enough = whole_windows(lengths, window) >= LEAST_WINDOWS
+    return [min(window - 1, length) if enough else 0 for length in lengths]
 
 
 @torch.no_grad()
@@ -172,8 +175,9 @@ def _calibrate(
     for view, high in zip(views, high_V, strict=True):
         view.high_error.copy_(high)
     errors = [error_NV - high_V for error_NV in errors]
+    fresh = _fresh_errors(views, scaled) if sum(map(len, scaled)) < _LONG_HISTORY * spec.window else None
     judgements = {
-        delay: _judgement(spec, views, errors, begins, delay, list(usable)) for delay in _in_order(delays)
+        delay: _judgement(spec, views, errors, begins, fresh, delay, list(usable)) for delay in _in_order(delays)
     }
     if spec.kind == "features":
         time_ms_N = next(iter(usable.values()))[0]
@@ -210,6 +214,33 @@ def _high_errors(reach: Reach, errors: Sequence[Tensor], begins: Sequence[int]) 
     return _high(torch.cat(points).cpu()).to(points[0].device)
 
 
+def _fresh_errors(views: Sequence[View], scaled: Scaled) -> list[list[Tensor]] | None:
+    """Return the errors of each half of a series under views that have learned the other halves, [parts of N, V].
+
+    In a short history a network knows the very noise of the rows that it learned, and what is found in them is less
+    than what comes after. None: where that cannot be had, of networks that are no matter of moments.
+    """
+    if any(not view.network.closed_form or view.nearest is not None for view in views):
+        return None
+    window = max(view.config.window for view in views)
+    halves = [[z_TF[: len(z_TF) // 2] for z_TF in scaled], [z_TF[len(z_TF) // 2 :] for z_TF in scaled]]
+    if min(whole_windows([len(z) for z in half], window) for half in halves) < 2:
+        return None
+    found: list[list[Tensor]] = [[] for _ in scaled]
+    for known, unknown in (halves, halves[::-1]):
+        others = [copy.deepcopy(view) for view in views]
+        for other in others:
+            windows = windows_of(known, other.config.window)
+            whole_N = np.concatenate(_split([len(z) for z in known], other.config.window))
+            x_NTF = torch.from_numpy(windows.take(whole_N)).to(other.step_F.device)
+            other.network.solve(other.inputs(x_NTF))
+        reader = Reader(others, window)
+        for parts, z_TF in zip(found, unknown, strict=True):
+            if len(z_TF) >= window:
+                parts.append(errors_of_rows(reader, window, z_TF))
+    return found
+
+
 def _in_order(delays: set[Delay]) -> list[Delay]:
     return sorted(delays, key=lambda delay: np.inf if delay is None else delay)
 
@@ -219,6 +250,7 @@ def _judgement(
     views: Sequence[View],
     errors: Sequence[Tensor],
     begins: Sequence[int],
+    fresh: Sequence[Sequence[Tensor]] | None,
     delay: Delay,
     names: Sequence[str],
 ) -> Judgement:
@@ -227,8 +259,11 @@ def _judgement(
     points = [each[begin:] for each, begin in zip(map(reach.point_errors_of_series, errors), begins, strict=True)]
     offset_V = torch.tensor([view.config.offset for view in views], device=device)
     reference_V = _high(torch.cat(points).cpu()).to(device) + offset_V
+    if fresh is not None:
+        none = errors[0][:0]
+        points = [torch.cat([none, *(reach.point_errors_of_series(part) for part in parts)]) for parts in fresh]
     strange_N = (torch.cat(points) - reference_V).amax(dim=1)
-    tail = fit_pooled_tail(strange_N.cpu().numpy().astype(np.float64)).to(device)
+    tail = fit_pooled_tail(strange_N.cpu().numpy().astype(np.float64), spec.window).to(device)
     surprise_N = tail.surprise(strange_N).cpu().numpy().astype(np.float64)
     if spec.kind == "features":
         single = (1.0,) * len(CLUSTER_LEVELS)

@@ -12,15 +12,17 @@ records. Its constants were chosen with eight tables of ADBench and handwritten 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from models import architectures
+from models.scaling import ScalingKind
 from models.spec import Kind
 from models.training import TrainingConfig
 from models.views import ViewConfig
 
 DEFAULT = "default"
 _NETWORKS: Mapping[Kind, str] = {"series": "linear", "features": "denoising"}
+_SCALING: Mapping[Kind, ScalingKind] = {"series": "range", "features": "standard"}
 _WIDE = {"hidden": 128, "latent": 128, "swapped": 0.0, "noise": 0.3}
 """The denoising autoencoder of features."""
 _STORED = 256
@@ -28,19 +30,62 @@ _STORED = 256
 _STEADY = {"epoch_windows": 12_800, "least_epoch_windows": 12_800}
 """Training of features: 50 batches an epoch whatever the table, for small ones teach little in a few batches."""
 _JUDGED = 3
+LEAST_WINDOW, LEAST_WINDOWS = 8, 100
+"""Rows of the shortest window that the default falls back on, and windows that must lie whole within series: what
+is learned and calibrated from fewer is not what comes after."""
+_WHOLE_SHARE = 0.75
+"""Rows at which a whole window ends, of all rows: of a window a quarter as long as a series there are four."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Views and how to train them."""
+    """Views, how values are scaled for them, and how to train them."""
 
     views: tuple[ViewConfig, ...]
     training: TrainingConfig
+    scaling: ScalingKind
+    adaptive: bool = False
+    """Whether windows may be shortened for a short history; those that somebody wrote down are not."""
 
     @property
     def window(self) -> int:
         """Rows that the longest view sees."""
         return max(view.window for view in self.views)
+
+    @property
+    def least_window(self) -> int:
+        """Rows that the shortest view sees at least."""
+        shortest = min(view.window for view in self.views)
+        return min(shortest, LEAST_WINDOW) if self.adaptive else shortest
+
+    def fitted_to(self, lengths: Sequence[int]) -> "Plan":
+        """Return the plan for series of so many rows: no window is longer than they can fill often enough.
+
+        Raises:
+            ValueError: they are too short for the shortest window.
+        """
+        if not self.adaptive:
+            return self
+        if (whole := whole_windows(lengths, LEAST_WINDOW)) < LEAST_WINDOWS:
+            raise ValueError(
+                f"{sum(lengths):,} rows of {len(lengths)} series hold {whole} windows of {LEAST_WINDOW} rows; "
+                f"training needs {LEAST_WINDOWS}: let more arrive"
+            )
+        wanted = max(LEAST_WINDOWS, _WHOLE_SHARE * sum(lengths))
+        longer = range(LEAST_WINDOW + 1, self.window + 1)
+        longest = max((w for w in longer if whole_windows(lengths, w) >= wanted), default=LEAST_WINDOW)
+        return replace(self, views=tuple(_shortened(view, longest) for view in self.views))
+
+
+def whole_windows(lengths: Sequence[int], window: int) -> int:
+    """Return how many windows lie whole within series of these lengths."""
+    return sum(max(length - window + 1, 0) for length in lengths)
+
+
+def _shortened(view: ViewConfig, window: int) -> ViewConfig:
+    window = min(view.window, window)
+    judged = window if view.judged == view.window else min(view.judged, window)
+    return replace(view, window=window, judged=judged)
 
 
 def plan_of(
@@ -57,7 +102,7 @@ def plan_of(
         features: how many there are.
         architecture: `default`, or the name of one for a single view.
         options: of the architecture and of `TrainingConfig`, by name; `network` names another one for the views of
-            the default.
+            the default, `scaling` another kind of `ScalingKind`.
         window: rows of a single view's window; the views of the default bring their own.
         views: keys of `ViewConfig` for each view, in place of the default's.
 
@@ -66,6 +111,9 @@ def plan_of(
     """
     training = {name: value for name, value in options.items() if name in TrainingConfig.__dataclass_fields__}
     own = {name: value for name, value in options.items() if name not in training}
+    scaling = own.pop("scaling", _SCALING[kind])
+    if scaling not in get_args(ScalingKind):
+        raise ValueError(f"option 'scaling' is {scaling!r}; it takes one of: {', '.join(get_args(ScalingKind))}")
     if architecture == DEFAULT:
         network = own.pop("network", _NETWORKS[kind])
         if not isinstance(network, str):
@@ -81,6 +129,8 @@ def plan_of(
     return Plan(
         tuple(replace(view, options=_all_options(view)) for view in chosen),
         architectures.checked(TrainingConfig, training),
+        scaling,
+        adaptive=architecture == DEFAULT and kind == "series" and not views,
     )
 
 

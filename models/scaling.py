@@ -1,20 +1,24 @@
 """Scaling: values of any unit -> numbers near 0 to 1, for each series and feature.
 
-A series is scaled by the range of its own training values: min-max without clipping did best on NAB, SMAP, MSL,
-SMD, ASD and SKAB, before standard and robust scaling. A feature of it that was constant is scaled by its own
-magnitude, so that it stands out when it moves.
+A series is scaled by the range of its own training values (`range`): that did best on NAB, SMAP, MSL, SMD, ASD and
+SKAB, before mean and standard deviation (`standard`) and median and the range of nine tenths (`robust`); figures in
+`tests/benchmarks/results/README.md`. A feature that was constant is scaled by its own magnitude, so that it stands
+out when it moves.
+
+What a series showed once in training is no habit: a single value far outside all others would leave no room for
+them in the range, and none for the next such value to be strange. `tamed` draws it near.
 
 Records of features are scaled by mean and standard deviation. A feature that is nearly always the same would be
 blown up by that, and its rare other values would outweigh everything: its scale is at least half of the usual one,
 as far as its own range allows. Everything is finite and no scale is ever zero.
 
-Legend: T time steps, N records, F features.
+Legend: T time steps, N records, F features, P parts of a series.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +26,7 @@ import torch
 from torch import Tensor
 
 FloatArray = npt.NDArray[np.float64]
+ScalingKind = Literal["range", "standard", "robust"]
 LIMIT = 1e4
 """Scaled values are clipped here, far outside anything seen in training, so that squares stay finite."""
 _STRAIGHT = 4.0
@@ -37,6 +42,7 @@ class Scaling:
     center_F: FloatArray
     """Pooled over all training rows."""
     scale_F: FloatArray
+    kind: ScalingKind = "range"
     series: Mapping[str, int] = field(default_factory=dict)
     """Row of each series in the arrays below."""
     center_SF: FloatArray | None = None
@@ -49,18 +55,17 @@ class Scaling:
             return None
         return self.center_SF[row], self.scale_SF[row]
 
-    @staticmethod
-    def estimate(x_TF: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return (centre, scale) of a series from some of its rows."""
-        low_F, high_F = x_TF.min(axis=0), x_TF.max(axis=0)
-        return low_F, _never_zero(high_F - low_F, np.abs(high_F))
-
     def for_new(self, x_TF: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return (centre, scale) of a series that was not there in training, from its first rows.
 
         Where the training series are alike, theirs serve, widened to hold the rows. Where each has its own
-        level, the rows decide; their range is doubled, for a few rows seldom show all of it.
+        level, the rows decide; their scale is doubled, for a few rows seldom show all of it.
         """
+        if self.kind != "range":
+            center_F, scale_F = estimated(x_TF, self.kind)
+            return np.where(self._alike_F, self.center_F, center_F), np.where(
+                self._alike_F, self.scale_F, 2 * scale_F
+            )
         low_F, high_F = x_TF.min(axis=0), x_TF.max(axis=0)
         pooled_low_F = np.minimum(self.center_F, low_F)
         pooled_width_F = np.maximum(self.center_F + self.scale_F, high_F) - pooled_low_F
@@ -95,38 +100,81 @@ class Scaling:
         return saved
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], names: list[str]) -> "Scaling":
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], kind: ScalingKind, names: list[str]) -> "Scaling":
         return cls(
             arrays["scaling.center"],
             arrays["scaling.scale"],
+            kind,
             {name: row for row, name in enumerate(names)},
             arrays.get("scaling.series_center"),
             arrays.get("scaling.series_scale"),
         )
 
 
-def fit_series(columns: Mapping[str, FloatArray]) -> Scaling:
+def estimated(x_TF: FloatArray, kind: ScalingKind) -> tuple[FloatArray, FloatArray]:
+    """Return (centre, scale) of each feature from some rows."""
+    low_F, high_F = x_TF.min(axis=0), x_TF.max(axis=0)
+    center_F, width_F = low_F, high_F - low_F
+    if kind == "standard":
+        center_F, width_F = x_TF.mean(axis=0), x_TF.std(axis=0)
+    elif kind == "robust":
+        lower_F, center_F, upper_F = np.quantile(x_TF, [0.05, 0.5, 0.95], axis=0)
+        # Nearly always the same: the range is all that is left.
+        width_F = np.where(_real(upper_F - lower_F, np.abs(high_F)), upper_F - lower_F, width_F)
+    return center_F, _never_zero(width_F, np.abs(high_F))
+
+
+_EVENT_ROWS, _LEAST_PARTS = 16, 32
+
+
+def tamed(x_TF: FloatArray) -> FloatArray:
+    """Clip what one short event showed, more than one range beyond all that the rest of a series showed.
+
+    The series is cut into parts of 16 rows. A feature's largest value is measured by the parts away from it, and
+    so is its smallest (winsorising: Tukey, "The Future of Data Analysis", 1962). What another part confirms is
+    usual, however rare.
+    """
+    size = max(1, min(_EVENT_ROWS, len(x_TF) // _LEAST_PARTS))
+    starts = np.arange(0, len(x_TF), size)
+    if len(starts) < _LEAST_PARTS:
+        return x_TF
+    high_F = _largest_elsewhere(np.maximum.reduceat(x_TF, starts, axis=0))
+    low_F = -_largest_elsewhere(np.maximum.reduceat(-x_TF, starts, axis=0))
+    width_F = high_F - low_F
+    # A feature that moved once only has no other range.
+    return np.where(width_F > 0, np.clip(x_TF, low_F - width_F, high_F + width_F), x_TF)
+
+
+def _largest_elsewhere(high_PF: FloatArray) -> FloatArray:
+    """Return the largest value of all parts but the one with the very largest, and its neighbours."""
+    away_PF = np.abs(np.arange(len(high_PF))[:, None] - high_PF.argmax(axis=0))
+    largest_F: FloatArray = np.where(away_PF <= 1, -np.inf, high_PF).max(axis=0)
+    return largest_F
+
+
+def fit_series(columns: Mapping[str, FloatArray], kind: ScalingKind = "range") -> Scaling:
     """Fit one (centre, scale) a series from its rows x_TF, and a pooled one."""
-    each = [Scaling.estimate(x_TF) for x_TF in columns.values()]
+    each = [estimated(x_TF, kind) for x_TF in columns.values()]
     center_SF = np.stack([center_F for center_F, _ in each])
     scale_SF = np.stack([scale_F for _, scale_F in each])
     rows = {name: row for row, name in enumerate(columns)}
-    return Scaling(np.median(center_SF, axis=0), np.median(scale_SF, axis=0), rows, center_SF, scale_SF)
+    return Scaling(np.median(center_SF, axis=0), np.median(scale_SF, axis=0), kind, rows, center_SF, scale_SF)
 
 
-def fit_features(x_NF: FloatArray) -> Scaling:
-    """Fit one (centre, scale) for independent rows: the mean, and the standard deviation or a little more.
+def fit_features(x_NF: FloatArray, kind: ScalingKind = "standard") -> Scaling:
+    """Fit one (centre, scale) for independent rows; of kind standard: the standard deviation or a little more.
 
-    A feature that was constant takes the median feature's standard deviation, or its own magnitude where all were.
+    A feature that was constant then takes the median feature's, or its own magnitude where all were.
     """
+    if kind != "standard":
+        return Scaling(*estimated(x_NF, kind), kind)
     center_F, std_F, range_F = x_NF.mean(axis=0), x_NF.std(axis=0), np.ptp(x_NF, axis=0)
     moves_F = _real(std_F, np.abs(center_F))
     if not moves_F.any():
-        return Scaling(center_F, _never_zero(std_F, np.abs(center_F)))
+        return Scaling(center_F, _never_zero(std_F, np.abs(center_F)), kind)
     median = np.median(std_F[moves_F])
-    return Scaling(
-        center_F, np.where(moves_F, np.maximum(std_F, np.minimum(_LEAST_SCALE * median, range_F)), median)
-    )
+    scale_F = np.where(moves_F, np.maximum(std_F, np.minimum(_LEAST_SCALE * median, range_F)), median)
+    return Scaling(center_F, scale_F, kind)
 
 
 def compressed(z: Tensor) -> Tensor:

@@ -138,6 +138,9 @@ class ModelSettings(BaseModel):
     """An architecture for the views of the default, and for those below."""
     views: Annotated[list[ViewSettings], Field(min_length=1, max_length=16)] | None = None
     """Views in place of the default's."""
+    scaling: Literal["range", "standard", "robust"] | None = None
+    """range: by smallest and largest value, usual for series. standard: by mean and standard deviation, usual for
+    features. robust: by the median and the range of nine tenths."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -148,8 +151,9 @@ class ModelSettings(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        network = {} if self.network is None else {"network": self.network}
-        return {**network, **(self.__pydantic_extra__ or {})}
+        chosen = {"network": self.network, "scaling": self.scaling}
+        named = {name: value for name, value in chosen.items() if value is not None}
+        return {**named, **(self.__pydantic_extra__ or {})}
 
 
 class AlertSettings(Section):

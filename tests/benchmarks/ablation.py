@@ -40,14 +40,13 @@ VARIANTS: Mapping[str, tuple[Sequence[int], Change]] = {
     "without memory": ((LEVEL, SHAPE, MOMENT), lambda view: replace(view, fade=None)),
     "without offsets": ((LEVEL, SHAPE, MOMENT), lambda view: replace(view, offset=0.0)),
 }
+SCALINGS = {"scaled as `standard`": "standard", "scaled as `robust`": "robust"}
 
 
 def measured(rows: Labelled) -> dict[str, dict[Delay, float]]:
     """Return VUS-PR of one series under each variant."""
     assert rows.train_N is not None
-    plan = plan_of("series", len(rows.features), "default", {})
-    columns = {rows.name: (rows.time_ms_N[rows.train_N], rows.x_NF[rows.train_N])}
-    detector = fit_detector("series", rows.features, plan, columns, device=CPU)
+    detector = trained(rows, {})
     error_NV = errors_of(detector, rows)
     whole_N = np.flatnonzero(rows.train_N)[detector.spec.window - 1 :]
     usual_N = torch.from_numpy(whole_N if len(whole_N) >= 100 else np.flatnonzero(rows.train_N))
@@ -55,7 +54,7 @@ def measured(rows: Labelled) -> dict[str, dict[Delay, float]]:
     found: dict[str, dict[Delay, float]] = {}
     widest = period(rows.x_NF[scored_N, 0])
     for name, (chosen, change) in VARIANTS.items():
-        configs = [change(plan.views[number]) for number in chosen]
+        configs = [change(detector.views[number].config) for number in chosen]
         offset_V = torch.tensor([config.offset for config in configs])
         found[name] = {}
         for delay in (0, None):
@@ -64,7 +63,19 @@ def measured(rows: Labelled) -> dict[str, dict[Delay, float]]:
             high_V = torch.quantile(trained_NV, 0.99, dim=0) + offset_V
             strange_N = (reach.point_errors_of_series(own_NV) - high_V).amax(dim=1)
             found[name][delay] = vus(rows.label_N[scored_N], strange_N.numpy()[scored_N], widest).pr
+    for name, scaling in SCALINGS.items():
+        scores = trained(rows, {"scaling": scaling}).score_series(rows.name, rows.x_NF)
+        found[name] = {
+            delay: vus(rows.label_N[scored_N], score_N[scored_N], widest).pr for delay, score_N in scores.items()
+        }
     return found
+
+
+def trained(rows: Labelled, options: Mapping[str, str]) -> Detector:
+    assert rows.train_N is not None
+    plan = plan_of("series", len(rows.features), "default", options)
+    columns = {rows.name: (rows.time_ms_N[rows.train_N], rows.x_NF[rows.train_N])}
+    return fit_detector("series", rows.features, plan, columns, device=CPU)
 
 
 def errors_of(detector: Detector, rows: Labelled) -> Tensor:
@@ -83,7 +94,7 @@ def main(folder: Path) -> None:
         if rows.train_N is not None:
             groups.setdefault(rows.group, []).append(measured(rows))
     print("| VUS-PR, mean of groups | causal | settled |\n|---|---:|---:|")
-    for name in VARIANTS:
+    for name in (*VARIANTS, *SCALINGS):
         causal, settled = (
             np.mean([np.mean([one[name][delay] for one in each]) for each in groups.values()])
             for delay in (0, None)

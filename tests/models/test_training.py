@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from models.scaling import Scaling, fit_features, fit_series
+from models.scaling import Scaling, estimated, fit_features, fit_series
 from models.spec import ModelSpec
 from tests.streams import fit
 
@@ -122,7 +122,7 @@ def test_a_new_series_is_scaled_like_the_others_where_they_are_alike() -> None:
 
 
 def test_scaling_is_exact_for_large_counters() -> None:
-    center_F, scale_F = Scaling.estimate(1e15 + np.arange(5.0)[:, None])
+    center_F, scale_F = estimated(1e15 + np.arange(5.0)[:, None], "range")
     z_TF = Scaling.apply(1e15 + np.arange(5.0)[:, None], center_F, scale_F)
     np.testing.assert_allclose(z_TF[:, 0], [0, 0.25, 0.5, 0.75, 1])
     assert fit_features(np.ones((60, 2))).scale_F.tolist() == [1, 1]
