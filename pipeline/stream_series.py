@@ -44,7 +44,7 @@ class SeriesPipeline:
         self._windows = Windows(
             self._table, estimate_scaling=detector.scaling.for_new, device=device, near=scorer.near
         )
-        self._tail = scorer.online_tail(SERIES_PACE)
+        self._tail = scorer.online_tail(SERIES_PACE, accepting=plan.accept_after_ms is not None)
         self._incidents = Incidents(plan.name, plan.quiet_points)
         self._threshold_S = np.zeros(0)
 
@@ -74,14 +74,14 @@ class SeriesPipeline:
                 Reject(place, records_of[place][row], row, reason, REASONS[reason])
                 for place, row, reason in admitted.lacking
             ]
-        points = admitted.points
+            points = admitted.points
+            threshold_M = self._thresholds(points.slot_M)
         with measure("scoring"):
             scores = self._scorer.score_windows(points, self._windows, self._tail)
         with measure("incidents"):
-            threshold_M = self._thresholds(points.slot_M)
             table = self._table
             transitions = self._incidents.follow(
-                scores.judged, scores.score_M, threshold_M, table.names, table.partitions
+                scores.judged, scores.score_M, threshold_M, table.names, table.partitions, scores.accepted_M
             )
             alerts = self._alerts(transitions, scores)
         return Outcome(
@@ -151,7 +151,7 @@ class SeriesPipeline:
             self._windows.rescale(slots[differs], known["center"][differs], known["scale"][differs])
 
     def _thresholds(self, slot_M: IntArray) -> FloatArray:
-        """Return each point's threshold; a series has one from when its interval is known."""
+        """Return each point's threshold; a series has one, and a time to accept, once its interval is known."""
         more = self._table.capacity - len(self._threshold_S)
         self._threshold_S = np.concatenate([self._threshold_S, np.full(max(more, 0), np.inf)])
         interval_S = self._table.columns["interval_ms"]
@@ -160,6 +160,9 @@ class SeriesPipeline:
             # Before its first window is complete a series has no interval, and no score either.
             names = [self._table.names[slot] for slot in new.tolist()]
             self._threshold_S[new] = self._plan.thresholds(names, interval_S[new])
+            if self._plan.accept_after_ms is not None:
+                points = self._detector.points_to_accept(self._plan.accept_after_ms, interval_S[new])
+                self._tail.accept_after(new, points)
         return self._threshold_S[slot_M]
 
     def _scored(self, scores: Scores, threshold_M: FloatArray) -> Scored:

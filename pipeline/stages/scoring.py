@@ -18,7 +18,7 @@ from torch import Tensor
 from models.calibration import OnlineTail, Pace
 from models.detector import Detector, Readings
 from pipeline.stages.decode import FloatArray, IntArray
-from pipeline.stages.series import Points
+from pipeline.stages.series import BoolArray, Points
 from pipeline.stages.windows import Near, Round, Windows
 
 CHUNK_WINDOWS = 512
@@ -43,6 +43,8 @@ class Scores:
 
     score_M: FloatArray
     """-10 log10 of a tail probability, of the row that the point let be judged; NaN where there is none."""
+    accepted_M: BoolArray
+    """Whether with this point the level that its series has had became the usual one."""
     judged: Points
     """The admitted points, with time and values of the judged rows."""
     _place_M: IntArray
@@ -104,9 +106,9 @@ class Scorer:
         self.near = Near(reach.behind, reach.ahead, len(detector.views), explaining)
         self._nothing = torch.zeros((0, explaining), device=device)
 
-    def online_tail(self, pace: Pace) -> OnlineTail:
+    def online_tail(self, pace: Pace, *, accepting: bool = False) -> OnlineTail:
         """Return the recalibration of the surprise that this scorer finds."""
-        return self._judgement.online_tail(self._device, pace)
+        return self._judgement.online_tail(self._device, pace, accepting=accepting)
 
     @torch.no_grad()
     def score_windows(self, points: Points, windows: Windows, tail: OnlineTail) -> Scores:
@@ -118,13 +120,14 @@ class Scorer:
         )
         order_K = np.argsort(position_K)
         slot_K = torch.from_numpy(points.slot_M[position_K[order_K]]).to(self._device)
-        score_K = tail.score(slot_K, surprise_K[torch.from_numpy(order_K).to(self._device)])
-        score_M = np.full(len(points), np.nan)
+        score_K, accepted_K = tail.follow(slot_K, surprise_K[torch.from_numpy(order_K).to(self._device)])
+        score_M, accepted_M = np.full(len(points), np.nan), np.zeros(len(points), np.bool_)
         score_M[position_K[order_K]] = score_K.cpu().numpy()
+        accepted_M[position_K[order_K]] = accepted_K.cpu().numpy()
         place_M = np.full(len(points), -1, np.int64)
         place_M[position_K] = np.arange(len(position_K))
         explained_KE = torch.cat([part.explained_KE for part in parts]) if parts else self._nothing
-        return Scores(score_M, _judged(points, position_K, parts), place_M, explained_KE, self._band_VF)
+        return Scores(score_M, accepted_M, _judged(points, position_K, parts), place_M, explained_KE, self._band_VF)
 
     @torch.no_grad()
     def score_vectors(self, slot_M: IntArray, z_MF: npt.NDArray[np.float32], tail: OnlineTail) -> VectorScores:

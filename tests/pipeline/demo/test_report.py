@@ -41,7 +41,7 @@ class Outline(HTMLParser):
 
 def incident(number: int, x: float, verdict: str = "found") -> IncidentView:
     views = [("<cpu>", FeatureView(9.0, 1.5, 0.75)), ("memory", FeatureView(2.0, 2.0, 0.25))]
-    return IncidentView(f"id{number}", verdict, "major", x, int(x), None, 150.0, 27.0, views)  # type: ignore[arg-type]
+    return IncidentView(f"id{number}", verdict, "major", x, int(x), None, False, 150.0, 27.0, views)  # type: ignore[arg-type]
 
 
 def series(name: str, incidents: list[IncidentView]) -> SeriesView:
@@ -176,14 +176,14 @@ def test_alerts_become_incidents_with_their_whole_course() -> None:
         alert("a", 9000, state="resolved", severity="critical", score=55.0, opened_ms=1000),
     ]
     first, second = incidents_of(course, {"a": "found", "b": "false"})
-    assert (first.id, first.severity, first.score, first.opened_ms, first.resolved_ms) == (
+    assert (first.id, first.severity, first.score, first.opened_ms, first.ended_ms) == (
         "a",
         "critical",
         55.0,
         1000,
         9000,
     )
-    assert (second.verdict, second.resolved_ms) == ("false", None)
+    assert (second.verdict, second.ended_ms) == ("false", None)
 
 
 @pytest.mark.parametrize("span_ms", [2 * 3_600_000, 86_400_000, 30 * 86_400_000, 900 * 86_400_000])

@@ -19,7 +19,7 @@ from rich.console import Console
 from pipeline.connectors.parquet import read_scores
 from pipeline.errors import ConfigError
 from pipeline.jobs.evaluate import Options, Outcome, evaluate, parse_delays, plan
-from pipeline.jobs.evaluate_report import NOTE, by_group, report
+from pipeline.jobs.evaluate_report import by_group, note, report
 from pipeline.jobs.results import Result, read_results
 from tests.labelled import series_columns, table_columns, write
 
@@ -67,7 +67,7 @@ def test_the_command_writes_scores_metrics_and_a_table(data: Path) -> None:
     assert "1 of 4: " in done.stderr
     assert "mean of groups" in done.stdout
     assert "nothing is learned while scoring" in " ".join(done.stdout.split())
-    assert NOTE.split(".")[0] in done.stdout
+    assert note(None).split(".")[0] in done.stdout
     written = sorted(str(path.relative_to(out)) for path in out.rglob("*.*") if path.name != ".lock")
     expected = ["cars/a", "cars/b", "pumps/a", "tables/t"]
     assert written == ["metrics.csv", *(f"scores/{name}.parquet" for name in expected)]
