@@ -144,11 +144,12 @@ class Detector:
         return self
 
     def points_to_accept(self, accept_after_ms: float, interval_ms: FloatArray) -> FloatArray:
-        """Return how many points of a series make this time, or two windows where it makes fewer.
+        """Return how many points of a series make this time, or three windows where it makes fewer.
 
-        One strange point may make a whole window strange: only what outlasts two is a level.
+        One strange point may make all windows strange that hold it, and of settled scores so many rows on either
+        side: only what outlasts them is a level.
         """
-        return np.maximum(accept_after_ms / interval_ms, 2.0 * self.spec.window)
+        return np.maximum(accept_after_ms / interval_ms, 3.0 * self.spec.window)
 
     def read(self, z_BTF: Tensor) -> Readings:
         """Read windows of scaled values, by themselves."""

@@ -34,7 +34,7 @@ def note(online: Online | None) -> str:
         return f"{_TRAINED} {_FIGURES}"
     level = "no level that stays is accepted"
     if online.accept_after_s is not None:
-        level = f"a level that stays is accepted after {online.text}, or two windows where that is longer"
+        level = f"a level that stays is accepted after {online.text}, or three windows where that is longer"
     return f"{_ONLINE.format(level=level)} {_FIGURES}"
 
 
