@@ -184,6 +184,16 @@ def test_alerts_become_incidents_with_their_whole_course() -> None:
         9000,
     )
     assert (second.verdict, second.ended_ms) == ("false", None)
+    assert not first.accepted
+
+
+def test_an_incident_whose_level_was_accepted_says_so() -> None:
+    ended = [alert("a", 86_400_000, state=state, opened_ms=0) for state in ("resolved", "accepted")]
+    resolved, accepted = (incidents_of([alert("a", 0), last], {"a": "false"})[0] for last in ended)
+    assert (resolved.accepted, accepted.accepted) == (False, True)
+    shown = incident(1, 1.7e12 + 700 * 60_000)
+    for view, text in ((resolved, ">for 24 h<"), (accepted, ">accepted after 24 h<")):
+        assert text in report(series("web-1", [replace(view, x=shown.x, features=shown.features)]))
 
 
 @pytest.mark.parametrize("span_ms", [2 * 3_600_000, 86_400_000, 30 * 86_400_000, 900 * 86_400_000])
