@@ -24,6 +24,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models import acceptance
+from models.acceptance import Acceptance, Quantiles
+
 FloatArray = npt.NDArray[np.float64]
 DECIBEL = 10 / math.log(10)
 """Mean of a normal score."""
@@ -104,6 +107,11 @@ class Pace:
         return DECIBEL * math.log(0.5 / self.share)
 
     @property
+    def gaps(self) -> tuple[float, float]:
+        """Bounds of the gap that is followed."""
+        return _LEAST_GAP * self.gap, _MOST_GAP * self.gap
+
+    @property
     def far_share(self) -> float:
         """The far quantile is passed by this share of the points."""
         return self.share / _FURTHER
@@ -131,7 +139,7 @@ Usual = tuple[float, float, float]
 
 
 class OnlineTail:
-    """Three quantiles of each series' surprise, followed as it goes on: 32 bytes a series.
+    """Three quantiles of each series' surprise, followed as it goes on: 32 bytes a series, or 76 with `accepting`.
 
     The score puts the series' median, upper and far quantile where those of a normal score lie, and goes on in a
     straight line: the tail above is exponential, as of peaks over the upper quantile, with a width of its own.
@@ -141,22 +149,30 @@ class OnlineTail:
     are added up, so a score depends neither on how polls cut the stream nor on the order of sums on a device.
     How many of a block's points lie above a quantile counts, never by how much, and only so many of them: an
     outage cannot teach it quickly, a level that stays is learned within some hundred points.
+
+    With `accepting`, an outage teaches next to nothing, and a level that stays is learned at once when its time has
+    come: see `models.acceptance`.
     """
 
-    def __init__(self, device: torch.device, pace: Pace, initial: Mapping[str, Usual] | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        pace: Pace,
+        initial: Mapping[str, Usual] | None = None,
+        *,
+        accepting: bool = False,
+    ) -> None:
         """`initial` holds the usual surprise of the series that were there in training."""
         self._device = device
         self._pace = pace
         self._initial = initial or {}
-        self._columns: dict[str, Tensor] = {
-            "median": torch.zeros(0, device=device),
-            "gap": torch.zeros(0, device=device),
-            "far": torch.zeros(0, device=device),
-            "seen": torch.zeros(0, dtype=torch.int64, device=device),
-            "above_median": torch.zeros(0, dtype=torch.int32, device=device),
-            "above_upper": torch.zeros(0, dtype=torch.int32, device=device),
-            "above_far": torch.zeros(0, dtype=torch.int32, device=device),
-        }
+        columns = dict.fromkeys(("median", "gap", "far"), torch.float32) | {"seen": torch.int64}
+        columns |= dict.fromkeys(("above_median", "above_upper", "above_far"), torch.int32)
+        self._acceptance: Acceptance | None = None
+        if accepting:
+            self._acceptance = Acceptance(pace.block, pace.gaps, _FAR / pace.gap)
+            columns |= acceptance.COLUMNS
+        self._columns = {name: torch.zeros(0, dtype=dtype, device=device) for name, dtype in columns.items()}
 
     def begin(self, slots: npt.NDArray[np.int64], names: list[str]) -> None:
         """Give slots the state of a series that was never seen here."""
@@ -170,26 +186,47 @@ class OnlineTail:
         self._columns["median"][index] = start[:, 0]
         self._columns["gap"][index] = start[:, 1]
         self._columns["far"][index] = start[:, 2]
+        if self._acceptance is not None:
+            often = [0 if name in self._initial else acceptance.NO_HISTORY for name in names]
+            self._columns["often"][index] = torch.tensor(often, dtype=torch.int32, device=self._device)
+
+    def accept_after(self, slots: npt.NDArray[np.int64], points: FloatArray) -> None:
+        """Set how many points a level stays until it is accepted; until then a slot learns as without `accepting`.
+
+        It follows from the settings, so `gather` leaves it out.
+        """
+        assert self._acceptance is not None
+        index = torch.from_numpy(slots).to(self._device)
+        self._columns["patience"][index] = self._acceptance.patience(points).to(self._device)
 
     def gather(self, slots: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         """Return the state of these slots, for a checkpoint."""
         index = torch.from_numpy(slots).to(self._device)
-        return {name: column[index].cpu().numpy() for name, column in self._columns.items()}
+        kept = {name: column for name, column in self._columns.items() if name != "patience"}
+        return {name: column[index].cpu().numpy() for name, column in kept.items()}
 
     def scatter(self, slots: npt.NDArray[np.int64], state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back what `gather` returned, or its first format, which had no far quantile."""
+        """Put back what `gather` returned, here, without `accepting`, or in its first format: no far quantile."""
         self._reserve(int(slots.max(initial=-1)) + 1)
         index = torch.from_numpy(slots).to(self._device)
-        as_wide = {"far": state["gap"] * np.float32(_FAR / self._pace.gap), "above_far": 0 * state["above_upper"]}
-        for name, column in self._columns.items():
-            kept = state[name] if name in state else as_wide[name]
-            column[index] = torch.from_numpy(np.ascontiguousarray(kept)).to(self._device)
+        early = {"far": state["gap"] * np.float32(_FAR / self._pace.gap), "above_far": 0 * state["above_upper"]}
+        # The block under way was not summed up from its start: should it be elevated, it does not count as one.
+        early["stays"] = -(state["seen"] % self._pace.block > 0).astype(np.int32)
+        for name in self._columns.keys() - {"patience"}:
+            column = self._columns[name]
+            kept = state[name] if name in state else early.get(name, np.zeros(len(slots)))
+            column[index] = torch.from_numpy(np.ascontiguousarray(kept)).to(self._device, column.dtype)
 
     def score(self, slot_K: Tensor, surprise_K: Tensor) -> Tensor:
         """Score points that are sorted by slot, and within a slot by offset; the state moves on."""
+        return self.follow(slot_K, surprise_K)[0]
+
+    def follow(self, slot_K: Tensor, surprise_K: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (scores, with which points a level was accepted); else as `score`."""
         score_K = torch.empty_like(surprise_K)
+        accepted_K = torch.zeros(len(slot_K), dtype=torch.bool, device=self._device)
         if not len(slot_K):
-            return score_K
+            return score_K, accepted_K
         seen = self._columns["seen"]
         slots, place_K, count = torch.unique_consecutive(slot_K, return_inverse=True, return_counts=True)
         start = count.cumsum(0) - count
@@ -198,10 +235,10 @@ class OnlineTail:
         block_K = index_K // block - (seen[slots] // block)[place_K]
         order_K = torch.argsort(block_K, stable=True)
         for chosen in torch.split(order_K, torch.bincount(block_K).tolist()):
-            score_K[chosen] = self._block(slot_K[chosen], surprise_K[chosen])
-        return score_K
+            score_K[chosen], accepted_K[chosen] = self._block(slot_K[chosen], surprise_K[chosen])
+        return score_K, accepted_K
 
-    def _block(self, slot_K: Tensor, surprise_K: Tensor) -> Tensor:
+    def _block(self, slot_K: Tensor, surprise_K: Tensor) -> tuple[Tensor, Tensor]:
         """Score points of which no series has more than the rest of its block."""
         state = self._columns
         median_K, gap_K, far_K = (state[name][slot_K] for name in ("median", "gap", "far"))
@@ -212,28 +249,45 @@ class OnlineTail:
         state["above_median"].index_add_(0, slot_K, (above_K > 0).int())
         state["above_upper"].index_add_(0, slot_K, (beyond_K > 0).int())
         state["above_far"].index_add_(0, slot_K, (beyond_K > far_K).int())
-        self._learn(torch.unique_consecutive(slot_K))
-        return score_K
+        if self._acceptance is not None:
+            self._acceptance.count(state, slot_K, surprise_K)
+        slots, count = torch.unique_consecutive(slot_K, return_counts=True)
+        accepted_K = torch.zeros_like(slot_K, dtype=torch.bool)
+        accepted_K[count.cumsum(0) - 1] = self._learn(slots)
+        return score_K, accepted_K
 
-    def _learn(self, slots: Tensor) -> None:
+    def _learn(self, slots: Tensor) -> Tensor:
+        """Move on the slots whose block is full; tell of all of them whose level was accepted."""
         state, pace = self._columns, self._pace
-        full = slots[state["seen"][slots] % pace.block == 0]
-        gap = state["gap"][full]
-        upper = state["above_upper"][full].clamp(max=pace.most_above) / pace.block
-        middle = state["above_median"][full] / pace.block
-        moved = state["median"][full] + _MEDIAN_STEP * gap * (middle - 0.5)
-        state["median"][full] = moved.clamp(min=0.1 * _MEDIAN)
-        widened = gap * (1 + pace.gap_step * (upper - pace.share))
-        state["gap"][full] = widened.clamp(_LEAST_GAP * pace.gap, _MOST_GAP * pace.gap)
-        if pace.far_followed:
-            # Of an outage one point a block counts: the far quantile is what the threshold rests on.
-            far = state["above_far"][full].clamp(max=1) / pace.block
-            further = state["far"][full] * (1 + pace.gap_step * (far - pace.far_share))
-            state["far"][full] = further.clamp(_LEAST_GAP * _FAR, _MOST_GAP * _FAR)
-        else:
-            state["far"][full] = state["gap"][full] * (_FAR / pace.gap)
+        ends = state["seen"][slots] % pace.block == 0
+        accepted, full = torch.zeros_like(ends), slots[ends]
+        before = Quantiles(*(state[name][full] for name in ("median", "gap", "far")))
+        usual = self._learned(full, before)
+        if self._acceptance is not None:
+            elevated = 2 * state["above_upper"][full] > pace.block
+            usual, accepted[ends] = self._acceptance.decide(state, full, elevated, before, usual)
+        for name, moved in zip(("median", "gap", "far"), usual, strict=True):
+            state[name][full] = moved
         for name in ("above_median", "above_upper", "above_far"):
             state[name][full] = 0
+        return accepted
+
+    def _learned(self, full: Tensor, usual: Quantiles) -> Quantiles:
+        """Return the quantiles moved by what was counted in a block."""
+        state, pace = self._columns, self._pace
+        median, gap, far = usual
+        upper = state["above_upper"][full].clamp(max=pace.most_above) / pace.block
+        middle = state["above_median"][full] / pace.block
+        moved = median + _MEDIAN_STEP * gap * (middle - 0.5)
+        widened = (gap * (1 + pace.gap_step * (upper - pace.share))).clamp(*pace.gaps)
+        if pace.far_followed:
+            # Of an outage one point a block counts: the far quantile is what the threshold rests on.
+            beyond = state["above_far"][full].clamp(max=1) / pace.block
+            further = far * (1 + pace.gap_step * (beyond - pace.far_share))
+            further = further.clamp(_LEAST_GAP * _FAR, _MOST_GAP * _FAR)
+        else:
+            further = widened * (_FAR / pace.gap)
+        return Quantiles(moved.clamp(min=0.1 * _MEDIAN), widened, further)
 
     def _reserve(self, slots: int) -> None:
         more = slots - len(self._columns["seen"])
@@ -268,7 +322,7 @@ def quantiles(surprise_N: FloatArray, pace: Pace) -> Usual:
         return _MEDIAN, pace.gap, _FAR
     median, upper, far = np.quantile(surprise_N, [0.5, 1 - pace.share, 1 - pace.far_share])
     weight, far_weight = (len(surprise_N) / (len(surprise_N) + 2 / share) for share in (pace.share, pace.far_share))
-    gap = float(np.clip(upper - median, _LEAST_GAP * pace.gap, _MOST_GAP * pace.gap))
+    gap = float(np.clip(upper - median, *pace.gaps))
     gap = math.exp(weight * math.log(gap) + (1 - weight) * math.log(pace.gap))
     as_wide = gap * _FAR / pace.gap
     seen = float(np.clip(far - upper, _LEAST_GAP * _FAR, _MOST_GAP * _FAR))

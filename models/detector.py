@@ -70,9 +70,9 @@ class Judgement:
         sizes = [self.clusters_of_series.get(name, self.cluster_points) for name in names]
         return alert_threshold(points_per_incident, sizes)
 
-    def online_tail(self, device: torch.device, pace: Pace) -> OnlineTail:
+    def online_tail(self, device: torch.device, pace: Pace, *, accepting: bool = False) -> OnlineTail:
         """Return the recalibration for series that go on, each from where its training rows leave it."""
-        return OnlineTail(device, pace, self.quantiles_of_series)
+        return OnlineTail(device, pace, self.quantiles_of_series, accepting=accepting)
 
     def to(self, device: torch.device) -> "Judgement":
         reach = replace(self.reach, fading_VR=self.reach.fading_VR.to(device))
@@ -135,6 +135,14 @@ class Detector:
         moved = {delay: judgement.to(device) for delay, judgement in self.calibration.judgements.items()}
         self.calibration = replace(self.calibration, judgements=moved)
         return self
+
+    def points_to_accept(self, accept_after_ms: float, interval_ms: FloatArray) -> FloatArray:
+        """Return how many points of a series make this time, or three windows where it makes fewer.
+
+        One strange point may make all windows strange that hold it, and of settled scores so many rows on either
+        side: only what outlasts them is a level.
+        """
+        return np.maximum(accept_after_ms / interval_ms, 3.0 * self.spec.window)
 
     def errors(self, z_BTF: Tensor) -> Tensor:
         """Return every view's error of each window of scaled values, error_BV.

@@ -213,6 +213,12 @@ def evaluate(
     delays: Annotated[
         str, typer.Option(help="Also measure scores that have seen so many later points, as in 2,4,8.")
     ] = "",
+    online: Annotated[
+        bool, typer.Option("--online", help="Recalibrate the scores of series as they go on, as a worker does.")
+    ] = False,
+    accept_after: Annotated[
+        str | None, typer.Option(help="With --online: accept a level that stays so long, as in 1d.")
+    ] = None,
     figures: Annotated[bool, typer.Option("--figures", help="Draw each series with its scores.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Most files of each group.")] = None,
     as_json: AsJson = False,
@@ -221,14 +227,15 @@ def evaluate(
     from rich.console import Console
 
     from pipeline.jobs import evaluate as job
-    from pipeline.jobs.evaluate_report import NOTE, by_group, progress_bar, report
+    from pipeline.jobs.evaluate_report import by_group, note, progress_bar, report
 
     if setting not in ("S", "U"):
         raise ConfigError(f"--setting {setting}: S learns from normal rows of a table, U from contaminated ones")
     if figures:
         import pipeline.jobs.figure  # noqa: F401  # says at once if matplotlib is missing
     further = job.parse_delays(delays)
-    options = job.Options(paths, out, architecture, seed, setting, further, workers, figures, limit)
+    way = job.parse_online(online, accept_after)
+    options = job.Options(paths, out, architecture, seed, setting, further, workers, figures, limit, way)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     screen = Console(stderr=True)
     planned = job.plan(options)
@@ -246,7 +253,7 @@ def evaluate(
         print(json.dumps(by_group(outcome.results)))
     else:
         Console().print(report(outcome.results))
-        print(f"\n{NOTE}\nwrote {out / job.METRICS}")
+        print(f"\n{note(way)}\nwrote {out / job.METRICS}")
     for failure in outcome.failures:
         print(f"offkey: {failure}", file=sys.stderr)
     if outcome.failures:

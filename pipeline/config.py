@@ -29,6 +29,7 @@ from pipeline.setting_types import (
     LARGEST,
     LONGEST_WAIT,
     WRITTEN,
+    AcceptAfter,
     BudgetText,
     Duration,
     FieldPath,
@@ -163,6 +164,8 @@ class AlertSettings(Section):
     """Later points that a point waits for before it is judged: later alerts, and better ones."""
     quiet_points: Whole = 5
     """Points below the threshold after which an incident is resolved."""
+    accept_after: AcceptAfter = 86_400
+    """How long a series is strange until its level is accepted, so usual, and its incident ends; or never."""
 
 
 class StreamSettings(Section):
@@ -206,6 +209,11 @@ class StreamSettings(Section):
         if self.kind == "features" and self.alerts.delay:
             raise mistake_at(
                 ("alerts", "delay"), "it needs `kind: series`: after a record of features comes no other"
+            )
+        asked = "accept_after" in self.alerts.model_fields_set and self.alerts.accept_after is not None
+        if self.kind == "features" and asked:
+            raise mistake_at(
+                ("alerts", "accept_after"), "it needs `kind: series`: records of features have no level that stays"
             )
         if self.kind == "features" and self.model.views:
             raise mistake_at(

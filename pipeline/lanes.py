@@ -74,6 +74,7 @@ def build_lane(
         thresholds=_thresholds(settings, detector),
         fields_of=_fields_of(settings),
         quiet_points=settings.alerts.quiet_points,
+        accept_after_ms=None if settings.alerts.accept_after is None else 1000 * settings.alerts.accept_after,
         hold_points=settings.hold_points if settings.missing == "hold" else 0,
         model_version=version,
     )

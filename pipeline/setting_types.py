@@ -3,12 +3,13 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from pipeline.budgets import parse_budget, parse_duration
 
 LONGEST_WAIT = "24 days"
 """Kafka's clients count milliseconds in 32 bits."""
+_LONGEST = "36500 days"
 LARGEST = 2**31 - 1
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", re.ASCII)
@@ -32,6 +33,23 @@ def between(shortest: str, longest: str) -> BeforeValidator:
         return seconds
 
     return BeforeValidator(check)
+
+
+def parse_accept_after(value: Any) -> float | None:
+    """Return seconds, or None for `never`.
+
+    Raises:
+        ValueError: it is neither a duration nor `never`.
+    """
+    if value == "never":
+        return None
+    try:
+        seconds = parse_duration(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or never") from error
+    if not 1 <= seconds <= parse_duration(_LONGEST):
+        raise ValueError(f"{value!r:.60} is too short or too long; write one from 1s to {_LONGEST}, or never")
+    return seconds
 
 
 def _field(path: str) -> str:
@@ -90,7 +108,10 @@ def no_truth(value: Any) -> Any:
 
 
 WRITTEN = Field(json_schema_extra={"type": ["number", "string"]})
-Duration = Annotated[float, between("0", "36500 days"), WRITTEN]
+Duration = Annotated[float, between("0", _LONGEST), WRITTEN]
+AcceptAfter = Annotated[
+    float | None, BeforeValidator(parse_accept_after), WithJsonSchema({"type": ["number", "string"]})
+]
 Wait = Annotated[float, between("1ms", LONGEST_WAIT), WRITTEN]
 Whole = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(no_truth)]
 Name = Annotated[str, AfterValidator(_name)]

@@ -33,6 +33,8 @@ class StreamPlan:
     fields_of: Callable[[str], dict[str, str]]
     """A series' name -> the fields that name it."""
     quiet_points: int
+    accept_after_ms: float | None
+    """How long a series is strange until that is its usual; None: no level is accepted."""
     hold_points: int
     """0: a missing feature rejects the record."""
     model_version: str

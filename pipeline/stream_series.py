@@ -44,7 +44,7 @@ class SeriesPipeline:
         self._windows = Windows(
             self._table, estimate_scaling=detector.scaling.for_new, device=device, near=scorer.near
         )
-        self._tail = scorer.online_tail(SERIES_PACE)
+        self._tail = scorer.online_tail(SERIES_PACE, accepting=plan.accept_after_ms is not None)
         self._incidents = Incidents(plan.name, plan.quiet_points)
         self._threshold_S = np.zeros(0)
 
@@ -74,13 +74,15 @@ class SeriesPipeline:
                 Reject(place, records_of[place][row], row, reason, REASONS[reason])
                 for place, row, reason in admitted.lacking
             ]
-        points = admitted.points
+            points = admitted.points
+            # The tails are told how long a level has to stay before any of its points is scored.
+            self._set_thresholds(np.unique(points.slot_M))
         alerts: list[Alert] = []
         judged: list[tuple[Points, FloatArray, FloatArray]] = []
         rounds = self._scorer.score_windows(points, self._windows, self._tail)
         for scores in timed(rounds, measure, "scoring"):
             with measure("incidents"):
-                threshold_K = self._thresholds(scores.judged.slot_M)
+                threshold_K = self._threshold_S[scores.judged.slot_M]
                 alerts += self._alerts(scores, threshold_K)
                 judged.append((scores.judged, scores.score_K, threshold_K))
         names = self._table.names
@@ -150,22 +152,26 @@ class SeriesPipeline:
         if differs.any():
             self._windows.rescale(slots[differs], known["center"][differs], known["scale"][differs])
 
-    def _thresholds(self, slot_M: IntArray) -> FloatArray:
-        """Return each point's threshold; a series has one from when its interval is known."""
+    def _set_thresholds(self, slots: IntArray) -> None:
+        """Give a threshold to each of these series whose interval is known and that has none."""
         more = self._table.capacity - len(self._threshold_S)
         self._threshold_S = np.concatenate([self._threshold_S, np.full(max(more, 0), np.inf)])
         interval_S = self._table.columns["interval_ms"]
-        new = np.unique(slot_M[np.isinf(self._threshold_S[slot_M]) & (interval_S[slot_M] > 0)])
+        new = slots[np.isinf(self._threshold_S[slots]) & (interval_S[slots] > 0)]
         if len(new):
             # Before its first window is complete a series has no interval, and no score either.
             names = [self._table.names[slot] for slot in new.tolist()]
             self._threshold_S[new] = self._plan.thresholds(names, interval_S[new])
-        return self._threshold_S[slot_M]
+            if self._plan.accept_after_ms is not None:
+                points = self._detector.points_to_accept(self._plan.accept_after_ms, interval_S[new])
+                self._tail.accept_after(new, points)
 
     def _alerts(self, scores: Scores, threshold_K: FloatArray) -> list[Alert]:
         """Follow the incidents through these scores; return what is to be told of them."""
         table, judged = self._table, scores.judged
-        transitions = self._incidents.follow(judged, scores.score_K, threshold_K, table.names, table.partitions)
+        transitions = self._incidents.follow(
+            judged, scores.score_K, threshold_K, table.names, table.partitions, scores.accepted_K
+        )
         if not transitions:
             return []
         columns, names = table.columns, self._detector.spec.features

@@ -229,10 +229,11 @@ def _incident(series: SeriesView, incident: IncidentView, alike: int, is_table: 
 
 
 def _lasting(incident: IncidentView) -> str:
-    if incident.resolved_ms is None:
+    if incident.ended_ms is None:
         return "open at the end"
-    minutes = (incident.resolved_ms - incident.opened_ms) / 60_000
-    return f"for {minutes:.0f} min" if minutes < 180 else f"for {minutes / 60:.0f} h"
+    minutes = (incident.ended_ms - incident.opened_ms) / 60_000
+    lasted = f"{minutes:.0f} min" if minutes < 180 else f"{minutes / 60:.0f} h"
+    return f"accepted after {lasted}" if incident.accepted else f"for {lasted}"
 
 
 def _reason(name: str, view: FeatureView) -> str:

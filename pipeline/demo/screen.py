@@ -16,6 +16,7 @@ from rich.text import Text
 from pipeline.demo.gauges import Gauges
 from pipeline.demo.plot import moment, short
 from pipeline.stages.alerts import Alert, CloudEvent
+from pipeline.stages.incidents import ENDS
 
 _SHOWN_ALERTS = 6
 _RATE_S = 3.0
@@ -77,7 +78,7 @@ class Screen:
 
     def show(self, event: CloudEvent) -> None:
         """Take an alert that was consumed."""
-        if event.data.state != "resolved":
+        if event.data.state not in ENDS:
             self._alerts.append(event.data)
 
     def _elapsed(self) -> float:

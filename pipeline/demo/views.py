@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.demo.counting import Tally, Verdict
 from pipeline.stages.alerts import Alert, FeatureView
-from pipeline.stages.incidents import Severity
+from pipeline.stages.incidents import ENDS, Severity
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -27,8 +27,10 @@ class IncidentView:
     x: float
     """Where it opened: event time in ms, or the record's number in a table."""
     opened_ms: int
-    resolved_ms: int | None
+    ended_ms: int | None
     """None: still open when the replay ended, or a record of a table."""
+    accepted: bool
+    """It ended because its level was accepted."""
     score: float
     threshold: float
     features: Sequence[tuple[str, FeatureView]]
@@ -86,7 +88,7 @@ def incidents_of(
         if first is None:
             continue
         worst = max(course, key=lambda alert: alert.score)
-        ended = next((alert for alert in course if alert.state == "resolved"), None)
+        ended = next((alert for alert in course if alert.state in ENDS), None)
         views.append(
             IncidentView(
                 incident,
@@ -95,6 +97,7 @@ def incidents_of(
                 row_of[incident] if row_of is not None else float(first.opened_ms),
                 first.opened_ms,
                 ended.event_ms if ended else None,
+                ended is not None and ended.state == "accepted",
                 worst.score,
                 first.threshold,
                 list(first.features.items()),

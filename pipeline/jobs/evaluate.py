@@ -5,7 +5,8 @@ carry a hash of everything that the result depends on: the file's bytes, archite
 the code of the models and of this job, and the libraries that reckon. A later run keeps what has its hash and
 does the rest, whether the run before it was stopped, killed, or made by other code.
 
-Rows of other seeds and architectures stay in `metrics.csv`; the score files are those of the last run.
+Rows of other seeds and architectures, and of scores that were recalibrated otherwise, stay in `metrics.csv`; the
+score files are those of the last run.
 """
 
 import fcntl
@@ -28,8 +29,9 @@ from typing import TypeVar
 import models
 from pipeline.connectors.parquet import configuration_of, read_labelled
 from pipeline.errors import ConfigError, OffkeyError, TransientError
-from pipeline.jobs.judge import Task, check_architecture, judge
+from pipeline.jobs.judge import Online, Task, check_architecture, judge
 from pipeline.jobs.results import Key, Result, read_results, write_results
+from pipeline.setting_types import parse_accept_after
 
 METRICS = "metrics.csv"
 
@@ -48,6 +50,8 @@ class Options:
     figures: bool
     limit: int | None
     """Most files of each group; None for all."""
+    online: Online | None = None
+    """None: the scores are those of the trained detector alone."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,20 @@ def parse_delays(text: str) -> tuple[int, ...]:
     return tuple(delays)
 
 
+def parse_online(online: bool, accept_after: str | None) -> Online | None:
+    """Return how scores are recalibrated; None where that is not asked for.
+
+    Raises:
+        ConfigError: `accept_after` is no duration, or there is nothing that could accept.
+    """
+    if accept_after is not None and not online:
+        raise ConfigError(f"--accept-after {accept_after}: only recalibrated scores learn a level; add --online")
+    try:
+        return Online(None if accept_after is None else parse_accept_after(accept_after)) if online else None
+    except ValueError as error:
+        raise ConfigError(f"--accept-after: {error}") from error
+
+
 def plan(options: Options) -> Plan:
     """Find and check the files, and tell what is done already.
 
@@ -110,7 +128,7 @@ def plan(options: Options) -> Plan:
     mistakes: list[str] = []
     remarks: list[str] = []
     tasks: dict[tuple[str, str], Task] = {}
-    settings: dict[tuple[str, str], str] = {}
+    keys: dict[tuple[str, str], Key] = {}
     code = _code()
     for path in _files(options):
         try:
@@ -123,7 +141,9 @@ def plan(options: Options) -> Plan:
             mistakes.append(f"{path}: {tasks[name].path} has the same group and name; rename one of them")
         remarks.extend(rows.remarks)
         scores = options.out / "scores" / rows.group / f"{rows.name}.parquet"
-        settings[name] = "" if rows.kind == "series" else f"{options.setting}:{options.seed}"
+        setting = "" if rows.kind == "series" else f"{options.setting}:{options.seed}"
+        online = options.online.text if options.online and rows.kind == "series" else ""
+        keys[name] = (*name, options.architecture, options.seed, setting, online)
         tasks[name] = Task(
             path,
             scores,
@@ -132,6 +152,7 @@ def plan(options: Options) -> Plan:
             options.setting,
             options.delays,
             _configuration(path, rows.kind, options, code),
+            options.online,
         )
     if mistakes:
         raise ConfigError("\n".join(mistakes))
@@ -139,15 +160,14 @@ def plan(options: Options) -> Plan:
     kept: list[Result] = []
     pending: list[Task] = []
     for name, task in tasks.items():
-        known = written.get((*name, options.architecture, options.seed, settings[name]))
+        known = written.get(keys[name])
         if known and known.configuration == task.configuration == configuration_of(task.scores):
             kept.append(known)
         else:
             pending.append(task)
     pending.sort(key=lambda task: -task.path.stat().st_size)
     files = {name: task.path for name, task in tasks.items()}
-    keys = frozenset((*name, options.architecture, options.seed, settings[name]) for name in tasks)
-    return Plan(pending, kept, keys, files, remarks)
+    return Plan(pending, kept, frozenset(keys.values()), files, remarks)
 
 
 def evaluate(options: Options, planned: Plan, progress: Progress) -> Outcome:
@@ -269,12 +289,13 @@ def _files(options: Options) -> list[Path]:
 
 
 def _configuration(path: Path, kind: str, options: Options, code: str) -> str:
-    """Return a hash of what a result depends on; a series does not depend on the setting of tables."""
+    """Return a hash of what a result depends on: of a series not the setting of tables, of a table no delay."""
+    of_series = {"delays": options.delays, "online": options.online.text if options.online else ""}
     parts = {
         "file": hashlib.sha256(path.read_bytes()).hexdigest(),
         "architecture": options.architecture,
         "seed": options.seed,
-        **({"setting": options.setting} if kind == "table" else {"delays": options.delays}),
+        **({"setting": options.setting} if kind == "table" else of_series),
         "code": code,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,15 +12,30 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pipeline.jobs.evaluate import Progress
+from pipeline.jobs.judge import Online
 from pipeline.jobs.results import Result
 
 logger = logging.getLogger(__name__)
 
-NOTE = (
+_TRAINED = (
     "Scores are those of the trained detector alone: nothing is learned while scoring, neither online nor a level "
-    "that stays. Causal scores use no later point, settled ones those of one longest window ahead. "
+    "that stays."
+)
+_ONLINE = "Scores of series are recalibrated online, as a worker does; {level}. Those of tables are not."
+_FIGURES = (
+    "Causal scores use no later point, settled ones those of one longest window ahead. "
     "False incidents: causal, budget 1 a day."
 )
+
+
+def note(online: Online | None) -> str:
+    """Return what the scores are scores of, for people."""
+    if online is None:
+        return f"{_TRAINED} {_FIGURES}"
+    level = "no level that stays is accepted"
+    if online.accept_after_s is not None:
+        level = f"a level that stays is accepted after {online.text}, or three windows where that is longer"
+    return f"{_ONLINE.format(level=level)} {_FIGURES}"
 
 
 @contextlib.contextmanager

@@ -58,12 +58,14 @@ def false_incidents(
     window: int,
     budget: Budget,
     interval_ms: float,
+    accepted_N: BoolArray | None = None,
 ) -> FalseIncidents:
     """Return the false incidents of a series whose scores reach `threshold`.
 
     Args:
         time_ms_N, score_N, label_N: of the scored rows, in their order.
         window: rows by which labelled spans are widened.
+        accepted_N: the rows with which a level was accepted; by default none was.
     """
     rows = len(score_N)
     points = Points(
@@ -76,7 +78,9 @@ def false_incidents(
     )
     stage = Incidents("evaluation", AlertSettings().quiet_points)
     partition = TopicPartition("evaluation", 0)
-    transitions = stage.follow(points, score_N, np.full(rows, threshold), ["series"], [partition])
+    accepted_N = np.zeros(rows, np.bool_) if accepted_N is None else accepted_N
+    threshold_N = np.full(rows, threshold)
+    transitions = stage.follow(points, score_N, threshold_N, ["series"], [partition], accepted_N)
     near_N = widened(label_N, window)
     opened = sum(one.state == "opened" and not near_N[one.position] for one in transitions)
     quiet = int((~near_N).sum())

@@ -2,7 +2,8 @@
 
 A series' detector learns from the rows marked `train`, without labels, and scores the whole series; the rows
 marked `scored` count. A window at their beginning reaches back into earlier rows. Scores are those of the trained
-detector alone: nothing is learned while scoring.
+detector alone: nothing is learned while scoring, unless `Online` is asked for. Then the rows that were not trained
+on run through the recalibration of a worker, in their order, from where training leaves it.
 
 A table has no split of its own. Setting S learns from a seeded half of the normal rows, U from a seeded and
 stratified 70% of all rows, anomalies among them; both score the rest.
@@ -20,10 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.calibration import SERIES_PACE
 from models.dataset import Columns
 from models.detector import Detector
 from models.evaluation import auc_pr, auroc
 from models.fitting import fit_detector
+from models.mapping import Delay
 from models.plan import DEFAULT, Plan, plan_of
 from models.spec import Kind
 from pipeline.budgets import parse_budget
@@ -43,6 +46,18 @@ _CONTAMINATED_SHARE = 0.7
 
 
 @dataclass(frozen=True)
+class Online:
+    """Scores of series are recalibrated as they go on; those of tables, whose rows have no order, are not."""
+
+    accept_after_s: float | None
+    """How long a level stays until it is accepted; None: none is."""
+
+    @property
+    def text(self) -> str:
+        return "never" if self.accept_after_s is None else f"{self.accept_after_s:g} s"
+
+
+@dataclass(frozen=True)
 class Task:
     """A file to judge, and by what."""
 
@@ -55,6 +70,7 @@ class Task:
     """`S` or `U`; a series takes no notice of it."""
     delays: tuple[int, ...]
     configuration: str
+    online: Online | None = None
 
 
 def judge(task: Task) -> Result:
@@ -71,6 +87,7 @@ def judge(task: Task) -> Result:
         task.architecture,
         task.seed,
         setting="" if rows.train_N is not None else f"{task.setting}:{task.seed}",
+        online=task.online.text if task.online and rows.train_N is not None else "",
         rows=len(rows.x_NF),
         features=len(rows.features),
         configuration=task.configuration,
@@ -111,11 +128,16 @@ def _judge_series(task: Task, rows: Labelled, result: Result) -> Result:
     detector = _fit("series", rows.features, task, columns)
     fit_s = time.perf_counter() - started_s
     both, score_s = _timed(lambda: detector.score_series(rows.name, rows.x_NF, (0, None)))
-    found = {CAUSAL: both[0], SETTLED: both[None]}
-    if task.delays:
-        more = detector.score_series(rows.name, rows.x_NF, task.delays)
-        found |= {f"delay_{delay}": more[delay] for delay in task.delays}
-    scored_N = rows.scored_N
+    both |= detector.score_series(rows.name, rows.x_NF, task.delays) if task.delays else {}
+    found = {name: both[delay] for name, delay in _delays(task).items()}
+    scored_N, accepted_N = rows.scored_N, np.zeros(len(rows.x_NF), np.bool_)
+    if task.online:
+        live_N = scored_N | ~rows.train_N
+        for name, delay in _delays(task).items():
+            surprise_N = found[name][live_N]
+            found[name][live_N], accepted = _recalibrated(detector, rows.name, delay, surprise_N, task.online)
+            if name == CAUSAL:
+                accepted_N[live_N] = accepted
     scores = {name: score_T[scored_N] for name, score_T in found.items()}
     _check_finite(task.path, scores)
     label_N, time_ms_N = rows.label_N[scored_N], rows.time_ms_N[scored_N]
@@ -128,16 +150,48 @@ def _judge_series(task: Task, rows: Labelled, result: Result) -> Result:
         scored_rows=len(label_N),
         labelled_rows=int(label_N.sum()),
     )
-    result = _incidents(result, detector, rows.name, time_ms_N, scores[CAUSAL], label_N)
+    result = _incidents(result, detector, rows.name, time_ms_N, scores[CAUSAL], label_N, accepted_N[scored_N])
     return series_measures(result, label_N, scores, rows.x_NF[scored_N, 0])
 
 
+def _delays(task: Task) -> dict[str, Delay]:
+    """Return the scores that are measured, by name, and the later rows that each has seen."""
+    return {CAUSAL: 0, SETTLED: None, **{f"delay_{delay}": delay for delay in task.delays}}
+
+
+def _recalibrated(
+    detector: Detector, name: str, delay: Delay, surprise_N: FloatArray, online: Online
+) -> tuple[FloatArray, BoolArray]:
+    """Return (scores, the rows with which a level was accepted) as a worker finds them in a stream of them."""
+    accept_after_s, slot = online.accept_after_s, np.array([0])
+    tail = detector.calibration.of(delay).online_tail(
+        torch.device("cpu"), SERIES_PACE, accepting=accept_after_s is not None
+    )
+    tail.begin(slot, [name])
+    if accept_after_s is not None:
+        interval_ms = np.array([_interval_ms(detector, name)])
+        tail.accept_after(slot, detector.points_to_accept(1000 * accept_after_s, interval_ms))
+    slot_N = torch.zeros(len(surprise_N), dtype=torch.int64)
+    score_N, accepted_N = tail.follow(slot_N, torch.from_numpy(surprise_N).float())
+    return score_N.numpy().astype(np.float64), accepted_N.numpy()
+
+
+def _interval_ms(detector: Detector, name: str) -> float:
+    return detector.calibration.interval_of(name) or detector.calibration.interval_ms
+
+
 def _incidents(
-    result: Result, detector: Detector, name: str, time_ms_N: IntArray, causal_N: FloatArray, label_N: BoolArray
+    result: Result,
+    detector: Detector,
+    name: str,
+    time_ms_N: IntArray,
+    causal_N: FloatArray,
+    label_N: BoolArray,
+    accepted_N: BoolArray,
 ) -> Result:
     """Add the false incidents under both budgets, with the threshold that a worker would use."""
     calibration = detector.calibration
-    interval_ms = calibration.interval_of(name) or calibration.interval_ms
+    interval_ms = _interval_ms(detector, name)
     counted: list[FalseIncidents] = []
     thresholds = []
     for budget in (PER_DAY, PER_1000):
@@ -152,6 +206,7 @@ def _incidents(
                 window=detector.spec.window,
                 budget=budget,
                 interval_ms=interval_ms,
+                accepted_N=accepted_N,
             )
         )
     return replace(

@@ -1,7 +1,7 @@
 """What an evaluation says of one series, and `metrics.csv`, the table of it.
 
 Any detector can be measured by this, ours or another: it takes scores and labels. One row stands for one series
-(or table), architecture, seed and setting.
+(or table), architecture, seed, setting and way of scoring.
 
 Legend: N scored rows.
 """
@@ -20,7 +20,7 @@ from models.evaluation import auc_pr, auroc, period, vus
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-Key = tuple[str, str, str, int, str]
+Key = tuple[str, str, str, int, str, str]
 
 CAUSAL, SETTLED = "causal", "settled"
 _DELAY = "vus_pr_delay_"
@@ -47,6 +47,8 @@ class Result:
     """Of causal scores, with the budget of one a day: in a week of rows outside the widened labelled spans."""
     setting: str = ""
     """Of a table, with the seed: `S:0`."""
+    online: str = ""
+    """Of a series whose scores were recalibrated as it went on: its `accept_after`, or `never`; else empty."""
     vus_roc_causal: float | None = None
     vus_roc_settled: float | None = None
     auroc_causal: float | None = None
@@ -72,7 +74,7 @@ class Result:
     @property
     def key(self) -> Key:
         """What there is one row of."""
-        return self.group, self.series, self.architecture, self.seed, self.setting
+        return self.group, self.series, self.architecture, self.seed, self.setting, self.online
 
 
 def series_measures(

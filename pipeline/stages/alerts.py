@@ -42,6 +42,7 @@ class Alert(msgspec.Struct, frozen=True):
     fields: dict[str, str]
     """What names the series: its fields, or the record's key."""
     state: State
+    """accepted: the series has been as strange for `accept_after`, which is its usual from here on."""
     severity: Severity
     score: float
     """-10 log10 of the probability that a normal point looks as strange; the incident's highest so far."""
@@ -74,7 +75,9 @@ class CloudEvent(msgspec.Struct, frozen=True):
     specversion: Literal["1.0"]
     id: str
     source: str
-    type: Literal["offkey.incident.opened", "offkey.incident.worsened", "offkey.incident.resolved"]
+    type: Literal[
+        "offkey.incident.opened", "offkey.incident.worsened", "offkey.incident.resolved", "offkey.incident.accepted"
+    ]
     subject: str
     time: str
     datacontenttype: Literal["application/json"]

@@ -1,9 +1,10 @@
-"""Scores -> incidents: opened, worsened, resolved.
+"""Scores -> incidents: opened, worsened, resolved or accepted.
 
 An incident opens with the first score at or above its series' threshold, lasts while scores come back to
 it within `quiet_points` points, and is resolved after that many quiet ones. It worsens when its score
-reaches the next severity band: each band is ten times rarer than the one before. Everything is decided
-from a series' points in offset order, so a replay decides the same.
+reaches the next severity band: each band is ten times rarer than the one before. It is accepted with the point
+that makes its level the series' usual one, and a point that does so opens none. Everything is decided from a
+series' points in offset order, so a replay decides the same.
 
 Records of kind `features` are judged by themselves: each at or above the threshold is an incident that
 opens and has no further course.
@@ -20,9 +21,11 @@ import numpy as np
 
 from pipeline.protocols import TopicPartition
 from pipeline.stages.decode import FloatArray
-from pipeline.stages.series import Points
+from pipeline.stages.series import BoolArray, Points
 
-State = Literal["opened", "worsened", "resolved"]
+State = Literal["opened", "worsened", "resolved", "accepted"]
+ENDS: tuple[State, ...] = ("resolved", "accepted")
+"""After one of these an incident has no further course."""
 Severity = Literal["minor", "major", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("minor", "major", "critical")
 SEVERITY_STEP = 10.0
@@ -67,8 +70,12 @@ class Incidents:
         threshold_M: FloatArray,
         names: Sequence[str],
         partitions: Sequence[TopicPartition],
+        accepted_M: BoolArray,
     ) -> list[Transition]:
-        """Judge scored points (NaN: not scored); `names` and `partitions` are indexed by slot."""
+        """Judge scored points (NaN: not scored); `names` and `partitions` are indexed by slot.
+
+        `accepted_M` marks the points with which a series' level became its usual one.
+        """
         hot = np.unique(points.slot_M[score_M >= threshold_M])
         watched = np.union1d(hot, np.fromiter(self.open, np.int64, len(self.open)))
         transitions: list[Transition] = []
@@ -78,8 +85,8 @@ class Incidents:
             incident = self.open.get(slot)
             state: State | None = None
             if incident is not None:
-                state = self._continue(incident, score)
-            elif score >= threshold:
+                state = self._continue(incident, score, accepted=bool(accepted_M[position]))
+            elif score >= threshold and not accepted_M[position]:
                 opening = derived_id(
                     self._stream, partitions[slot], int(points.offset_M[position]), 0, names[slot], "opened"
                 )
@@ -89,21 +96,25 @@ class Incidents:
                 state = "opened"
             if incident is not None and state is not None:
                 transitions.append(_transition(position, state, incident))
-                if state == "resolved":
+                if state in ENDS:
                     del self.open[slot]
         return transitions
 
-    def _continue(self, incident: OpenIncident, score: float) -> State | None:
-        if score < incident.threshold:
+    def _continue(self, incident: OpenIncident, score: float, *, accepted: bool) -> State | None:
+        worsened = False
+        if score >= incident.threshold:
+            incident.quiet = 0
+            incident.peak = max(incident.peak, score)
+            severity = severity_of(score, incident.threshold)
+            worsened = severity > incident.severity
+            incident.severity = max(severity, incident.severity)
+        else:
             incident.quiet += 1
-            return "resolved" if incident.quiet >= self._quiet_points else None
-        incident.quiet = 0
-        incident.peak = max(incident.peak, score)
-        severity = severity_of(score, incident.threshold)
-        if severity <= incident.severity:
-            return None
-        incident.severity = severity
-        return "worsened"
+        if accepted:
+            return "accepted"
+        if incident.quiet >= self._quiet_points:
+            return "resolved"
+        return "worsened" if worsened else None
 
 
 def severity_of(score: float, threshold: float) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 from models.calibration import OnlineTail, Pace
 from models.detector import Detector
 from pipeline.stages.decode import FloatArray, IntArray
-from pipeline.stages.series import Points
+from pipeline.stages.series import BoolArray, Points
 from pipeline.stages.windows import Near, Round, Windows
 
 CHUNK_WINDOWS = 512
@@ -49,6 +49,8 @@ class Scores:
     """The points that let the rows be judged, with the rows' own time and values."""
     score_K: FloatArray
     """-10 log10 of a tail probability."""
+    accepted_K: BoolArray
+    """Whether with this row the level that its series has had became the usual one."""
     explain: Callable[[Sequence[int]], Explanations]
     """Explains some of the rows, as long as they lie in the buffers: until the next round."""
 
@@ -63,9 +65,9 @@ class Scorer:
         reach = self._judgement.reach
         self.near = Near(reach.behind, reach.ahead, len(detector.views))
 
-    def online_tail(self, pace: Pace) -> OnlineTail:
+    def online_tail(self, pace: Pace, *, accepting: bool = False) -> OnlineTail:
         """Return the recalibration of the surprise that this scorer finds."""
-        return self._judgement.online_tail(self._device, pace)
+        return self._judgement.online_tail(self._device, pace, accepting=accepting)
 
     def score_windows(self, points: Points, windows: Windows, tail: OnlineTail) -> Iterator[Scores]:
         """Append the points to their windows, round by round, and judge the row that has waited for each."""
@@ -109,8 +111,10 @@ class Scorer:
         if near.ahead:
             time_ms_K, values_KF = windows.of_rows(row_K)
             judged = replace(judged, time_ms_M=time_ms_K, values_MF=values_KF)
-        score_K = tail.score(torch.from_numpy(judged.slot_M).to(self._device), surprise_K)
-        return Scores(judged, _on_host(score_K), partial(self._explain, windows.gather, row_K))
+        score_K, accepted_K = tail.follow(torch.from_numpy(judged.slot_M).to(self._device), surprise_K)
+        return Scores(
+            judged, _on_host(score_K), accepted_K.cpu().numpy(), partial(self._explain, windows.gather, row_K)
+        )
 
     def _errors(self, gather: Callable[[Tensor], Tensor], row_B: Tensor) -> Tensor:
         """Return every view's error of the windows that end at these rows, error_BV."""

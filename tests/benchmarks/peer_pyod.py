@@ -104,7 +104,7 @@ def main() -> None:
             parts = (path.read_bytes(), Path(__file__).read_bytes(), str(seed).encode(), version("pyod").encode())
             configuration = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
             scores = asked.out / f"seed-{seed}" / "scores" / rows.group / f"{rows.name}.parquet"
-            known = results.get((rows.group, rows.name, NAME, seed, ""))
+            known = results.get((rows.group, rows.name, NAME, seed, "", ""))
             if known and known.configuration == configuration == configuration_of(scores):
                 continue
             result = judge(rows, seed, scores, configuration)

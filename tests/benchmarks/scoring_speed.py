@@ -55,8 +55,9 @@ def through_rings(detector: Detector, x_NF: FloatArray) -> Callable[[], None]:
             known_interval_ms=lambda name: 60_000.0,
         )
         windows = Windows(table, estimate_scaling=detector.scaling.for_new, device=CPU, near=scorer.near)
-        tail = scorer.online_tail(SERIES_PACE)
+        tail = scorer.online_tail(SERIES_PACE, accepting=True)
         tail.begin(np.arange(SERIES), names)
+        tail.accept_after(np.arange(SERIES), np.full(SERIES, 1440.0))
         batch = Batch(
             TopicPartition("t", 0),
             names * each,

@@ -2,8 +2,8 @@
 
 Twenty seeded series of several kinds of noise and seasons, a point every ten minutes. One model learns from their
 first month; the other eleven are scored as a worker scores them and counted by the stage of incidents. Printed are
-the false incidents of each kind and of all, as multiples of each budget, with the worker's recalibration and with
-the trained one alone, and how far the trained tail had to be extrapolated.
+the false incidents of each kind and of all, as multiples of each budget, with the worker's recalibration, which
+accepts levels after a day, and with the trained one alone, and how far the trained tail had to be extrapolated.
 """
 
 import json
@@ -64,14 +64,19 @@ def main() -> None:
     detector = fit_detector("series", ["value"], plan_of("series", 1, "default", {}), columns, device=cpu)
     judgement = detector.calibration.of(0)
     scores: dict[str, dict[str, FloatArray]] = {"as in a worker": {}, "as trained": {}}
+    levels = 0
     for name, x in drawn.items():
         surprise = detector.score_series(name, x[:, None], (0,))[0][TRAINED:]
-        tail = judgement.online_tail(cpu, SERIES_PACE)
+        tail = judgement.online_tail(cpu, SERIES_PACE, accepting=True)
         tail.begin(np.array([0]), [name])
-        followed = tail.score(torch.zeros(len(surprise), dtype=torch.int64), torch.from_numpy(surprise).float())
+        points = detector.points_to_accept(float(INTERVAL_MS * DAY), np.array([float(INTERVAL_MS)]))
+        tail.accept_after(np.array([0]), points)
+        slot = torch.zeros(len(surprise), dtype=torch.int64)
+        followed, accepted = tail.follow(slot, torch.from_numpy(surprise).float())
         scores["as in a worker"][name] = followed.numpy().astype(np.float64)
+        levels += int(accepted.sum())
         scores["as trained"][name] = surprise
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"levels accepted": levels}
     for text in BUDGETS:
         budget = parse_budget(text)
         points = np.array([float(budget.points_per_incident(float(INTERVAL_MS)))])

@@ -1,9 +1,11 @@
 """Scores on the GPU are those of the CPU; the hot path copies nothing back but scores."""
 
+import numpy as np
 import pytest
 import torch
 
 from models import architectures
+from models.calibration import SERIES_PACE, OnlineTail, quantiles
 from models.files import from_files, to_files
 from pipeline.lanes import build_lane
 from pipeline.protocols import PartitionRecords, TopicPartition
@@ -70,6 +72,25 @@ def test_views_and_delays_of_a_stream_agree_with_the_cpu(architecture: str, dela
     moved.restore(place, first.snapshot(place))
     after, _ = run(moved, place, records[150:], [])
     assert list(after.values()) == pytest.approx([cpu_scores[offset] for offset in after], abs=1e-3, rel=1e-4)
+
+
+def test_levels_are_accepted_with_the_same_points_as_on_the_cpu() -> None:
+    random = np.random.default_rng(0)
+    surprise = random.exponential(4.3, (8, 600)) + 60 * (np.arange(600) > 200)
+    surprise[:, 500:] -= 60
+    slot_K = torch.arange(8).repeat_interleave(600)
+    found = []
+    for device in (CPU, GPU):
+        initial = dict.fromkeys("abcdefgh", quantiles(np.zeros(0), SERIES_PACE))
+        tail = OnlineTail(device, SERIES_PACE, initial, accepting=True)
+        tail.begin(np.arange(8), list(initial))
+        tail.accept_after(np.arange(8), np.full(8, 200.0))
+        whole_K = torch.from_numpy(surprise.ravel()).float()
+        found.append([each.cpu() for each in tail.follow(slot_K.to(device), whole_K.to(device))])
+    (here, accepted), (there, accepted_there) = found
+    torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-4)
+    assert accepted.any()
+    assert torch.equal(accepted_there, accepted)
 
 
 @pytest.mark.parametrize("stream", ["machines", "payments"])

@@ -33,7 +33,9 @@ def fitted(series: list[FloatArray], options: dict[str, str] | None = None) -> D
 
 @pytest.mark.parametrize("kind", ["waves", "white", "wandering"])
 @pytest.mark.parametrize("features", [1, 3])
-@pytest.mark.parametrize(("series", "history"), [(1, 107), (1, 150), (1, 200), (1, 300), (1, 600), (1, 2000), (20, 100)])
+@pytest.mark.parametrize(
+    ("series", "history"), [(1, 107), (1, 150), (1, 200), (1, 300), (1, 600), (1, 2000), (20, 100)]
+)
 def test_what_comes_after_looks_usual(kind: str, features: int, series: int, history: int) -> None:
     whole = [rows(kind, history + 400, features, seed) for seed in range(series)]
     detector = fitted([x_NF[:history] for x_NF in whole])

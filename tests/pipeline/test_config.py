@@ -152,6 +152,21 @@ MISTAKES = [
         ":6: streams.machines.alerts.delay: it needs `kind: series`: after a record of features comes no other",
     ),
     (
+        GOOD + "    kind: features\n    alerts:\n      accept_after: 2d\n",
+        ":6: streams.machines.alerts.accept_after: it needs `kind: series`: records of features have no level",
+    ),
+    (
+        GOOD + "    alerts: {accept_after: soon}\n",
+        ":4: streams.machines.alerts.accept_after: 'soon' is no duration; write for example 30s, 5 min, 2h or 1 day"
+        ", or never",
+    ),
+    (
+        GOOD + "    alerts: {accept_after: 0}\n",
+        ":4: streams.machines.alerts.accept_after: 0 is too short or too long; write one from 1s to 36500 days, or "
+        "never",
+    ),
+    (GOOD + "    alerts: {accept_after: null}\n", ":4: streams.machines.alerts.accept_after: None is no duration"),
+    (
         GOOD + "    kind: features\n    model: {views: [{window: 8}]}\n",
         ":5: streams.machines.model.views: it needs `kind: series`: records of features are judged by one view",
     ),
@@ -381,6 +396,20 @@ def test_a_setting_knows_where_it_was_made(tmp_path: Path, monkeypatch: pytest.M
     assert settings.place_of("streams", "machines", "hold_points") == (
         "environment variable OFFKEY_STREAMS__MACHINES__HOLD_POINTS"
     )
+
+
+@pytest.mark.parametrize(
+    ("alerts", "seconds"),
+    [("{}", 86_400), ("{accept_after: 6h}", 21_600), ("{accept_after: 90}", 90), ("{accept_after: never}", None)],
+)
+def test_a_level_is_accepted_after_a_day_or_as_is_said(tmp_path: Path, alerts: str, seconds: float | None) -> None:
+    settings = load_settings(write(tmp_path, GOOD + f"    alerts: {alerts}\n"))
+    assert settings.streams["machines"].alerts.accept_after == seconds
+
+
+@pytest.mark.parametrize("alerts", ["{}", "{accept_after: never}", "{budget: 1 per day}"])
+def test_records_of_features_accept_no_level(tmp_path: Path, alerts: str) -> None:
+    load_settings(write(tmp_path, GOOD + f"    kind: features\n    alerts: {alerts}\n"))
 
 
 def test_paths() -> None:

@@ -189,8 +189,8 @@ def surprise_live(detector: Detector, delay: int, values_NF: np.ndarray) -> np.n
 class Surprise(OnlineTail):
     """No recalibration: the score is the surprise."""
 
-    def score(self, slot_K: torch.Tensor, surprise_K: torch.Tensor) -> torch.Tensor:
-        return surprise_K
+    def follow(self, slot_K: torch.Tensor, surprise_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return surprise_K, torch.zeros(len(slot_K), dtype=torch.bool)
 
 
 @pytest.mark.parametrize(("architecture", "delay"), SHAPES)

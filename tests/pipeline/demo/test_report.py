@@ -41,7 +41,7 @@ class Outline(HTMLParser):
 
 def incident(number: int, x: float, verdict: str = "found") -> IncidentView:
     views = [("<cpu>", FeatureView(9.0, 1.5, 0.75)), ("memory", FeatureView(2.0, 2.0, 0.25))]
-    return IncidentView(f"id{number}", verdict, "major", x, int(x), None, 150.0, 27.0, views)  # type: ignore[arg-type]
+    return IncidentView(f"id{number}", verdict, "major", x, int(x), None, False, 150.0, 27.0, views)  # type: ignore[arg-type]
 
 
 def series(name: str, incidents: list[IncidentView]) -> SeriesView:
@@ -176,14 +176,24 @@ def test_alerts_become_incidents_with_their_whole_course() -> None:
         alert("a", 9000, state="resolved", severity="critical", score=55.0, opened_ms=1000),
     ]
     first, second = incidents_of(course, {"a": "found", "b": "false"})
-    assert (first.id, first.severity, first.score, first.opened_ms, first.resolved_ms) == (
+    assert (first.id, first.severity, first.score, first.opened_ms, first.ended_ms) == (
         "a",
         "critical",
         55.0,
         1000,
         9000,
     )
-    assert (second.verdict, second.resolved_ms) == ("false", None)
+    assert (second.verdict, second.ended_ms) == ("false", None)
+    assert not first.accepted
+
+
+def test_an_incident_whose_level_was_accepted_says_so() -> None:
+    ended = [alert("a", 86_400_000, state=state, opened_ms=0) for state in ("resolved", "accepted")]
+    resolved, accepted = (incidents_of([alert("a", 0), last], {"a": "false"})[0] for last in ended)
+    assert (resolved.accepted, accepted.accepted) == (False, True)
+    shown = incident(1, 1.7e12 + 700 * 60_000)
+    for view, text in ((resolved, ">for 24 h<"), (accepted, ">accepted after 24 h<")):
+        assert text in report(series("web-1", [replace(view, x=shown.x, features=shown.features)]))
 
 
 @pytest.mark.parametrize("span_ms", [2 * 3_600_000, 86_400_000, 30 * 86_400_000, 900 * 86_400_000])

@@ -19,7 +19,8 @@ from rich.console import Console
 from pipeline.connectors.parquet import read_scores
 from pipeline.errors import ConfigError
 from pipeline.jobs.evaluate import Options, Outcome, evaluate, parse_delays, plan
-from pipeline.jobs.evaluate_report import NOTE, by_group, report
+from pipeline.jobs.evaluate_report import by_group, note, report
+from pipeline.jobs.judge import Online
 from pipeline.jobs.results import Result, read_results
 from tests.labelled import series_columns, table_columns, write
 
@@ -67,7 +68,7 @@ def test_the_command_writes_scores_metrics_and_a_table(data: Path) -> None:
     assert "1 of 4: " in done.stderr
     assert "mean of groups" in done.stdout
     assert "nothing is learned while scoring" in " ".join(done.stdout.split())
-    assert NOTE.split(".")[0] in done.stdout
+    assert note(None).split(".")[0] in done.stdout
     written = sorted(str(path.relative_to(out)) for path in out.rglob("*.*") if path.name != ".lock")
     expected = ["cars/a", "cars/b", "pumps/a", "tables/t"]
     assert written == ["metrics.csv", *(f"scores/{name}.parquet" for name in expected)]
@@ -124,6 +125,8 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(data: Path) -> None
         ({"architecture": "sparse"}, 4),
         ({"delays": (2,)}, 3),
         ({"setting": "U"}, 1),
+        ({"online": Online(None)}, 3),
+        ({"online": Online(3600.0)}, 3),
         ({"workers": 2, "figures": True, "limit": 5}, 0),
     ],
 )
@@ -138,6 +141,25 @@ def test_rows_of_other_seeds_stay_in_the_table(data: Path) -> None:
     assert [(row.series, row.seed) for row in rows] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
     # The score files are those of seed 1: seed 0 is not taken for done.
     assert len(plan(options(data, paths=[data / "cars"])).pending) == 2
+
+
+def test_recalibrated_scores_stand_beside_those_of_training_alone(data: Path) -> None:
+    out = data.parent / "out"
+    words = offkey(str(data), "--out", str(out), "--architecture", "vanilla")
+    run(options(data))
+    trained = read_scores(out / "scores" / "cars" / "a.parquet")["causal"]
+    done = subprocess.run([*words, "--online", "--accept-after", "2h"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    # A table's rows have no order to go on in.
+    assert "1 series are there already and kept" in done.stderr
+    said = " ".join(done.stdout.split())
+    assert "recalibrated online, as a worker does; a level that stays is accepted after 7200 s" in said
+    rows = read_results(out / "metrics.csv")
+    assert [row.online for row in rows if row.group == "cars"] == ["", "7200 s", "", "7200 s"]
+    assert [row.online for row in rows if row.group == "tables"] == [""]
+    assert (read_scores(out / "scores" / "cars" / "a.parquet")["causal"] != trained).any()
+    assert len(plan(options(data, online=Online(7200.0))).kept) == 4
+    assert len(plan(options(data, online=Online(None))).kept) == 1
 
 
 def test_stopped_it_leaves_whole_files_and_goes_on(data: Path) -> None:
@@ -247,6 +269,8 @@ def test_a_series_that_cannot_be_trained_on_is_named_and_the_rest_is_done(data: 
         (["--delays", "2,x"], "--delays 2,x: write whole numbers"),
         (["--delays", "0,2"], "--delays 0,2: the shortest delay is 1 point"),
         (["--architecture", "vanila"], "--architecture vanila: "),
+        (["--accept-after", "1d"], "--accept-after 1d: only recalibrated scores learn a level; add --online"),
+        (["--online", "--accept-after", "soon"], "--accept-after: 'soon' is no duration; write for example"),
     ],
 )
 def test_a_mistake_in_an_option_is_one_line(data: Path, words: list[str], said: str) -> None:

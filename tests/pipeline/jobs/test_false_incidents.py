@@ -1,5 +1,7 @@
 """False incidents: opened by the production stage, outside labelled spans and their surroundings."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,9 @@ from pipeline.jobs.false_incidents import FalseIncidents, false_incidents, widen
 MINUTE_MS = 60_000.0
 
 
-def count(hot: list[int], *, window: int = 10, label: slice = slice(500, 520)) -> FalseIncidents:
+def count(
+    hot: list[int], *, window: int = 10, label: slice = slice(500, 520), accepted: Sequence[int] = ()
+) -> FalseIncidents:
     """Return what is counted of 1,000 points a minute apart that are quiet but for `hot`."""
     label_N = np.zeros(1000, bool)
     label_N[label] = True
@@ -23,6 +27,7 @@ def count(hot: list[int], *, window: int = 10, label: slice = slice(500, 520)) -
         window=window,
         budget=parse_budget("1 per day"),
         interval_ms=MINUTE_MS,
+        accepted_N=np.isin(np.arange(1000), accepted),
     )
 
 
@@ -53,6 +58,11 @@ def test_an_incident_is_false_where_it_opens_away_from_every_span(hot: list[int]
 def test_one_that_opens_in_the_span_and_goes_on_is_no_false_one() -> None:
     assert count(list(range(515, 600))).opened == 0
     assert count(list(range(480, 510))).opened == 1
+
+
+def test_an_incident_whose_level_is_accepted_is_over() -> None:
+    assert count(list(range(100, 150)), accepted=[140]).opened == 2
+    assert count(list(range(100, 141)), accepted=[140]).opened == 1
 
 
 def test_the_budget_allows_what_fits_into_the_quiet_rows() -> None:

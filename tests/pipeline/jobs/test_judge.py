@@ -10,7 +10,7 @@ import pytest
 from models.evaluation import auroc
 from pipeline.connectors.parquet import configuration_of, read_scores
 from pipeline.errors import ConfigError, SnapshotError
-from pipeline.jobs.judge import Task, check_architecture, judge, split_table
+from pipeline.jobs.judge import Online, Task, check_architecture, judge, split_table
 from tests.labelled import series_columns, table_columns, write
 
 
@@ -165,3 +165,29 @@ def test_an_architecture_that_is_not_there() -> None:
     check_architecture("recurrent", 0)
     with pytest.raises(ConfigError, match="--architecture vanila"):
         check_architecture("vanila", 0)
+
+
+def test_recalibrated_scores_learn_a_level_that_stays(tmp_path: Path) -> None:
+    """A shift in the middle of the scored rows: trained, it is strange to the end; accepted, it becomes usual."""
+    columns = series_columns(3000)
+    shifted = np.arange(3000) >= 2000
+    for name in ("f00", "f01"):
+        columns[name] = columns[name] + (2 * shifted).astype(np.float32)
+    path = write(tmp_path / "shifted" / "s.parquet", columns)
+    trained = judge(task(path))
+    at_once = read_scores(task(path).scores)["causal"]
+    online = task(path, online=Online(2 * 3600.0), delays=(2,))
+    result = judge(online)
+    followed = read_scores(online.scores)
+    assert (trained.online, result.online) == ("", "7200 s")
+    strange = np.median(at_once[-400:])
+    assert strange > 30
+    for name in ("causal", "settled", "delay_2"):
+        assert np.isfinite(followed[name]).all()
+        # Three windows are 150 points, and longer than two hours.
+        assert followed[name][510:590].min() > 25
+        assert np.median(followed[name][-400:]) < 10
+    assert result.vus_pr_by_delay.keys() == {2}
+    never = judge(task(path, online=Online(None)))
+    assert never.online == "never"
+    assert never.threshold_1_per_day == result.threshold_1_per_day

@@ -53,7 +53,8 @@ def test_binary_mode_carries_the_attributes_in_headers() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"state": "worsened"}, {"state": "resolved"}, {"series": "", "fields": {}}]
+    "changes",
+    [{}, {"state": "worsened"}, {"state": "resolved"}, {"state": "accepted"}, {"series": "", "fields": {}}],
 )
 def test_structured_mode_is_valid_under_the_schema(changes: dict[str, Any]) -> None:
     sent = message(alert(**changes), "offkey.alerts")
@@ -84,4 +85,4 @@ def test_alerts_tell_how_far_from_the_expected_value_is_usual() -> None:
 
 def test_ids_differ_by_transition_and_repeat_by_place() -> None:
     assert alert().id == alert(score=99.0).id
-    assert len({alert(state=state).id for state in ("opened", "worsened", "resolved")}) == 3
+    assert len({alert(state=state).id for state in ("opened", "worsened", "resolved", "accepted")}) == 4

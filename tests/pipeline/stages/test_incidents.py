@@ -26,9 +26,12 @@ def points(scored: Sequence[tuple[int, float]], first_offset: int = 0) -> tuple[
     return made, np.array([score for _, score in scored], float)[order]
 
 
-def follow(incidents: Incidents, scored: Sequence[tuple[int, float]], first_offset: int = 0) -> list[Transition]:
+def follow(
+    incidents: Incidents, scored: Sequence[tuple[int, float]], first_offset: int = 0, accepted: Sequence[int] = ()
+) -> list[Transition]:
     made, score_M = points(scored, first_offset)
-    return incidents.follow(made, score_M, np.full(len(made), 30.0), ["a", "b", "c"], [PLACE] * 3)
+    accepted_M = np.isin(made.offset_M, accepted)
+    return incidents.follow(made, score_M, np.full(len(made), 30.0), ["a", "b", "c"], [PLACE] * 3, accepted_M)
 
 
 def test_an_incident_opens_worsens_and_is_resolved() -> None:
@@ -47,6 +50,26 @@ def test_an_incident_opens_worsens_and_is_resolved() -> None:
     assert list(incidents.open) == [0]
 
 
+def test_an_incident_whose_level_is_accepted_ends_with_its_highest_score() -> None:
+    incidents = Incidents("machines", quiet_points=2)
+    scores = [35.0, 36, 52, 35, 31, 36, 20]
+    found = follow(incidents, [(0, score) for score in scores], accepted=[2, 5])
+    assert [(each.position, each.state, each.score, each.severity) for each in found] == [
+        (0, "opened", 35.0, 0),
+        (2, "accepted", 52.0, 2),
+        (3, "opened", 35.0, 0),
+        (5, "accepted", 36.0, 0),
+    ]
+    assert not incidents.open
+
+
+def test_the_point_that_makes_a_level_usual_opens_nothing() -> None:
+    incidents = Incidents("machines", quiet_points=2)
+    assert follow(incidents, [(0, 10.0), (0, 80.0), (1, 80.0)], accepted=[1]) == follow(
+        Incidents("machines", quiet_points=2), [(0, 10.0), (0, 10.0), (1, 80.0)]
+    )
+
+
 def test_the_first_alert_may_be_of_the_worst_kind() -> None:
     incidents = Incidents("machines", quiet_points=2)
     (opened,) = follow(incidents, [(0, 80.0), (0, 90.0)])
@@ -56,14 +79,14 @@ def test_the_first_alert_may_be_of_the_worst_kind() -> None:
 @given(
     scored=st.lists(st.tuples(st.integers(0, 2), st.sampled_from([5.0, 30.0, 45.0, 70.0, NAN])), max_size=40),
     cuts=st.lists(st.integers(0, 40), max_size=5),
+    accepted=st.lists(st.integers(0, 39), max_size=4),
 )
-def test_polls_do_not_matter(scored: list[tuple[int, float]], cuts: list[int]) -> None:
+def test_polls_do_not_matter(scored: list[tuple[int, float]], cuts: list[int], accepted: list[int]) -> None:
     def run(edges: Sequence[int]) -> list[tuple[str, str, float, int]]:
         incidents, found = Incidents("machines", quiet_points=2), []
         for low, high in pairwise(edges):
-            made, score_M = points(scored[low:high], low)
-            threshold_M = np.full(len(made), 30.0)
-            for each in incidents.follow(made, score_M, threshold_M, ["a", "b", "c"], [PLACE] * 3):
+            made, _ = points(scored[low:high], low)
+            for each in follow(incidents, scored[low:high], low, accepted):
                 found.append((each.incident, each.state, each.score, int(made.offset_M[each.position])))
         return sorted(found)
 
