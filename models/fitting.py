@@ -4,7 +4,8 @@ Legend: N training rows, T window length, F features, C channels, V views.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +95,8 @@ def fit_detector(
             )
         )
         views.append(view)
-    calibration = _calibrate(spec, views, scaled, usable, {*DELAYS, *delays} if kind == "series" else {0})
+    with _one_thread():
+        calibration = _calibrate(spec, views, scaled, usable, {*DELAYS, *delays} if kind == "series" else {0})
     progress(1.0)
     trained_on = {
         "rows": int(sum(len(x_TF) for _, x_TF in usable.values())),
@@ -145,6 +147,21 @@ def _first_whole(lengths: Sequence[int], window: int) -> list[int]:
     """Return for each series the first row to learn from."""
     whole = sum(max(length - window + 1, 0) for length in lengths)
     return [min(window - 1, length) if whole >= _LEAST_WINDOWS else 0 for length in lengths]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch on one thread: a chunk of windows is too small for two.
+
+    They would wait for each other at each of some hundred thousand small steps, and each wait costs a slice of the
+    scheduler's time wherever another process wants the same core.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
