@@ -3,6 +3,12 @@
 The learning rate stands still for half of the training and falls to zero over the other half, which costs
 nothing and brings different seeds nearer to one another ("warm-up, stable, decay": Hu et al., "MiniCPM", 2024).
 
+Training data hold anomalies, and an autoencoder learns to reconstruct those that come often. So each batch leaves
+out the windows that it explains worst: a trimmed loss, as in least trimmed squares (Rousseeuw, "Least Median of
+Squares Regression", 1984); robust autoencoders go further (Zhou and Paffenroth, "Anomaly Detection with Robust Deep
+Autoencoders", KDD 2017). It begins when the warm-up of losses is over: what is normal and rare looks as bad as an
+anomaly at first, and would never be learned.
+
 Legend: B batch, T steps, F features, N windows.
 """
 
@@ -15,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.architectures import WARM_UP
 from models.dataset import Windows
@@ -36,6 +42,14 @@ class TrainingConfig:
     """Fewest windows of an epoch: it goes through a small training set several times."""
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
+    trimmed: float = 0.05
+    """Share of each batch's windows, those of largest loss, that nothing is learned from; 0 learns from all.
+
+    A larger one would also leave out what is normal and takes an hour a day."""
+
+    def __post_init__(self) -> None:
+        if not self.trimmed < 1:
+            raise ValueError(f"option 'trimmed' is {self.trimmed}; it takes a share below 1")
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,8 @@ def train(
             if share == 1:
                 break
             optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, 2 * (1 - share))
-            loss = view.network.loss(view.inputs(torch.from_numpy(windows.take(chosen_B)).to(device)), share)
+            loss_B = losses(view, torch.from_numpy(windows.take(chosen_B)).to(device), share)
+            loss = trimmed_mean(loss_B, config.trimmed if share > WARM_UP else 0.0)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(view.network.parameters(), 1.0)
@@ -108,6 +123,26 @@ def train(
     view.eval()
     progress(1.0)
     return Trained(epochs, lowest)
+
+
+def losses(view: View, z_BTF: Tensor, done: float) -> Tensor:
+    """Return what the view's network has to make small for each window, loss_B.
+
+    Raises:
+        ValueError: the architecture gives anything else, such as one loss for the batch.
+    """
+    loss_B: Tensor = view.network.loss(view.inputs(z_BTF), done)
+    if loss_B.shape != (len(z_BTF),):
+        raise ValueError(
+            f"architecture {view.config.architecture}: `loss` returned shape {tuple(loss_B.shape)} for "
+            f"{len(z_BTF)} windows; it takes one value for each of them"
+        )
+    return loss_B
+
+
+def trimmed_mean(loss_B: Tensor, trimmed: float) -> Tensor:
+    """Return the mean of the windows' losses without the largest ones, `trimmed` being their share."""
+    return loss_B.topk(len(loss_B) - int(trimmed * len(loss_B)), largest=False).values.mean()
 
 
 _TRIMMED, _TRIM_NEIGHBOUR_SHARE = 0.02, 0.08

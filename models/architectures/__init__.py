@@ -49,8 +49,15 @@ class Architecture(nn.Module):
         return last
 
     def loss(self, x_BTC: Tensor, done: float) -> Tensor:
-        """Return what training makes small; `done` is the share of the training that has passed."""
-        return nn.functional.mse_loss(self(x_BTC), x_BTC)
+        """Return what training makes small, for each window by itself: loss_B.
+
+        Training leaves out the windows of largest loss, see `training.trimmed_mean`: what a window costs stands in
+        its own entry. A term of the batch as a whole is added to every entry alike: their order stays as it is.
+
+        Args:
+            done: the share of the training that has passed.
+        """
+        return squared_error(self(x_BTC), x_BTC)
 
     closed_form = False
     """The optimum is reckoned by `solve`; nothing is left for gradients to do."""
@@ -58,6 +65,11 @@ class Architecture(nn.Module):
     def solve(self, x_BTC: Tensor) -> None:
         """Take the weights that reconstruct these windows best."""
         raise NotImplementedError(f"{type(self).__module__} has no closed form")
+
+
+def squared_error(rebuilt_BTC: Tensor, x_BTC: Tensor) -> Tensor:
+    """Return each window's mean squared error, of shape [B]."""
+    return (rebuilt_BTC - x_BTC).square().flatten(1).mean(dim=1)
 
 
 def available() -> list[str]:
