@@ -17,7 +17,7 @@ import pkgutil
 from abc import abstractmethod
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
@@ -91,15 +91,21 @@ def configure(name: str, options: Mapping[str, Any]) -> Any:
 
 
 def checked(config: Any, options: Mapping[str, Any]) -> Any:
-    """Return a dataclass of numbers with these options.
+    """Return a dataclass of numbers and choices with these options.
 
-    A whole number counts something and is at least 1, unless its default is 0; any other is 0 or more.
+    A whole number counts something and is at least 1, unless its default is 0; any other is 0 or more. A choice is
+    a `Literal` of words.
 
     Raises:
-        ValueError: one is no number of its kind.
+        ValueError: one is no number of its kind, or none of the words.
     """
     for option, value in options.items():
         default = config.__dataclass_fields__[option].default
+        if isinstance(default, str):
+            words = get_args(config.__dataclass_fields__[option].type)
+            if value not in words:
+                raise ValueError(f"option {option!r} is {value!r}; it takes one of: {', '.join(words)}")
+            continue
         whole = isinstance(default, int)
         least = 1 if whole and default else 0
         right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)

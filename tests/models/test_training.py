@@ -5,7 +5,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from models import architectures
 from models.architectures import vanilla
+from models.plan import plan_of
 from models.scaling import Scaling, fit_features, fit_series
 from models.spec import ModelSpec
 from models.training import trimmed_mean
@@ -130,6 +132,26 @@ def test_an_anomaly_that_recurs_in_training_is_not_learned() -> None:
             x_BTC = detector.views[0].inputs(z_BTF)
             errors[trimmed] = float((detector.views[0].network(x_BTC) - x_BTC).square().mean())
     assert errors[0.05] > 1.5 * errors[0.0]
+
+
+@pytest.mark.parametrize("name", [name for name in architectures.available() if name != "linear"])
+def test_mixed_precision_learns_as_well(name: str) -> None:
+    """On the CPU by the same lines as on a GPU: weights stay float32, and little is lost."""
+    random, held_out = np.random.default_rng(0), {}
+    x_TF = np.sin(np.arange(1500)[:, None] / np.array([5.0, 11.0])) + 0.1 * random.standard_normal((1500, 2))
+    for mixed in ("auto", "never", "always"):
+        options = {"max_epochs": 4, "mixed_precision": mixed}
+        detector = fit(ModelSpec("series", ("a", "b"), 16), name, options, {"s": (times(1500), x_TF)})
+        assert {tensor.dtype for tensor in detector.views[0].network.state_dict().values()} == {torch.float32}
+        held_out[mixed] = detector.training["views"][0]["held_out_loss"]
+    assert held_out["auto"] == held_out["never"]
+    assert held_out["always"] != held_out["never"]
+    assert held_out["always"] == pytest.approx(held_out["never"], rel=0.2)
+
+
+def test_a_precision_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'mixed_precision' is True; it takes one of: auto, always, never"):
+        plan_of("series", 1, "vanilla", {"mixed_precision": True})
 
 
 def test_a_share_that_leaves_nothing_is_refused() -> None:
