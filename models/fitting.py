@@ -25,6 +25,7 @@ from models.dataset import Columns, checked, padded, split_by_time, usable_rows,
 from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
 from models.mapping import DELAYS, Delay, Reach, reach_of
 from models.plan import Plan
+from models.resume import Unfinished, hash_of
 from models.scaling import LIMIT, Scaling, fit_features, fit_series
 from models.spec import Kind, ModelSpec
 from models.training import store_and_trim, train
@@ -50,12 +51,14 @@ def fit_detector(
     device: torch.device,
     delays: Iterable[Delay] = (),
     progress: Callable[[float], None] = lambda share: None,
+    unfinished: Unfinished | None = None,
 ) -> Detector:
     """Scale, train and calibrate on each series' rows, which may hold some anomalies.
 
     Args:
         columns: the series; for features one entry of independent rows.
         delays: what to calibrate for beside the usual `DELAYS`.
+        unfinished: where the training is kept while it lasts; it goes on from there if it is the same one.
 
     Raises:
         ValueError: too few rows.
@@ -68,6 +71,9 @@ def fit_detector(
     else:
         scaling = fit_features(next(iter(usable.values()))[1])
         pairs = [(scaling.center_F, scaling.scale_F)]
+    if unfinished:
+        about = {"kind": kind, "features": list(features), "plan": dataclasses.asdict(plan), "device": device.type}
+        unfinished.begin(hash_of(about, usable))
     scaled = [
         Scaling.apply(x_TF, *pair).clip(-LIMIT, LIMIT)
         for (_, x_TF), pair in zip(usable.values(), pairs, strict=True)
@@ -92,6 +98,8 @@ def fit_detector(
                 *parts,
                 dataclasses.replace(plan.training, max_seconds=seconds),
                 lambda share, number=number: progress((number + share) / (len(plan.views) + 1)),  # type: ignore[misc]
+                unfinished,
+                f"view{number}",
             )
         )
         views.append(view)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from models.architectures import WARM_UP
 from models.dataset import Windows
+from models.resume import Course, Unfinished
 from models.views import View
 
 
@@ -74,12 +75,17 @@ def train(
     stopping_N: np.ndarray[Any, np.dtype[np.int64]],
     config: TrainingConfig,
     progress: Callable[[float], None] = lambda share: None,
+    unfinished: Unfinished | None = None,
+    part: str = "",
     clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
     """Fit the view's network on the learning windows; keep the weights that did best on the stopping ones.
 
     Where more than half of `max_seconds` is used, the weights depend on the speed of the machine. A network with a
     closed form is solved on a sample of all windows.
+
+    Args:
+        unfinished: where the training is kept while it lasts, under the name `part`.
     """
     device = view.step_F.device
     random = np.random.default_rng(config.seed)
@@ -89,24 +95,23 @@ def train(
         view.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     mixed = {"auto": device.type == "cuda", "always": True, "never": False}[config.mixed_precision]
-    started_s = clock()
+    rounds = max(1, math.ceil(config.least_epoch_windows / max(len(learning_N), 1)))
+    epoch_windows = max(config.epoch_windows, config.least_epoch_windows)
+    held_out_N = random.permutation(stopping_N)[: config.epoch_windows // 4]
+    course = unfinished.restore(part, view.network, optimizer, random) if unfinished else Course()
+    started_s = clock() - course.seconds
 
     def done(epochs: float) -> float:
         # Time is left out of it until it presses, so that a training with time to spare can be repeated to the bit.
         seconds = (clock() - started_s) / max(config.max_seconds, 1e-9)
         return min(max(epochs / config.max_epochs, seconds if seconds > 0.5 else 0.0), 1.0)
 
-    rounds = max(1, math.ceil(config.least_epoch_windows / max(len(learning_N), 1)))
-    epoch_windows = max(config.epoch_windows, config.least_epoch_windows)
-    epochs, lowest = 0, math.inf
-    best: dict[str, Any] = {}
-    held_out_N = random.permutation(stopping_N)[: config.epoch_windows // 4]
-    while not epochs or done(epochs) < 1:
+    while not course.over:
         view.train()
         chosen_N = np.concatenate([random.permutation(learning_N) for _ in range(rounds)])[:epoch_windows]
         batches = np.array_split(chosen_N, max(1, len(chosen_N) // config.batch_windows))
         for batch, chosen_B in enumerate(batches):
-            share = done(epochs + batch / len(batches))
+            share = done(course.epochs + batch / len(batches))
             if share == 1:
                 break
             optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, 2 * (1 - share))
@@ -118,17 +123,20 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(view.network.parameters(), 1.0)
             optimizer.step()
-        epochs += 1
-        held_out = held_out_loss(view, windows, held_out_N)
-        if held_out <= lowest or not best:
-            best = copy.deepcopy(view.network.state_dict())
+        course.epochs += 1
+        held_out, share = held_out_loss(view, windows, held_out_N), done(course.epochs)
+        if held_out <= course.lowest or not course.best:
+            course.best = copy.deepcopy(view.network.state_dict())
             # While a loss is warmed up, the reconstruction is better than it may stay.
-            lowest = held_out if done(epochs) > WARM_UP else math.inf
-        progress(done(epochs))
-    view.network.load_state_dict(best)
+            course.lowest = held_out if share > WARM_UP else math.inf
+        course.seconds, course.over = clock() - started_s, share == 1
+        if unfinished:
+            unfinished.save(part, course, view.network, optimizer, random)
+        progress(share)
+    view.network.load_state_dict(course.best)
     view.eval()
     progress(1.0)
-    return Trained(epochs, lowest)
+    return Trained(course.epochs, course.lowest)
 
 
 def losses(view: View, z_BTF: Tensor, done: float) -> Tensor:
