@@ -5,7 +5,8 @@ Legend: N training rows, T window length, F features, C channels, V views.
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from models.detector import Calibration, Detector, Judgement, errors_of_rows, wi
 from models.mapping import DELAYS, Delay, Reach, reach_of
 from models.plan import LEAST_WINDOWS, Plan, whole_windows
 from models.reader import Reader
+from models.resume import Unfinished, hash_of
 from models.scaling import LIMIT, Scaling, fit_features, fit_series, tamed
 from models.spec import Kind, ModelSpec
 from models.training import store_and_trim, train
@@ -51,12 +53,14 @@ def fit_detector(
     device: torch.device,
     delays: Iterable[Delay] = (),
     progress: Callable[[float], None] = lambda share: None,
+    unfinished: Unfinished | None = None,
 ) -> Detector:
     """Scale, train and calibrate on each series' rows, which may hold some anomalies.
 
     Args:
         columns: the series; for features one entry of independent rows.
         delays: what to calibrate for beside the usual `DELAYS`.
+        unfinished: where the training is kept while it lasts; it goes on from there if it is the same one.
 
     Raises:
         ValueError: too few rows.
@@ -71,6 +75,9 @@ def fit_detector(
     else:
         scaling = fit_features(next(iter(usable.values()))[1], plan.scaling)
         pairs = [(scaling.center_F, scaling.scale_F)]
+    if unfinished:
+        about = {"kind": kind, "features": list(features), "plan": dataclasses.asdict(plan), "device": device.type}
+        unfinished.begin(hash_of(about, usable))
     scaled = [
         Scaling.apply(x_TF, *pair).clip(-LIMIT, LIMIT)
         for (_, x_TF), pair in zip(usable.values(), pairs, strict=True)
@@ -95,10 +102,13 @@ def fit_detector(
                 *parts,
                 dataclasses.replace(plan.training, max_seconds=seconds),
                 lambda share, number=number: progress((number + share) / (len(plan.views) + 1)),  # type: ignore[misc]
+                unfinished,
+                f"view{number}",
             )
         )
         views.append(view)
-    calibration = _calibrate(spec, views, scaled, usable, {*DELAYS, *delays} if kind == "series" else {0})
+    with _one_thread():
+        calibration = _calibrate(spec, views, scaled, usable, {*DELAYS, *delays} if kind == "series" else {0})
     progress(1.0)
     trained_on = {
         "rows": int(sum(len(x_TF) for _, x_TF in usable.values())),
@@ -149,6 +159,21 @@ def _first_whole(lengths: Sequence[int], window: int) -> list[int]:
     """Return for each series the first row to learn from: where few windows are whole, those before count too."""
     enough = whole_windows(lengths, window) >= LEAST_WINDOWS
     return [min(window - 1, length) if enough else 0 for length in lengths]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch on one thread: a chunk of windows is too small for two.
+
+    They would wait for each other at each of some hundred thousand small steps, and each wait costs a slice of the
+    scheduler's time wherever another process wants the same core.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()

@@ -3,6 +3,12 @@
 The learning rate stands still for half of the training and falls to zero over the other half, which costs
 nothing and brings different seeds nearer to one another ("warm-up, stable, decay": Hu et al., "MiniCPM", 2024).
 
+Training data hold anomalies, and an autoencoder learns to reconstruct those that come often. So each batch leaves
+out the windows that it explains worst: a trimmed loss, as in least trimmed squares (Rousseeuw, "Least Median of
+Squares Regression", 1984); robust autoencoders go further (Zhou and Paffenroth, "Anomaly Detection with Robust Deep
+Autoencoders", KDD 2017). It begins when the warm-up of losses is over: what is normal and rare looks as bad as an
+anomaly at first, and would never be learned.
+
 Legend: B batch, T steps, F features, N windows.
 """
 
@@ -11,14 +17,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.architectures import WARM_UP
 from models.dataset import Windows
+from models.resume import Course, Unfinished
 from models.views import View
 
 
@@ -36,6 +43,17 @@ class TrainingConfig:
     """Fewest windows of an epoch: it goes through a small training set several times."""
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
+    trimmed: float = 0.05
+    """Share of each batch's windows, those of largest loss, that nothing is learned from; 0 learns from all.
+
+    A larger one would also leave out what is normal and takes an hour a day."""
+
+    mixed_precision: Literal["auto", "always", "never"] = "auto"
+    """Reckon losses in bfloat16 where it does no harm, beside weights in float32. auto: on a GPU."""
+
+    def __post_init__(self) -> None:
+        if not self.trimmed < 1:
+            raise ValueError(f"option 'trimmed' is {self.trimmed}; it takes a share below 1")
 
 
 @dataclass(frozen=True)
@@ -57,12 +75,17 @@ def train(
     stopping_N: np.ndarray[Any, np.dtype[np.int64]],
     config: TrainingConfig,
     progress: Callable[[float], None] = lambda share: None,
+    unfinished: Unfinished | None = None,
+    part: str = "",
     clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
     """Fit the view's network on the learning windows; keep the weights that did best on the stopping ones.
 
     Where more than half of `max_seconds` is used, the weights depend on the speed of the machine. A network with a
     closed form is solved on a sample of all windows.
+
+    Args:
+        unfinished: where the training is kept while it lasts, under the name `part`.
     """
     device = view.step_F.device
     random = np.random.default_rng(config.seed)
@@ -71,43 +94,69 @@ def train(
     optimizer = torch.optim.AdamW(
         view.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    started_s = clock()
+    mixed = {"auto": device.type == "cuda", "always": True, "never": False}[config.mixed_precision]
+    rounds = max(1, math.ceil(config.least_epoch_windows / max(len(learning_N), 1)))
+    epoch_windows = max(config.epoch_windows, config.least_epoch_windows)
+    held_out_N = random.permutation(stopping_N)[: config.epoch_windows // 4]
+    course = unfinished.restore(part, view.network, optimizer, random) if unfinished else Course()
+    started_s = clock() - course.seconds
 
     def done(epochs: float) -> float:
         # Time is left out of it until it presses, so that a training with time to spare can be repeated to the bit.
         seconds = (clock() - started_s) / max(config.max_seconds, 1e-9)
         return min(max(epochs / config.max_epochs, seconds if seconds > 0.5 else 0.0), 1.0)
 
-    rounds = max(1, math.ceil(config.least_epoch_windows / max(len(learning_N), 1)))
-    epoch_windows = max(config.epoch_windows, config.least_epoch_windows)
-    epochs, lowest = 0, math.inf
-    best: dict[str, Any] = {}
-    held_out_N = random.permutation(stopping_N)[: config.epoch_windows // 4]
-    while not epochs or done(epochs) < 1:
+    while not course.over:
         view.train()
         chosen_N = np.concatenate([random.permutation(learning_N) for _ in range(rounds)])[:epoch_windows]
         batches = np.array_split(chosen_N, max(1, len(chosen_N) // config.batch_windows))
         for batch, chosen_B in enumerate(batches):
-            share = done(epochs + batch / len(batches))
+            share = done(course.epochs + batch / len(batches))
             if share == 1:
                 break
             optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, 2 * (1 - share))
-            loss = view.network.loss(view.inputs(torch.from_numpy(windows.take(chosen_B)).to(device)), share)
+            z_BTF = torch.from_numpy(windows.take(chosen_B)).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                loss_B = losses(view, z_BTF, share)
+            loss = trimmed_mean(loss_B, config.trimmed if share > WARM_UP else 0.0)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(view.network.parameters(), 1.0)
             optimizer.step()
-        epochs += 1
-        held_out = held_out_loss(view, windows, held_out_N)
-        if held_out <= lowest or not best:
-            best = copy.deepcopy(view.network.state_dict())
+        course.epochs += 1
+        held_out, share = held_out_loss(view, windows, held_out_N), done(course.epochs)
+        if held_out <= course.lowest or not course.best:
+            course.best = copy.deepcopy(view.network.state_dict())
             # While a loss is warmed up, the reconstruction is better than it may stay.
-            lowest = held_out if done(epochs) > WARM_UP else math.inf
-        progress(done(epochs))
-    view.network.load_state_dict(best)
+            course.lowest = held_out if share > WARM_UP else math.inf
+        course.seconds, course.over = clock() - started_s, share == 1
+        if unfinished:
+            unfinished.save(part, course, view.network, optimizer, random)
+        progress(share)
+    view.network.load_state_dict(course.best)
     view.eval()
     progress(1.0)
-    return Trained(epochs, lowest)
+    return Trained(course.epochs, course.lowest)
+
+
+def losses(view: View, z_BTF: Tensor, done: float) -> Tensor:
+    """Return what the view's network has to make small for each window, loss_B.
+
+    Raises:
+        ValueError: the architecture gives anything else, such as one loss for the batch.
+    """
+    loss_B: Tensor = view.network.loss(view.inputs(z_BTF), done)
+    if loss_B.shape != (len(z_BTF),):
+        raise ValueError(
+            f"architecture {view.config.architecture}: `loss` returned shape {tuple(loss_B.shape)} for "
+            f"{len(z_BTF)} windows; it takes one value for each of them"
+        )
+    return loss_B
+
+
+def trimmed_mean(loss_B: Tensor, trimmed: float) -> Tensor:
+    """Return the mean of the windows' losses without the largest ones, `trimmed` being their share."""
+    return loss_B.float().topk(len(loss_B) - int(trimmed * len(loss_B)), largest=False).values.mean()
 
 
 _TRIMMED, _TRIM_NEIGHBOUR_SHARE = 0.02, 0.08

@@ -142,6 +142,7 @@ def train(
     settings = load_settings(config)
     chosen = _chosen(settings, streams)
 
+    from models.resume import Unfinished
     from pipeline.connectors.kafka import history
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.lanes import choose_device
@@ -151,9 +152,14 @@ def train(
         if wrong := wrong_option(settings.streams[name]):
             place = settings.place_of("streams", name, "model", wrong[0])
             raise ConfigError(f"{place}: streams.{name}.model: {wrong[1]}")
-    registry, device = StoredRegistry(_storage(settings)), choose_device(settings.device)
+    storage = _storage(settings)
+    registry, device = StoredRegistry(storage), choose_device(settings.device)
     for name in chosen:
         stream = settings.streams[name]
+
+        def say(text: str, name: str = name) -> None:
+            print(f"{name}: {text}", file=sys.stderr)
+
         with _training_bar(name, hidden=as_json) as progress:
             trained = train_stream(
                 name,
@@ -163,6 +169,7 @@ def train(
                 now=lambda: datetime.now(UTC),
                 device=device,
                 progress=progress,
+                unfinished=Unfinished(storage, f"models/{name}/unfinished", say),
             )
         if as_json:
             print(json.dumps(asdict(trained)), flush=True)

@@ -19,6 +19,7 @@ from models.detector import Detector
 from models.files import TENSORS, to_files
 from models.fitting import fit_detector
 from models.plan import Plan, plan_of
+from models.resume import Unfinished
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
@@ -56,10 +57,12 @@ def train_stream(
     now: Callable[[], datetime],
     device: torch.device,
     progress: Callable[[str, float], None],
+    unfinished: Unfinished | None = None,
 ) -> Trained:
     """Train on the records of `history`, store the version and promote it.
 
-    `progress` is called with the stream's name and the share of the training that is done.
+    `progress` is called with the stream's name and the share of the training that is done; in `unfinished` the
+    training is kept until its model is stored.
 
     Raises:
         ConfigError: no such architecture or option; said before anything is read.
@@ -87,10 +90,13 @@ def train_stream(
             device=device,
             delays=[settings.alerts.delay],
             progress=lambda share: progress(name, share),
+            unfinished=unfinished,
         )
     except ValueError as error:
         raise SnapshotError(f"stream {name}: {error}") from error
     version = publish(name, detector, registry, now())
+    if unfinished:
+        unfinished.clear()
     seconds = (now() - started).total_seconds()
     return Trained(name, version, read, rejected, len(columns), names, detector.name, seconds)
 

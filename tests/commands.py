@@ -65,12 +65,12 @@ def events(connection: Connection, topic: str) -> list[dict[str, Any]]:
 
 
 class Running:
-    """A worker in a process of its own, as users run it; killed at the end of the block if it still runs."""
+    """A command in a process of its own, as users run it; killed at the end of the block if it still runs."""
 
-    def __init__(self, config: Path, log_level: str = "warning") -> None:
+    def __init__(self, config: Path, log_level: str = "warning", command: str = "worker") -> None:
         code = "from pipeline.cli import main; main()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "--log-level", log_level, "worker", str(config)],
+            [sys.executable, "-c", code, "--log-level", log_level, command, str(config)],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -107,7 +107,7 @@ def wait_for(what: Callable[[], bool], running: Running) -> None:
         if what():
             return
         pause.wait(0.1)
-    raise AssertionError("the worker did not get there in time")
+    raise AssertionError("the process did not get there in time")
 
 
 def committed(broker: str, group: str) -> dict[str, int]:

@@ -17,7 +17,7 @@ import pkgutil
 from abc import abstractmethod
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
@@ -49,8 +49,15 @@ class Architecture(nn.Module):
         return last
 
     def loss(self, x_BTC: Tensor, done: float) -> Tensor:
-        """Return what training makes small; `done` is the share of the training that has passed."""
-        return nn.functional.mse_loss(self(x_BTC), x_BTC)
+        """Return what training makes small, for each window by itself: loss_B.
+
+        Training leaves out the windows of largest loss, see `training.trimmed_mean`: what a window costs stands in
+        its own entry. A term of the batch as a whole is added to every entry alike: their order stays as it is.
+
+        Args:
+            done: the share of the training that has passed.
+        """
+        return squared_error(self(x_BTC), x_BTC)
 
     closed_form = False
     """The optimum is reckoned by `solve`; nothing is left for gradients to do."""
@@ -58,6 +65,11 @@ class Architecture(nn.Module):
     def solve(self, x_BTC: Tensor) -> None:
         """Take the weights that reconstruct these windows best."""
         raise NotImplementedError(f"{type(self).__module__} has no closed form")
+
+
+def squared_error(rebuilt_BTC: Tensor, x_BTC: Tensor) -> Tensor:
+    """Return each window's mean squared error, of shape [B]."""
+    return (rebuilt_BTC - x_BTC).square().flatten(1).mean(dim=1)
 
 
 def available() -> list[str]:
@@ -79,15 +91,21 @@ def configure(name: str, options: Mapping[str, Any]) -> Any:
 
 
 def checked(config: Any, options: Mapping[str, Any]) -> Any:
-    """Return a dataclass of numbers with these options.
+    """Return a dataclass of numbers and choices with these options.
 
-    A whole number counts something and is at least 1, unless its default is 0; any other is 0 or more.
+    A whole number counts something and is at least 1, unless its default is 0; any other is 0 or more. A choice is
+    a `Literal` of words.
 
     Raises:
-        ValueError: one is no number of its kind.
+        ValueError: one is no number of its kind, or none of the words.
     """
     for option, value in options.items():
         default = config.__dataclass_fields__[option].default
+        if isinstance(default, str):
+            words = get_args(config.__dataclass_fields__[option].type)
+            if value not in words:
+                raise ValueError(f"option {option!r} is {value!r}; it takes one of: {', '.join(words)}")
+            continue
         whole = isinstance(default, int)
         least = 1 if whole and default else 0
         right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)

@@ -12,9 +12,9 @@ Legend: B batch, T steps, C channels.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.architectures import vanilla
+from models.architectures import squared_error, vanilla
 
 
 class Autoencoder(vanilla.Autoencoder):
@@ -37,7 +37,7 @@ class Autoencoder(vanilla.Autoencoder):
         return wanted
 
     def loss(self, x_BTC: Tensor, done: float) -> Tensor:
-        return nn.functional.mse_loss(self(self.damaged(x_BTC)), x_BTC)
+        return squared_error(self(self.damaged(x_BTC)), x_BTC)
 
     def damaged(self, x_BTC: Tensor) -> Tensor:
         """Return the windows as training shows them."""

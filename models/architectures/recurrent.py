@@ -6,6 +6,7 @@ Cho et al., 2014). Use it for series of many features, or with long windows.
 
 Two changes make it ten times as fast: a step of the recurrence is a patch of several points, and the decoder is
 not recurrent. The cell is written out, since the library's own loses most of its time between small kernels.
+Laying windows in columns brings nothing more here.
 
 Legend: B batch, T steps, C channels, P patches, H hidden, L latent.
 """
@@ -23,8 +24,8 @@ class Autoencoder(DenseDecoder):
 
     @dataclass(frozen=True)
     class Config:
-        hidden: int = 64
-        """Width of the recurrent state."""
+        hidden: int = 32
+        """Width of the recurrent state. Half of it is twice as fast, but learns less from few windows."""
         latent: int = 16
         """Width of the code."""
         patch: int = 8

@@ -13,8 +13,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.architectures import squared_error
 from models.layers import DenseDecoder, dense
 
 
@@ -42,6 +43,5 @@ class Autoencoder(DenseDecoder):
     def loss(self, x_BTC: Tensor, done: float) -> Tensor:
         z_BL = self.encode(x_BTC)
         written_L = self.writes.weight.norm(dim=0)
-        penalty: Tensor = (z_BL * written_L).sum(dim=1).mean() / math.sqrt(self.width)
-        error = nn.functional.mse_loss(self.decode(z_BL), x_BTC)
-        return error + self.sparsity * penalty
+        penalty_B: Tensor = (z_BL * written_L).sum(dim=1) / math.sqrt(self.width)
+        return squared_error(self.decode(z_BL), x_BTC) + self.sparsity * penalty_B

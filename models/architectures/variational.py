@@ -49,7 +49,7 @@ class Autoencoder(DenseDecoder):
         surprise_BTC = ((x_BTC - rebuilt_BTC) / log_spread_C.exp()).square() / 2 + log_spread_C
         distance_BL = (mean_BL.square() + (2 * log_spread_BL).exp() - 1) / 2 - log_spread_BL
         share = min(done / WARM_UP, 1.0)
-        return (surprise_BTC.flatten(1).sum(1) + share * distance_BL.sum(1)).mean() / self.width
+        return (surprise_BTC.flatten(1).sum(1) + share * distance_BL.sum(1)) / self.width
 
     def sample(self, count: int) -> Tensor:
         """Return new windows x_BTC, drawn from the model by torch's generator."""

@@ -71,11 +71,32 @@ def test_eight_windows_can_be_learned_by_heart(name: str) -> None:
     assert loss.item() < 0.02
 
 
+@pytest.mark.parametrize("done", [0.0, 1.0])
+def test_each_window_has_a_loss_of_its_own(name: str, done: float) -> None:
+    """A strange window costs the most, and its neighbours what they cost beside any other, less a common term."""
+    torch.manual_seed(0)
+    network = architectures.build(name, (16,), 2, architectures.configure(name, {}))
+    x_BTC = torch.randn(32, 16, 2)
+    strange_BTC = x_BTC.clone()
+    strange_BTC[7] = 30 * torch.randn(16, 2)
+    found = []
+    for windows_BTC in (x_BTC, strange_BTC):
+        torch.manual_seed(1)
+        found.append(network.loss(windows_BTC, done))
+    usual_B, beside_B = found
+    assert usual_B.shape == (32,)
+    assert int(beside_B.argmax()) == 7
+    if name != "denoising":  # it swaps values between windows, and scales its noise by the batch
+        rest_B = torch.arange(32) != 7
+        common_B = (beside_B - usual_B)[rest_B]
+        torch.testing.assert_close(common_B, common_B.mean().expand(31), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e4])
 def test_gradients_stay_finite(name: str, scale: float) -> None:
     network = architectures.build(name, (16,), 2, architectures.configure(name, {}))
     x_BTC = torch.randn(8, 16, 2) * scale
-    network.loss(x_BTC, done=1.0).backward()  # type: ignore[no-untyped-call]
+    network.loss(x_BTC, done=1.0).mean().backward()  # type: ignore[no-untyped-call]
     gradients = [parameter.grad for parameter in network.parameters()]
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 

@@ -5,8 +5,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from models import architectures
+from models.architectures import vanilla
+from models.plan import plan_of
 from models.scaling import Scaling, estimated, fit_features, fit_series
 from models.spec import ModelSpec
+from models.training import trimmed_mean
 from tests.streams import fit
 
 CPU = torch.device("cpu")
@@ -98,6 +102,65 @@ def test_all_rows_equal_is_no_error() -> None:
         same = detector.surprise(torch.zeros(1, 8, 1))
         jump = detector.surprise(torch.cat([torch.zeros(1, 7, 1), torch.ones(1, 1, 1)], dim=1))
     assert float(jump) > float(same)
+
+
+def test_the_windows_of_largest_loss_are_left_out() -> None:
+    loss_B = torch.tensor([5.0, 1.0, 100.0, 2.0, 3.0, 1.0, 90.0, 2.0, 3.0, 3.0], requires_grad=True)
+    trimmed_mean(loss_B, 0.25).backward()  # type: ignore[no-untyped-call]
+    assert loss_B.grad is not None
+    assert loss_B.grad.tolist() == [0.125, 0.125, 0, 0.125, 0.125, 0.125, 0, 0.125, 0.125, 0.125]
+    assert float(trimmed_mean(loss_B, 0.0).detach()) == pytest.approx(21)
+    assert float(trimmed_mean(loss_B[:3], 0.25).detach()) == pytest.approx(106 / 3)
+
+
+def test_an_anomaly_that_recurs_in_training_is_not_learned() -> None:
+    """Reconstruction of a pattern that training held four times is left as bad as it comes."""
+    random, errors = np.random.default_rng(0), {}
+    x_TF = np.sin(np.arange(4000)[:, None] / np.array([5.0, 11.0])) + 0.1 * random.standard_normal((4000, 2))
+    pattern_TF = random.choice([-1.0, 1.0], (16, 2))
+    for place in range(200, 3300, 800):
+        x_TF[place : place + 16] = pattern_TF
+    for trimmed in (0.0, 0.05):
+        options = {"max_epochs": 20, "trimmed": trimmed}
+        detector = fit(ModelSpec("series", ("a", "b"), 16), "vanilla", options, {"s": (times(4000), x_TF)})
+        scaling = detector.scaling.for_series("s")
+        assert scaling is not None
+        z_BTF = torch.from_numpy(detector.scaling.apply(pattern_TF, *scaling))[None]
+        with torch.no_grad():
+            x_BTC = detector.views[0].inputs(z_BTF)
+            errors[trimmed] = float((detector.views[0].network(x_BTC) - x_BTC).square().mean())
+    assert errors[0.05] > 1.5 * errors[0.0]
+
+
+@pytest.mark.parametrize("name", [name for name in architectures.available() if name != "linear"])
+def test_mixed_precision_learns_as_well(name: str) -> None:
+    """On the CPU by the same lines as on a GPU: weights stay float32, and little is lost."""
+    random, held_out = np.random.default_rng(0), {}
+    x_TF = np.sin(np.arange(1500)[:, None] / np.array([5.0, 11.0])) + 0.1 * random.standard_normal((1500, 2))
+    for mixed in ("auto", "never", "always"):
+        options = {"max_epochs": 4, "mixed_precision": mixed}
+        detector = fit(ModelSpec("series", ("a", "b"), 16), name, options, {"s": (times(1500), x_TF)})
+        assert {tensor.dtype for tensor in detector.views[0].network.state_dict().values()} == {torch.float32}
+        held_out[mixed] = detector.training["views"][0]["held_out_loss"]
+    assert held_out["auto"] == held_out["never"]
+    assert held_out["always"] != held_out["never"]
+    assert held_out["always"] == pytest.approx(held_out["never"], rel=0.2)
+
+
+def test_a_precision_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'mixed_precision' is True; it takes one of: auto, always, never"):
+        plan_of("series", 1, "vanilla", {"mixed_precision": True})
+
+
+def test_a_share_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"option 'trimmed' is 1\.0; it takes a share below 1"):
+        fit(ModelSpec("series", ("a",), 8), "vanilla", {"trimmed": 1.0}, {"s": (times(100), np.ones((100, 1)))})
+
+
+def test_an_architecture_with_one_loss_for_the_batch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vanilla.Autoencoder, "loss", lambda self, x_BTC, done: self(x_BTC).square().mean())
+    with pytest.raises(ValueError, match=r"architecture vanilla: `loss` returned shape \(\) for \d+ windows"):
+        fit(ModelSpec("series", ("a",), 8), "vanilla", {}, {"s": (times(300), np.ones((300, 1)))})
 
 
 def test_training_ends_by_time() -> None:

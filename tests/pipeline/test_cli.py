@@ -1,6 +1,7 @@
 """Commands: every failure is one line that names the thing and the remedy, with its exit status."""
 
 import json
+import signal
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +13,9 @@ from pipeline import cli
 from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
+from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import Message
-from tests.commands import configured, only_line, produce, promote
+from tests.commands import Running, configured, offkey, only_line, produce, promote, wait_for
 from tests.streams import SERIES, series_payloads
 
 
@@ -295,3 +297,26 @@ def test_training_without_records_or_numbers(
     status, _, said = run("train", str(configured(tmp_path, broker, streams={"machines": stream})))
     assert status == 2
     assert "there is no architecture 'recurent'; did you mean 'recurrent'?" in said
+
+
+def test_a_training_stopped_by_ctrl_c_goes_on(
+    tmp_path: Path, embedded_broker: str, unique: Callable[[str], str]
+) -> None:
+    """Its epochs end by time, so that there is some left for the second run."""
+    topic, storage = unique("metrics"), ObjectStorage((tmp_path / "storage").as_uri())
+    with closing(KafkaCluster(Connection(embedded_broker))) as cluster:
+        cluster.create_topics({topic: 1})
+    produce(Connection(embedded_broker), topic, series_payloads(100))
+    stream = SERIES.model_dump(mode="json", exclude_unset=True)
+    stream |= {"topic": topic, "model": {"architecture": "vanilla", "max_epochs": 100_000, "max_seconds": 8}}
+    path = configured(tmp_path, embedded_broker, streams={"machines": stream})
+    with Running(path, command="train") as first:
+        wait_for(lambda: bool(storage.list("models/machines")), first)
+        first.end(signal.SIGINT)
+        assert first.process.returncode == 130
+    assert storage.list("models/machines") == ["models/machines/unfinished/view0"]
+    second = offkey("train", str(path))
+    assert second.returncode == 0
+    assert "machines: goes on with the training that was interrupted, after " in second.stderr
+    assert second.stdout.startswith("machines: vanilla on 400 records of 4 series")
+    assert not storage.list("models/machines/unfinished")

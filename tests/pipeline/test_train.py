@@ -1,8 +1,9 @@
 """Records -> columns of each series, as the worker would accept them; the first version and its promotion."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,16 @@ import pytest
 import torch
 
 from models.plan import plan_of
+from models.resume import Unfinished
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryRegistry
+from pipeline.connectors.registry import StoredRegistry
+from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
 from pipeline.lanes import load_champion
 from pipeline.protocols import PartitionRecords
-from pipeline.train import columns_of, publish, train_stream, wrong_option
+from pipeline.train import Trained, columns_of, publish, train_stream, wrong_option
 from tests.records import NOW_MS, Record, arrived, record
 from tests.streams import SERIES, series_detector, series_payloads
 
@@ -179,6 +183,36 @@ def test_training_calibrates_for_the_configured_delay() -> None:
     )
     detector, _ = load_champion("machines", late, registry)
     assert detector.calibration.of(5).reach.ahead == 5
+
+
+def test_an_interrupted_training_goes_on_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    storage, said, told = ObjectStorage(f"file://{tmp_path}"), list[str](), list[float]()
+    settings = SERIES.model_copy(update={"model": stream(model={**QUICK, "max_epochs": 6}).model})
+
+    def train(progress: Callable[[str, float], None]) -> Trained:
+        return train_stream(
+            "machines",
+            settings,
+            history(),
+            StoredRegistry(storage),
+            now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+            device=CPU,
+            progress=progress,
+            unfinished=Unfinished(storage, "models/machines/unfinished", said.append, every_s=0),
+        )
+
+    def interrupted(name: str, share: float) -> None:
+        if share > 0.2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted)
+    assert storage.list("models") == ["models/machines/unfinished/view0"]
+    version = train(lambda name, share: told.append(share)).version
+    assert said == ["goes on with the training that was interrupted, after 3 epochs"]
+    assert told[0] == pytest.approx(4 / 6 / 2)
+    assert StoredRegistry(storage).versions("machines") == [version]
+    assert storage.list("models/machines/unfinished") == []
 
 
 @pytest.mark.parametrize(
