@@ -29,18 +29,41 @@ class Windows:
     z_RF: npt.NDArray[np.float32]
     start_N: npt.NDArray[np.int64]
     window: int
+    first_S: npt.NDArray[np.int64]
+    """Number of each series' first window."""
 
     def take(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return these windows as z_NWF."""
         rows: npt.NDArray[np.float32] = self.z_RF[self.start_N[chosen][:, None] + np.arange(self.window)]
         return rows
 
+    def drawn(
+        self, chosen_N: npt.NDArray[np.int64], count: int, random: np.random.Generator
+    ) -> npt.NDArray[np.int64]:
+        """Draw so many of these windows, in which every series has its say.
+
+        Half of the places are shared out evenly among series, as far as they have windows; the others are open to
+        all.
+        """
+        shuffled_N = random.permutation(chosen_N)
+        if len(shuffled_N) <= count:
+            return shuffled_N
+        series_N = np.searchsorted(self.first_S, shuffled_N, side="right")
+        order_N = np.argsort(series_N, kind="stable")
+        _, begin_S, length_S = np.unique(series_N[order_N], return_index=True, return_counts=True)
+        rank_N = np.empty_like(order_N)
+        rank_N[order_N] = np.arange(len(order_N)) - np.repeat(begin_S, length_S)
+        reserved_N = rank_N < max(1, count // (2 * len(begin_S)))
+        return shuffled_N[np.argsort(~reserved_N, kind="stable")[:count]]
+
 
 def windows_of(series: Sequence[npt.NDArray[np.float32]], window: int) -> Windows:
     """Lay series behind each other, each padded, and list a window for each row, which ends there."""
     first = np.cumsum([0, *(len(z_TF) + window - 1 for z_TF in series)])
     starts = [low + np.arange(len(z_TF)) for low, z_TF in zip(first, series, strict=False)]
-    return Windows(np.concatenate([padded(z_TF, window - 1) for z_TF in series]), np.concatenate(starts), window)
+    rows_RF = np.concatenate([padded(z_TF, window - 1) for z_TF in series])
+    first_S = np.cumsum([0, *(len(each) for each in starts[:-1])])
+    return Windows(rows_RF, np.concatenate(starts), window, first_S)
 
 
 def padded(z_TF: npt.NDArray[np.float32], padding: int) -> npt.NDArray[np.float32]:

@@ -55,6 +55,13 @@ class Scaling:
             return None
         return self.center_SF[row], self.scale_SF[row]
 
+    @property
+    def of_all(self) -> tuple[FloatArray, FloatArray]:
+        """Centres and scales of all series of training, in its order."""
+        assert self.center_SF is not None
+        assert self.scale_SF is not None
+        return self.center_SF, self.scale_SF
+
     def for_new(self, x_TF: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return (centre, scale) of a series that was not there in training, from its first rows.
 

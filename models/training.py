@@ -108,7 +108,8 @@ def train(
 
     while not course.over:
         view.train()
-        chosen_N = np.concatenate([random.permutation(learning_N) for _ in range(rounds)])[:epoch_windows]
+        drawn = [windows.drawn(learning_N, epoch_windows, random) for _ in range(rounds)]
+        chosen_N = np.concatenate(drawn)[:epoch_windows]
         batches = np.array_split(chosen_N, max(1, len(chosen_N) // config.batch_windows))
         for batch, chosen_B in enumerate(batches):
             share = done(course.epochs + batch / len(batches))
@@ -193,7 +194,7 @@ def _solved(
     random: np.random.Generator,
 ) -> Trained:
     most = min(_SOLVED_WINDOWS, max(2, _SOLVED_VALUES // (len(view.usual_C) * view.config.window)))
-    chosen_N = np.sort(random.permutation(np.concatenate([learning_N, stopping_N]))[:most])
+    chosen_N = np.sort(windows.drawn(np.concatenate([learning_N, stopping_N]), most, random))
     view.network.solve(view.inputs(torch.from_numpy(windows.take(chosen_N)).to(view.step_F.device)))
     view.eval()
     return Trained(0, held_out_loss(view, windows, random.permutation(stopping_N)[:most]))

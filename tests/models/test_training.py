@@ -7,6 +7,7 @@ import torch
 
 from models import architectures
 from models.architectures import vanilla
+from models.dataset import windows_of
 from models.plan import plan_of
 from models.scaling import Scaling, estimated, fit_features, fit_series
 from models.spec import ModelSpec
@@ -198,3 +199,24 @@ def test_a_spec_without_sense_is_refused() -> None:
         ModelSpec("features", ("a",), 8)
     with pytest.raises(ValueError, match="at least 2 points"):
         ModelSpec("series", ("a",), 1)
+
+
+def test_every_series_has_its_say_in_a_sample() -> None:
+    """Beside one long series of thousands of short ones, all are drawn from, and the long one most."""
+    series = [np.zeros((length, 1), np.float32) for length in (20_000, *[60] * 2000)]
+    windows = windows_of(series, 8)
+    every_N = np.arange(len(windows.start_N))
+    drawn_N = windows.drawn(every_N, 8000, np.random.default_rng(0))
+    assert len(set(drawn_N.tolist())) == 8000
+    count_S = np.bincount(np.searchsorted(windows.first_S, drawn_N, side="right") - 1, minlength=2001)
+    assert count_S.min() >= 1
+    assert count_S.argmax() == 0
+    few_N = windows.drawn(every_N, 500, np.random.default_rng(0))
+    assert len(set(few_N.tolist())) == 500
+
+
+def test_a_sample_of_all_is_all() -> None:
+    windows = windows_of([np.zeros((30, 1), np.float32), np.zeros((5, 1), np.float32)], 8)
+    chosen_N = np.array([3, 7, 31])
+    assert sorted(windows.drawn(chosen_N, 3, np.random.default_rng(0)).tolist()) == [3, 7, 31]
+    assert set(windows.drawn(chosen_N, 2, np.random.default_rng(0)).tolist()) > {31}
