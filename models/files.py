@@ -113,7 +113,10 @@ def from_files(files: Mapping[str, bytes], name: str = "model") -> Detector:
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         # The bytes are as they were written: what they ask for is not here, such as a later architecture.
         reason = str(error).splitlines()[0]
-        raise ModelFileError(f"{name}: cannot be built ({reason}); it needs another version of offkey") from error
+        raise ModelFileError(
+            f"{name}: cannot be built ({reason}); it needs another version of offkey, or of the package that its "
+            "architecture comes from"
+        ) from error
 
 
 def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:

@@ -2,8 +2,9 @@
 
 What is done stays done. A worker writes a series' score file whole, then its row enters `metrics.csv`; both
 carry a hash of everything that the result depends on: the file's bytes, architecture, seed and other options,
-the code of the models and of this job, and the libraries that reckon. A later run keeps what has its hash and
-does the rest, whether the run before it was stopped, killed, or made by other code.
+the code of the models and of this job, the libraries that reckon, and the version of the distribution that an
+architecture comes from. A later run keeps what has its hash and does the rest, whether the run before it was
+stopped, killed, or made by other code.
 
 Rows of other seeds and architectures stay in `metrics.csv`; the score files are those of the last run.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import models
+from models import architectures
 from pipeline.connectors.parquet import configuration_of, read_labelled
 from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.judge import Task, check_architecture, judge
@@ -111,7 +113,7 @@ def plan(options: Options) -> Plan:
     remarks: list[str] = []
     tasks: dict[tuple[str, str], Task] = {}
     settings: dict[tuple[str, str], str] = {}
-    code = _code()
+    code = _code(options.architecture)
     for path in _files(options):
         try:
             rows = read_labelled(path)
@@ -293,8 +295,11 @@ _RECKONING = (
 """What a result depends on, beside the file and the options."""
 
 
-def _code() -> str:
-    """Return a hash of the code that reads, trains, scores and counts, and of the libraries under it."""
+def _code(architecture: str) -> str:
+    """Return a hash of the code that reads, trains, scores and counts, and of the libraries under it.
+
+    Of an architecture that another distribution adds, that one's name and version count.
+    """
     digest = hashlib.sha256()
     home = Path(models.__path__[0]).parent
     for part in _RECKONING:
@@ -302,6 +307,7 @@ def _code() -> str:
         for path in sorted(whole.rglob("*.py")) if whole.is_dir() else [whole]:
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     digest.update("".join(version(library) for library in ("numpy", "torch")).encode())
+    digest.update(" ".join(architectures.distribution_of(architecture) or ()).encode())
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.protocols import Message
 from tests.commands import configured, only_line, produce, promote
+from tests.plugins import installed
 from tests.streams import SERIES, series_payloads
 
 
@@ -117,6 +118,18 @@ def test_a_mistake_in_a_model_has_its_place_too(
         "environment variable OFFKEY_STREAMS__A__MODEL__ARCHITECTURE: streams.a.model: there is no architecture "
         "'recurent'; did you mean 'recurrent'?"
     )
+
+
+@pytest.mark.parametrize("network", ["architecture", "network"])
+def test_an_architecture_that_cannot_be_loaded_is_one_line(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    stream = {"topic": "metrics", "model": {network: "mine"}}
+    path = configured(tmp_path, streams={"machines": stream})
+    with installed(tmp_path / "broken", monkeypatch, "import no_such_library"):
+        status, _, said = run("train", str(path))
+    assert status == 2
+    assert "architecture 'mine' of added 1.0 cannot be loaded (No module named" in only_line(said)
 
 
 def test_a_worker_without_a_model_names_the_command(

@@ -22,6 +22,7 @@ from pipeline.jobs.evaluate import Options, Outcome, evaluate, parse_delays, pla
 from pipeline.jobs.evaluate_report import NOTE, by_group, report
 from pipeline.jobs.results import Result, read_results
 from tests.labelled import series_columns, table_columns, write
+from tests.plugins import CHOOSY, installed
 
 
 def fill(folder: Path) -> Path:
@@ -129,6 +130,33 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(data: Path) -> None
 )
 def test_another_configuration_is_done_again(evaluated: Path, change: dict[str, Any], again: int) -> None:
     assert len(plan(options(evaluated, **change)).pending) == again
+
+
+def test_an_architecture_of_another_distribution_counts_by_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data" / "cars"
+    write(data / "a.parquet", series_columns(300))
+    asked = options(data, architecture="mine")
+    with installed(tmp_path / "one", monkeypatch, CHOOSY):
+        outcome = run(asked)
+        assert not outcome.failures
+        assert [result.architecture for result in outcome.results] == ["mine"]
+        assert plan(asked).pending == []
+    with installed(tmp_path / "two", monkeypatch, CHOOSY, version="2.0"):
+        assert len(plan(asked).pending) == 1
+
+
+def test_an_architecture_that_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "data" / "a.parquet", series_columns(300))
+    with installed(tmp_path / "broken", monkeypatch, "import no_such_library"):
+        asked = offkey(str(file), "--out", str(tmp_path / "out"), "--architecture", "mine")
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "offkey: --architecture mine: architecture 'mine' of added 1.0 cannot be loaded "
+        "(No module named 'no_such_library'); install what it needs, or another version\n"
+    )
 
 
 def test_rows_of_other_seeds_stay_in_the_table(data: Path) -> None:
