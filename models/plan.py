@@ -10,7 +10,7 @@ The default of features is one view of a denoising autoencoder with a wide code,
 records. Its constants were chosen with eight tables of ADBench and handwritten digits in view: optimistic on these.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,6 +28,9 @@ _STORED = 256
 _STEADY = {"epoch_windows": 12_800, "least_epoch_windows": 12_800}
 """Training of features: 50 batches an epoch whatever the table, for small ones teach little in a few batches."""
 _JUDGED = 3
+_KEYS = {"architecture", "window"}
+"""What is said of a model beside the options of its network and of its training."""
+_KEYS_OF_DEFAULT = {"architecture", "network", "views"}
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,25 @@ def plan_of(
             chosen = _default_views(kind, features, network, own)
     else:
         chosen = [_single_view(kind, architecture, own, window or 32)]
+    beside = {*TrainingConfig.__dataclass_fields__, *(_KEYS_OF_DEFAULT if architecture == DEFAULT else _KEYS)}
     return Plan(
-        tuple(replace(view, options=_all_options(view)) for view in chosen),
+        tuple(replace(view, options=_all_options(view, beside)) for view in chosen),
         architectures.checked(TrainingConfig, training),
     )
 
 
-def _all_options(view: ViewConfig) -> dict[str, Any]:
+def _all_options(view: ViewConfig, beside: Collection[str]) -> dict[str, Any]:
     """Write every option out, so that a later default does not change what a saved model is built from."""
-    return asdict(architectures.configure(view.architecture, view.options))
+    return asdict(architectures.configure(view.architecture, view.options, beside))
 
 
 def _view(network: str, options: Mapping[str, Any], keys: Mapping[str, Any]) -> ViewConfig:
     """Return a view of which some keys are said."""
+    for key in keys:
+        if key not in ViewConfig.__dataclass_fields__:
+            raise ValueError(
+                f"a view has no key {key!r}{architectures.nearest(key, ViewConfig.__dataclass_fields__)}"
+            )
     judged = min(_JUDGED, keys["window"])
     return ViewConfig(**{"architecture": network, "options": options, "judged": judged, **keys})
 

@@ -15,7 +15,7 @@ import importlib
 import math
 import pkgutil
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
 
@@ -65,8 +65,11 @@ def available() -> list[str]:
     return sorted({*_own(), *_added()})
 
 
-def configure(name: str, options: Mapping[str, Any]) -> Any:
+def configure(name: str, options: Mapping[str, Any], beside: Collection[str] = ()) -> Any:
     """Return the architecture's Config with these options.
+
+    Args:
+        beside: other names that may be written where the options are, and may have been meant by an unknown one.
 
     Raises:
         ValueError: no such architecture or option; the text names the nearest one that there is.
@@ -81,7 +84,9 @@ def configure(name: str, options: Mapping[str, Any]) -> Any:
             )
     for option in options:
         if option not in fields:
-            raise ValueError(f"architecture {name} has no option {option!r}{_nearest(option, fields)}")
+            raise ValueError(
+                f"architecture {name} has no option {option!r}{nearest(option, {*fields, *beside} - {option})}"
+            )
     return checked(config, options)
 
 
@@ -127,6 +132,12 @@ def build(name: str, shape: tuple[int, ...], channels: int, config: Any) -> Arch
     return network
 
 
+def nearest(word: str, known: Collection[str]) -> str:
+    """Return the end of a message about an unknown word: the nearest known one, or all where none is near."""
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(known))}"
+
+
 def distribution_of(name: str) -> tuple[str, str] | None:
     """Return (name, version) of the distribution that adds an architecture; None for one of our own."""
     added = None if name in _own() else _added().get(name)
@@ -146,7 +157,7 @@ def _class_of(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}").Autoencoder
     added = _added()
     if name not in added:
-        raise ValueError(f"there is no architecture {name!r}{_nearest(name, available())}")
+        raise ValueError(f"there is no architecture {name!r}{nearest(name, available())}")
     return _loaded(added[name])
 
 
@@ -168,8 +179,3 @@ def _loaded(point: EntryPoint) -> type[Architecture]:
             f"{whose}: {point.value} is no subclass of {__name__}.Architecture; install another version"
         )
     return found
-
-
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(known))}"

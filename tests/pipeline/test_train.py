@@ -130,9 +130,22 @@ QUICK = {"architecture": "vanilla", "hidden": 8, "max_epochs": 1}
         ({"network": "vanila"}, r"there is no architecture 'vanila'; did you mean 'vanilla'"),
         ({"network": "vanilla", "hiden": 3}, r"architecture vanilla has no option 'hiden'; did you mean 'hidden'"),
         ({"latnet": 3}, r"architecture linear has no option 'latnet'; did you mean 'latent'"),
+        ({"max_secnds": 3}, r"architecture linear has no option 'max_secnds'; did you mean 'max_seconds'"),
+        ({"learning_rat": 1e-3}, r"no option 'learning_rat'; did you mean 'learning_rate'"),
+        ({"netwrk": "vanilla"}, r"no option 'netwrk'; did you mean 'network'"),
+        ({"view": [{"window": 9}]}, r"no option 'view'; did you mean 'views'"),
+        ({"architectur": "vanilla"}, r"no option 'architectur'; did you mean 'architecture'"),
+        (
+            {"architecture": "sparse", "windw": 9},
+            r"architecture sparse has no option 'windw'; did you mean 'window'",
+        ),
+        ({"colour": 1}, r"no option 'colour'; there are: architecture, batch_windows, epoch_windows, latent, "),
         ({"views": [{"window": 4, "judged": 9}]}, r"a view of 4 rows judges 1 to 4 of them, not 9"),
         ({"views": [{"window": 4, "architecture": "vanila"}]}, r"no architecture 'vanila'; did you mean 'vanilla'"),
-        ({"architecture": "vanilla", "network": "linear"}, r"architecture vanilla has no option 'network'"),
+        (
+            {"architecture": "vanilla", "network": "linear"},
+            r"architecture vanilla has no option 'network'; there are",
+        ),
         (
             {"architecture": "vanilla", "hiden": 3},
             r"architecture vanilla has no option 'hiden'; did you mean 'hidden'",
