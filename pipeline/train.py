@@ -21,7 +21,7 @@ from models.fitting import fit_detector
 from models.plan import Plan, plan_of
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, SnapshotError
-from pipeline.fields import decoder_of, features_of
+from pipeline.fields import decoder_of, features_of, label_warning
 from pipeline.protocols import ModelVersion, PartitionRecords, Promotion, Registry
 from pipeline.stages.decode import Decoder, FloatArray, IntArray
 
@@ -72,6 +72,8 @@ def train_stream(
     arrived = iter(history)
     sample = _sample(arrived)
     names = settings.features or features_of(sample, settings)
+    if odd := label_warning(names, settings):
+        logger.warning("stream %s: %s; %s", name, *odd)
     columns, read, rejected = columns_of(_chained(sample, arrived), decoder_of(settings, names))
     if read - rejected < _LEAST_RECORDS:
         raise SnapshotError(

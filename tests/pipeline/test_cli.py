@@ -280,6 +280,27 @@ def test_check_prints_names_with_brackets_as_they_are(
     assert "[/red], [b]" in " ".join(run("check", str(path))[1].split())
 
 
+def test_check_warns_of_a_feature_that_may_be_a_label(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, embedded_broker: str, unique: Callable[[str], str]
+) -> None:
+    topic = unique("metrics")
+    with closing(KafkaCluster(Connection(embedded_broker))) as cluster:
+        cluster.create_topics({topic: 1})
+    produce(Connection(embedded_broker), topic, [(b"a", b'{"cpu": 1, "label": 0}')])
+    stream: dict[str, Any] = {"topic": topic}
+    found = []
+    for named in (None, ["cpu"]):
+        path = configured(tmp_path, embedded_broker, streams={"machines": {**stream, "features": named}})
+        found.append({row["what"]: row for row in json.loads(run("check", "--json", str(path))[1])})
+    assert found[0]["machines: features"] == {
+        "verdict": "warning",
+        "what": "machines: features",
+        "found": "taken for features, but called like labels: label",
+        "remedy": "name the fields to judge in the stream's `features`",
+    }
+    assert "machines: features" not in found[1]
+
+
 def test_training_without_records_or_numbers(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, broker: str, unique: Callable[[str], str]
 ) -> None:

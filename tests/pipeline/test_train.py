@@ -81,6 +81,29 @@ def test_features_are_the_numbers_of_every_record() -> None:
         features_of([arrived([record({"a": "x"})])], stream())
 
 
+def test_a_feature_that_nobody_named_and_that_may_be_a_label_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def train(**changes: Any) -> list[str]:
+        caplog.clear()
+        rows = [{"ts": NOW_MS + n, "cpu": n % 7, "is_anomaly": 0, "meta": {"Label": n % 2}} for n in range(100)]
+        train_stream(
+            "machines",
+            stream(model=dict(QUICK), window=4, **changes),
+            [arrived([record(row) for row in rows])],
+            MemoryRegistry(),
+            now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+            device=CPU,
+            progress=lambda name, share: None,
+        )
+        return [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+
+    assert train() == [
+        "stream machines: taken for features, but called like labels: is_anomaly, meta.Label; "
+        "name the fields to judge in the stream's `features`"
+    ]
+    assert train(features=["cpu"]) == []
+    assert train(features=["cpu", "is_anomaly"]) == []
+
+
 def test_a_version_is_stored_promoted_and_served() -> None:
     registry, moments = (
         MemoryRegistry(),
