@@ -20,7 +20,16 @@ from models.calibration import (
     quantiles,
     rescored,
 )
-from models.dataset import Columns, checked, padded, split_by_time, usable_rows, windows_of
+from models.dataset import (
+    Columns,
+    TooFewRows,
+    check_features,
+    checked,
+    padded,
+    split_by_time,
+    usable_rows,
+    windows_of,
+)
 from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
 from models.mapping import DELAYS, Delay, Reach, reach_of
 from models.plan import Plan
@@ -58,7 +67,7 @@ def fit_detector(
         delays: what to calibrate for beside the usual `DELAYS`.
 
     Raises:
-        ValueError: too few rows.
+        ValueError: too few rows (`TooFewRows`), a feature without a finite value, or times that do not go on.
     """
     spec = ModelSpec(kind, tuple(features), plan.window)
     usable = _usable(spec, plan, columns)
@@ -109,13 +118,14 @@ def fit_detector(
 
 def _usable(spec: ModelSpec, plan: Plan, columns: Columns) -> Columns:
     if spec.kind == "series":
-        return checked(columns, min(view.window for view in plan.views))
+        return checked(columns, min(view.window for view in plan.views), spec.features)
     if not columns:
-        raise ValueError(f"there are no records; training needs {_LEAST_ROWS}: let some arrive")
+        raise TooFewRows(f"there are no records; training needs {_LEAST_ROWS}")
     (name, (time_ms_N, x_NF)), *_ = columns.items()
     finite_N = usable_rows(x_NF)
     if finite_N.sum() < _LEAST_ROWS:
-        raise ValueError(f"{int(finite_N.sum())} usable records; training needs {_LEAST_ROWS}: let more arrive")
+        check_features([x_NF], spec.features)
+        raise TooFewRows(f"{int(finite_N.sum())} records with finite values; training needs {_LEAST_ROWS}")
     return {name: (time_ms_N[finite_N], x_NF[finite_N])}
 
 

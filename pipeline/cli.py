@@ -171,7 +171,7 @@ def train(
             print(
                 f"{name}: {trained.architecture} on {trained.records:,} records of {trained.series:,} {kind}, "
                 f"{len(trained.features)} features, in {trained.seconds:.0f} s; "
-                f"{trained.rejected:,} rejected; version {trained.version}"
+                f"{trained.rejected:,} rejected, {trained.late:,} late; version {trained.version}"
             )
 
 
@@ -244,7 +244,7 @@ def evaluate(
         raise typer.Exit(130) from stopped
     if as_json:
         print(json.dumps(by_group(outcome.results)))
-    else:
+    elif outcome.results:
         Console().print(report(outcome.results))
         print(f"\n{NOTE}\nwrote {out / job.METRICS}")
     for failure in outcome.failures:

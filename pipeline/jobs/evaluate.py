@@ -168,12 +168,15 @@ def evaluate(options: Options, planned: Plan, progress: Progress) -> Outcome:
             for outcome in _in_workers(judge, planned.pending, options.workers):
                 if isinstance(outcome, str):
                     failures.append(outcome)
+                    # Why it did is told at the end, once.
+                    told = f"{outcome.partition(': ')[0]} failed"
                 else:
                     results.append(outcome)
                     write_results(metrics, [*others, *results])
-                told = outcome if isinstance(outcome, str) else f"{outcome.group}/{outcome.series}"
+                    told = f"{outcome.group}/{outcome.series}"
                 progress(told, len(results) + len(failures), len(planned.kept) + len(planned.pending))
-            write_results(metrics, [*others, *results])
+            if others or results or metrics.exists():
+                write_results(metrics, [*others, *results])
             if options.figures:
                 failures += _draw(options, planned, results, progress)
         except KeyboardInterrupt as error:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.scaling import Scaling, fit_features, fit_series
-from models.spec import ModelSpec
+from models.spec import Kind, ModelSpec
 from tests.streams import fit
 
 CPU = torch.device("cpu")
@@ -18,13 +18,33 @@ def times(count: int) -> npt.NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("rows", [0, 5, 31])
-def test_too_few_rows_are_refused_with_the_remedy(rows: int) -> None:
+def test_too_few_rows_are_refused(rows: int) -> None:
     spec = ModelSpec("series", ("a",), 16)
-    with pytest.raises(ValueError, match=r"training needs 32 finite ones.*shorter `window`"):
+    with pytest.raises(ValueError, match=rf"the longest of 1 series has {rows} finite rows; training needs 32 of"):
         fit(spec, "vanilla", QUICK, {"s": (times(rows), np.random.rand(rows, 1))})
     columns = {"": (times(rows), np.random.rand(rows, 2))}
     with pytest.raises(ValueError, match="training needs 50"):
         fit(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, columns)
+
+
+@pytest.mark.parametrize("kind", ["series", "features"])
+def test_features_without_a_finite_value_are_named(kind: Kind) -> None:
+    names = ("a", *(f"n{number}" for number in range(20)))
+    x_NF = np.full((100, 21), np.nan)
+    x_NF[:, 0] = np.arange(100)
+    spec = ModelSpec(kind, names, 16 if kind == "series" else 1)
+    with pytest.raises(ValueError, match=r"no row has a finite value of: n0, n1, .*, n7 and 12 more; leave out"):
+        fit(spec, "vanilla", QUICK, {"s": (times(100), x_NF)})
+
+
+@pytest.mark.parametrize(("where", "value"), [(50, 49), (50, 48), (99, 0)])
+def test_times_that_do_not_go_on_are_refused(where: int, value: int) -> None:
+    time_ms_T = times(100)
+    time_ms_T[where] = 60_000 * value
+    with pytest.raises(
+        ValueError, match=rf"the times of series 's' repeat or go back 1 times, first in row {where};"
+    ):
+        fit(ModelSpec("series", ("a",), 16), "vanilla", QUICK, {"s": (time_ms_T, np.random.rand(100, 1))})
 
 
 def test_no_records_at_all_are_refused() -> None:

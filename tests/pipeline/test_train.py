@@ -1,7 +1,7 @@
 """Records -> columns of each series, as the worker would accept them; the first version and its promotion."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
 from pipeline.lanes import load_champion
 from pipeline.protocols import PartitionRecords
-from pipeline.train import columns_of, publish, train_stream, wrong_option
+from pipeline.train import Trained, publish, read_columns, train_stream, wrong_option
 from tests.records import NOW_MS, Record, arrived, record
 from tests.streams import SERIES, series_detector, series_payloads
 
@@ -45,28 +45,80 @@ def test_columns_are_those_of_each_series_in_order() -> None:
     raw = [record({"ts": NOW_MS + time, "v": value}, key=name.encode()) for name, time, value in rows]
     raw.append(record(b"nonsense"))
     settings = stream(features=["v"], missing="hold")
-    columns, read, rejected = columns_of([arrived(raw[:4]), arrived(raw[4:])], decoder_of(settings, ["v"]))
-    assert (read, rejected) == (8, 1)
+    read = read_columns([arrived(raw[:4]), arrived(raw[4:])], decoder_of(settings, ["v"]))
+    assert (read.records, read.rejected, read.late) == (8, 1, 2)
+    columns = read.columns
     assert {name: x_TF[:, 0].tolist() for name, (_, x_TF) in columns.items()} == {"a": [2.0, 4.0], "b": [1.0, 3.0]}
     assert (columns["b"][0] - NOW_MS).tolist() == [3, 4]
 
 
 def test_a_series_without_a_name_has_its_late_records_left_out_too() -> None:
     raw = [record({"ts": NOW_MS + time, "v": time}, key=b"") for time in (1, 3, 2, 3, 4)]
-    columns, _, _ = columns_of([arrived(raw)], decoder_of(stream(features=["v"]), ["v"]))
-    assert (columns[""][0] - NOW_MS).tolist() == [1, 3, 4]
+    read = read_columns([arrived(raw)], decoder_of(stream(features=["v"]), ["v"]))
+    assert read.late == 2
+    assert (read.columns[""][0] - NOW_MS).tolist() == [1, 3, 4]
 
 
 def test_features_are_never_late() -> None:
     settings = StreamSettings.model_validate({"topic": "t", "kind": "features", "time": "ts", "features": ["v"]})
     raw = [record({"ts": NOW_MS + time, "v": time}) for time in (1, 3, 2, 3, 4)]
-    columns, _, _ = columns_of([arrived(raw)], decoder_of(settings, ["v"]))
-    assert (columns[""][0] - NOW_MS).tolist() == [1, 3, 2, 3, 4]
+    read = read_columns([arrived(raw)], decoder_of(settings, ["v"]))
+    assert read.late == 0
+    assert (read.columns[""][0] - NOW_MS).tolist() == [1, 3, 2, 3, 4]
 
 
 def test_a_poll_of_nothing_usable_is_fine() -> None:
-    columns, read, rejected = columns_of([arrived([record(b"x")])], decoder_of(stream(features=["v"]), ["v"]))
-    assert (dict(columns), read, rejected) == ({}, 1, 1)
+    read = read_columns([arrived([record(b"x")])], decoder_of(stream(features=["v"]), ["v"]))
+    assert (dict(read.columns), read.records, read.rejected) == ({}, 1, 1)
+
+
+def trained(settings: StreamSettings, rows: Iterable[dict[str, Any]]) -> Trained:
+    return train_stream(
+        "machines",
+        settings,
+        [arrived([record(row) for row in rows])],
+        MemoryRegistry(),
+        now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        device=CPU,
+        progress=lambda name, share: None,
+    )
+
+
+@pytest.mark.parametrize("times", [range(99, -1, -1), [7] * 100], ids=["reversed", "standing still"])
+def test_a_topic_out_of_order_is_told_as_such(times: Sequence[int]) -> None:
+    rows = ({"ts": NOW_MS + time, "v": n % 7} for n, time in enumerate(times))
+    with pytest.raises(SnapshotError) as caught:
+        trained(stream(), rows)
+    assert str(caught.value) == (
+        "stream machines: 99 of 100 records are not later than an earlier one of their series and were left out, "
+        "so the longest of 1 series has 1 finite rows; training needs 64 of at least one series; produce a series "
+        "in the order of its time, or name the right field as `time`"
+    )
+
+
+def test_late_records_are_counted_in_the_summary() -> None:
+    rows = ({"ts": NOW_MS + n - 5 * (n % 10 == 9), "v": n % 7} for n in range(100))
+    assert trained(stream(model=dict(QUICK), window=4), rows).late == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({}, "let more arrive"),
+        ({"model": {"architecture": "vanilla"}}, "let more arrive or set a shorter `window`"),
+        ({"model": {"views": [{"window": 40}]}}, "let more arrive or set a shorter `window`"),
+    ],
+)
+def test_a_shorter_window_is_advised_where_one_can_be_set(changes: dict[str, Any], remedy: str) -> None:
+    rows = ({"ts": NOW_MS + n, "v": n % 7} for n in range(60))
+    with pytest.raises(SnapshotError, match=f"series has 60 finite rows; training needs .*; {remedy}$"):
+        trained(stream(**changes), rows)
+
+
+def test_features_that_no_record_has_are_named() -> None:
+    rows = ({"ts": NOW_MS + n, "cpu": n % 7, "mem": None} for n in range(60))
+    with pytest.raises(SnapshotError, match="no record has a value of: mem, disk; take that out of `features`"):
+        trained(stream(features=["mem", "cpu", "disk"], missing="hold"), rows)
 
 
 def test_features_are_the_numbers_of_every_record() -> None:
@@ -85,15 +137,7 @@ def test_a_feature_that_nobody_named_and_that_may_be_a_label_is_warned_of(caplog
     def train(**changes: Any) -> list[str]:
         caplog.clear()
         rows = [{"ts": NOW_MS + n, "cpu": n % 7, "is_anomaly": 0, "meta": {"Label": n % 2}} for n in range(100)]
-        train_stream(
-            "machines",
-            stream(model=dict(QUICK), window=4, **changes),
-            [arrived([record(row) for row in rows])],
-            MemoryRegistry(),
-            now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
-            device=CPU,
-            progress=lambda name, share: None,
-        )
+        trained(stream(model=dict(QUICK), window=4, **changes), rows)
         return [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
 
     assert train() == [
@@ -111,7 +155,7 @@ def test_a_version_is_stored_promoted_and_served() -> None:
     )
     settings = SERIES.model_copy(update={"features": None, "model": stream(model=dict(QUICK)).model})
     shares: list[float] = []
-    trained = train_stream(
+    first = train_stream(
         "machines",
         settings,
         history(),
@@ -120,12 +164,12 @@ def test_a_version_is_stored_promoted_and_served() -> None:
         device=CPU,
         progress=lambda name, share: shares.append(share),
     )
-    assert (trained.records, trained.rejected, trained.series) == (800, 0, 4)
-    assert list(trained.features) == ["cpu", "mem"]
+    assert (first.records, first.rejected, first.late, first.series) == (800, 0, 0, 4)
+    assert list(first.features) == ["cpu", "mem"]
     assert shares[-1] == 1.0
-    assert [(p.number, p.version) for p in registry.promotions("machines")] == [(1, trained.version)]
+    assert [(p.number, p.version) for p in registry.promotions("machines")] == [(1, first.version)]
     detector, version = load_champion("machines", settings, registry)
-    assert version == trained.version
+    assert version == first.version
     manifest = json.loads(registry.load("machines", version).files["manifest.json"])
     assert manifest["training"]["rows"] == 800
     assert np.isfinite(detector.calibration.interval_ms)

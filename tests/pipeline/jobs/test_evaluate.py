@@ -268,6 +268,22 @@ def test_a_series_that_cannot_be_trained_on_is_named_and_the_rest_is_done(data: 
     assert len(read_results(data.parent / "out" / "metrics.csv")) == 4
 
 
+def test_where_nothing_could_be_done_there_is_no_table(tmp_path: Path) -> None:
+    columns = series_columns(300)
+    columns["train"] = np.arange(300) < 5
+    file = write(tmp_path / "data" / "short.parquet", columns)
+    words = offkey(str(file), "--out", str(tmp_path / "out"))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    told = [line for line in done.stderr.splitlines() if "finite rows" in line]
+    assert told == [
+        f"offkey: {file}: the longest of 1 series has 5 finite rows; training needs 64 of at least one series; "
+        "mark more rows `train`"
+    ]
+    assert "1 of 1: " in done.stderr
+    assert not (tmp_path / "out" / "metrics.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
