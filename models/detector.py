@@ -173,7 +173,11 @@ class Detector:
         """Return the score of every row of a whole series, for each delay; unclipped and finite.
 
         The series is taken to have stood still before its first row. Scores are calibrated by training alone.
+
+        Raises:
+            ValueError: a value is not finite.
         """
+        self._check_finite(x_NF)
         own = self.scaling.for_series(name)
         center_F, scale_F = self.scaling.for_new(x_NF[: self.spec.window]) if own is None else own
         z_NF = padded(Scaling.apply(x_NF, center_F, scale_F), self.spec.window - 1)
@@ -187,10 +191,25 @@ class Detector:
 
     @torch.no_grad()
     def score_rows(self, x_NF: FloatArray) -> FloatArray:
-        """Return the score of every record of features; unclipped and finite."""
+        """Return the score of every record of features; unclipped and finite.
+
+        Raises:
+            ValueError: a value is not finite.
+        """
+        self._check_finite(x_NF)
         z_NF = Scaling.apply(x_NF, self.scaling.center_F, self.scaling.scale_F)
         surprise_N = self.calibration.of(0).of_points(self.errors_of_rows(z_NF))
         return surprise_N.cpu().numpy().astype(np.float64)
+
+    def _check_finite(self, x_NF: FloatArray) -> None:
+        bad = np.argwhere(~np.isfinite(x_NF))
+        if len(bad):
+            row, column = bad[0].tolist()
+            name = self.spec.features[column]
+            raise ValueError(
+                f"row {row:,} holds {x_NF[row, column]} as {name!r}, the first of {len(bad):,} "
+                "such values; scores need finite ones: fill them or leave those rows out"
+            )
 
     def errors_of_rows(self, z_NF: npt.NDArray[np.float32]) -> Tensor:
         """Return every view's error of each window of a scaled series, error_NV."""

@@ -21,6 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.dataset import LARGEST_VALUE
+
 FloatArray = npt.NDArray[np.float64]
 LIMIT = 1e4
 """Scaled values are clipped here, far outside anything seen in training, so that squares stay finite."""
@@ -61,6 +63,8 @@ class Scaling:
         Where the training series are alike, theirs serve, widened to hold the rows. Where each has its own
         level, the rows decide; their range is doubled, for a few rows seldom show all of it.
         """
+        # The range of larger values overflows; training leaves such rows out.
+        x_TF = x_TF.clip(-LARGEST_VALUE, LARGEST_VALUE)
         low_F, high_F = x_TF.min(axis=0), x_TF.max(axis=0)
         pooled_low_F = np.minimum(self.center_F, low_F)
         pooled_width_F = np.maximum(self.center_F + self.scale_F, high_F) - pooled_low_F

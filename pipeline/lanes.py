@@ -6,6 +6,7 @@ import torch
 
 from models.detector import Detector
 from models.files import ModelFileError, from_files
+from models.spec import shortened
 from pipeline.budgets import parse_budget
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, RegistryError
@@ -51,9 +52,9 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
     asked = tuple(settings.features or spec.features)
     if (spec.kind, spec.features, spec.window) != (settings.kind, asked, window):
         raise ConfigError(
-            f"stream {stream}: model {version} was made for {spec.kind} {list(spec.features)} in windows of "
-            f"{spec.window}, the configuration says {settings.kind} {list(asked)} in windows of {window}; "
-            f"train again with: offkey train CONFIG {stream}"
+            f"stream {stream}: model {version} was made for {spec.kind} of {_told(spec.features, asked)} in "
+            f"windows of {spec.window}, the configuration says {settings.kind} of {_told(asked, spec.features)} in "
+            f"windows of {window}; train again with: offkey train CONFIG {stream}"
         )
     try:
         detector.calibration.of(settings.alerts.delay)
@@ -62,6 +63,12 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
             f"stream {stream}: alerts.delay: {error}; train again with: offkey train CONFIG {stream}"
         ) from error
     return detector, version
+
+
+def _told(features: Sequence[str], others: Sequence[str]) -> str:
+    """Return a list of features for a message, those first that the other list lacks: it may be long."""
+    known = set(others)
+    return shortened(sorted(features, key=lambda name: name in known))
 
 
 def build_lane(

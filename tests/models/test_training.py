@@ -141,6 +141,34 @@ def test_a_new_series_is_scaled_like_the_others_where_they_are_alike() -> None:
     assert alike.for_series("unknown") is None
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_series_of_the_largest_numbers_has_finite_scores(alike: bool) -> None:
+    random = np.random.default_rng(0)
+    levels = {"a": 0.0, "b": 0.0 if alike else 1e6, "c": 0.0 if alike else -1e6}
+    columns = {name: (times(200), level + random.random((200, 1))) for name, level in levels.items()}
+    detector = fit(ModelSpec("series", ("v",), 8), "vanilla", QUICK, columns)
+    largest = np.finfo(np.float64).max
+    for first in (1.0, largest, -largest):
+        x_NF = np.where(random.random((60, 1)) < 0.5, largest, -largest)
+        x_NF[0] = first
+        for score_N in detector.score_series("new", x_NF).values():
+            assert np.isfinite(score_N).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    x_NF = np.random.default_rng(0).random((100, 2))
+    series = fit(ModelSpec("series", ("a", "b"), 8), "vanilla", QUICK, {"s": (times(100), x_NF)})
+    features = fit(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, {"": (times(100), x_NF)})
+    bad_NF = x_NF.copy()
+    bad_NF[[40, 70], 1] = value
+    said = rf"row 40 holds {value} as 'b', the first of 2 such values; scores need finite ones"
+    with pytest.raises(ValueError, match=said):
+        series.score_series("s", bad_NF)
+    with pytest.raises(ValueError, match=said):
+        features.score_rows(bad_NF)
+
+
 def test_scaling_is_exact_for_large_counters() -> None:
     center_F, scale_F = Scaling.estimate(1e15 + np.arange(5.0)[:, None])
     z_TF = Scaling.apply(1e15 + np.arange(5.0)[:, None], center_F, scale_F)

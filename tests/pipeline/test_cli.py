@@ -180,8 +180,19 @@ def test_a_model_for_other_features_is_refused(run: Callable[..., tuple[int, str
     promote(path)
     status, _, said = run("worker", str(path))
     assert status == 2
-    assert "was made for series ['cpu', 'mem'] in windows of 8" in said
-    assert "['cpu', 'disk']" in said
+    assert "was made for series of mem, cpu in windows of 8" in said
+    assert "the configuration says series of disk, cpu in windows of 8" in said
+
+
+def test_a_message_about_thousands_of_features_stays_short(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    names = ["cpu", "mem", *(f"f{number}" for number in range(9_998))]
+    stream = SERIES.model_dump(mode="json", exclude_unset=True) | {"features": names}
+    path = configured(tmp_path, streams={"machines": stream})
+    promote(path)
+    said = only_line(run("worker", str(path))[2])
+    assert "the configuration says series of f0, f1, f2, f3, f4, f5, f6, f7 and 9,992 more in windows of 8" in said
 
 
 def test_an_unknown_stream_is_named(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
