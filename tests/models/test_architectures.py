@@ -132,12 +132,12 @@ def test_a_score_depends_on_nothing_but_its_window(name: str, fitted: dict[str, 
 
 @pytest.mark.parametrize("size", [1, 3, 64, 511])
 def test_errors_do_not_depend_on_the_batch_size(name: str, fitted: dict[str, Detector], size: int) -> None:
-    """Matrix products of another shape add up in another order, so the last bits differ; a worker's shape is fixed."""
+    """Matrix products of another shape add up in another order, so the last bits differ: a worker's is fixed."""
     z_BTF = torch.randn(512, 16, 3, generator=torch.Generator().manual_seed(0))
     z_BTF[:4] *= 1e4
     detector = fitted[name]
     with torch.no_grad():
-        parts_BV = torch.cat([detector.errors(part_BTF) for part_BTF in z_BTF.split(size)])
+        parts_BV = torch.cat([detector.errors(part_BTF) for part_BTF in torch.split(z_BTF, size)])
         torch.testing.assert_close(parts_BV, detector.errors(z_BTF), atol=1.5e-5, rtol=0)
 
 

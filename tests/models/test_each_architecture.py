@@ -122,7 +122,9 @@ def test_another_distribution_adds_one(tmp_path: Path, monkeypatch: pytest.Monke
         detector = fit(SPEC, "mine", options, columns)
         assert isinstance(detector.views[0].network, Architecture)
         files = to_files(detector)
-        (view,) = json.loads(files[MANIFEST])["views"]
+        manifest = json.loads(files[MANIFEST])
+        (view,) = manifest["views"]
+        assert manifest["libraries"]["added"] == "1.0"
         assert view["options"] == {"residual": True, "bend": "tanh", "side": "left", "latent": 3, "hidden": 64}
         x_NF = columns["s"][1][:200]
         again = from_files(files)
