@@ -57,6 +57,13 @@ class Judgement:
     """The same of each series that was there in training."""
     quantiles_of_series: Mapping[str, Usual]
     """Where each series' `OnlineTail` starts; of features, that of the stream, under the name ""."""
+    points: int | None = None
+    """Training rows that the tail was fitted to; None where an older model does not say."""
+
+    @property
+    def extrapolated_above(self) -> float:
+        """Surprise above which the tail is a fitted line, for few training rows were stranger."""
+        return float(self.tail.surprise_knots[-1])
 
     def surprise(self, error_BVR: Tensor) -> Tensor:
         """Return -10 log10 of the share of the stream's training rows that are stranger."""

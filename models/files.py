@@ -66,7 +66,12 @@ def to_files(detector: Detector) -> dict[str, bytes]:
         "calibration": {
             "interval_ms": calibration.interval_ms,
             "delays": [
-                {"delay": delay, "cluster_points": list(judgement.cluster_points)}
+                {
+                    "delay": delay,
+                    "cluster_points": list(judgement.cluster_points),
+                    "points": judgement.points,
+                    "extrapolated_above": round(judgement.extrapolated_above, 3),
+                }
                 for delay, judgement in calibration.judgements.items()
             ],
         },
@@ -150,8 +155,7 @@ def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
         views.append(view)
     names = manifest["series"]
     judgements = {
-        each["delay"]: _judgement(arrays, configs, names, each["delay"], tuple(each["cluster_points"]))
-        for each in manifest["calibration"]["delays"]
+        each["delay"]: _judgement(arrays, configs, names, each) for each in manifest["calibration"]["delays"]
     }
     intervals = dict(zip(names, arrays["series.interval_ms"].tolist(), strict=True))
     calibration = Calibration(manifest["calibration"]["interval_ms"], judgements, intervals)
@@ -160,19 +164,20 @@ def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
 
 
 def _judgement(
-    arrays: Arrays, configs: Sequence[ViewConfig], names: list[str], delay: Delay, cluster_points: tuple[float, ...]
+    arrays: Arrays, configs: Sequence[ViewConfig], names: list[str], said: Mapping[str, Any]
 ) -> Judgement:
-    called = _called(delay)
+    called = _called(said["delay"])
     parts = ("error_knots", "surprise_knots", "slope")
     rows = arrays[f"{called}.quantiles"].tolist()
     clusters = arrays[f"{called}.clusters"].tolist() if f"{called}.clusters" in arrays else []
     return Judgement(
-        reach_of(configs, delay, _CPU),
+        reach_of(configs, said["delay"], _CPU),
         torch.from_numpy(arrays[f"{called}.reference"]),
         PooledTail(*(torch.from_numpy(arrays[f"{called}.{part}"]) for part in parts)),
-        cluster_points,
+        tuple(said["cluster_points"]),
         {name: tuple(row) for name, row in zip(names, clusters, strict=False)},
         {name: (row[0], row[1], row[2]) for name, row in zip(names, rows, strict=True)},
+        said.get("points"),
     )
 
 

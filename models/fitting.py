@@ -242,11 +242,12 @@ def _judgement(
     surprise_N = tail.surprise(strange_N).cpu().numpy().astype(np.float64)
     if spec.kind == "features":
         single = (1.0,) * len(CLUSTER_LEVELS)
-        return Judgement(reach, reference_V, tail, single, {}, {"": quantiles(surprise_N, STREAM_PACE)})
+        usual = {"": quantiles(surprise_N, STREAM_PACE)}
+        return Judgement(reach, reference_V, tail, single, {}, usual, len(surprise_N))
     each = np.split(surprise_N, np.cumsum([len(part) for part in points])[:-1])
     usual = {name: quantiles(own_N, SERIES_PACE) for name, own_N in zip(names, each, strict=True)}
     # Clusters are those of scores, not of surprise: each series by its own measure, as a worker has it.
     pooled, own = cluster_sizes(
         [rescored(own_N, usual[name], SERIES_PACE) for name, own_N in zip(names, each, strict=True)]
     )
-    return Judgement(reach, reference_V, tail, pooled, dict(zip(names, own, strict=True)), usual)
+    return Judgement(reach, reference_V, tail, pooled, dict(zip(names, own, strict=True)), usual, len(surprise_N))

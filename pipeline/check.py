@@ -208,13 +208,13 @@ def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterato
 
 
 def _model_row(name: str, stream: StreamSettings, outside: Outside) -> Row:
-    from pipeline.lanes import load_champion
+    from pipeline.lanes import load_champion, support_of
 
     try:
         detector, version = load_champion(name, stream, outside.registry())
     except OffkeyError as error:
         return _wrong(f"{name}: model", error)
-    return Row("ok", f"{name}: model", f"{version}, {detector.name}")
+    return Row("ok", f"{name}: model", f"{version}, {detector.name}; {support_of(stream, detector)}")
 
 
 def _wrong(what: str, error: OffkeyError) -> Row:

@@ -173,6 +173,7 @@ def train(
                 f"{len(trained.features)} features, in {trained.seconds:.0f} s; "
                 f"{trained.rejected:,} rejected, {trained.late:,} late; version {trained.version}"
             )
+            print(f"{name}: {trained.support}")
 
 
 @app.command()

@@ -24,6 +24,7 @@ from models.spec import shortened
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of, label_warning
+from pipeline.lanes import Support, support_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Promotion, Registry
 from pipeline.stages.decode import Decoder, FloatArray, IntArray
 
@@ -61,6 +62,8 @@ class Trained:
     features: Sequence[str]
     architecture: str
     seconds: float
+    support: Support
+    """What its scores and the threshold rest on."""
 
 
 def train_stream(
@@ -126,6 +129,7 @@ def train_stream(
         names,
         detector.name,
         seconds,
+        support_of(settings, detector),
     )
 
 

@@ -81,6 +81,7 @@ def test_check_without_a_broker_says_what_can_be_said(
         ("machines: model", "ok"),
     ]
     assert "is the broker running" in json.loads(printed)[2]["remedy"]
+    assert "training points; scores above" in json.loads(printed)[3]["found"]
 
 
 @pytest.mark.parametrize("command", ["check", "train", "worker"])

@@ -3,22 +3,24 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from models.files import from_files, to_files
 from models.plan import plan_of
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryRegistry
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
-from pipeline.lanes import load_champion
+from pipeline.lanes import load_champion, support_of
 from pipeline.protocols import PartitionRecords
 from pipeline.train import Trained, publish, read_columns, train_stream, wrong_option
 from tests.records import NOW_MS, Record, arrived, record
-from tests.streams import SERIES, series_detector, series_payloads
+from tests.streams import FEATURES, SERIES, features_detector, series_detector, series_payloads
 
 CPU = torch.device("cpu")
 
@@ -115,6 +117,29 @@ def test_a_shorter_window_is_advised_where_one_can_be_set(changes: dict[str, Any
         trained(stream(**changes), rows)
 
 
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ("1 per 1000 points", "the threshold for the budget is 30.0 (one in 1,000 points)"),
+        ("1 per 100000 points", "the threshold for the budget is 50.0 (one in 100,000 points)"),
+    ],
+)
+def test_it_is_said_how_far_the_tail_extrapolates(budget: str, said: str) -> None:
+    """Of 2,000 points 100, one in 20, lie where the tail is a line: above a score of 13."""
+    settings = FEATURES.model_copy(update={"alerts": FEATURES.alerts.model_copy(update={"budget": budget})})
+    detector = features_detector()
+    assert str(support_of(settings, detector)) == (
+        f"2,000 training points; scores above 13.0 (one in 20 points) are extrapolated; {said}"
+    )
+    assert support_of(settings, from_files(to_files(detector))) == support_of(settings, detector)
+
+
+def test_a_model_of_an_older_format_does_not_say_how_many_points_it_has_seen() -> None:
+    folder = Path(__file__).parent.parent / "fixtures" / "v2" / "model"
+    detector = from_files({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert str(support_of(SERIES, detector)).startswith("scores above ")
+
+
 def test_features_that_no_record_has_are_named() -> None:
     rows = ({"ts": NOW_MS + n, "cpu": n % 7, "mem": None} for n in range(60))
     with pytest.raises(SnapshotError, match="no record has a value of: mem, disk; take that out of `features`"):
@@ -172,6 +197,11 @@ def test_a_version_is_stored_promoted_and_served() -> None:
     assert version == first.version
     manifest = json.loads(registry.load("machines", version).files["manifest.json"])
     assert manifest["training"]["rows"] == 800
+    # Of 800 rows the 7 before the first window is full do not count, of each of four series.
+    (causal,) = (each for each in manifest["calibration"]["delays"] if each["delay"] == 0)
+    assert causal["points"] == first.support.points == 800 - 4 * 7
+    assert causal["extrapolated_above"] == first.support.extrapolated_above
+    assert support_of(settings, detector) == first.support
     assert np.isfinite(detector.calibration.interval_ms)
 
 
