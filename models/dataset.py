@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from models.spec import shortened
+
 FloatArray = npt.NDArray[np.float64]
 Columns = Mapping[str, tuple[npt.NDArray[np.int64], FloatArray]]
 """Series name -> (event times in ms, strictly later each; values x_TF)."""
@@ -77,21 +79,55 @@ def split_by_time(length: int, held_out: float) -> tuple[slice, slice]:
     return slice(0, cut), slice(cut, length)
 
 
-def checked(columns: Columns, window: int) -> dict[str, tuple[npt.NDArray[np.int64], FloatArray]]:
+class TooFewRows(ValueError):
+    """No series is long enough to train on; where more rows come from, the caller knows."""
+
+
+def checked(
+    columns: Columns, window: int, features: Sequence[str], needed: int
+) -> dict[str, tuple[npt.NDArray[np.int64], FloatArray]]:
     """Return the series that can be trained on: finite rows, and at least twice the shortest `window` of them.
 
+    `needed` is how many rows of one series are asked for where there is none.
+
     Raises:
-        ValueError: there is none.
+        TooFewRows: there is none.
+        ValueError: a feature has no finite value in any row, or a series' times do not go on.
     """
     usable = {}
     for name, (time_ms_T, x_TF) in columns.items():
+        _check_order(name, time_ms_T)
         finite_T = usable_rows(x_TF)
         if finite_T.sum() >= 2 * window:
             usable[name] = (time_ms_T[finite_T], x_TF[finite_T])
     if not usable:
-        longest = max((len(x_TF) for _, x_TF in columns.values()), default=0)
-        raise ValueError(
-            f"the longest of {len(columns)} series has {longest} rows; training needs {2 * window} finite ones of "
-            f"at least one series: let more arrive or set a shorter `window`"
+        check_features([x_TF for _, x_TF in columns.values()], features)
+        longest = max((int(usable_rows(x_TF).sum()) for _, x_TF in columns.values()), default=0)
+        raise TooFewRows(
+            f"the longest of {len(columns):,} series has {longest:,} finite rows; training needs {needed:,} of one "
+            "series"
         )
     return usable
+
+
+def check_features(parts: Sequence[FloatArray], features: Sequence[str]) -> None:
+    """Refuse features that no row has a usable value of, by their names.
+
+    Raises:
+        ValueError: there are some.
+    """
+    seen_F = np.zeros(len(features), np.bool_)
+    for x_NF in parts:
+        seen_F |= (np.abs(x_NF) <= LARGEST_VALUE).any(axis=0)
+    if any(len(x_NF) for x_NF in parts) and not seen_F.all():
+        never = [name for name, seen in zip(features, seen_F.tolist(), strict=True) if not seen]
+        raise ValueError(f"no row has a finite value of: {shortened(never)}; leave out such features")
+
+
+def _check_order(name: str, time_ms_T: npt.NDArray[np.int64]) -> None:
+    still = np.flatnonzero(np.diff(time_ms_T) <= 0)
+    if len(still):
+        raise ValueError(
+            f"the times of series {name!r} repeat or go back {len(still):,} times, first in row {still[0] + 1:,}; "
+            "sort the rows by time and keep one of equal ones"
+        )

@@ -22,7 +22,16 @@ from models.calibration import (
     quantiles,
     rescored,
 )
-from models.dataset import Columns, checked, padded, split_by_time, usable_rows, windows_of
+from models.dataset import (
+    Columns,
+    TooFewRows,
+    check_features,
+    checked,
+    padded,
+    split_by_time,
+    usable_rows,
+    windows_of,
+)
 from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
 from models.mapping import DELAYS, Delay, Reach, reach_of
 from models.plan import LEAST_WINDOWS, Plan, whole_windows
@@ -63,9 +72,9 @@ def fit_detector(
         unfinished: where the training is kept while it lasts; it goes on from there if it is the same one.
 
     Raises:
-        ValueError: too few rows.
+        ValueError: too few rows (`TooFewRows`), a feature without a finite value, or times that do not go on.
     """
-    usable = _usable(kind, plan, columns)
+    usable = _usable(kind, plan, columns, features)
     plan = plan.fitted_to([len(x_TF) for _, x_TF in usable.values()])
     spec = ModelSpec(kind, tuple(features), plan.window)
     if unfinished:
@@ -131,15 +140,16 @@ def _trained_view(
     return view, train(view, windows, *parts, training, progress, unfinished, name)
 
 
-def _usable(kind: Kind, plan: Plan, columns: Columns) -> Columns:
+def _usable(kind: Kind, plan: Plan, columns: Columns, features: Sequence[str]) -> Columns:
     if kind == "series":
-        return checked(columns, plan.least_window)
+        return checked(columns, plan.least_window, features, plan.least_rows)
     if not columns:
-        raise ValueError(f"there are no records; training needs {_LEAST_ROWS}: let some arrive")
+        raise TooFewRows(f"there are no records; training needs {_LEAST_ROWS}")
     (name, (time_ms_N, x_NF)), *_ = columns.items()
     finite_N = usable_rows(x_NF)
     if finite_N.sum() < _LEAST_ROWS:
-        raise ValueError(f"{int(finite_N.sum())} usable records; training needs {_LEAST_ROWS}: let more arrive")
+        check_features([x_NF], features)
+        raise TooFewRows(f"{int(finite_N.sum())} records with finite values; training needs {_LEAST_ROWS}")
     return {name: (time_ms_N[finite_N], x_NF[finite_N])}
 
 
@@ -303,11 +313,12 @@ def _judgement(
     surprise_N = tail.surprise(strange_N).cpu().numpy().astype(np.float64)
     if spec.kind == "features":
         single = (1.0,) * len(CLUSTER_LEVELS)
-        return Judgement(reach, reference_V, tail, single, {}, {"": quantiles(surprise_N, STREAM_PACE)})
+        usual = {"": quantiles(surprise_N, STREAM_PACE)}
+        return Judgement(reach, reference_V, tail, single, {}, usual, len(surprise_N))
     each = np.split(surprise_N, np.cumsum([len(part) for part in points])[:-1])
     usual = {name: quantiles(own_N, SERIES_PACE) for name, own_N in zip(names, each, strict=True)}
     # Clusters are those of scores, not of surprise: each series by its own measure, as a worker has it.
     pooled, own = cluster_sizes(
         [rescored(own_N, usual[name], SERIES_PACE) for name, own_N in zip(names, each, strict=True)]
     )
-    return Judgement(reach, reference_V, tail, pooled, dict(zip(names, own, strict=True)), usual)
+    return Judgement(reach, reference_V, tail, pooled, dict(zip(names, own, strict=True)), usual, len(surprise_N))

@@ -25,6 +25,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.dataset import LARGEST_VALUE
+
 FloatArray = npt.NDArray[np.float64]
 ScalingKind = Literal["range", "standard", "robust"]
 LIMIT = 1e4
@@ -68,6 +70,8 @@ class Scaling:
         Where the training series are alike, theirs serve, widened to hold the rows. Where each has its own
         level, the rows decide; their scale is doubled, for a few rows seldom show all of it.
         """
+        # The range of larger values overflows; training leaves such rows out.
+        x_TF = x_TF.clip(-LARGEST_VALUE, LARGEST_VALUE)
         if self.kind != "range":
             center_F, scale_F = estimated(x_TF, self.kind)
             return np.where(self._alike_F, self.center_F, center_F), np.where(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
+from models.spec import shortened
 from pipeline.config import Settings, StreamSettings
 from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.protocols import PartitionRecords, Registry
@@ -165,7 +166,7 @@ def _size_rows(settings: Settings, name: str, stream: StreamSettings, cluster: C
 
 
 def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterator[Row]:
-    from pipeline.fields import decoder_of, features_of
+    from pipeline.fields import decoder_of, features_of, label_warning
 
     sample = list(islice(outside.history(stream.topic, _SAMPLE_RECORDS), 64))
     read = sum(len(records.records) for records in sample)
@@ -182,8 +183,7 @@ def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterato
         for series in batch.series:
             partitions.setdefault(series, set()).add(records.partition.partition)
     rejected = reasons.total()
-    found = f"{read - rejected:,} of the newest {read:,} decode; features: {', '.join(features[:8])}"
-    found += f" and {len(features) - 8} more" if len(features) > 8 else ""
+    found = f"{read - rejected:,} of the newest {read:,} decode; features: {shortened(features)}"
     if rejected:
         worst = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
         verdict: Literal["warning", "wrong"] = "wrong" if rejected == read else "warning"
@@ -195,6 +195,8 @@ def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterato
         )
     else:
         yield Row("ok", f"{name}: records", found)
+    if odd := label_warning(features, stream):
+        yield Row("warning", f"{name}: features", *odd)
     moved = [series for series, seen in partitions.items() if series and len(seen) > 1]
     if moved:
         yield Row(
@@ -206,13 +208,13 @@ def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterato
 
 
 def _model_row(name: str, stream: StreamSettings, outside: Outside) -> Row:
-    from pipeline.lanes import load_champion
+    from pipeline.lanes import load_champion, support_of
 
     try:
         detector, version = load_champion(name, stream, outside.registry())
     except OffkeyError as error:
         return _wrong(f"{name}: model", error)
-    return Row("ok", f"{name}: model", f"{version}, {detector.name}")
+    return Row("ok", f"{name}: model", f"{version}, {detector.name}; {support_of(stream, detector)}")
 
 
 def _wrong(what: str, error: OffkeyError) -> Row:

@@ -178,8 +178,9 @@ def train(
             print(
                 f"{name}: {trained.architecture} on {trained.records:,} records of {trained.series:,} {kind}, "
                 f"{len(trained.features)} features, in {trained.seconds:.0f} s; "
-                f"{trained.rejected:,} rejected; version {trained.version}"
+                f"{trained.rejected:,} rejected, {trained.late:,} late; version {trained.version}"
             )
+            print(f"{name}: {trained.support}")
 
 
 @app.command()
@@ -258,7 +259,7 @@ def evaluate(
         raise typer.Exit(130) from stopped
     if as_json:
         print(json.dumps(by_group(outcome.results)))
-    else:
+    elif outcome.results:
         Console().print(report(outcome.results))
         print(f"\n{note(way)}\nwrote {out / job.METRICS}")
     for failure in outcome.failures:

@@ -145,6 +145,8 @@ class ModelSettings(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if "window" in self.options:
+            raise mistake_at(("window",), "it stands beside `model`, or in one of its `views`; move it there")
         for key, value in self.options.items():
             if isinstance(value, int) and abs(value) > LARGEST:
                 raise mistake_at((key,), f"{value!r:.60} is too large to reckon with; write a smaller number")

@@ -10,7 +10,7 @@ from models.architectures import vanilla
 from models.dataset import windows_of
 from models.plan import plan_of
 from models.scaling import Scaling, estimated, fit_features, fit_series
-from models.spec import ModelSpec
+from models.spec import Kind, ModelSpec
 from models.training import trimmed_mean
 from tests.streams import fit
 
@@ -23,13 +23,33 @@ def times(count: int) -> npt.NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("rows", [0, 5, 31])
-def test_too_few_rows_are_refused_with_the_remedy(rows: int) -> None:
+def test_too_few_rows_are_refused(rows: int) -> None:
     spec = ModelSpec("series", ("a",), 16)
-    with pytest.raises(ValueError, match=r"training needs 32 finite ones.*shorter `window`"):
+    with pytest.raises(ValueError, match=rf"the longest of 1 series has {rows} finite rows; training needs 32 of"):
         fit(spec, "vanilla", QUICK, {"s": (times(rows), np.random.rand(rows, 1))})
     columns = {"": (times(rows), np.random.rand(rows, 2))}
     with pytest.raises(ValueError, match="training needs 50"):
         fit(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, columns)
+
+
+@pytest.mark.parametrize("kind", ["series", "features"])
+def test_features_without_a_finite_value_are_named(kind: Kind) -> None:
+    names = ("a", *(f"n{number}" for number in range(20)))
+    x_NF = np.full((100, 21), np.nan)
+    x_NF[:, 0] = np.arange(100)
+    spec = ModelSpec(kind, names, 16 if kind == "series" else 1)
+    with pytest.raises(ValueError, match=r"no row has a finite value of: n0, n1, .*, n7 and 12 more; leave out"):
+        fit(spec, "vanilla", QUICK, {"s": (times(100), x_NF)})
+
+
+@pytest.mark.parametrize(("where", "value"), [(50, 49), (50, 48), (99, 0)])
+def test_times_that_do_not_go_on_are_refused(where: int, value: int) -> None:
+    time_ms_T = times(100)
+    time_ms_T[where] = 60_000 * value
+    with pytest.raises(
+        ValueError, match=rf"the times of series 's' repeat or go back 1 times, first in row {where};"
+    ):
+        fit(ModelSpec("series", ("a",), 16), "vanilla", QUICK, {"s": (time_ms_T, np.random.rand(100, 1))})
 
 
 def test_no_records_at_all_are_refused() -> None:
@@ -183,6 +203,34 @@ def test_a_new_series_is_scaled_like_the_others_where_they_are_alike() -> None:
     center_F, scale_F = apart.for_new(np.array([[4.0], [5.0]]))
     assert (center_F[0], scale_F[0]) == (3.5, 2.0)
     assert alike.for_series("unknown") is None
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_series_of_the_largest_numbers_has_finite_scores(alike: bool) -> None:
+    random = np.random.default_rng(0)
+    levels = {"a": 0.0, "b": 0.0 if alike else 1e6, "c": 0.0 if alike else -1e6}
+    columns = {name: (times(200), level + random.random((200, 1))) for name, level in levels.items()}
+    detector = fit(ModelSpec("series", ("v",), 8), "vanilla", QUICK, columns)
+    largest = np.finfo(np.float64).max
+    for first in (1.0, largest, -largest):
+        x_NF = np.where(random.random((60, 1)) < 0.5, largest, -largest)
+        x_NF[0] = first
+        for score_N in detector.score_series("new", x_NF).values():
+            assert np.isfinite(score_N).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    x_NF = np.random.default_rng(0).random((100, 2))
+    series = fit(ModelSpec("series", ("a", "b"), 8), "vanilla", QUICK, {"s": (times(100), x_NF)})
+    features = fit(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, {"": (times(100), x_NF)})
+    bad_NF = x_NF.copy()
+    bad_NF[[40, 70], 1] = value
+    said = rf"row 40 holds {value} as 'b', the first of 2 such values; scores need finite ones"
+    with pytest.raises(ValueError, match=said):
+        series.score_series("s", bad_NF)
+    with pytest.raises(ValueError, match=said):
+        features.score_rows(bad_NF)
 
 
 def test_scaling_is_exact_for_large_counters() -> None:

@@ -179,6 +179,10 @@ MISTAKES = [
     (GOOD + "    alerts: {delay: 4097}\n", ":4: streams.machines.alerts.delay is 4097; it takes 4096 or less"),
     (GOOD + "    alerts: {delay: 1.5}\n", ":4: streams.machines.alerts.delay is 1.5; it takes a whole number"),
     (GOOD + "    alerts: {delay: yes}\n", ":4: streams.machines.alerts.delay: True is no number; write one"),
+    (
+        GOOD + "    model:\n      window: 8\n",
+        ":5: streams.machines.model.window: it stands beside `model`, or in one of its `views`; move it there",
+    ),
     (GOOD + "    model: {views: []}\n", ":4: streams.machines.model.views is empty; write at least one below it"),
     (GOOD + "    model: {views: 3}\n", ":4: streams.machines.model.views is 3; it takes a list"),
     (
