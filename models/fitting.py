@@ -39,7 +39,7 @@ from models.reader import Reader
 from models.resume import Unfinished, hash_of
 from models.scaling import Scaling, fit_features, fit_series, tamed
 from models.spec import Kind, ModelSpec
-from models.training import Trained, store_and_trim, train
+from models.training import Trained, solve, store_and_trim, train
 from models.views import DIFFERENCE_WEIGHT, View, ViewConfig
 
 _HELD_OUT = 0.15
@@ -276,10 +276,8 @@ def _fresh_errors(views: Sequence[View], scaled: Scaled) -> list[list[Tensor]] |
     for known, unknown in (halves, halves[::-1]):
         others = [copy.deepcopy(view) for view in views]
         for other in others:
-            windows = windows_of(known, other.config.window)
-            whole_N = np.concatenate(_split([len(z) for z in known], other.config.window))
-            x_NTF = torch.from_numpy(windows.take(whole_N)).to(other.step_F.device)
-            other.network.solve(other.inputs(x_NTF))
+            learned_N = np.concatenate(_split([len(z_TF) for z_TF in known], other.config.window))
+            solve(other, windows_of(known, other.config.window), learned_N, np.random.default_rng(0))
         reader = Reader(others, window)
         for parts, z_TF in zip(found, unknown, strict=True):
             if len(z_TF) >= window:

@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
+import numpy as np
+
 from models import architectures
 from models.dataset import TooFewRows
 from models.scaling import ScalingKind
@@ -88,7 +90,7 @@ class Plan:
 
 def whole_windows(lengths: Sequence[int], window: int) -> int:
     """Return how many windows lie whole within series of these lengths."""
-    return sum(max(length - window + 1, 0) for length in lengths)
+    return int(np.maximum(np.asarray(lengths) - window + 1, 0).sum())
 
 
 def _shortened(view: ViewConfig, window: int) -> ViewConfig:

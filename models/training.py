@@ -193,11 +193,21 @@ def _solved(
     stopping_N: np.ndarray[Any, np.dtype[np.int64]],
     random: np.random.Generator,
 ) -> Trained:
-    most = min(_SOLVED_WINDOWS, max(2, _SOLVED_VALUES // (len(view.usual_C) * view.config.window)))
-    chosen_N = np.sort(windows.drawn(np.concatenate([learning_N, stopping_N]), most, random))
-    view.network.solve(view.inputs(torch.from_numpy(windows.take(chosen_N)).to(view.step_F.device)))
+    solve(view, windows, np.concatenate([learning_N, stopping_N]), random)
+    return Trained(0, held_out_loss(view, windows, random.permutation(stopping_N)[: _most_solved(view)]))
+
+
+def solve(
+    view: View, windows: Windows, chosen_N: np.ndarray[Any, np.dtype[np.int64]], random: np.random.Generator
+) -> None:
+    """Give the view's network its closed form for these windows, or for as many of them as memory allows."""
+    drawn_N = np.sort(windows.drawn(chosen_N, _most_solved(view), random))
+    view.network.solve(view.inputs(torch.from_numpy(windows.take(drawn_N)).to(view.step_F.device)))
     view.eval()
-    return Trained(0, held_out_loss(view, windows, random.permutation(stopping_N)[:most]))
+
+
+def _most_solved(view: View) -> int:
+    return min(_SOLVED_WINDOWS, max(2, _SOLVED_VALUES // (len(view.usual_C) * view.config.window)))
 
 
 @torch.no_grad()

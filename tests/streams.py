@@ -110,7 +110,11 @@ Payload = tuple[bytes | None, bytes | None]
 def series_payloads(points: int = 200, seed: int = 2) -> list[Payload]:
     """Records of the series a, b, c and of one that training did not see, interleaved, with spikes."""
     names = ["a", "b", "c", "new"]
-    values = series_rows(names, points, seed, {"a": [60, 140], "b": [100], "new": [150]})
+    return payloads_of(names, series_rows(names, points, seed, {"a": [60, 140], "b": [100], "new": [150]}))
+
+
+def payloads_of(names: Sequence[str], values: npt.NDArray[np.float64]) -> list[Payload]:
+    """Records of these rows [series, points, 2], interleaved, a step after the history of training each."""
     return [
         (
             name.encode(),
@@ -122,7 +126,7 @@ def series_payloads(points: int = 200, seed: int = 2) -> list[Payload]:
                 }
             ).encode(),
         )
-        for point in range(points)
+        for point in range(values.shape[1])
         for i, name in enumerate(names)
     ]
 

@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY, generate_latest
 
 from pipeline import metrics
 from pipeline.errors import ConfigError
+from pipeline.stages.windows import SLACK
 from tests.streams import Bench, drain, feature_payloads, series_payloads
 
 
@@ -33,6 +34,19 @@ def test_they_count_what_happened() -> None:
     assert value("offkey_partitions_assigned", stream="machines") == 1
     for stage in ("poll", "decode", "series", "scoring", "incidents", "publish", "commit"):
         assert value("offkey_stage_duration_seconds_count", stage=stage) > 0
+
+
+def test_a_stage_of_several_rounds_is_timed_once_a_poll() -> None:
+    """A series with more points in a poll than its buffer has room for is scored in rounds."""
+    bench = Bench(partitions=1)
+    bench.fill(series_payloads(4 * SLACK))
+    worker = bench.worker(max_poll_records=16 * SLACK)
+    before = {
+        stage: value("offkey_stage_duration_seconds_count", stage=stage) for stage in ("scoring", "incidents")
+    }
+    worker.step()
+    for stage, count in before.items():
+        assert value("offkey_stage_duration_seconds_count", stage=stage) == count + 1
 
 
 def test_promtool_accepts_them() -> None:
