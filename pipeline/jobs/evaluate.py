@@ -232,8 +232,9 @@ def _in_workers(work: Callable[[T], R], tasks: Sequence[T], workers: int) -> Ite
     if not tasks:
         return
     before = set(multiprocessing.active_children())
-    # Spawned, since a fork of a process that has run torch may hang.
-    context = multiprocessing.get_context("spawn")
+    # Forked from a process that has only imported what workers need: a fork of one that has run torch may hang.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_begin_worker)
     try:
         for future in as_completed([pool.submit(work, task) for task in tasks]):

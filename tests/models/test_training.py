@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from models import architectures
-from models.architectures import linear, vanilla
+from models.architectures import vanilla
 from models.dataset import windows_of
 from models.plan import plan_of
 from models.scaling import Scaling, estimated, fit_features, fit_series
 from models.spec import Kind, ModelSpec
-from models.training import trimmed_mean
+from models.training import solve, trimmed_mean
+from models.views import View, ViewConfig
 from tests.streams import fit
 
 CPU = torch.device("cpu")
@@ -270,20 +271,13 @@ def test_a_sample_of_all_is_all() -> None:
     assert set(windows.drawn(chosen_N, 2, np.random.default_rng(0)).tolist()) > {31}
 
 
-def test_a_closed_form_takes_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rows", "features"), [(20_000, 2), (600, 1200)])
+def test_a_closed_form_takes_a_bounded_sample(rows: int, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of features or millions of rows are no reason to hold all windows at once."""
-    taken: list[tuple[int, ...]] = []
-    solved = linear.Autoencoder.solve
-
-    def told(network: linear.Autoencoder, x_NTC: torch.Tensor) -> None:
-        taken.append(tuple(x_NTC.shape))
-        solved(network, x_NTC)
-
-    monkeypatch.setattr(linear.Autoencoder, "solve", told)
-    for rows, features in ((20_000, 2), (600, 1200)):
-        x_NF = np.random.default_rng(0).random((rows, features))
-        spec = ModelSpec("series", tuple(f"f{number}" for number in range(features)), 50)
-        fit(spec, "linear", {"latent": 2}, {"s": (times(rows), x_NF)})
-    assert max(windows for windows, _, _ in taken) == 8000
-    assert max(windows * steps * channels for windows, steps, channels in taken) <= 2**25
-    assert taken[-1][0] < 551
+    view = View(features, ViewConfig("linear", {"latent": 2}, 50, "values"))
+    taken: list[torch.Tensor] = []
+    monkeypatch.setattr(view.network, "solve", taken.append)
+    windows = windows_of([np.random.default_rng(0).random((rows, features), np.float32)], 50)
+    solve(view, windows, np.arange(rows), np.random.default_rng(0))
+    ((drawn, _, _),) = [x_NTC.shape for x_NTC in taken]
+    assert drawn == min(8000, 2**25 // (50 * features))
