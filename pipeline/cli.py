@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.config import Settings
     from pipeline.connectors.connection import Connection
     from pipeline.connectors.storage import ObjectStorage
+    from pipeline.protocols import Delivery
     from pipeline.worker import Worker
 
 app = typer.Typer(
@@ -305,9 +306,10 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
 
     from pipeline import metrics
     from pipeline.connectors.checkpoints import StoredCheckpoints
-    from pipeline.connectors.connection import GroupOptions
-    from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
+    from pipeline.connectors.connection import GroupOptions, transactional_id
+    from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, KafkaTransactions
     from pipeline.connectors.registry import StoredRegistry
+    from pipeline.delivery import AtLeastOnce
     from pipeline.lanes import build_lane, choose_device, load_champion
     from pipeline.worker import Worker, WorkerOptions
 
@@ -342,11 +344,15 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
         retry_deadline_s=settings.worker.retry_deadline,
         max_rejects_in_a_row=settings.worker.max_rejects_in_a_row,
     )
-    publisher = KafkaPublisher(connection, kafka.delivery_timeout)
-    with contextlib.closing(publisher):
-        source = KafkaSource(connection, group, [lane.topic for lane in lanes])
-        with contextlib.closing(source):
-            yield Worker(lanes, source, publisher, StoredCheckpoints(storage), options)
+    with contextlib.closing(KafkaSource(connection, group, [lane.topic for lane in lanes])) as source:
+        delivery: Delivery
+        if kafka.delivery == "exactly_once":
+            name = transactional_id(kafka.group_id, kafka.instance_id)
+            delivery = KafkaTransactions(connection, source, name, kafka.delivery_timeout)
+        else:
+            delivery = AtLeastOnce(KafkaPublisher(connection, kafka.delivery_timeout), source)
+        with contextlib.closing(delivery):
+            yield Worker(lanes, source, delivery, StoredCheckpoints(storage), options)
 
 
 @contextlib.contextmanager
