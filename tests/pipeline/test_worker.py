@@ -12,6 +12,7 @@ from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryPublisher, MemorySource
 from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
 from pipeline.protocols import Assignment, Checkpoint, TopicPartition
+from tests.sabotage import Saboteur
 from tests.streams import BEGIN_MS, SERIES, Bench, drain, feature_payloads, lanes, series_payloads
 
 
@@ -49,31 +50,14 @@ class Killed(BaseException):
     """Ends a worker between two steps, as SIGKILL would: nothing catches it."""
 
 
-class Saboteur:
-    """Wraps what a worker talks to and kills it before or after its n-th call."""
+class Countdown:
+    """Ends a worker at its n-th step."""
 
     def __init__(self, kill_at: int) -> None:
         self.left = kill_at
         self.last = ""
 
-    def wrap(self, part: Any) -> Any:
-        saboteur = self
-
-        class Wrapped:
-            def __getattr__(self, name: str) -> Any:
-                method = getattr(part, name)
-
-                def call(*args: Any) -> Any:
-                    saboteur.tick(f"before {name}")
-                    result = method(*args)
-                    saboteur.tick(f"after {name}")
-                    return result
-
-                return call
-
-        return Wrapped()
-
-    def tick(self, step: str) -> None:
+    def __call__(self, step: str) -> None:
         self.left -= 1
         self.last = step
         if self.left == 0:
@@ -87,8 +71,8 @@ def killed_at_every_call(exactly_once: bool) -> Iterator[tuple[str, Bench]]:
         bench = Bench(exactly_once=exactly_once)
         bench.options = bench.options.__class__("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=0)
         bench.fill([*series_payloads(), (b"b", b"nonsense")], feature_payloads())
-        saboteur = Saboteur(kill_at)
-        first = bench.worker(saboteur.wrap, max_poll_records=300)
+        countdown = Countdown(kill_at)
+        first = bench.worker(Saboteur(countdown).wrap, max_poll_records=300)
         try:
             drain(first)
         except Killed:
@@ -97,7 +81,7 @@ def killed_at_every_call(exactly_once: bool) -> Iterator[tuple[str, Bench]]:
             return
         bench.broker.members.clear()
         drain(bench.worker(max_poll_records=170))
-        yield saboteur.last, bench
+        yield countdown.last, bench
         kill_at += 1
 
 
