@@ -63,9 +63,9 @@ class KafkaPublisher:
             _end(self._producer, 0)
             self._producer = None
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         if self._producer is not None:
-            _end(self._producer, 5)
+            _end(self._producer, timeout_s)
 
     def _new_producer(self) -> KafkaProducer:
         with translated(f"Kafka at {self._connection.bootstrap_servers}"):

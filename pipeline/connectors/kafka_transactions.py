@@ -94,10 +94,10 @@ class KafkaTransactions:
             self._ask(lambda manager: manager.begin_commit(), deadline_s)
         self._open = False
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         if self._open:
-            self._give_up()
-        self._publisher.close()
+            self._give_up(min(timeout_s, _ABORT_S))
+        self._publisher.close(timeout_s)
 
     def _ask(self, request: Callable[[Any], Any], deadline_s: float) -> None:
         """Do what the client's method of like name does, but wait no longer than until the deadline."""
@@ -124,11 +124,11 @@ class KafkaTransactions:
             self._give_up()
             raise
 
-    def _give_up(self) -> None:
+    def _give_up(self, timeout_s: float = _ABORT_S) -> None:
         """Let the broker forget the open transaction, if it can be told, and begin anew with another producer."""
         if self._open:
             try:
-                self._ask(lambda manager: manager.begin_abort(), time.monotonic() + _ABORT_S)
+                self._ask(lambda manager: manager.begin_abort(), time.monotonic() + timeout_s)
             except OffkeyError as error:
                 logger.warning("left to the broker, or to the next start, to abort: %s", error)
         self._settled = self._open = False
