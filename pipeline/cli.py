@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pipeline.config import Settings
     from pipeline.connectors.connection import Connection
     from pipeline.connectors.storage import ObjectStorage
-    from pipeline.protocols import Delivery
     from pipeline.worker import Worker
 
 app = typer.Typer(
@@ -98,7 +97,7 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
 
     from pipeline.check import Outside, check_all
     from pipeline.config import load_settings
-    from pipeline.connectors.kafka import KafkaCluster, history
+    from pipeline.connectors.kafka import KafkaCluster, history, refuses_zombies
     from pipeline.connectors.registry import StoredRegistry
 
     settings = load_settings(config)
@@ -108,6 +107,7 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
         registry=lambda: StoredRegistry(_storage(settings)),
         cluster=lambda: KafkaCluster(connection),
         history=lambda topic, most: history(connection, topic, most),
+        refuses_zombies=lambda: refuses_zombies(connection, settings.kafka.group_id),
     )
     rows = check_all(settings, outside)
     if as_json:
@@ -306,10 +306,9 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
 
     from pipeline import metrics
     from pipeline.connectors.checkpoints import StoredCheckpoints
-    from pipeline.connectors.connection import GroupOptions, transactional_id
-    from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, KafkaTransactions
+    from pipeline.connectors.connection import GroupOptions
+    from pipeline.connectors.kafka import KafkaCluster, KafkaSource, open_delivery
     from pipeline.connectors.registry import StoredRegistry
-    from pipeline.delivery import AtLeastOnce
     from pipeline.lanes import build_lane, choose_device, load_champion
     from pipeline.worker import Worker, WorkerOptions
 
@@ -345,12 +344,7 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
         max_rejects_in_a_row=settings.worker.max_rejects_in_a_row,
     )
     with contextlib.closing(KafkaSource(connection, group, [lane.topic for lane in lanes])) as source:
-        delivery: Delivery
-        if kafka.delivery == "exactly_once":
-            name = transactional_id(kafka.group_id, kafka.instance_id)
-            delivery = KafkaTransactions(connection, source, name, kafka.delivery_timeout)
-        else:
-            delivery = AtLeastOnce(KafkaPublisher(connection, kafka.delivery_timeout), source)
+        delivery = open_delivery(kafka.delivery, connection, group, source, kafka.delivery_timeout)
         with contextlib.closing(delivery):
             yield Worker(lanes, source, delivery, StoredCheckpoints(storage), options)
 

@@ -23,7 +23,7 @@ from pipeline.connectors.kafka_client import (
     translated,
 )
 from pipeline.connectors.kafka_topics import KafkaCluster
-from pipeline.errors import AssignmentLost
+from pipeline.errors import AssignmentLost, ConfigError
 from pipeline.protocols import Assignment, OffsetRange, PartitionRecords, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             raise
 
     def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
+        self._require_unfenced()
         try:
             with translated(f"reading {self._read}"):
                 polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
@@ -158,6 +159,17 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
     def close(self) -> None:
         self._consumer.close(autocommit=False, timeout_ms=5000)
         self._cluster.close()
+
+    def _require_unfenced(self) -> None:
+        """See that no other process has our instance id: the client stops its heartbeats then, and reads on.
+
+        It tells nobody before a commit; until then both would publish.
+        """
+        group = self._consumer._coordinator
+        with group._lock:
+            fenced = group.stable() and not group.rejoining and not group._heartbeat_enabled
+        if fenced:
+            raise ConfigError("another process has the same kafka.instance_id; give each its own")
 
     def _require_assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """The broker would take a commit from any member, and set another member's progress back."""

@@ -24,12 +24,12 @@ offsets may become visible a moment later, does not set it back.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 
 from pipeline.connectors.connection import Connection
-from pipeline.connectors.kafka_client import NO_MEMBER, client_errors, translated
+from pipeline.connectors.kafka_client import NO_MEMBER, ConsumerGroupMetadata, client_errors, translated
 from pipeline.connectors.kafka_publisher import KafkaPublisher
 from pipeline.connectors.kafka_source import KafkaSource, as_client
 from pipeline.errors import AssignmentLost, ConfigError, OffkeyError, TransientError
@@ -57,97 +57,141 @@ class KafkaTransactions:
         Raises:
             TransientError: the broker does not answer.
         """
-        self._source, self._id = source, transactional_id
-        self._publisher = KafkaPublisher(
+        self._source = source
+        self._transaction = _Transaction(connection, transactional_id, delivery_timeout_s)
+
+    def settle(self) -> None:
+        self._transaction.settle()
+
+    def send(self, message: Message) -> None:
+        with self._transaction.given_up_on_error():
+            self._transaction.begin()
+            self._transaction.publisher.send(message)
+
+    def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
+        transaction = self._transaction
+        if not transaction.is_open:
+            if offsets:
+                self._source.commit(offsets)
+            return
+        deadline_s = time.monotonic() + min(timeout_s, TRANSACTION_TIMEOUT_S)
+        with transaction.given_up_on_error():
+            transaction.publisher.confirm(deadline_s - time.monotonic())
+            if offsets:
+                transaction.send_offsets(offsets, self._source.membership(offsets), deadline_s)
+            transaction.commit(deadline_s)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        self._transaction.close(timeout_s)
+
+
+class _Transaction:
+    """The one transaction that is open, or may be opened next, of the producers under one transactional id."""
+
+    def __init__(self, connection: Connection, transactional_id: str, delivery_timeout_s: float = 30.0) -> None:
+        self._name = f"transaction {transactional_id}"
+        self._settled = False
+        self.is_open = False
+        self.publisher = KafkaPublisher(
             connection,
             delivery_timeout_s,
             transactional_id=transactional_id,
             transaction_timeout_ms=int(TRANSACTION_TIMEOUT_S * 1000),
         )
-        self._settled = self._open = False
 
     def settle(self) -> None:
         if not self._settled:
-            with self._given_up_on_error(), self._translated():
-                self._publisher.producer().init_transactions()
+            with self.given_up_on_error(), self._translated():
+                self.publisher.producer().init_transactions()
             self._settled = True
 
-    def send(self, message: Message) -> None:
-        with self._given_up_on_error():
-            if not self._open:
-                with self._translated():
-                    self._publisher.producer().begin_transaction()
-                self._open = True
-            self._publisher.send(message)
+    def begin(self) -> None:
+        if not self.is_open:
+            with self._translated():
+                self.publisher.producer().begin_transaction()
+            self.is_open = True
 
-    def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
-        if not self._open:
-            if offsets:
-                self._source.commit(offsets)
-            return
-        deadline_s = time.monotonic() + min(timeout_s, TRANSACTION_TIMEOUT_S)
-        with self._given_up_on_error():
-            self._publisher.confirm(deadline_s - time.monotonic())
-            if offsets:
-                member, asked = self._source.membership(offsets), as_client(offsets)
-                self._ask(lambda manager: manager.send_offsets_to_transaction(asked, member), deadline_s)
-            self._ask(lambda manager: manager.begin_commit(), deadline_s)
-        self._open = False
+    def send_offsets(
+        self, offsets: Mapping[TopicPartition, int], member: ConsumerGroupMetadata, deadline_s: float
+    ) -> None:
+        self._ask("send_offsets_to_transaction", deadline_s, as_client(offsets), member)
+
+    def commit(self, deadline_s: float) -> None:
+        self._ask("begin_commit", deadline_s)
+        self.is_open = False
 
     def close(self, timeout_s: float = 5.0) -> None:
-        if self._open:
+        if self.is_open:
             self._give_up(min(timeout_s, _ABORT_S))
-        self._publisher.close(timeout_s)
+        self.publisher.close(timeout_s)
 
-    def _ask(self, request: Callable[[Any], Any], deadline_s: float) -> None:
+    def _ask(self, request: str, deadline_s: float, *arguments: Any) -> None:
         """Do what the client's method of like name does, but wait no longer than until the deadline."""
-        producer = self._publisher.producer()
+        producer = self.publisher.producer()
         manager = producer._transaction_manager
         with self._translated():
             try:
-                result = request(manager)
+                result = getattr(manager, request)(*arguments)
                 producer._sender.wakeup()
                 answered = result.wait(timeout_ms=max(deadline_s - time.monotonic(), 0) * 1000)
             except client_errors.KafkaError as error:
                 # Asked in a state of error, the client tells of that state and not of its cause.
                 raise (manager.last_error or error) from error
         if not answered:
-            raise TransientError(
-                f"transaction {self._id}: no answer within {TRANSACTION_TIMEOUT_S:g} s; is the broker running?"
-            )
+            raise TransientError(f"{self._name}: no answer in time to {request}; is the broker running?")
 
     @contextmanager
-    def _given_up_on_error(self) -> Iterator[None]:
+    def given_up_on_error(self) -> Iterator[None]:
         try:
             yield
         except OffkeyError:
-            self._give_up()
+            self._give_up(_ABORT_S)
             raise
 
-    def _give_up(self, timeout_s: float = _ABORT_S) -> None:
-        """Let the broker forget the open transaction, if it can be told, and begin anew with another producer."""
-        if self._open:
+    def _give_up(self, timeout_s: float) -> None:
+        """Have the broker forget what is open, if it can be told, and go on with another producer."""
+        if self.is_open:
             try:
-                self._ask(lambda manager: manager.begin_abort(), time.monotonic() + timeout_s)
+                self._ask("begin_abort", time.monotonic() + timeout_s)
             except OffkeyError as error:
-                logger.warning("left to the broker, or to the next start, to abort: %s", error)
-        self._settled = self._open = False
-        self._publisher.discard()
+                # Also where a commit was asked for: what it came to is for the next producer to find out.
+                logger.warning("not aborted here, but by the broker or the next producer: %s", error)
+        self._settled = self.is_open = False
+        self.publisher.discard()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        what = f"transaction {self._id}"
         try:
-            with translated(what):
+            with translated(self._name):
                 try:
                     yield
                 except _FENCED as error:
                     raise AssignmentLost(
-                        f"{what}: the broker has ended it, for it took too long, or for a process of the same name"
+                        f"{self._name}: the broker has ended it: it took too long, or another process has its name"
                     ) from error
                 except client_errors.TransactionalIdAuthorizationFailedError as error:
                     raise ConfigError(
-                        f"{what}: no right to that transactional id; grant write and describe to this user"
+                        f"{self._name}: no right to that transactional id; grant write and describe to this user"
                     ) from error
         except NO_MEMBER as error:
-            raise AssignmentLost(f"{what}: the group has moved on without this member ({error})") from error
+            raise AssignmentLost(f"{self._name}: the group has moved on without this member ({error})") from error
+
+
+def refuses_zombies(connection: Connection, group_id: str) -> bool:
+    """Try whether a producer is refused once another one of its name has begun; nothing is written.
+
+    Raises:
+        ConfigError: no right to the group's transactional ids, or to the group.
+        TransientError: the broker does not answer, or knows no transactions.
+    """
+    # No process has this name: that of an instance has no slash.
+    name = f"{group_id}//check"
+    with closing(_Transaction(connection, name)) as first, closing(_Transaction(connection, name)) as second:
+        first.settle()
+        first.begin()
+        second.settle()
+        try:
+            first.send_offsets({}, ConsumerGroupMetadata(group_id), time.monotonic() + TRANSACTION_TIMEOUT_S)
+        except AssignmentLost:
+            return True
+    return False

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,12 +26,11 @@ import torch
 from models.spec import ModelSpec
 from pipeline.config import StreamSettings
 from pipeline.connectors.checkpoints import StoredCheckpoints
-from pipeline.connectors.connection import Connection, GroupOptions, transactional_id
-from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, KafkaTransactions
+from pipeline.connectors.connection import Connection, GroupOptions
+from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, open_delivery
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.delivery import AtLeastOnce
 from pipeline.lanes import build_lane
-from pipeline.protocols import Delivery, Message
+from pipeline.protocols import Message
 from pipeline.worker import Worker, WorkerOptions, quiet_collector
 from tests.brokers import MISSING, ApacheBroker
 from tests.streams import fit
@@ -101,19 +100,16 @@ def bare_poll(connection: Connection) -> float:
         return RECORDS / (time.perf_counter() - started_s)
 
 
-def worker(connection: Connection, detector: Any, folder: Path, exactly_once: bool = False) -> float:
+def worker(
+    connection: Connection, detector: Any, folder: Path, way: Literal["at_least_once", "exactly_once"]
+) -> float:
     """Return records a second of the whole worker."""
     lane = build_lane("metrics", STREAM, detector, "v1", CPU)
     storage = ObjectStorage((folder / uuid.uuid4().hex).as_uri())
     with ExitStack() as stack:
         group = options()
         source = stack.enter_context(closing(KafkaSource(connection, group, ["metrics"])))
-        delivery: Delivery
-        if exactly_once:
-            delivery = KafkaTransactions(connection, source, transactional_id(group.group_id, None))
-        else:
-            delivery = AtLeastOnce(KafkaPublisher(connection), source)
-        stack.enter_context(closing(delivery))
+        delivery = stack.enter_context(closing(open_delivery(way, connection, group, source)))
         running = Worker([lane], source, delivery, StoredCheckpoints(storage), WorkerOptions("alerts", "dead"))
         started_s, done = 0.0, 0
         while done < RECORDS:
@@ -142,8 +138,8 @@ def main() -> None:
         quiet_collector()
         legs: dict[str, Callable[[], float]] = {
             "bare": lambda: bare_poll(connection),
-            "worker": lambda: worker(connection, detector, folder),
-            "exactly_once": lambda: worker(connection, detector, folder, exactly_once=True),
+            "worker": lambda: worker(connection, detector, folder, "at_least_once"),
+            "exactly_once": lambda: worker(connection, detector, folder, "exactly_once"),
         }
         runs = {name: [] for name in legs}  # type: dict[str, list[float]]
         for _ in range(RUNS):

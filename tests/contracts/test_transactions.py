@@ -13,8 +13,7 @@ from kafka.admin import ACLOperation, MemberToRemove, ResourceType
 from kafka.structs import TopicPartition as ClientPartition
 
 from pipeline.connectors.connection import Connection, GroupOptions
-from pipeline.connectors.kafka import KafkaCluster, KafkaSource, KafkaTransactions, history
-from pipeline.connectors.kafka_source import as_client
+from pipeline.connectors.kafka import KafkaCluster, KafkaSource, KafkaTransactions, history, refuses_zombies
 from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, TransientError
 from pipeline.protocols import Message, TopicPartition
 from tests.brokers import MISSING, ApacheBroker, forbid
@@ -70,7 +69,7 @@ def place(apache_broker: str, unique: Callable[[str], str]) -> Iterator[Place]:
 
 def lose(place: Place, transactions: KafkaTransactions) -> None:
     """Have the client hold back every message from now on, and give up on it: a delivery that takes too long."""
-    accumulator = transactions._publisher.producer()._accumulator
+    accumulator = transactions._transaction.publisher.producer()._accumulator
     accumulator.muted.add(ClientPartition(place.alerts, 0))
     accumulator.config["delivery_timeout_ms"] = 0
 
@@ -79,7 +78,7 @@ def test_a_record_lost_inside_a_transaction_is_not_committed(place: Place) -> No
     source = place.member()
     transactions = place.transactions(source)
     place.send(transactions, b"arrived")
-    transactions._publisher.producer().flush()
+    transactions._transaction.publisher.producer().flush()
     lose(place, transactions)
     place.send(transactions, b"lost")
     with pytest.raises(DeliveryError, match="in/0@7"):
@@ -96,7 +95,7 @@ def test_the_client_alone_would_have_committed_it(place: Place) -> None:
     """Should this fail, the client has learned to tell, and `confirm` in a transaction may go."""
     transactions = place.transactions(place.member())
     place.send(transactions, b"arrived")
-    producer = transactions._publisher.producer()
+    producer = transactions._transaction.publisher.producer()
     producer.flush()
     lose(place, transactions)
     place.send(transactions, b"lost")
@@ -144,13 +143,13 @@ def test_a_transaction_that_the_broker_has_timed_out_is_lost_and_the_next_goes_t
     source = place.member()
     transactions = place.transactions(source)
     place.send(transactions, b"too late")
-    transactions._publisher.producer().flush()
+    transactions._transaction.publisher.producer().flush()
     monkeypatch.setattr("pipeline.connectors.kafka_transactions.TRANSACTION_TIMEOUT_S", 10.0)
     with closing(KafkaAdminClient(bootstrap_servers=place.connection.bootstrap_servers)) as admin:
         name = f"{place.group}/replica-0"
         while admin.describe_transactions([name])[name].state != "CompleteAbort":
             assert not source.poll(0.2)
-    with pytest.raises(AssignmentLost, match="the broker has ended it, for it took too long"):
+    with pytest.raises(AssignmentLost, match="the broker has ended it: it took too long"):
         transactions.finish({place.partition: 5}, 20)
     transactions.settle()
     assert source.committed(place.partition) is None
@@ -164,9 +163,9 @@ def test_without_an_instance_id_the_next_owner_waits_for_the_broker_to_give_up(p
     first = place.member(None)
     dead = place.transactions(first, "gone for ever")
     place.send(dead, b"never finished")
-    dead._publisher.confirm(10)
-    member, asked = first.membership([place.partition]), as_client({place.partition: 7})
-    dead._ask(lambda manager: manager.send_offsets_to_transaction(asked, member), time.monotonic() + 10)
+    dead._transaction.publisher.confirm(10)
+    member = first.membership([place.partition])
+    dead._transaction.send_offsets({place.partition: 7}, member, time.monotonic() + 10)
     first.close()
     second = place.member(None)
     answers: list[int | str | None] = []
@@ -200,7 +199,7 @@ def test_a_broker_that_hangs_in_a_commit_is_not_waited_for_without_end(
         source = place.member()
         transactions = place.transactions(source)
         place.send(transactions, b"in doubt")
-        manager = transactions._publisher.producer()._transaction_manager
+        manager = transactions._transaction.publisher.producer()._transaction_manager
         ask = getattr(manager, step)
 
         def hang(*arguments: object) -> object:
@@ -214,3 +213,18 @@ def test_a_broker_that_hangs_in_a_commit_is_not_waited_for_without_end(
         transactions.settle()
         done = source.committed(place.partition) == 5
         assert place.seen() == ([b"in doubt"] if done else [])
+
+
+def test_the_broker_is_tried_for_whether_it_refuses_zombies(place: Place, apache_broker: str) -> None:
+    source = place.member()
+    source.commit({place.partition: 1})
+    transactions = place.transactions(source)
+    assert refuses_zombies(place.connection, place.group)
+    # A worker that runs is not disturbed.
+    place.send(transactions, b"done")
+    transactions.finish({place.partition: 2}, 20)
+    assert source.committed(place.partition) == 2
+    with closing(KafkaAdminClient(bootstrap_servers=apache_broker)) as admin:
+        forbid(admin, ACLOperation.READ, ResourceType.GROUP, place.group)
+    with pytest.raises(ConfigError, match="no right"):
+        refuses_zombies(place.connection, place.group)
