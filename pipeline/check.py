@@ -60,6 +60,8 @@ class Outside:
     cluster: Callable[[], Cluster]
     history: Callable[[str, int], Iterator[PartitionRecords]]
     """(topic, most records) -> its newest records."""
+    refuses_zombies: Callable[[], bool]
+    """Whether the cluster refuses the transactions of a process that another one has replaced."""
 
 
 def check_all(settings: Settings, outside: Outside) -> list[Row]:
@@ -79,6 +81,7 @@ def check_all(settings: Settings, outside: Outside) -> list[Row]:
         rows.append(Row("ok", "broker", settings.kafka.bootstrap_servers))
         rows.append(_group_row(settings.kafka.group_id, cluster))
         rows += _output_rows(settings, cluster)
+        rows += _transaction_rows(settings, outside)
         for name, stream in settings.streams.items():
             rows += _stream_rows(settings, name, stream, cluster, outside)
     return [*rows, *models]
@@ -126,6 +129,34 @@ def _output_rows(settings: Settings, cluster: Cluster) -> Iterator[Row]:
             yield _wrong(f"topic of {what}", error)
         else:
             yield Row("ok", f"topic of {what}", f"{topic}, partitions: {found.partitions}")
+
+
+def _transaction_rows(settings: Settings, outside: Outside) -> Iterator[Row]:
+    """Say what can be found out of exactly once without writing: not whether readers are spared aborted records."""
+    if settings.kafka.delivery != "exactly_once":
+        return
+    try:
+        refused = outside.refuses_zombies()
+    except OffkeyError as error:
+        yield _wrong("transactions", error)
+        return
+    if refused:
+        yield Row("ok", "transactions", "the cluster takes them, and refuses those of a replaced worker")
+    else:
+        yield Row(
+            "wrong",
+            "transactions",
+            "the cluster takes those of a replaced worker",
+            "set kafka.delivery to at_least_once, or use Apache Kafka 2.5 or later",
+        )
+    if settings.kafka.instance_id is None:
+        yield Row(
+            "warning",
+            "transactions",
+            "kafka.instance_id is not set: after a crash nobody ends the open transaction before its timeout, and "
+            "readers of alerts and the next owner of the partitions wait 10 to 20 s",
+            "give each process a name that it has again after a restart",
+        )
 
 
 def _stream_rows(

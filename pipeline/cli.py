@@ -97,7 +97,7 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
 
     from pipeline.check import Outside, check_all
     from pipeline.config import load_settings
-    from pipeline.connectors.kafka import KafkaCluster, history
+    from pipeline.connectors.kafka import KafkaCluster, history, refuses_zombies
     from pipeline.connectors.registry import StoredRegistry
 
     settings = load_settings(config)
@@ -107,6 +107,7 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
         registry=lambda: StoredRegistry(_storage(settings)),
         cluster=lambda: KafkaCluster(connection),
         history=lambda topic, most: history(connection, topic, most),
+        refuses_zombies=lambda: refuses_zombies(connection, settings.kafka.group_id),
     )
     rows = check_all(settings, outside)
     if as_json:
@@ -307,7 +308,7 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
     from pipeline import metrics
     from pipeline.connectors.checkpoints import StoredCheckpoints
     from pipeline.connectors.connection import GroupOptions
-    from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
+    from pipeline.connectors.kafka import KafkaCluster, KafkaSource, open_delivery
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.lanes import build_lane, choose_device, load_champion
     from pipeline.worker import Worker, WorkerOptions
@@ -343,11 +344,10 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
         retry_deadline_s=settings.worker.retry_deadline,
         max_rejects_in_a_row=settings.worker.max_rejects_in_a_row,
     )
-    publisher = KafkaPublisher(connection, kafka.delivery_timeout)
-    with contextlib.closing(publisher):
-        source = KafkaSource(connection, group, [lane.topic for lane in lanes])
-        with contextlib.closing(source):
-            yield Worker(lanes, source, publisher, StoredCheckpoints(storage), options)
+    with contextlib.closing(KafkaSource(connection, group, [lane.topic for lane in lanes])) as source:
+        delivery = open_delivery(kafka.delivery, connection, group, source, kafka.delivery_timeout)
+        with contextlib.closing(delivery):
+            yield Worker(lanes, source, delivery, StoredCheckpoints(storage), options)
 
 
 @contextlib.contextmanager

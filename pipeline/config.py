@@ -59,11 +59,13 @@ class KafkaSettings(Section):
     group_id: Name = "offkey"
     """Consumer group of the workers: those of one group share the partitions."""
     instance_id: Topic | None = None
-    """A name that this process has again after a restart; it then keeps its partitions without a rebalance."""
+    """A name that this process alone has, and has again after a restart: it then keeps its partitions without a
+    rebalance, and with exactly_once ends at once what a crash left open."""
     client_id: Name = "offkey"
     """Name in the broker's logs and quotas."""
-    delivery: Literal["at_least_once"] = "at_least_once"
-    """Each alert is published; after a crash some are published twice, with equal ids."""
+    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    """at_least_once: after a crash some alerts are published twice, with equal ids. exactly_once: alerts, dead
+    letters and offsets in one transaction; readers with isolation_level=read_committed see each once."""
     connect_timeout: Wait = 10
     """How long to wait for the cluster at the start."""
     session_timeout: Annotated[float, between("1s", LONGEST_WAIT), WRITTEN] = 10
@@ -77,7 +79,7 @@ class KafkaSettings(Section):
     fetch_max_wait: Annotated[float, between("1ms", "5s"), WRITTEN] = 0.1
     """How long the broker gathers at most; up to 5 s."""
     delivery_timeout: Wait = 30
-    """How long an alert may take to be confirmed."""
+    """How long an alert may take to be confirmed; with exactly_once 10 s at most, the transaction's own limit."""
 
 
 class TopicSettings(Section):

@@ -146,6 +146,41 @@ class Publisher(Protocol):
     def close(self) -> None: ...
 
 
+class Delivery(Protocol):
+    """Alerts and dead letters on their way out, together with the offsets of the records behind them.
+
+    A batch is some `send` and one `finish`. After any error the batch is given up: the caller takes its records
+    again from the committed offset, once `settle` has returned.
+    """
+
+    def settle(self) -> None:
+        """See that nothing of an earlier batch is undecided; the committed offsets then tell what it came to.
+
+        Raises:
+            TransientError: the broker does not answer; ask again.
+            ConfigError: no right to what this way of delivery needs.
+        """
+
+    def send(self, message: Message) -> None:
+        """Queue one message of the batch; raises as `Publisher.send` does."""
+
+    def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
+        """Return once every message of the batch is confirmed and the next offsets to read are committed.
+
+        Nothing to send or nothing to commit is no error.
+
+        Raises:
+            DeliveryError: at least one message was not confirmed in time, or it is not known whether all were.
+            AssignmentLost: the group, or another process of the same name, has moved on without this one.
+            RecordError: the broker refuses a message for its size.
+            ConfigError: a topic is not there, or a right is missing.
+            TransientError: the broker does not answer.
+        """
+
+    def close(self) -> None:
+        """Give up what is not finished, and end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The state of one partition of a stream, as it stood before the record at `next_offset`."""

@@ -3,9 +3,9 @@
 What holds after each step, and so what a crash right after it costs:
 
 1. Records are polled and scored: nothing has left the worker. They are read again.
-2. Alerts and dead letters are published and every one is confirmed: they are read again, and the same ids are
-   published a second time.
-3. The next offsets are committed: nothing is repeated.
+2. Alerts and dead letters are sent and every one is confirmed: the records are read again. At least once, the same
+   ids are published a second time; exactly once, nobody has seen the first ones.
+3. The next offsets are committed, exactly once together with step 2: nothing is repeated.
 4. Now and then the state is checkpointed, never past the commit: a restart loads the newest checkpoint at or
    below the committed offset and replays the records between the two without publishing.
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pipeline import metrics
 from pipeline.errors import AssignmentLost, RecordError, TransientError
 from pipeline.partitions import Partitions, Progress
-from pipeline.protocols import Checkpoints, PartitionRecords, Publisher, Source, TopicPartition
+from pipeline.protocols import Checkpoints, Delivery, PartitionRecords, Source, TopicPartition
 from pipeline.stages import alerts, dead_letters
 from pipeline.stages.decode import Reject
 from pipeline.stream import Lane, Measure, Outcome
@@ -54,7 +54,7 @@ class Worker:
 
     lanes: Sequence[Lane]
     source: Source
-    publisher: Publisher
+    delivery: Delivery
     checkpoints: Checkpoints
     settings: WorkerOptions
     clock: Callable[[], float] = time.monotonic
@@ -98,6 +98,7 @@ class Worker:
             TransientError: something outside failed; the next step starts from the committed offsets.
         """
         try:
+            self.delivery.settle()
             self.partitions.follow_assignment()
         except AssignmentLost:
             # Only a poll joins the group again; what it brings is read anew, for all state is forgotten.
@@ -112,7 +113,7 @@ class Worker:
             try:
                 outcomes = self._score(polled)
                 self._publish(outcomes)
-                self._only_replayed = not self._commit(polled)
+                self._only_replayed = not self._finish(polled)
             except TransientError:
                 self.partitions.forget(records.partition for records in polled)
                 raise
@@ -163,29 +164,23 @@ class Worker:
 
     def _publish(self, outcomes: Sequence[tuple[Lane, Outcome]]) -> None:
         with _measure("publish"):
-            sent = 0
             for _, outcome in outcomes:
                 for alert in outcome.alerts:
                     if self._is_new(TopicPartition(alert.topic, alert.partition), alert.offset):
-                        self.publisher.send(alerts.message(alert, self.settings.alerts_topic))
-                        sent += 1
+                        self.delivery.send(alerts.message(alert, self.settings.alerts_topic))
                 for reject in outcome.rejects:
                     if self._is_new(reject.partition, reject.record.offset):
-                        self.publisher.send(dead_letters.message(reject, self.settings.dead_letters_topic))
-                        sent += 1
-            if sent:
-                self.publisher.flush(self.settings.delivery_timeout_s)
+                        self.delivery.send(dead_letters.message(reject, self.settings.dead_letters_topic))
 
-    def _commit(self, polled: Sequence[PartitionRecords]) -> bool:
-        """Commit what is new of the records; return whether anything is."""
+    def _finish(self, polled: Sequence[PartitionRecords]) -> bool:
+        """Have all confirmed and commit what is new of the records; return whether anything is."""
         with _measure("commit"):
             moved = {
                 records.partition: records.next_offset
                 for records in polled
                 if self._is_new(records.partition, records.next_offset - 1)
             }
-            if moved:
-                self.source.commit(moved)
+            self.delivery.finish(moved, self.settings.delivery_timeout_s)
         return bool(moved)
 
     def _is_new(self, partition: TopicPartition, offset: int) -> bool:

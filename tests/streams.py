@@ -17,8 +17,16 @@ from models.fitting import fit_detector
 from models.plan import plan_of
 from models.spec import ModelSpec
 from pipeline.config import StreamSettings
-from pipeline.connectors.memory import MemoryBroker, MemoryCheckpoints, MemoryPublisher, MemorySource
+from pipeline.connectors.memory import (
+    MemoryBroker,
+    MemoryCheckpoints,
+    MemoryPublisher,
+    MemorySource,
+    MemoryTransactions,
+)
+from pipeline.delivery import AtLeastOnce
 from pipeline.lanes import build_lane
+from pipeline.protocols import Delivery
 from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
 
@@ -144,6 +152,7 @@ class Bench:
     metrics: str = "metrics"
     payments: str = "payments"
     """Names of the input topics; alert ids depend on them."""
+    exactly_once: bool = False
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     checkpoints: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
     options: WorkerOptions = field(default_factory=lambda: WorkerOptions("alerts", "dead", poll_timeout_s=0))
@@ -163,13 +172,17 @@ class Bench:
     def worker(
         self, wrap: Callable[[Any], Any] = lambda part: part, *, max_poll_records: int = 97, **options: Any
     ) -> Worker:
-        """Return a new worker; `wrap` may put something around source, publisher and checkpoints."""
+        """Return a new worker; `wrap` may put something around each of what it talks to."""
         source = MemorySource(self.broker, [self.metrics, self.payments], max_poll_records)
         names = {"metrics": self.metrics, "payments": self.payments}
         renamed = [replace(lane, topic=names[lane.topic]) for lane in lanes(**options)]
-        return Worker(
-            renamed, wrap(source), wrap(MemoryPublisher(self.broker)), wrap(self.checkpoints), self.options
-        )
+        wrapped = wrap(source)
+        delivery: Delivery
+        if self.exactly_once:
+            delivery = MemoryTransactions(self.broker, source, "bench")
+        else:
+            delivery = AtLeastOnce(wrap(MemoryPublisher(self.broker)), wrapped)
+        return Worker(renamed, wrapped, wrap(delivery), wrap(self.checkpoints), self.options)
 
     def alerts(self) -> list[dict[str, Any]]:
         """Return the published alerts' bodies with their ids, in order."""

@@ -1,6 +1,7 @@
 """How to reach a Kafka cluster, and how a worker takes part in its group. Knows no client."""
 
 import importlib.util
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,15 @@ class GroupOptions:
             "fetch_min_bytes": self.fetch_min_bytes,
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
         }
+
+
+def transactional_id(group_id: str, instance_id: str | None) -> str:
+    """Return the name of a process's transactions; without an instance's name, one that no other process has.
+
+    All begin with the group and a slash, so that one prefixed rule grants the right to them. An instance's name has
+    no slash: two groups never share one.
+    """
+    return f"{group_id}/{instance_id or uuid.uuid4().hex}"
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class MemoryBroker:
     begin: dict[TopicPartition, int] = field(default_factory=dict)
     """First offset held, where older ones have expired."""
     members: list["MemorySource"] = field(default_factory=list)
+    producers: dict[str, int] = field(default_factory=dict)
+    """How many processes have begun under each transactional id; the last one's transactions count."""
     _made: dict[str, int] = field(default_factory=dict)
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
@@ -166,12 +168,46 @@ class MemoryPublisher:
     def flush(self, timeout_s: float) -> None:
         sent, self._sent = self._sent, []
         for message in sent:
-            if message.topic not in self._broker.topics:
-                raise ConfigError(f"topic {message.topic} is not there; create it or set it under `topics`")
+            self._require_topic(message)
             self._broker.append(message.topic, message.value, key=message.key, headers=message.headers)
 
     def close(self) -> None:
         self._sent.clear()
+
+    def _require_topic(self, message: Message) -> None:
+        if message.topic not in self._broker.topics:
+            raise ConfigError(f"topic {message.topic} is not there; create it or set it under `topics`")
+
+
+class MemoryTransactions(MemoryPublisher):
+    """Messages and offsets that are there together or not at all; see `pipeline.protocols.Delivery`."""
+
+    def __init__(self, broker: MemoryBroker, source: MemorySource, transactional_id: str) -> None:
+        super().__init__(broker)
+        self._source, self._id = source, transactional_id
+        self._epoch: int | None = None
+
+    def settle(self) -> None:
+        if self._epoch is None:
+            self._epoch = self._broker.producers[self._id] = self._broker.producers.get(self._id, 0) + 1
+
+    def send(self, message: Message) -> None:
+        try:
+            super().send(message)
+        except RecordError:
+            self._sent.clear()
+            raise
+
+    def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
+        batch, self._sent = self._sent, []
+        if batch and self._broker.producers[self._id] != self._epoch:
+            self._epoch = None
+            raise AssignmentLost(f"transaction {self._id}: another process has begun under the same id")
+        for message in batch:
+            self._require_topic(message)
+        self._source.commit(offsets)
+        self._sent = batch
+        self.flush(timeout_s)
 
 
 class MemoryCheckpoints:

@@ -20,6 +20,7 @@ from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.connectors.storage import ObjectStorage
+from pipeline.delivery import AtLeastOnce
 from pipeline.protocols import TopicPartition
 from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
@@ -51,7 +52,8 @@ def test_incidents_are_those_of_the_twin(broker: str, topics: dict[str, str], tm
     publisher = KafkaPublisher(connection)
     with closing(source), closing(publisher):
         checkpoints = StoredCheckpoints(ObjectStorage(tmp_path.as_uri()))
-        worker = Worker(own, source, publisher, checkpoints, WorkerOptions(topics["alerts"], topics["dead"]))
+        delivery = AtLeastOnce(publisher, source)
+        worker = Worker(own, source, delivery, checkpoints, WorkerOptions(topics["alerts"], topics["dead"]))
         expected, scored = 800 + 400, 0
         deadline_s = time.monotonic() + _DEADLINE_S
         while scored < expected and time.monotonic() < deadline_s:
@@ -188,7 +190,9 @@ class Member:
         own = [Lane(lane.name, names[lane.topic], lane.pipeline, "v1", "earliest") for lane in lanes()]
         storage = ObjectStorage((folder / run).as_uri())
         options = WorkerOptions(names[run], names["dead"], poll_timeout_s=0.3, checkpoint_every_s=0.3)
-        self.worker = Worker(own, self.source, self.publisher, StoredCheckpoints(storage), options)
+        self.worker = Worker(
+            own, self.source, AtLeastOnce(self.publisher, self.source), StoredCheckpoints(storage), options
+        )
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1)
         self._running = self._pool.submit(self.worker.run, self._stop)
