@@ -39,6 +39,8 @@ class GroupOptions:
     max_poll_records: int = 16_000
     fetch_min_bytes: int = 1
     fetch_max_wait_ms: int = 100
+    metadata_max_age_s: float = 30.0
+    """How old what the client knows of its topics may be: a new partition is found so late."""
 
     def options(self) -> dict[str, Any]:
         """Return what a consumer takes of this."""
@@ -51,6 +53,7 @@ class GroupOptions:
             "max_poll_records": self.max_poll_records,
             "fetch_min_bytes": self.fetch_min_bytes,
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
+            "metadata_max_age_ms": int(self.metadata_max_age_s * 1000),
         }
 
 

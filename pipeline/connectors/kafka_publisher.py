@@ -48,9 +48,9 @@ class KafkaPublisher:
             self._producer = None
             raise
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         if self._producer is not None:
-            _end(self._producer, 5)
+            _end(self._producer, timeout_s)
 
     def _new_producer(self) -> KafkaProducer:
         with translated(f"Kafka at {self._connection.bootstrap_servers}"):

@@ -47,6 +47,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self._told: frozenset[TopicPartition] = frozenset()
         self._position: dict[TopicPartition, int] = {}
         self._refused: set[TopicPartition] = set()
+        self._has_assignment = False
         try:
             for topic in topics:
                 self._cluster.topic(topic, "READ")
@@ -113,6 +114,13 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
     def topic_id(self, topic: str) -> str:
         return self._cluster.topic(topic).id
 
+    def partition_count(self, topic: str) -> int:
+        return self._cluster.topic(topic).partitions
+
+    def joined(self) -> bool:
+        group = self._consumer._coordinator
+        return self._has_assignment and group.generation_if_stable() is not None and not group.coordinator_unknown()
+
     def start(self, partition: TopicPartition, offset: int) -> None:
         place = ClientPartition(*partition)
         with self._lock:
@@ -148,8 +156,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
                 found[place] = max(end - position, 0)
         return found
 
-    def close(self) -> None:
-        self._consumer.close(autocommit=False, timeout_ms=5000)
+    def close(self, timeout_s: float = 5.0) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=int(timeout_s * 1000))
         self._cluster.close()
 
     def on_partitions_assigned(self, assigned: Sequence[ClientPartition]) -> None:
@@ -159,11 +167,13 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             places = {TopicPartition(*place) for place in assigned}
             self._assigned |= places
             self._regained |= places
+            self._has_assignment = True
 
     def on_partitions_revoked(self, revoked: Sequence[ClientPartition]) -> None:
         """Called on the I/O thread."""
         with self._lock:
             self._assigned -= {TopicPartition(*place) for place in revoked}
+            self._has_assignment = False
 
 
 def _name(partition: TopicPartition) -> str:

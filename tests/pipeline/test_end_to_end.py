@@ -21,6 +21,7 @@ from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import TopicPartition
+from pipeline.stopping import Stop
 from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
 from tests.commands import Running, events, metrics_of, offkey, produce, wait_for
@@ -189,7 +190,7 @@ class Member:
         storage = ObjectStorage((folder / run).as_uri())
         options = WorkerOptions(names[run], names["dead"], poll_timeout_s=0.3, checkpoint_every_s=0.3)
         self.worker = Worker(own, self.source, self.publisher, StoredCheckpoints(storage), options)
-        self._stop = threading.Event()
+        self._stop = Stop()
         self._pool = ThreadPoolExecutor(1)
         self._running = self._pool.submit(self.worker.run, self._stop)
 
