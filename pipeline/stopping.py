@@ -63,15 +63,21 @@ def stop_on_signals(
             signal.signal(number, handler)
         telling.close()  # The thread hears the end, and ends.
 
+    # The thread holds both ends: a socket that nobody holds closes, and its number may be another file's then.
+    ends = hearing, telling
     threading.Thread(
-        target=_wait_for_signals, args=(hearing, stop, unfinished, end), name="signals", daemon=True
+        target=_wait_for_signals, args=(ends, stop, unfinished, end), name="signals", daemon=True
     ).start()
     return restore
 
 
 def _wait_for_signals(
-    hearing: socket.socket, stop: Stop, unfinished: Callable[[], str], end: Callable[[int], object]
+    ends: tuple[socket.socket, socket.socket],
+    stop: Stop,
+    unfinished: Callable[[], str],
+    end: Callable[[int], object],
 ) -> None:
+    hearing, _ = ends
     with hearing:
         if _next_signal(hearing, None) is None:
             return

@@ -8,6 +8,8 @@ from pipeline.errors import ConfigError
 
 REQUEST_TIMEOUT_MS = 10_000
 """How long one request may take."""
+_HEARTBEAT_S = 1.0
+"""Longest time between heartbeats: only by their answers do members learn that one has left."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class GroupOptions:
             "group_id": self.group_id,
             "group_instance_id": self.instance_id,
             "session_timeout_ms": int(self.session_timeout_s * 1000),
-            "heartbeat_interval_ms": int(self.session_timeout_s * 1000 / 4),
+            "heartbeat_interval_ms": int(min(self.session_timeout_s / 4, _HEARTBEAT_S) * 1000),
             "max_poll_interval_ms": int(self.max_poll_interval_s * 1000),
             "max_poll_records": self.max_poll_records,
             "fetch_min_bytes": self.fetch_min_bytes,

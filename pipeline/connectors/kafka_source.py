@@ -65,6 +65,10 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             raise
 
     def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
+        group = self._consumer._coordinator
+        if group.rebalance_in_progress() and not group.need_rejoin():
+            # When two members join at once, the client may forget that it is joining, and wait for ever.
+            group.request_rejoin()
         try:
             with translated(f"reading {self._read}"):
                 polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
