@@ -244,11 +244,15 @@ def test_a_partition_added_in_flight_loses_nothing(deployed: Deployed, apache_br
         with closing(KafkaPublisher(deployed.connection)) as early:
             produce_to(early, deployed.topic)
         assert added not in source.assignment().gained
-        held = source.offsets(added)
-        assert held.end > 0
-        step_until(worker, lambda: added in worker.partitions.progress)
-        step_until(worker, lambda: worker.partitions.progress[added].next_offset == held.end)
-        assert source.committed(added) == held.end
+        ends = {place: source.offsets(place).end for place in (first, added)}
+        assert min(ends.values()) > 0
+        reached = worker.partitions.progress
+
+        def through() -> bool:
+            return all(place in reached and reached[place].next_offset == end for place, end in ends.items())
+
+        assert step_until(worker, through) == sum(ends.values())
+        assert source.committed(added) == ends[added]
 
 
 def produce_to(publisher: KafkaPublisher, topic: str) -> None:
@@ -258,8 +262,10 @@ def produce_to(publisher: KafkaPublisher, topic: str) -> None:
     publisher.flush(20)
 
 
-def step_until(worker: Worker, happened: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + _DEADLINE_S
+def step_until(worker: Worker, happened: Callable[[], bool]) -> int:
+    """Work until something has happened; return how many records were scored."""
+    deadline_s, scored = time.monotonic() + _DEADLINE_S, 0
     while not happened():
         assert time.monotonic() < deadline_s, "it did not happen in time"
-        worker.step()
+        scored += worker.step()
+    return scored
