@@ -91,7 +91,7 @@ class TopicSettings(Section):
 
 class MetricsSettings(Section):
     host: Name = "127.0.0.1"
-    """Address that `/metrics` listens on; 0.0.0.0 opens it to the network."""
+    """Address that `/metrics`, `/healthz` and `/readyz` listen on; 0.0.0.0 opens them to the network."""
     port: Annotated[int, Field(ge=0, le=65_535), BeforeValidator(no_truth)] = 9108
     """0 takes a free port and logs it."""
 
@@ -100,7 +100,9 @@ class WorkerSettings(Section):
     checkpoint_every: Wait = 10
     """How often state is written to storage: at most so much is replayed after a crash."""
     retry_deadline: Wait = 60
-    """How long broker or storage may be away before the worker ends."""
+    """How long the broker may be away before the worker ends, or storage where state has to be restored."""
+    stop_timeout: Wait = 10
+    """How long a stop may take, after SIGTERM or Ctrl-C; what is not written by then is replayed."""
     max_rejects_in_a_row: Whole = 10_000
     """So many rejects without a good record stop the worker: the configuration is probably wrong."""
 
@@ -261,7 +263,7 @@ class Settings(BaseSettings):
     streams: Annotated[dict[str, StreamSettings], Field(min_length=1)]
     """What to watch, by a name of your choice."""
     metrics: MetricsSettings = MetricsSettings()
-    """The Prometheus endpoint of a worker."""
+    """The endpoint of a worker, for Prometheus and for probes."""
     worker: WorkerSettings = WorkerSettings()
     """How the worker goes about it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

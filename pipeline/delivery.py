@@ -30,5 +30,5 @@ class AtLeastOnce:
         if offsets:
             self._source.commit(offsets)
 
-    def close(self) -> None:
-        self._publisher.close()
+    def close(self, timeout_s: float = 5.0) -> None:
+        self._publisher.close(timeout_s)

@@ -1,10 +1,11 @@
 """What the worker and the commands ask of the outside world.
 
 `pipeline.connectors` implements these; `pipeline.connectors.memory` holds a twin of each for tests and
-`tests/contracts/` runs one behaviour suite over twins and real systems. All methods are called from one thread.
+`tests/contracts/` runs one behaviour suite over twins and real systems. All methods are called from one thread, but
+for `Checkpoints.write`, which may still be at work on another one while `newest` is asked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -93,6 +94,15 @@ class Source(Protocol):
             TransientError: the broker does not answer.
         """
 
+    def partition_count(self, topic: str) -> int:
+        """Return how many partitions a topic has; raises as `topic_id` does."""
+
+    def joined(self) -> bool:
+        """Return whether the group counts this member in: it has an assignment, be it empty, and a coordinator.
+
+        Never blocks.
+        """
+
     def start(self, partition: TopicPartition, offset: int) -> None:
         """Deliver a gained partition from `offset` on."""
 
@@ -143,7 +153,8 @@ class Publisher(Protocol):
             ConfigError: the topic is not there, or there is no right to write to it.
         """
 
-    def close(self) -> None: ...
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End within the timeout, and give up what is not confirmed by then."""
 
 
 class Delivery(Protocol):
@@ -177,8 +188,8 @@ class Delivery(Protocol):
             TransientError: the broker does not answer.
         """
 
-    def close(self) -> None:
-        """Give up what is not finished, and end."""
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Give up what is not finished, and end within the timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +223,16 @@ class Checkpoints(Protocol):
 
         Raises:
             TransientError: storage does not answer.
+        """
+
+    def partitions_at_first(self, stream: str, topic: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
+        """Return how many partitions a topic had when the stream began on it.
+
+        The first call asks `partitions_now` and keeps the answer for ever; of two at once, one is kept for both.
+
+        Raises:
+            TransientError: storage does not answer.
+            ConfigError: there is no right to write it down.
         """
 
 

@@ -9,6 +9,8 @@ from pipeline.errors import ConfigError
 
 REQUEST_TIMEOUT_MS = 10_000
 """How long one request may take."""
+_HEARTBEAT_S = 1.0
+"""Longest time between heartbeats: only by their answers do members learn that one has left."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class GroupOptions:
     max_poll_records: int = 16_000
     fetch_min_bytes: int = 1
     fetch_max_wait_ms: int = 100
+    metadata_max_age_s: float = 30.0
+    """How old what the client knows of its topics may be: a new partition is found so late."""
 
     def options(self) -> dict[str, Any]:
         """Return what a consumer takes of this."""
@@ -47,11 +51,12 @@ class GroupOptions:
             "group_id": self.group_id,
             "group_instance_id": self.instance_id,
             "session_timeout_ms": int(self.session_timeout_s * 1000),
-            "heartbeat_interval_ms": int(self.session_timeout_s * 1000 / 4),
+            "heartbeat_interval_ms": int(min(self.session_timeout_s / 4, _HEARTBEAT_S) * 1000),
             "max_poll_interval_ms": int(self.max_poll_interval_s * 1000),
             "max_poll_records": self.max_poll_records,
             "fetch_min_bytes": self.fetch_min_bytes,
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
+            "metadata_max_age_ms": int(self.metadata_max_age_s * 1000),
         }
 
 

@@ -48,6 +48,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self._told: frozenset[TopicPartition] = frozenset()
         self._position: dict[TopicPartition, int] = {}
         self._refused: set[TopicPartition] = set()
+        self._has_assignment = False
         try:
             for topic in topics:
                 self._cluster.topic(topic, "READ")
@@ -66,6 +67,10 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
         self._require_unfenced()
+        group = self._consumer._coordinator
+        if group.rebalance_in_progress() and not group.need_rejoin():
+            # When two members join at once, the client may forget that it is joining, and wait for ever.
+            group.request_rejoin()
         try:
             with translated(f"reading {self._read}"):
                 polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
@@ -115,6 +120,13 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
     def topic_id(self, topic: str) -> str:
         return self._cluster.topic(topic).id
 
+    def partition_count(self, topic: str) -> int:
+        return self._cluster.topic(topic).partitions
+
+    def joined(self) -> bool:
+        group = self._consumer._coordinator
+        return self._has_assignment and group.generation_if_stable() is not None and not group.coordinator_unknown()
+
     def start(self, partition: TopicPartition, offset: int) -> None:
         place = ClientPartition(*partition)
         with self._lock:
@@ -156,8 +168,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
                 found[place] = max(end - position, 0)
         return found
 
-    def close(self) -> None:
-        self._consumer.close(autocommit=False, timeout_ms=5000)
+    def close(self, timeout_s: float = 5.0) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=int(timeout_s * 1000))
         self._cluster.close()
 
     def _require_unfenced(self) -> None:
@@ -185,11 +197,13 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             places = {TopicPartition(*place) for place in assigned}
             self._assigned |= places
             self._regained |= places
+            self._has_assignment = True
 
     def on_partitions_revoked(self, revoked: Sequence[ClientPartition]) -> None:
         """Called on the I/O thread."""
         with self._lock:
             self._assigned -= {TopicPartition(*place) for place in revoked}
+            self._has_assignment = False
 
 
 def as_client(offsets: Mapping[TopicPartition, int]) -> dict[ClientPartition, OffsetAndMetadata]:

@@ -8,6 +8,7 @@ from pipeline.connectors.kafka_client import (
     ConfigResource,
     ConfigResourceType,
     KafkaAdminClient,
+    MemberToRemove,
     client_errors,
     translated,
 )
@@ -73,6 +74,22 @@ class KafkaCluster:
         """
         with translated(f"group {group}"):
             return len(self._admin.list_group_offsets({group: None})[group])
+
+    def remove_member(self, group: str, instance_id: str) -> bool:
+        """Take a static member out of its group for good; return False where the group does not know it.
+
+        Raises:
+            ConfigError: there is no right to the group.
+            TransientError: the broker does not answer, or does not take it.
+        """
+        member = MemberToRemove(group_instance_id=instance_id)
+        with translated(f"group {group}"):
+            (answer,) = self._admin.remove_group_members(group, [member]).values()
+            if answer is client_errors.UnknownMemberIdError:
+                return False
+            if answer is not client_errors.NoError:
+                raise answer()
+        return True
 
     def close(self) -> None:
         self._admin.close()

@@ -4,7 +4,7 @@ A `MemoryBroker` outlives the sources and publishers that share it, so a test ca
 start another one on what the first left behind.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -128,6 +128,12 @@ class MemorySource:
     def topic_id(self, topic: str) -> str:
         return self._broker.topic_id(topic)
 
+    def partition_count(self, topic: str) -> int:
+        return len(self._broker.topics[topic])
+
+    def joined(self) -> bool:
+        return self in self._broker.members
+
     def start(self, partition: TopicPartition, offset: int) -> None:
         if partition in self._assigned:
             self._position[partition] = offset
@@ -171,7 +177,7 @@ class MemoryPublisher:
             self._require_topic(message)
             self._broker.append(message.topic, message.value, key=message.key, headers=message.headers)
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         self._sent.clear()
 
     def _require_topic(self, message: Message) -> None:
@@ -215,6 +221,7 @@ class MemoryCheckpoints:
 
     def __init__(self) -> None:
         self.written: list[tuple[str, TopicPartition, int, bytes]] = []
+        self.at_first: dict[tuple[str, str, str], int] = {}
 
     def write(self, checkpoint: Checkpoint) -> None:
         key = (checkpoint.stream, checkpoint.partition)
@@ -228,6 +235,12 @@ class MemoryCheckpoints:
             if entry[:2] == (stream, partition) and entry[2] <= at_or_below:
                 return checkpoints.decode(entry[3])
         return None
+
+    def partitions_at_first(self, stream: str, topic: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
+        key = (stream, topic, topic_id)
+        if key not in self.at_first:
+            self.at_first[key] = partitions_now()
+        return self.at_first[key]
 
 
 class MemoryRegistry:

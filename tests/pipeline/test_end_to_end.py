@@ -22,6 +22,7 @@ from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource,
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.delivery import AtLeastOnce
 from pipeline.protocols import TopicPartition
+from pipeline.stopping import Stop
 from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
 from tests.commands import Running, events, metrics_of, offkey, produce, wait_for
@@ -193,7 +194,7 @@ class Member:
         self.worker = Worker(
             own, self.source, AtLeastOnce(self.publisher, self.source), StoredCheckpoints(storage), options
         )
-        self._stop = threading.Event()
+        self._stop = Stop()
         self._pool = ThreadPoolExecutor(1)
         self._running = self._pool.submit(self.worker.run, self._stop)
 

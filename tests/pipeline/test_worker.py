@@ -1,7 +1,6 @@
 """The worker on in-memory twins: what it publishes, and what is left of it after a crash anywhere."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryPublisher, MemorySource
 from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
 from pipeline.protocols import Assignment, Checkpoint, TopicPartition
+from pipeline.stopping import Stop
 from tests.sabotage import Saboteur
 from tests.streams import BEGIN_MS, SERIES, Bench, drain, feature_payloads, lanes, series_payloads
 
@@ -185,7 +185,7 @@ def test_the_worker_ends_when_the_outside_stays_away() -> None:
     worker = bench.worker(around(MemoryPublisher, lambda publisher: Refusing(publisher, 10**6)))
     worker.clock = lambda: float(next(now_s))
 
-    class Impatient(threading.Event):
+    class Impatient(Stop):
         def wait(self, timeout: float | None = None) -> bool:
             return False
 
@@ -448,7 +448,7 @@ def test_run_checkpoints_at_the_end() -> None:
     bench = Bench()
     bench.fill(series_payloads(30), feature_payloads())
     worker = bench.worker()
-    stop = threading.Event()
+    stop = Stop()
     steps = iter(range(20))
     step = worker.step
 
