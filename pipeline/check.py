@@ -5,7 +5,7 @@ Each question is asked as far as the one before allows: a topic that is not ther
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from models.spec import shortened
 from pipeline.config import Settings, StreamSettings
 from pipeline.errors import ConfigError, OffkeyError, TransientError
-from pipeline.protocols import PartitionRecords, Registry
+from pipeline.protocols import PartitionRecords, Registry, TopicPartition
 
 _SAMPLE_RECORDS = 2_000
 
@@ -47,7 +47,7 @@ class Cluster(Protocol):
 
     def topic(self, name: str, right: Literal["READ", "WRITE"] | None = None) -> TopicFacts: ...
     def setting(self, topic: str, name: str) -> str | None: ...
-    def committed(self, group: str) -> int: ...
+    def committed(self, group: str) -> Mapping[TopicPartition, int]: ...
     def close(self) -> None: ...
 
 
@@ -118,7 +118,7 @@ def _group_row(group: str, cluster: Cluster) -> Row:
         return _wrong("group", error)
     except TransientError as error:
         return Row("warning", "group", str(error).partition("; ")[0], "check again: a new cluster takes a moment")
-    return Row("ok", "group", f"{group}, committed partitions: {committed}")
+    return Row("ok", "group", f"{group}, committed partitions: {len(committed)}")
 
 
 def _output_rows(settings: Settings, cluster: Cluster) -> Iterator[Row]:
