@@ -116,7 +116,7 @@ def test_a_member_that_the_group_has_thrown_out_commits_nothing(place: Place, ap
     assert source.committed(place.partition) is None
     assert place.seen() == []
     # It comes back as any new member does, and goes on.
-    poll_until(source, lambda: bool(source.assignment().gained), source)
+    poll_until(lambda: bool(source.assignment().gained), source)
     source.start(place.partition, 1)
     place.send(transactions, b"again")
     transactions.finish({place.partition: 5}, 20)

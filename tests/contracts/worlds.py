@@ -1,7 +1,9 @@
 """A world for a test: a broker of one kind, two topics of the test's own, and what the test opens on them."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,10 +138,24 @@ def read(source: Source, count: int) -> list[Any]:
     return records
 
 
-def poll_until(source: Source, happened: Callable[[], bool], other: Source) -> None:
-    """Poll two members in turn until something has happened."""
-    deadline_s = time.monotonic() + _DEADLINE_S
-    while not happened():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        source.poll(0.1)
-        other.poll(0.1)
+def poll_until(happened: Callable[[], bool], source: Source, *others: Source) -> None:
+    """Poll members until something has happened: each of the others on a thread of its own, as in production.
+
+    Polled in turn they hold one another's joining up, on the embedded broker for most of a minute.
+    """
+    deadline_s, over = time.monotonic() + _DEADLINE_S, threading.Event()
+
+    def poll(other: Source) -> None:
+        while not over.is_set():
+            other.poll(0.1)
+
+    with ThreadPoolExecutor(len(others) + 1) as pool:
+        polling = [pool.submit(poll, other) for other in others]
+        try:
+            while not happened():
+                assert time.monotonic() < deadline_s, "it did not happen in time"
+                source.poll(0.1)
+        finally:
+            over.set()
+        for ended in polling:
+            ended.result()
