@@ -4,7 +4,7 @@
 `tests/contracts/` runs one behaviour suite over twins and real systems. All methods are called from one thread.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -144,6 +144,54 @@ class Publisher(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A message for one partition."""
+
+    message: Message
+    partition: int | None
+    """None: whichever its key leads to."""
+    timestamp_ms: int | None = None
+    """Kafka timestamp; None: the time of sending."""
+
+
+class AtomicPublisher(Protocol):
+    """Messages that appear all together or not at all, for readers of committed records.
+
+    It has a name. A new one of that name settles what the one before it left unfinished, before it is made, and
+    shuts that one out: of two, the older can publish nothing any more.
+    """
+
+    def publish(self, messages: Sequence[Placed]) -> None:
+        """Return once all of them are there.
+
+        Raises:
+            DeliveryError: none is there, or it is not known; a new publisher of this name settles it. Also where
+                another one has taken over the name.
+            RecordError: the broker refuses one for its size; none is there.
+            ConfigError: a topic is not there, or there is no right to write to it.
+        """
+
+    def close(self) -> None: ...
+
+
+class Log(Protocol):
+    """All committed records that a topic holds."""
+
+    def retained(self) -> int:
+        """Return about how many records it holds, for a progress bar."""
+
+    def read(self) -> Iterator[PartitionRecords]:
+        """Read from its first records to its present end, each partition in offset order.
+
+        What is committed before this end is all read: transactions that are open now are waited for.
+
+        Raises:
+            TransientError: the broker stopped answering, or such a transaction did not end.
+            ConfigError: the topic is not there, or there is no right to read it.
+        """
 
 
 @dataclass(frozen=True, slots=True)

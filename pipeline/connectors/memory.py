@@ -4,12 +4,12 @@ A `MemoryBroker` outlives the sources and publishers that share it, so a test ca
 start another one on what the first left behind.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.connectors import checkpoints
-from pipeline.errors import AssignmentLost, ConfigError, RecordError, RegistryError
+from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, RegistryError
 from pipeline.protocols import (
     Assignment,
     Checkpoint,
@@ -17,6 +17,7 @@ from pipeline.protocols import (
     ModelVersion,
     OffsetRange,
     PartitionRecords,
+    Placed,
     Promotion,
     TopicPartition,
 )
@@ -40,6 +41,8 @@ class MemoryBroker:
     begin: dict[TopicPartition, int] = field(default_factory=dict)
     """First offset held, where older ones have expired."""
     members: list["MemorySource"] = field(default_factory=list)
+    owners: dict[str, "MemoryAtomicPublisher"] = field(default_factory=dict)
+    """Who may publish under a name."""
     _made: dict[str, int] = field(default_factory=dict)
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
@@ -226,3 +229,54 @@ class MemoryRegistry:
 
     def promotions(self, stream: str) -> Sequence[Promotion]:
         return list(self._log.get(stream, []))
+
+
+class MemoryLog:
+    """All records of a topic of a `MemoryBroker`, in portions as a broker would deliver them."""
+
+    def __init__(self, broker: MemoryBroker, topic: str, portion: int = 100) -> None:
+        self._broker, self._topic, self._portion = broker, topic, portion
+
+    def retained(self) -> int:
+        return sum(len(kept) for _, kept in self._partitions())
+
+    def read(self) -> Iterator[PartitionRecords]:
+        for place, kept in self._partitions():
+            for low in range(0, len(kept), self._portion):
+                yield PartitionRecords(place, kept[low : low + self._portion])
+
+    def _partitions(self) -> list[tuple[TopicPartition, list[MemoryRecord]]]:
+        self._broker.topic_id(self._topic)
+        logs = enumerate(self._broker.topics[self._topic])
+        places = [(TopicPartition(self._topic, number), log) for number, log in logs]
+        return [(place, log[self._broker.begin.get(place, 0) :]) for place, log in places]
+
+
+class MemoryAtomicPublisher:
+    """Publishes all messages of a call at once to a `MemoryBroker`."""
+
+    def __init__(self, broker: MemoryBroker, name: str) -> None:
+        self._broker, self._name = broker, name
+        broker.owners[name] = self
+
+    def publish(self, messages: Sequence[Placed]) -> None:
+        if self._broker.owners[self._name] is not self:
+            raise DeliveryError(f"transaction {self._name}: another process has its name; start again")
+        publisher = MemoryPublisher(self._broker)
+        for placed in messages:
+            self._broker.topic_id(placed.message.topic)
+            publisher.send(placed.message)  # Nothing has left yet where this refuses one for its size.
+        for placed in messages:
+            message = placed.message
+            partitions = len(self._broker.topics[message.topic])
+            self._broker.append(
+                message.topic,
+                message.value,
+                key=message.key,
+                headers=message.headers,
+                timestamp=placed.timestamp_ms or 0,
+                partition=sum(message.key or b"") % partitions if placed.partition is None else placed.partition,
+            )
+
+    def close(self) -> None:
+        return
