@@ -43,8 +43,9 @@ def list_letters(
 ) -> None:
     """Say how many records of which stream were rejected, why and when, with examples.
 
-    `replayed` counts those that were sent back; `again` those that had been sent back before and were rejected
-    once more.
+    `replayed` counts letters whose records were sent back.
+
+    `again` counts letters of records that came back from a replay.
     """
     from rich.console import Console
 
@@ -102,9 +103,9 @@ def replay_letters(
 ) -> None:
     """Send rejected records back to the topics they came from, each once.
 
-    Key, value and headers are those of the record; a header `offkey.replays` counts. A letter that was sent back
-    stays in the topic and is not sent again, by whatever replay. Stopped anywhere, a replay that is started again
-    sends what is left.
+    Key, value and headers are as they came; a header `offkey.replays` counts.
+
+    Stopped anywhere, a replay that is started again sends what is left.
     """
     from pipeline.config import load_settings
     from pipeline.connectors.kafka import KafkaAtomicPublisher, KafkaCluster, KafkaLog

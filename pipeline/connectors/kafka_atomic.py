@@ -38,6 +38,7 @@ class KafkaAtomicPublisher:
         require_fast_checksums()
         self._connection, self._name, self._timeout_s = connection, name, timeout_s
         self._failed = False
+        self._known: set[str] = set()
         with translated(f"Kafka at {connection.bootstrap_servers}"):
             self._producer = KafkaProducer(
                 **connection.options(),
@@ -62,8 +63,7 @@ class KafkaAtomicPublisher:
     def publish(self, messages: Sequence[Placed]) -> None:
         if not messages:
             return
-        for topic in {placed.message.topic for placed in messages}:
-            self._require(topic)
+        self._require({placed.message.topic for placed in messages})
         try:
             self._send(messages)
         except BaseException:
@@ -132,13 +132,13 @@ class KafkaAtomicPublisher:
         if not answered:
             raise client_errors.KafkaTimeoutError(f"no answer to the commit for {self._timeout_s:g} s")
 
-    def _require(self, topic: str) -> None:
+    def _require(self, topics: set[str]) -> None:
         """Name a topic that is not there: inside a transaction it would only time out."""
-        with translated(f"topic {topic}"):
-            known = self._producer.partitions_for(topic)
-        if not known:
+        if new := topics - self._known:
             with closing(KafkaCluster(self._connection)) as cluster:
-                cluster.topic(topic, "WRITE")
+                for topic in sorted(new):
+                    cluster.topic(topic, "WRITE")
+            self._known |= new
 
 
 def _headers(message: Message) -> list[tuple[str, bytes]]:

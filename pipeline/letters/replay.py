@@ -11,9 +11,9 @@ or never.
 This is as good as the broker's transactions: the embedded one shows the records of an aborted one to all.
 
 **What is sent**: key, value and headers of the record, without the error headers, and with one more that counts
-its replays; to the partition it came from, or where its key leads if the topic has fewer now. Its Kafka timestamp is
-the time of sending; only where a stream has no `time` field, and so takes the Kafka timestamp for it, that of the
-letter, which is when the record was rejected.
+its replays; to the partition it came from, or where its key leads if the topic has fewer now. Its Kafka timestamp
+is the time of sending; only where a stream has no `time` field, and so takes the Kafka timestamp for it, that of
+the letter, which is when the record was rejected.
 """
 
 from collections import Counter
