@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.connectors.connection import REQUEST_TIMEOUT_MS, Connection, require_fast_checksums
 from pipeline.connectors.kafka_client import KafkaProducer, SerializeWrapper, client_errors, translated
 from pipeline.connectors.kafka_topics import KafkaCluster
-from pipeline.errors import ConfigError, DeliveryError, RecordError
+from pipeline.errors import ConfigError, DeliveryError, OffkeyError, RecordError
 from pipeline.protocols import Message, Placed
 
 _FENCED = (client_errors.ProducerFencedError, client_errors.InvalidProducerEpochError)
@@ -78,8 +78,6 @@ class KafkaAtomicPublisher:
         self._producer.close(timeout=5)
 
     def _send(self, messages: Sequence[Placed]) -> None:
-        topics = ", ".join(sorted({placed.message.topic for placed in messages}))
-        largest = max((placed.message for placed in messages), key=_size)
         try:
             self._producer.begin_transaction()
             futures = [self._queue(placed) for placed in messages]
@@ -88,25 +86,32 @@ class KafkaAtomicPublisher:
                 # A message lost inside a transaction does not keep it from being committed: ask for each.
                 future.get(timeout=0)
             self._commit()
-        except _FENCED as error:
-            raise DeliveryError(
+        except (client_errors.KafkaError, OSError, ValueError) as error:
+            # Asked in a state of error, the client tells of that state and not of its cause.
+            cause = self._producer._transaction_manager.last_error or error
+            raise self._explained(cause, messages) from error
+
+    def _explained(self, cause: Exception, messages: Sequence[Placed]) -> OffkeyError:
+        topics = sorted({placed.message.topic for placed in messages})
+        if isinstance(cause, _FENCED):
+            return DeliveryError(
                 f"transaction {self._name}: the broker has ended it: it took too long, or another process has its "
                 "name; let that one end, then start again for what is left"
-            ) from error
-        except _TOO_LARGE as error:
+            )
+        if isinstance(cause, _TOO_LARGE):
             # Those queued behind a refused message get its error as well: the largest is the cause.
-            raise RecordError(
+            largest = max((placed.message for placed in messages), key=_size)
+            return RecordError(
                 f"{largest.origin or largest.topic}: {_size(largest)} bytes are more than topic {largest.topic} "
                 "takes; raise its max.message.bytes, then start again"
-            ) from error
-        except client_errors.AuthorizationError as error:
-            refused = error.args[0] if error.args and isinstance(error.args[0], set) else {topics}
-            raise ConfigError(f"no right to write to topic {min(refused)}; grant it to this user") from error
-        except (client_errors.KafkaError, OSError, ValueError) as error:
-            raise DeliveryError(
-                f"transaction {self._name}: not confirmed by {topics} ({error!r}); is the broker at "
-                f"{self._connection.bootstrap_servers} running? Start again for what is left"
-            ) from error
+            )
+        if isinstance(cause, client_errors.AuthorizationError):
+            refused = cause.args[0] if cause.args and isinstance(cause.args[0], set) else topics
+            return ConfigError(f"no right to write to topic {', '.join(sorted(refused))}; grant it to this user")
+        return DeliveryError(
+            f"transaction {self._name}: not confirmed by {', '.join(topics)} ({cause!r}); is the broker at "
+            f"{self._connection.bootstrap_servers} running? Start again for what is left"
+        )
 
     def _queue(self, placed: Placed) -> Any:
         message = placed.message
@@ -121,15 +126,9 @@ class KafkaAtomicPublisher:
 
     def _commit(self) -> None:
         """Do what the client's `commit_transaction` does, but not wait without an end."""
-        manager = self._producer._transaction_manager
-        try:
-            result = manager.begin_commit()
-            self._producer._sender.wakeup()
-            answered = result.wait(timeout_ms=self._timeout_s * 1000)
-        except client_errors.KafkaError as error:
-            # Asked in a state of error, the client tells of that state and not of its cause.
-            raise (manager.last_error or error) from error
-        if not answered:
+        result = self._producer._transaction_manager.begin_commit()
+        self._producer._sender.wakeup()
+        if not result.wait(timeout_ms=self._timeout_s * 1000):
             raise client_errors.KafkaTimeoutError(f"no answer to the commit for {self._timeout_s:g} s")
 
     def _require(self, topics: set[str]) -> None:

@@ -274,7 +274,7 @@ class MemoryAtomicPublisher:
                 message.value,
                 key=message.key,
                 headers=message.headers,
-                timestamp=placed.timestamp_ms or 0,
+                timestamp=-1 if placed.timestamp_ms is None else placed.timestamp_ms,
                 partition=sum(message.key or b"") % partitions if placed.partition is None else placed.partition,
             )
 

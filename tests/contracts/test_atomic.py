@@ -156,5 +156,5 @@ def test_what_lies_behind_an_open_transaction_is_waited_for(
 
 
 def test_a_broker_that_is_away_is_named() -> None:
-    with pytest.raises(OffkeyError, match="Kafka at 127.0.0.1:1: no answer"):
+    with pytest.raises(OffkeyError, match=r"Kafka at 127\.0\.0\.1:1: no answer"):
         KafkaAtomicPublisher(Connection("127.0.0.1:1", connect_timeout_s=0.5), "name")
