@@ -76,7 +76,7 @@ def list_letters(
             of_kind.setdefault((letter.origin.topic, letter.reason), []).append(letter)
         for kind in kinds:
             if letters := of_kind.get((kind.topic, kind.reason)):
-                print(f"\n{report.name_of(kind, streams)}:")
+                print(f"\n{report.name_of(kind, streams)}, {report.printable(kind.reason)}:")
                 for letter in letters:
                     print("\n".join(report.example_lines(letter)))
     else:
@@ -143,9 +143,9 @@ def replay_letters(
             print("nothing waits to be sent back", file=screen)
             return
         if publisher is None:
-            print(f"{number:,} letters would be sent back; nothing was sent", file=screen)
+            print(f"would send back {report.amount(number)}; nothing was sent", file=screen)
             return
-        if not (yes or typer.confirm(f"Send {number:,} letters back?", err=as_json)):
+        if not (yes or typer.confirm(f"Send {report.amount(number)} back?", err=as_json)):
             print("nothing was sent", file=screen)
             raise typer.Exit(1)
         timed_by_kafka = {each.topic for each in settings.streams.values() if each.time is None}

@@ -25,7 +25,7 @@ def kinds_table(kinds: Iterable[Kind], streams: Streams) -> Table:
         table.add_column(head, overflow="fold")
     for head in ("letters", "replayed", "again"):
         table.add_column(head, justify="right")
-    for head in ("first", "last"):
+    for head in ("first (UTC)", "last (UTC)"):
         table.add_column(head, overflow="fold")
     for kind in kinds:
         row = (
@@ -91,19 +91,19 @@ def sent_json(planned: Plan, sent: Sent, streams: Streams) -> Iterator[str]:
 def left_alone(planned: Plan, topic: str, streams: Streams) -> Iterator[str]:
     """Yield what is not sent back, beside letters that a filter leaves out."""
     if planned.replayed_already:
-        yield f"{planned.replayed_already:,} of the edited letters were sent back before, and are not again"
+        yield f"sent back before, and not again: {amount(planned.replayed_already)} of the file"
     unread = sum(kind.waiting for kind in planned.counted.kinds.values() if kind.topic not in streams)
     if unread and planned.repairs is None:
-        yield f"{unread:,} letters are of topics that no stream here reads, and left alone"
+        yield f"left alone: {amount(unread)} of topics that no stream here reads"
     if foreign := foreign_line(topic, planned.counted):
         yield foreign
 
 
 def sent_line(sent: Sent) -> str:
     """Return what a replay has done."""
-    line = f"{sum(sent.by_kind.values()):,} letters were sent back"
+    line = f"sent back {amount(sum(sent.by_kind.values()))}"
     if sent.moved:
-        line += f"; {sent.moved:,} of them where their key leads, for their partition is no longer there"
+        line += f"; {amount(sent.moved)} of them where the key leads, for the partition is no longer there"
     return line
 
 
@@ -111,7 +111,11 @@ def foreign_line(topic: str, counted: Tally) -> str | None:
     """Return what to say of records that are no letters of offkey."""
     if not counted.foreign:
         return None
-    return f"{counted.foreign:,} records of {topic} are no letters of offkey, and left alone"
+    return f"left alone: {amount(counted.foreign, 'record')} of {topic} with other headers than offkey's"
+
+
+def amount(number: int, what: str = "letter") -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def shown(content: bytes | None) -> str:

@@ -123,7 +123,7 @@ def test_the_path_of_a_user(on_both: Setting) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "\x1b" not in shown.stdout
     assert "\\x1b[31m" in shown.stdout
-    assert "2 records of" in shown.stdout
+    assert "left alone: 2 records of" in shown.stdout
     kinds, examples = listed(on_both.config, "--examples", "2")
     assert {(kind["stream"], kind["reason"]): kind["letters"] for kind in kinds[1:]} == {
         ("machines", "not_json"): 335,
@@ -141,7 +141,7 @@ def test_the_path_of_a_user(on_both: Setting) -> None:
     looked = offkey("dead-letters", "replay", config, "--dry-run", "--reason", "empty")
     assert looked.returncode == 0, looked.stderr
     assert f"machines, empty: 333 to topic {on_both.metrics}" in looked.stdout
-    assert "667 letters would be sent back; nothing was sent" in looked.stdout
+    assert "would send back 667 letters; nothing was sent" in looked.stdout
     assert not on_both.records(on_both.metrics)
 
     assert replayed(on_both.config, "--stream", "machines", "--reason", "empty") == {("machines", "empty"): 333}
@@ -186,7 +186,7 @@ def test_a_person_repairs_two_of_three(on_both: Setting, tmp_path: Path) -> None
     again = offkey("dead-letters", "replay", str(on_both.config), "--edit", str(path), "--yes")
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.splitlines() == [
-        "2 of the edited letters were sent back before, and are not again",
+        "sent back before, and not again: 2 letters of the file",
         "nothing waits to be sent back",
     ]
     letters[1]["sha256"] = "0"
@@ -224,7 +224,7 @@ def test_it_asks_before_it_sends(on_both: Setting) -> None:
     assert not on_both.records(on_both.metrics)
     status, said = answered(on_both.config, b"y\n")
     assert status == 0
-    assert said.rstrip().endswith("3 letters were sent back")
+    assert said.rstrip().endswith("sent back 3 letters")
     assert len(on_both.records(on_both.metrics)) == 3
 
 
@@ -275,7 +275,7 @@ def test_topics_that_are_gone_are_named_and_others_letters_left(
     on_apache.config.write_text(json.dumps(settings))
     done = offkey("dead-letters", "replay", str(on_apache.config), "--yes")
     assert done.returncode == 0, done.stderr
-    assert "1 letters are of topics that no stream here reads, and left alone" in done.stdout
+    assert "left alone: 1 letter of topics that no stream here reads" in done.stdout
     assert not on_apache.records(on_apache.payments)
 
     settings["streams"]["machines"]["topic"] = gone = unique("gone")
