@@ -108,7 +108,7 @@ def replay_letters(
     Stopped anywhere, a replay that is started again sends what is left.
     """
     from pipeline.config import load_settings
-    from pipeline.connectors.kafka import KafkaAtomicPublisher, KafkaCluster, KafkaLog
+    from pipeline.connectors.kafka import KafkaCluster, KafkaLog, KafkaTransactions
     from pipeline.letters import report
     from pipeline.letters.lines import read_repairs
     from pipeline.letters.replay import plan, replay
@@ -122,13 +122,12 @@ def replay_letters(
     log = KafkaLog(connection, topic)
     total = log.retained()
     with contextlib.ExitStack() as opened:
-        publisher = None
+        delivery, timeout_s = None, settings.kafka.delivery_timeout
         if not dry_run:
-            # Before the letters are counted: what a replay before this one left open is settled by it.
-            publisher = KafkaAtomicPublisher(
-                connection, f"offkey-dead-letters-{topic}", settings.kafka.delivery_timeout
-            )
-            opened.callback(publisher.close)
+            delivery = KafkaTransactions(connection, None, f"offkey-dead-letters-{topic}", timeout_s)
+            opened.callback(delivery.close)
+            # Before the letters are counted: what a replay before this one left open is decided by it.
+            delivery.settle()
         with _bar("reading", total, hidden=as_json) as told:
             planned = plan(log, lambda kind: kind.topic in streams and wanted(kind), told, repairs, edit)
         number, screen = sum(planned.numbers.values()), sys.stderr if as_json else sys.stdout
@@ -142,7 +141,7 @@ def replay_letters(
         if not number:
             print("nothing waits to be sent back", file=screen)
             return
-        if publisher is None:
+        if delivery is None:
             print(f"would send back {report.amount(number)}; nothing was sent", file=screen)
             return
         if not (yes or typer.confirm(f"Send {report.amount(number)} back?", err=as_json)):
@@ -150,7 +149,7 @@ def replay_letters(
             raise typer.Exit(1)
         timed_by_kafka = {each.topic for each in settings.streams.values() if each.time is None}
         with _bar("sending", number, hidden=as_json) as told:
-            sent = replay(log, publisher, planned, topic, partitions, timed_by_kafka, told)
+            sent = replay(log, delivery, planned, topic, partitions, timed_by_kafka, told, timeout_s)
     if as_json:
         for line in report.sent_json(planned, sent, streams):
             print(line)

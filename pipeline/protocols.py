@@ -1,10 +1,11 @@
 """What the worker and the commands ask of the outside world.
 
 `pipeline.connectors` implements these; `pipeline.connectors.memory` holds a twin of each for tests and
-`tests/contracts/` runs one behaviour suite over twins and real systems. All methods are called from one thread.
+`tests/contracts/` runs one behaviour suite over twins and real systems. All methods are called from one thread, but
+for `Checkpoints.write`, which may still be at work on another one while `newest` is asked.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -93,6 +94,15 @@ class Source(Protocol):
             TransientError: the broker does not answer.
         """
 
+    def partition_count(self, topic: str) -> int:
+        """Return how many partitions a topic has; raises as `topic_id` does."""
+
+    def joined(self) -> bool:
+        """Return whether the group counts this member in: it has an assignment, be it empty, and a coordinator.
+
+        Never blocks.
+        """
+
     def start(self, partition: TopicPartition, offset: int) -> None:
         """Deliver a gained partition from `offset` on."""
 
@@ -121,6 +131,10 @@ class Message:
     headers: Sequence[tuple[str, bytes]] = ()
     origin: str = ""
     """The record it is about, as topic/partition@offset, for error texts."""
+    partition: int | None = None
+    """Where it goes; None: wherever its key leads."""
+    timestamp_ms: int | None = None
+    """Kafka timestamp in ms since the epoch; None: the time of sending."""
 
 
 class Publisher(Protocol):
@@ -143,38 +157,45 @@ class Publisher(Protocol):
             ConfigError: the topic is not there, or there is no right to write to it.
         """
 
-    def close(self) -> None: ...
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End within the timeout, and give up what is not confirmed by then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A message for one partition."""
+class Delivery(Protocol):
+    """Messages on their way out, together with the offsets of the records behind them, where there are any.
 
-    message: Message
-    partition: int | None
-    """None: whichever its key leads to."""
-    timestamp_ms: int | None = None
-    """Kafka timestamp; None: the time of sending."""
-
-
-class AtomicPublisher(Protocol):
-    """Messages that appear all together or not at all, for readers of committed records.
-
-    It has a name. A new one of that name settles what the one before it left unfinished, before it is made, and
-    shuts that one out: of two, the older can publish nothing any more.
+    A batch is some `send` and one `finish`, and `settle` comes before the first one. After any error the batch is
+    given up: the caller takes its records again from the committed offset, once `settle` has returned.
     """
 
-    def publish(self, messages: Sequence[Placed]) -> None:
-        """Return once all of them are there.
+    def settle(self) -> None:
+        """See that nothing of an earlier batch is undecided; the committed offsets then tell what it came to.
+
+        Exactly once, an earlier process of the same name can finish nothing any more.
 
         Raises:
-            DeliveryError: none is there, or it is not known; a new publisher of this name settles it. Also where
-                another one has taken over the name.
-            RecordError: the broker refuses one for its size; none is there.
-            ConfigError: a topic is not there, or there is no right to write to it.
+            TransientError: the broker does not answer; ask again.
+            ConfigError: no right to what this way of delivery needs.
         """
 
-    def close(self) -> None: ...
+    def send(self, message: Message) -> None:
+        """Queue one message of the batch; raises as `Publisher.send` does."""
+
+    def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
+        """Return once every message of the batch is confirmed and the next offsets to read are committed.
+
+        Nothing to send or nothing to commit is no error.
+
+        Raises:
+            DeliveryError: at least one message was not confirmed in time, or it is not known whether all were.
+            AssignmentLost: the group, or another process of the same name, has moved on without this one.
+            RecordError: the broker refuses a message for its size.
+            ConfigError: a topic is not there, or a right is missing.
+            TransientError: the broker does not answer.
+        """
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Give up what is not finished, and end within the timeout."""
 
 
 class Log(Protocol):
@@ -225,6 +246,16 @@ class Checkpoints(Protocol):
 
         Raises:
             TransientError: storage does not answer.
+        """
+
+    def partitions_at_first(self, stream: str, topic: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
+        """Return how many partitions a topic had when the stream began on it.
+
+        The first call asks `partitions_now` and keeps the answer for ever; of two at once, one is kept for both.
+
+        Raises:
+            TransientError: storage does not answer.
+            ConfigError: there is no right to write it down.
         """
 
 

@@ -4,12 +4,12 @@ A `MemoryBroker` outlives the sources and publishers that share it, so a test ca
 start another one on what the first left behind.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.connectors import checkpoints
-from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, RegistryError
+from pipeline.errors import AssignmentLost, ConfigError, RecordError, RegistryError
 from pipeline.protocols import (
     Assignment,
     Checkpoint,
@@ -17,7 +17,6 @@ from pipeline.protocols import (
     ModelVersion,
     OffsetRange,
     PartitionRecords,
-    Placed,
     Promotion,
     TopicPartition,
 )
@@ -41,8 +40,8 @@ class MemoryBroker:
     begin: dict[TopicPartition, int] = field(default_factory=dict)
     """First offset held, where older ones have expired."""
     members: list["MemorySource"] = field(default_factory=list)
-    owners: dict[str, "MemoryAtomicPublisher"] = field(default_factory=dict)
-    """Who may publish under a name."""
+    producers: dict[str, int] = field(default_factory=dict)
+    """How many processes have begun under each transactional id; the last one's transactions count."""
     _made: dict[str, int] = field(default_factory=dict)
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
@@ -129,6 +128,12 @@ class MemorySource:
     def topic_id(self, topic: str) -> str:
         return self._broker.topic_id(topic)
 
+    def partition_count(self, topic: str) -> int:
+        return len(self._broker.topics[topic])
+
+    def joined(self) -> bool:
+        return self in self._broker.members
+
     def start(self, partition: TopicPartition, offset: int) -> None:
         if partition in self._assigned:
             self._position[partition] = offset
@@ -169,12 +174,56 @@ class MemoryPublisher:
     def flush(self, timeout_s: float) -> None:
         sent, self._sent = self._sent, []
         for message in sent:
-            if message.topic not in self._broker.topics:
-                raise ConfigError(f"topic {message.topic} is not there; create it or set it under `topics`")
-            self._broker.append(message.topic, message.value, key=message.key, headers=message.headers)
+            self._require_topic(message)
+            by_key = sum(message.key or b"") % len(self._broker.topics[message.topic])
+            self._broker.append(
+                message.topic,
+                message.value,
+                key=message.key,
+                headers=message.headers,
+                timestamp=-1 if message.timestamp_ms is None else message.timestamp_ms,
+                partition=by_key if message.partition is None else message.partition,
+            )
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         self._sent.clear()
+
+    def _require_topic(self, message: Message) -> None:
+        if message.topic not in self._broker.topics:
+            raise ConfigError(f"topic {message.topic} is not there; create it or set it under `topics`")
+
+
+class MemoryTransactions(MemoryPublisher):
+    """Messages and offsets that are there together or not at all; see `pipeline.protocols.Delivery`."""
+
+    def __init__(self, broker: MemoryBroker, source: MemorySource | None, transactional_id: str) -> None:
+        super().__init__(broker)
+        self._source, self._id = source, transactional_id
+        self._epoch: int | None = None
+
+    def settle(self) -> None:
+        if self._epoch is None:
+            self._epoch = self._broker.producers[self._id] = self._broker.producers.get(self._id, 0) + 1
+
+    def send(self, message: Message) -> None:
+        try:
+            super().send(message)
+        except RecordError:
+            self._sent.clear()
+            raise
+
+    def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
+        batch, self._sent = self._sent, []
+        if batch and self._broker.producers[self._id] != self._epoch:
+            self._epoch = None
+            raise AssignmentLost(f"transaction {self._id}: another process has begun under the same id")
+        for message in batch:
+            self._require_topic(message)
+        if offsets:
+            assert self._source is not None, "offsets come from a source"
+            self._source.commit(offsets)
+        self._sent = batch
+        self.flush(timeout_s)
 
 
 class MemoryCheckpoints:
@@ -182,6 +231,7 @@ class MemoryCheckpoints:
 
     def __init__(self) -> None:
         self.written: list[tuple[str, TopicPartition, int, bytes]] = []
+        self.at_first: dict[tuple[str, str, str], int] = {}
 
     def write(self, checkpoint: Checkpoint) -> None:
         key = (checkpoint.stream, checkpoint.partition)
@@ -195,6 +245,12 @@ class MemoryCheckpoints:
             if entry[:2] == (stream, partition) and entry[2] <= at_or_below:
                 return checkpoints.decode(entry[3])
         return None
+
+    def partitions_at_first(self, stream: str, topic: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
+        key = (stream, topic, topic_id)
+        if key not in self.at_first:
+            self.at_first[key] = partitions_now()
+        return self.at_first[key]
 
 
 class MemoryRegistry:
@@ -250,33 +306,3 @@ class MemoryLog:
         logs = enumerate(self._broker.topics[self._topic])
         places = [(TopicPartition(self._topic, number), log) for number, log in logs]
         return [(place, log[self._broker.begin.get(place, 0) :]) for place, log in places]
-
-
-class MemoryAtomicPublisher:
-    """Publishes all messages of a call at once to a `MemoryBroker`."""
-
-    def __init__(self, broker: MemoryBroker, name: str) -> None:
-        self._broker, self._name = broker, name
-        broker.owners[name] = self
-
-    def publish(self, messages: Sequence[Placed]) -> None:
-        if self._broker.owners[self._name] is not self:
-            raise DeliveryError(f"transaction {self._name}: another process has its name; start again")
-        publisher = MemoryPublisher(self._broker)
-        for placed in messages:
-            self._broker.topic_id(placed.message.topic)
-            publisher.send(placed.message)  # Nothing has left yet where this refuses one for its size.
-        for placed in messages:
-            message = placed.message
-            partitions = len(self._broker.topics[message.topic])
-            self._broker.append(
-                message.topic,
-                message.value,
-                key=message.key,
-                headers=message.headers,
-                timestamp=-1 if placed.timestamp_ms is None else placed.timestamp_ms,
-                partition=sum(message.key or b"") % partitions if placed.partition is None else placed.partition,
-            )
-
-    def close(self) -> None:
-        return

@@ -18,13 +18,13 @@ the letter, which is when the record was rejected.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DeliveryError, TransientError
 from pipeline.letters.lines import Repair, place_of, sha256_of
 from pipeline.letters.tally import Kind, Tally, marks, tally, waiting
-from pipeline.protocols import AtomicPublisher, Log, Placed
+from pipeline.protocols import Delivery, Log, Message
 from pipeline.stages.dead_letters import Letter, returned
 
 _MOST_BYTES = 8 * 1024 * 1024
@@ -121,33 +121,41 @@ def plan(
 
 def replay(
     log: Log,
-    publisher: AtomicPublisher,
+    delivery: Delivery,
     planned: Plan,
     topic: str,
     partitions: Mapping[str, int],
     timed_by_kafka: Collection[str],
     told: Callable[[int], None],
+    timeout_s: float,
     most_letters: int = 500,
 ) -> Sent:
     """Send the planned letters back.
 
     Args:
-        publisher: the one that was made before the letters were counted.
+        delivery: exactly once, and settled before the letters were counted; only to be closed after an error.
         topic: of the dead letters.
         partitions: how many each topic has that records go back to.
         timed_by_kafka: those of them whose records' event time is the Kafka timestamp.
         told: is told how many letters have been sent, a transaction at a time.
+        timeout_s: for the broker to confirm a transaction.
         most_letters: of a transaction; it ends earlier at 8 MB.
 
     Raises:
-        DeliveryError: the broker did not confirm; a replay that is started again sends what is left.
+        DeliveryError: the broker did not confirm, or another replay has begun; one that is started again sends
+            what is left.
         RecordError: the broker refuses a record for its size.
         ConfigError: a topic is not there, or there is no right to write to it.
     """
     sent = Sent()
     for letters in _transactions(planned.letters(log), most_letters):
         records = [_record(letter, planned.repairs, partitions, timed_by_kafka) for letter in letters]
-        publisher.publish([*records, *marks(topic, letters)])
+        try:
+            for message in (*records, *marks(topic, letters)):
+                delivery.send(message)
+            delivery.finish({}, timeout_s)
+        except TransientError as error:
+            raise DeliveryError(f"{error}; start the replay again for what is left") from error
         sent.by_kind.update((letter.origin.topic, letter.reason) for letter in letters)
         sent.moved += sum(record.partition is None for record in records)
         told(len(letters))
@@ -169,13 +177,13 @@ def _transactions(letters: Iterable[Letter], most_letters: int) -> Iterator[list
 
 def _record(
     letter: Letter, repairs: Repairs | None, partitions: Mapping[str, int], timed_by_kafka: Collection[str]
-) -> Placed:
+) -> Message:
     key, value = letter.record.key, letter.record.value
     if repairs is not None:
         key, value = repairs[letter.place.partition, letter.record.offset].apply(letter)
-    place = letter.origin
-    return Placed(
+    place, time_ms = letter.origin, letter.record.timestamp
+    return replace(
         returned(letter, key, value),
-        place.partition if place.partition < partitions[place.topic] else None,
-        letter.record.timestamp if place.topic in timed_by_kafka and letter.record.timestamp >= 0 else None,
+        partition=place.partition if place.partition < partitions[place.topic] else None,
+        timestamp_ms=time_ms if place.topic in timed_by_kafka and time_ms >= 0 else None,
     )

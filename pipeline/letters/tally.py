@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.errors import RecordError
-from pipeline.protocols import Log, Message, PartitionRecords, Placed, RawRecord, TopicPartition
+from pipeline.protocols import Log, Message, PartitionRecords, RawRecord, TopicPartition
 from pipeline.stages.dead_letters import Letter, letter
 
 MARK = ("offkey.dead-letters", b"replayed")
@@ -166,13 +166,13 @@ def examples_of(log: Log, counted: Tally, kinds: Collection[Kind], most: int) ->
                 return
 
 
-def marks(topic: str, letters: Iterable[Letter]) -> list[Placed]:
+def marks(topic: str, letters: Iterable[Letter]) -> list[Message]:
     """Return the marks of letters that are sent back: one for each partition, in it."""
     offsets: dict[int, list[int]] = {}
     for each in letters:
         offsets.setdefault(each.place.partition, []).append(each.record.offset)
     return [
-        Placed(Message(topic, None, _value(own), [MARK], f"{topic}/{partition}"), partition)
+        Message(topic, None, _value(own), [MARK], f"{topic}/{partition}", partition)
         for partition, own in sorted(offsets.items())
     ]
 

@@ -1,14 +1,31 @@
 """A world for a test: a broker of one kind, two topics of the test's own, and what the test opens on them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.connectors.connection import Connection, GroupOptions
-from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
-from pipeline.connectors.memory import MemoryBroker, MemoryPublisher, MemorySource
-from pipeline.protocols import Message, PartitionRecords, Publisher, Source, TopicPartition
+from pipeline.connectors.kafka import (
+    KafkaCluster,
+    KafkaLog,
+    KafkaPublisher,
+    KafkaSource,
+    KafkaTransactions,
+    history,
+)
+from pipeline.connectors.memory import MemoryBroker, MemoryLog, MemoryPublisher, MemorySource, MemoryTransactions
+from pipeline.delivery import AtLeastOnce
+from pipeline.protocols import (
+    Delivery,
+    Log,
+    Message,
+    PartitionRecords,
+    Publisher,
+    RawRecord,
+    Source,
+    TopicPartition,
+)
 
 _DEADLINE_S = 40.0
 
@@ -22,6 +39,12 @@ class World:
     alerts: str
     source: Callable[[], Source]
     publisher: Callable[[], Publisher]
+    transactions: Callable[[Any, str], Delivery]
+    """(source, transactional id) -> exactly once."""
+    published: Callable[[], Sequence[RawRecord]]
+    """What a reader of `alerts` sees, who reads committed records only."""
+    log: Log
+    """Of `topic`."""
     opened: list[Any] = field(default_factory=list)
 
     def new_source(self) -> Source:
@@ -34,11 +57,27 @@ class World:
         publisher: Publisher = self.opened[-1]
         return publisher
 
+    def new_delivery(self, way: str, source: Source, transactional_id: str = "replica-0") -> Delivery:
+        if way == "exactly_once":
+            made = self.transactions(source, f"{self.topic}/{transactional_id}")
+            self.opened.append(made)
+        else:
+            made = AtLeastOnce(self.new_publisher(), source)
+        made.settle()
+        return made
+
     def produce(self, count: int, first: int = 0) -> None:
         publisher = self.new_publisher()
         for number in range(first, first + count):
             publisher.send(Message(self.topic, b"k%d" % (number % 5), b"v%d" % number, [("n", b"%d" % number)]))
         publisher.flush(20)
+
+    def held(self) -> dict[int, list[Any]]:
+        """Return what the topic's log holds, by partition."""
+        found: dict[int, list[Any]] = {}
+        for arrived in self.log.read():
+            found.setdefault(arrived.partition.partition, []).extend(arrived.records)
+        return found
 
     def read_all(self, count: int) -> list[Any]:
         """Read the topic's first records, from its one partition."""
@@ -55,7 +94,16 @@ def in_memory(unique: Callable[[str], str], partitions: int) -> World:
     broker, topic, alerts = MemoryBroker(), unique("in"), unique("alerts")
     broker.create_topic(topic, partitions)
     broker.create_topic(alerts, 1)
-    return World("twin", topic, alerts, lambda: MemorySource(broker, [topic], 100), lambda: MemoryPublisher(broker))
+    return World(
+        "twin",
+        topic,
+        alerts,
+        lambda: MemorySource(broker, [topic], 100),
+        lambda: MemoryPublisher(broker),
+        lambda source, name: MemoryTransactions(broker, source, name),
+        lambda: broker.records(alerts),
+        MemoryLog(broker, topic),
+    )
 
 
 def on_kafka(kind: str, address: str, unique: Callable[[str], str], partitions: int) -> World:
@@ -70,6 +118,9 @@ def on_kafka(kind: str, address: str, unique: Callable[[str], str], partitions: 
         alerts,
         lambda: KafkaSource(connection, options, [topic]),
         lambda: KafkaPublisher(connection, 15),
+        lambda source, name: KafkaTransactions(connection, source, name, 15),
+        lambda: [record for arrived in history(connection, alerts, 1000) for record in arrived.records],
+        KafkaLog(connection, topic),
     )
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from pipeline.connectors.connection import Connection
-from pipeline.connectors.kafka import KafkaAtomicPublisher, KafkaCluster, KafkaLog, KafkaPublisher
+from pipeline.connectors.kafka import KafkaCluster, KafkaLog, KafkaPublisher, KafkaTransactions
 from pipeline.connectors.kafka_client import KafkaProducer
-from pipeline.protocols import Message, Placed
+from pipeline.protocols import Message
 from tests.commands import configured, offkey, only_line
 from tests.pipeline.letters.desks import rejected
 from tests.streams import FEATURES, SERIES
@@ -361,10 +361,13 @@ def test_a_replay_that_another_one_shuts_out_ends_with_its_reason(on_apache: Set
     os.close(theirs)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("machines, not_json: 1 to topic")
-    with closing(KafkaAtomicPublisher(on_apache.connection, f"offkey-dead-letters-{on_apache.dead}")) as other:
+    name = f"offkey-dead-letters-{on_apache.dead}"
+    with closing(KafkaTransactions(on_apache.connection, None, name)) as other:
+        other.settle()
         os.write(ours, b"y\n")
         said = process.communicate(timeout=60)[1]
-        other.publish([Placed(Message(on_apache.metrics, None, b"of the other one"), 0)])
+        other.send(Message(on_apache.metrics, None, b"of the other one"))
+        other.finish({}, 20)
     os.close(ours)
     assert process.returncode == 1
     assert "another process has its name" in only_line(said)

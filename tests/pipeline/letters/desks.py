@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.connectors.memory import MemoryAtomicPublisher, MemoryBroker, MemoryLog, MemoryRecord
+from pipeline.connectors.memory import MemoryBroker, MemoryLog, MemoryRecord, MemoryTransactions
 from pipeline.letters.replay import Plan, Repairs, Sent, plan, replay
 from pipeline.letters.tally import Kind, Tally, tally
-from pipeline.protocols import AtomicPublisher, Message, PartitionRecords, TopicPartition
+from pipeline.protocols import Delivery, Message, PartitionRecords, TopicPartition
 from pipeline.stages import dead_letters
 from pipeline.stages.decode import Reject
 
@@ -70,15 +70,16 @@ class Desk:
 
         return plan(self.log, wanted, unread, repairs)
 
-    def replay(self, publisher: AtomicPublisher | None = None, most_letters: int = 500, **what: Any) -> Sent:
-        """Begin as the command does: the publisher first, then the count."""
-        own = publisher or self.publisher()
+    def replay(self, delivery: Delivery | None = None, most_letters: int = 500, **what: Any) -> Sent:
+        """Begin as the command does: settled first, then counted."""
+        own = delivery or self.delivery()
+        own.settle()
         planned = self.plan(**what)
         partitions = {topic: len(logs) for topic, logs in self.broker.topics.items()}
-        return replay(self.log, own, planned, TOPIC, partitions, ["payments"], unread, most_letters)
+        return replay(self.log, own, planned, TOPIC, partitions, ["payments"], unread, 20, most_letters)
 
-    def publisher(self) -> MemoryAtomicPublisher:
-        return MemoryAtomicPublisher(self.broker, "replay")
+    def delivery(self) -> MemoryTransactions:
+        return MemoryTransactions(self.broker, None, "replay")
 
     def records(self, topic: str, partition: int) -> Sequence[MemoryRecord]:
         return self.broker.topics[topic][partition]

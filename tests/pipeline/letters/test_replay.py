@@ -2,16 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from pipeline.connectors.memory import MemoryAtomicPublisher
+from pipeline.connectors.memory import MemoryTransactions
 from pipeline.errors import DeliveryError, RecordError
 from pipeline.letters.lines import Repair, line_of, read_repairs, sha256_of
 from pipeline.letters.tally import Tally
-from pipeline.protocols import AtomicPublisher, Message, Placed
+from pipeline.protocols import Message, TopicPartition
 from pipeline.stages.dead_letters import Letter
 from tests.pipeline.letters.desks import BEGIN_MS, TOPIC, Desk, rejected
 from tests.streams import Bench, drain, series_payloads
@@ -104,20 +104,19 @@ def test_a_loop_can_be_seen(desk: Desk) -> None:
     assert (kind.letters, kind.replayed, kind.again, kind.most_replays) == (4, 3, 3, 3)
 
 
-class Failing:
-    """A publisher whose process ends at its n-th transaction: before it, or after it and before it is known."""
+class Failing(MemoryTransactions):
+    """Its process ends at its n-th transaction: before it, or after it and before it is known."""
 
-    def __init__(self, inner: AtomicPublisher, at: int, committed: bool) -> None:
-        self._inner, self._left, self._committed = inner, at, committed
+    def __init__(self, desk: Desk, at: int, committed: bool) -> None:
+        super().__init__(desk.broker, None, "replay")
+        self._left, self._committed = at, committed
 
-    def publish(self, messages: Sequence[Placed]) -> None:
+    def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
         self._left -= 1
         if self._left or self._committed:
-            self._inner.publish(messages)
+            super().finish(offsets, timeout_s)
         if not self._left:
             raise DeliveryError("killed")
-
-    def close(self) -> None: ...
 
 
 @pytest.mark.parametrize("committed", [False, True])
@@ -127,7 +126,7 @@ def test_a_crash_at_any_transaction_sends_each_letter_once(desk: Desk, committed
     crashes = 0
     for at in (1, 2, 1, 3, 1):
         with pytest.raises(DeliveryError):
-            desk.replay(Failing(desk.publisher(), at, committed), most_letters=3)
+            desk.replay(Failing(desk, at, committed), most_letters=3)
         crashes += 1
     desk.replay(most_letters=3)
     assert crashes == 5
@@ -138,15 +137,15 @@ def test_of_two_replays_at_a_time_the_older_is_shut_out(desk: Desk) -> None:
     for offset in range(10):
         desk.write(rejected(offset, value=b"%d" % offset))
 
-    class Late(MemoryAtomicPublisher):
+    class Late(MemoryTransactions):
         """Another replay begins and ends while this one is about to send."""
 
-        def publish(self, messages: Sequence[Placed]) -> None:
+        def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
             desk.replay()
-            super().publish(messages)
+            super().finish(offsets, timeout_s)
 
-    with pytest.raises(DeliveryError, match="another process has its name"):
-        desk.replay(Late(desk.broker, "replay"))
+    with pytest.raises(DeliveryError, match=r"another process has begun .*; start the replay again"):
+        desk.replay(Late(desk.broker, None, "replay"))
     assert Counter(each.value for each in desk.broker.records("metrics")) == Counter(b"%d" % n for n in range(10))
 
 
@@ -191,19 +190,19 @@ def test_transactions_stay_small(desk: Desk) -> None:
 
     sizes: list[int] = []
 
-    class Counting(MemoryAtomicPublisher):
-        def publish(self, messages: Sequence[Placed]) -> None:
-            sizes.append(len(messages) - 1)  # One of them is the mark.
-            super().publish(messages)
+    class Counting(MemoryTransactions):
+        def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
+            sizes.append(len(self._sent) - 1)  # One of them is the mark.
+            super().finish(offsets, timeout_s)
 
     for offset in range(10):
         desk.write(rejected(offset, value=b"x" * 900_000 if offset >= 5 else b"x"))
-    desk.replay(Counting(desk.broker, "replay"), most_letters=4)
+    desk.replay(Counting(desk.broker, None, "replay"), most_letters=4)
     assert sizes == [4, 4, 2]
     sizes.clear()
     for offset in range(10, 32):
         desk.write(rejected(offset, value=b"x" * 900_000))
-    desk.replay(Counting(desk.broker, "replay"))
+    desk.replay(Counting(desk.broker, None, "replay"))
     assert sizes == [10, 10, 2]
 
 

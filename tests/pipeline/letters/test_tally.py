@@ -41,8 +41,8 @@ def test_marks_count_what_they_name_and_nothing_else(desk: Desk) -> None:
     sent = [each for each in waiting(desk.log, counted, list(counted.kinds.values())) if each.origin_offset != 4]
     for placed in marks(TOPIC, sent[:6]):
         assert placed.partition is not None
-        desk.write(placed.message, placed.partition)
-        desk.write(placed.message, placed.partition)  # Twice changes nothing.
+        desk.write(placed, placed.partition)
+        desk.write(placed, placed.partition)  # Twice changes nothing.
     again = desk.count()
     kind = again.kinds["metrics", "not_json"]
     assert (kind.letters, kind.replayed, again.foreign) == (10, 6, 0)
@@ -56,7 +56,7 @@ def test_a_mark_outlives_its_letters_and_is_of_no_harm(desk: Desk) -> None:
         desk.write(rejected(offset))
     letters = [found for arrived in desk.log.read() for found in Tally().take(arrived)]
     (placed,) = marks(TOPIC, letters)
-    desk.write(placed.message)
+    desk.write(placed)
     desk.broker.begin[TopicPartition(TOPIC, 0)] = 3
     (kind,) = desk.count().kinds.values()
     assert (kind.letters, kind.replayed) == (1, 1)
