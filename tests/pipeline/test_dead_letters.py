@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.connectors.kafka_client import KafkaProducer
 from pipeline.protocols import Message
 from tests.commands import configured, offkey, only_line
 from tests.pipeline.letters.desks import rejected
+from tests.sabotage import PROCESSES, Step, send_back
 from tests.streams import FEATURES, SERIES
 
 _DEADLINE_S = 60.0
@@ -345,6 +347,36 @@ def test_killed_anywhere_it_sends_each_letter_once(on_apache: Setting) -> None:
     assert kills >= 2
     assert on_apache.came() == Counter(b"%d" % n for n in range(2000))
     assert replayed(on_apache.config) == {}
+
+
+def test_killed_at_any_step_it_sends_each_letter_once(
+    apache_broker: str, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    """As the test before, but at every call that there is, and not at random."""
+    values = [b"%d" % number for number in range(3)]
+
+    def sent_back(name: str, fatal: Step | None) -> dict[str, int]:
+        folder = tmp_path / name
+        folder.mkdir()
+        own = setting(apache_broker, lambda what: unique(f"{what}-{name}"), folder)
+        own.letters([rejected(n, key=None, value=value) for n, value in enumerate(values)])
+        steps = folder / "steps"
+        for step in (fatal, None) if fatal else (None,):
+            process = PROCESSES.Process(target=send_back, args=(own.config, step, steps))
+            process.start()
+            process.join(_DEADLINE_S)
+            assert process.exitcode == (-signal.SIGKILL if step else 0), name
+            seen: dict[str, int] = json.loads(steps.read_text())
+        assert own.came() == Counter(values), name
+        assert replayed(own.config) == {}, name
+        return seen
+
+    gone_through = sent_back("undisturbed", None)
+    assert gone_through["after begin_commit"] == len(values)
+    # The second time, some are sent already.
+    fatal = [(kind, min(times, 2)) for kind, times in gone_through.items()]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda step: sent_back(f"{step[0].replace(' ', '-')}-{step[1]}", step), fatal))
 
 
 def test_a_replay_that_another_one_shuts_out_ends_with_its_reason(on_apache: Setting) -> None:
