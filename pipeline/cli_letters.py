@@ -81,8 +81,8 @@ def list_letters(
                     print("\n".join(report.example_lines(letter)))
     else:
         print(f"{topic} holds no dead letters" + (" of this kind" if counted.kinds else ""))
-    if foreign := report.foreign_line(topic, counted):
-        print(foreign)
+    for remark in report.not_counted(topic, counted):
+        print(remark)
 
 
 @app.command("replay")

@@ -103,6 +103,8 @@ def plan(
         kind = counted.kind_of(*place)
         if kind is None:
             wrong = f"partition {place[0]} has no letter of offkey at {place[1]}; list the letters again"
+        elif counted.is_repeat(*place):
+            wrong = "another letter tells of the same record, and stands for both; list the letters again"
         elif found[place]:
             wrong = f"{found[place]} than those that were listed; list the letters again"
         elif kind.code not in codes:

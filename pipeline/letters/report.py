@@ -11,6 +11,7 @@ from pipeline.letters.lines import iso, place_of
 from pipeline.letters.replay import Plan, Sent
 from pipeline.letters.tally import Kind, Tally
 from pipeline.stages.dead_letters import Letter
+from pipeline.stages.decode import REASONS
 
 _LONGEST_SHOWN = 120
 
@@ -21,8 +22,9 @@ Streams = Mapping[str, str]
 def kinds_table(kinds: Iterable[Kind], streams: Streams) -> Table:
     """Return how many letters of each kind there are."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for head in ("stream", "reason"):
-        table.add_column(head, overflow="fold")
+    table.add_column("stream", overflow="fold")
+    # Where it is narrow, times are folded and not reasons.
+    table.add_column("reason", overflow="fold", min_width=max(map(len, REASONS)))
     for head in ("letters", "replayed", "again"):
         table.add_column(head, justify="right")
     for head in ("first (UTC)", "last (UTC)"):
@@ -33,7 +35,7 @@ def kinds_table(kinds: Iterable[Kind], streams: Streams) -> Table:
             printable(kind.reason),
             f"{kind.letters:,}",
             f"{kind.replayed:,}",
-            f"{kind.again:,}" + (f" (to {kind.most_replays} times)" if kind.most_replays else ""),
+            f"{kind.again:,}" + (f" ({_often(kind)})" if kind.most_replays > 1 else ""),
             _moment(kind.first_ms),
             _moment(kind.last_ms),
         )
@@ -52,7 +54,7 @@ def example_lines(letter: Letter) -> Iterator[str]:
 def kinds_json(topic: str, counted: Tally, kinds: Sequence[Kind], streams: Streams) -> Iterator[str]:
     """Yield a line for the topic, and one for each kind."""
     fields: dict[str, Any] = {"topic": topic, "letters": sum(kind.letters for kind in kinds)}
-    yield json.dumps({**fields, "foreign": counted.foreign})
+    yield json.dumps({**fields, "repeats": counted.repeats, "foreign": counted.foreign})
     for kind in kinds:
         fields = {
             "stream": streams.get(kind.topic),
@@ -76,7 +78,7 @@ def plan_lines(planned: Plan, streams: Streams) -> Iterator[str]:
                 f"{name_of(kind, streams)}, {printable(kind.reason)}: {number:,} to topic {printable(kind.topic)}"
             )
             if kind.again:
-                line += f"; {kind.again:,} of this kind were sent back before, to {kind.most_replays} times"
+                line += f"; {kind.again:,} letters of this kind are of records sent back before, {_often(kind)}"
             yield line
 
 
@@ -95,8 +97,7 @@ def left_alone(planned: Plan, topic: str, streams: Streams) -> Iterator[str]:
     unread = sum(kind.waiting for kind in planned.counted.kinds.values() if kind.topic not in streams)
     if unread and planned.repairs is None:
         yield f"left alone: {amount(unread)} of topics that no stream here reads"
-    if foreign := foreign_line(topic, planned.counted):
-        yield foreign
+    yield from not_counted(topic, planned.counted)
 
 
 def sent_line(sent: Sent) -> str:
@@ -107,11 +108,12 @@ def sent_line(sent: Sent) -> str:
     return line
 
 
-def foreign_line(topic: str, counted: Tally) -> str | None:
-    """Return what to say of records that are no letters of offkey."""
-    if not counted.foreign:
-        return None
-    return f"left alone: {amount(counted.foreign, 'record')} of {topic} with other headers than offkey's"
+def not_counted(topic: str, counted: Tally) -> Iterator[str]:
+    """Yield what to say of records of the topic that are no letters of their own."""
+    if counted.repeats:
+        yield f"left alone: {amount(counted.repeats)} written once more after a fault of a worker"
+    if counted.foreign:
+        yield f"left alone: {amount(counted.foreign, 'record')} of {topic} with other headers than offkey's"
 
 
 def amount(number: int, what: str = "letter") -> str:
@@ -137,6 +139,10 @@ def printable(text: str) -> str:
 def name_of(kind: Kind, streams: Streams) -> str:
     """Return the stream that letters belong to."""
     return streams.get(kind.topic) or f"(none reads {printable(kind.topic)})"
+
+
+def _often(kind: Kind) -> str:
+    return "once" if kind.most_replays == 1 else f"up to {kind.most_replays} times"
 
 
 def _moment(time_ms: int) -> str:

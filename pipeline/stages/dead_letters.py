@@ -25,14 +25,14 @@ _LONGEST_TEXT = 500
 
 def message(reject: Reject, topic: str) -> Message:
     """Return the rejected record for the dead-letter topic, keeping its own headers in front."""
-    place, record = reject.partition, reject.record
+    place, record, why = reject.partition, reject.record, REASONS[reject.reason]
     errors = (
         place.topic,
         str(place.partition),
         str(record.offset),
         "VALUE_CONVERTER",
         _CLASS_PREFIX + reject.reason,
-        f"{REASONS[reject.reason]}: {reject.text}"[:_LONGEST_TEXT],
+        (why if reject.text == why else f"{why}: {reject.text}")[:_LONGEST_TEXT],
     )
     headers = [*record.headers, *((name, text.encode()) for name, text in zip(_NAMES, errors, strict=True))]
     origin = f"{place.topic}/{place.partition}@{record.offset}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.connectors.memory import MemoryTransactions
-from pipeline.errors import DeliveryError, RecordError
+from pipeline.errors import ConfigError, DeliveryError, RecordError
 from pipeline.letters.lines import Repair, line_of, read_repairs, sha256_of
 from pipeline.letters.tally import Tally
 from pipeline.protocols import Message, TopicPartition
@@ -185,6 +185,16 @@ def test_repaired_bytes_go_in_place_of_the_letters(desk: Desk) -> None:
     assert {each.origin_offset for each in desk.plan().letters(desk.log)} == {0, 3}
 
 
+def test_a_repair_of_a_repeat_is_refused(desk: Desk) -> None:
+    desk.write(rejected(0), 0)
+    desk.write(rejected(0), 1)
+    own = letters(desk)
+    with pytest.raises(ConfigError, match=":1: another letter tells of the same record, and stands for both"):
+        desk.plan(repairs={(1, 0): repair(own[1])})
+    assert sum(desk.replay(repairs={(0, 0): repair(own[0])}).by_kind.values()) == 1
+    assert not desk.replay().by_kind
+
+
 def test_transactions_stay_small(desk: Desk) -> None:
     """By count, and by bytes."""
 
@@ -209,6 +219,20 @@ def test_transactions_stay_small(desk: Desk) -> None:
 def test_an_empty_topic_is_left_empty(desk: Desk) -> None:
     assert not desk.replay().by_kind
     assert not desk.broker.records(TOPIC)
+
+
+def test_what_a_worker_rejects_twice_after_a_lost_commit_goes_back_once() -> None:
+    bench = Bench(partitions=1)
+    bench.fill([*series_payloads(20), (b"a", b"one"), (None, b"two"), (b"a", b"one")])
+    first = bench.worker()
+    drain(first)
+    first.source.close()
+    bench.broker.committed.clear()
+    drain(bench.worker())
+    desk = Desk(bench.broker, make_topics=False)
+    assert (len(bench.broker.records(TOPIC)), desk.count().repeats) == (6, 3)
+    assert desk.replay().by_kind == Counter({("metrics", "not_json"): 3})
+    assert not desk.replay().by_kind
 
 
 def test_a_worker_takes_repaired_records_and_rejects_the_others_again(tmp_path: Path) -> None:
