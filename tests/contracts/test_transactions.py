@@ -14,7 +14,7 @@ from kafka.structs import TopicPartition as ClientPartition
 
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaSource, KafkaTransactions, history, refuses_zombies
-from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, TransientError
+from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
 from pipeline.protocols import Message, TopicPartition
 from tests.brokers import MISSING, ApacheBroker, forbid
 from tests.commands import produce
@@ -89,6 +89,26 @@ def test_a_record_lost_inside_a_transaction_is_not_committed(place: Place) -> No
     transactions.finish({place.partition: 2}, 20)
     assert source.committed(place.partition) == 2
     assert place.seen() == [b"again"]
+
+
+def test_of_a_message_that_fails_behind_another_one_the_cause_is_told(place: Place) -> None:
+    transactions = place.transactions(place.member())
+    transactions.send(Message(place.alerts, b"k", b"x" * 5_000_000, origin="in/0@8"))
+    producer = transactions._transaction.publisher.producer()
+    producer.flush()
+    assert producer._transaction_manager.has_error()
+    with pytest.raises(RecordError, match="in/0@8: 5000001 bytes are more than topic"):
+        place.send(transactions, b"behind")
+
+
+def test_a_zombie_learns_it_from_any_message(place: Place) -> None:
+    source = place.member()
+    transactions = place.transactions(source)
+    place.transactions(source)
+    place.send(transactions, b"a zombie's")
+    transactions._transaction.publisher.producer().flush()
+    with pytest.raises(AssignmentLost, match="another process has its name"):
+        place.send(transactions, b"one more")
 
 
 def test_the_client_alone_would_have_committed_it(place: Place) -> None:

@@ -8,11 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.connectors.connection import Connection, GroupOptions
-from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, KafkaTransactions, history
-from pipeline.connectors.memory import MemoryBroker, MemoryPublisher, MemorySource, MemoryTransactions
+from pipeline.connectors.kafka import (
+    KafkaCluster,
+    KafkaLog,
+    KafkaPublisher,
+    KafkaSource,
+    KafkaTransactions,
+    history,
+)
+from pipeline.connectors.memory import MemoryBroker, MemoryLog, MemoryPublisher, MemorySource, MemoryTransactions
 from pipeline.delivery import AtLeastOnce
 from pipeline.protocols import (
     Delivery,
+    Log,
     Message,
     PartitionRecords,
     Publisher,
@@ -37,6 +45,8 @@ class World:
     """(source, transactional id) -> exactly once."""
     published: Callable[[], Sequence[RawRecord]]
     """What a reader of `alerts` sees, who reads committed records only."""
+    log: Log
+    """Of `topic`."""
     opened: list[Any] = field(default_factory=list)
 
     def new_source(self) -> Source:
@@ -64,6 +74,13 @@ class World:
             publisher.send(Message(self.topic, b"k%d" % (number % 5), b"v%d" % number, [("n", b"%d" % number)]))
         publisher.flush(20)
 
+    def held(self) -> dict[int, list[Any]]:
+        """Return what the topic's log holds, by partition."""
+        found: dict[int, list[Any]] = {}
+        for arrived in self.log.read():
+            found.setdefault(arrived.partition.partition, []).extend(arrived.records)
+        return found
+
     def read_all(self, count: int) -> list[Any]:
         """Read the topic's first records, from its one partition."""
         source = self.new_source()
@@ -87,6 +104,7 @@ def in_memory(unique: Callable[[str], str], partitions: int) -> World:
         lambda: MemoryPublisher(broker),
         lambda source, name: MemoryTransactions(broker, source, name),
         lambda: broker.records(alerts),
+        MemoryLog(broker, topic),
     )
 
 
@@ -104,6 +122,7 @@ def on_kafka(kind: str, address: str, unique: Callable[[str], str], partitions: 
         lambda: KafkaPublisher(connection, 15),
         lambda source, name: KafkaTransactions(connection, source, name, 15),
         lambda: [record for arrived in history(connection, alerts, 1000) for record in arrived.records],
+        KafkaLog(connection, topic),
     )
 
 
