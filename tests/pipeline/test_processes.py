@@ -341,7 +341,7 @@ def test_leave_is_handed_down(on_apache: Deployed) -> None:
     with Several(config, "--leave") as several:
         several.until(lambda: several.ready() and several.assigned() == [2, 2])
         with closing(KafkaSource(on_apache.connection, options, [on_apache.topic])) as heir:
-            poll_until(heir, heir.joined, heir)
+            poll_until(heir.joined, heir)
             assert several.end()[0] == 0
             begun_s = time.monotonic()
             gain_all(heir, PARTITIONS - len(heir.assignment().gained))
