@@ -363,15 +363,7 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
     with contextlib.closing(cluster):
         for topic in (settings.topics.alerts, settings.topics.dead_letters):
             cluster.topic(topic, "WRITE")
-    group = GroupOptions(
-        kafka.group_id,
-        kafka.instance_id,
-        kafka.session_timeout,
-        kafka.max_poll_interval,
-        kafka.max_poll_records,
-        kafka.fetch_min_bytes,
-        int(kafka.fetch_max_wait * 1000),
-    )
+    group = GroupOptions.of(kafka)
     options = WorkerOptions(
         settings.topics.alerts,
         settings.topics.dead_letters,

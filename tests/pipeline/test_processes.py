@@ -48,7 +48,7 @@ class Deployed:
         with closing(KafkaCluster(self.connection)) as cluster:
             cluster.create_topics(topics)
 
-    def config(self, name: str = "several", session_s: float = 6, **kafka: Any) -> Path:
+    def config(self, name: str = "several", session_s: float = 6, **kafka: str | None) -> Path:
         """Write a configuration of a group, a topic of alerts and storage of its own."""
         folder = self.folder / name
         folder.mkdir()
