@@ -98,7 +98,8 @@ def test_a_poll_of_packed_records_keeps_to_its_bytes(
     packed: tuple[str, int], member: Callable[[str], KafkaSource]
 ) -> None:
     topic, count = packed
-    source, sizes = member(topic), []
+    source = member(topic)
+    sizes: list[int] = []
     deadline_s = time.monotonic() + 60
     while sum(sizes) < count * LARGE and time.monotonic() < deadline_s:
         arrived = source.poll(0.5)

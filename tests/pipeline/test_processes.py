@@ -48,7 +48,7 @@ class Deployed:
         with closing(KafkaCluster(self.connection)) as cluster:
             cluster.create_topics(topics)
 
-    def config(self, name: str = "several", session_s: float = 6, **kafka: str | None) -> Path:
+    def config(self, name: str = "several", session_s: float = 6, instance_id: str | None = None) -> Path:
         """Write a configuration of a group, a topic of alerts and storage of its own."""
         folder = self.folder / name
         folder.mkdir()
@@ -61,7 +61,7 @@ class Deployed:
                 "group_id": f"{self.topic}-{name}",
                 "session_timeout": session_s,
                 "max_poll_interval": session_s,
-                **kafka,
+                "instance_id": instance_id,
             },
             topics={"alerts": f"{self.topic}-{name}", "dead_letters": self.dead},
             streams={"machines": SERIES.model_dump(mode="json", exclude_unset=True) | {"topic": self.topic}},
@@ -191,10 +191,7 @@ def _state(pid: int) -> str:
 @pytest.mark.timeout(400)
 def test_two_share_the_partitions_and_one_that_is_killed_comes_back(deployed: Deployed) -> None:
     # The embedded broker lets no static member in again that did not leave.
-    config, all_records = (
-        deployed.config(**({"instance_id": "web"} if deployed.kind == "apache" else {})),
-        payloads(),
-    )
+    config, all_records = deployed.config(instance_id="web" if deployed.kind == "apache" else None), payloads()
     produce(deployed.connection, deployed.topic, all_records[:480])
     with Several(config) as several:
         several.until(several.ready)
