@@ -196,7 +196,9 @@ class Worker:
     ) -> None:
         """Stop where nothing but rejects arrives: a wrong configuration would dead-letter a whole topic."""
         expected_row, run = 0, progress.rejects_in_a_row
-        for reject in sorted(rejects, key=lambda reject: reject.row):
+        # Where one row is rejected, the record has others that are not.
+        whole = [reject for reject in rejects if reject.inner is None]
+        for reject in sorted(whole, key=lambda reject: reject.row):
             run = run + 1 if reject.row == expected_row else 1
             expected_row = reject.row + 1
             if run > self.settings.max_rejects_in_a_row:
