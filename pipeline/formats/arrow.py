@@ -161,7 +161,7 @@ class ArrowFormat:
 
     def _listed(self, values: Any) -> tuple[str | int | None, ...]:
         """Return names as Python's; those of a dictionary that a producer repeats are made once."""
-        buffers = [buffer and buffer.to_pybytes() for buffer in values.buffers()]
+        buffers = [None if buffer is None else buffer.to_pybytes() for buffer in values.buffers()]
         key = (str(values.type), values.offset, len(values), *buffers)
         found = self._names.get(key)
         return _remember(self._names, key, tuple(values.to_pylist())) if found is None else found
@@ -201,7 +201,7 @@ def _translated() -> Iterator[None]:
 def _stream_of(value: bytes) -> Any:
     """Return the stream of a value as a buffer; nothing is copied."""
     whole = pyarrow.py_buffer(value)
-    return whole.slice(_FIRST_IN_FILE) if value.startswith(_MAGIC) else whole
+    return whole.slice(min(_FIRST_IN_FILE, len(value))) if value.startswith(_MAGIC) else whole
 
 
 def _check_end(value: bytes, end: int) -> None:

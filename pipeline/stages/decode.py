@@ -160,20 +160,23 @@ class Decoder(ABC):
         published_ms_N = np.array([record.timestamp for record in arrived.records], np.int64)[read.row_N]
         time_ms_N = published_ms_N if read.time_ms_N is None else read.time_ms_N
         unusable: dict[str, BoolArray] = {}
-        lacking_N: BoolArray = np.zeros(len(time_ms_N), np.bool_)
-        if read.incomplete_N is not None:
-            lacking_N = read.incomplete_N
-        if not self._fields.optional_features and read.missing_NF.any():
-            lacking_N = lacking_N | np.asarray(read.missing_NF.any(axis=1))
-        unusable["missing_field"] = lacking_N
+        unusable["missing_field"] = self._lacking(read)
         largest = np.abs(read.values_NF).max(initial=0.0)
         # Not a number is not smaller either, and mostly there is none.
         if not largest <= _LARGEST:
             usable_NF = (np.abs(read.values_NF) <= _LARGEST) | read.missing_NF
-            unusable["not_finite"] = ~usable_NF.all(axis=1)
+            unusable["not_finite"] = np.logical_not(usable_NF.all(axis=1))
         unusable["bad_time"] = (time_ms_N < 0) | (time_ms_N > MAX_TIME_MS)
         unusable["time_ahead"] = (published_ms_N >= 0) & (time_ms_N - published_ms_N > self._max_ahead_ms)
         return unusable, time_ms_N
+
+    def _lacking(self, read: Candidates) -> BoolArray:
+        lacking_N: BoolArray = np.zeros(len(read.row_N), np.bool_)
+        if read.incomplete_N is not None:
+            lacking_N = read.incomplete_N
+        if self._fields.optional_features or not read.missing_NF.any():
+            return lacking_N
+        return np.asarray(lacking_N | read.missing_NF.any(axis=1), np.bool_)
 
     def _times(self, time_N: FloatArray, unit: str) -> IntArray:
         """Return times in ms; what is out of all bounds, or not a number, becomes -1 or absurdly late."""
