@@ -1,6 +1,6 @@
 """A stream's settings -> what its records are decoded by."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from models.spec import shortened
@@ -73,6 +73,17 @@ def features_of(sample: Sequence[PartitionRecords], settings: StreamSettings) ->
             "name the features in the stream's `features`"
         )
     return [".".join(part.replace("\\", "\\\\").replace(".", "\\.") for part in path) for path in found]
+
+
+def records_of_rows(rows: int, settings: StreamSettings, newest: Iterable[PartitionRecords]) -> int:
+    """Return how many records hold about so many rows, to judge by a topic's newest ones."""
+    if settings.format == "json":
+        return rows
+    from pipeline.formats.arrow import ArrowFormat
+
+    table = ArrowFormat(Fields(()), settings.max_record_bytes)
+    counts = [table.count(record.value or b"") for records in newest for record in records.records]
+    return max(1, rows * len(counts) // max(1, sum(counts)))
 
 
 def _numbers_of(value: bytes, settings: StreamSettings) -> Collection[Path]:

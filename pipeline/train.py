@@ -192,7 +192,7 @@ def read_columns(history: Iterable[PartitionRecords], decoder: Decoder) -> Read:
     parts: dict[str, list[tuple[IntArray, FloatArray]]] = {}
     there_F = np.zeros(0, np.bool_)
     records = rejected = late = 0
-    for arrived in history:
+    for arrived in (records for each in history for part in decoder.split([each]) for records in part):
         batch, rejects = decoder.decode(arrived)
         records, rejected = records + len(batch) + len(rejects), rejected + len(rejects)
         missing_NF = np.isnan(batch.values_NF)

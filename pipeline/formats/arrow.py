@@ -23,7 +23,7 @@ import numpy as np
 
 from models.spec import shortened
 from pipeline.errors import ConfigError
-from pipeline.formats.arrow_sizes import claimed
+from pipeline.formats.arrow_sizes import Claim, claimed
 from pipeline.formats.fields import Column, Fields, Malformed, Names, Path, Rows
 
 try:
@@ -84,6 +84,14 @@ class ArrowFormat:
                 rows = self._rows(batch, plan)
             yield rows
 
+    def count(self, value: bytes) -> int:
+        """Return how many rows a value says that it has, no more than may be read; 0 where that cannot be told."""
+        try:
+            _, claims = _messages(pyarrow.BufferReader(_stream_of(value)))
+        except Malformed:
+            return 0
+        return min(sum(claim.rows for claim in claims), self._max_bytes)
+
     def row(self, value: bytes, number: int) -> bytes:
         """Return one row of a value that was decoded, as a stream of the same schema."""
         for batch in _valid(pyarrow.ipc.open_stream(_stream_of(value), options=_OPTIONS)):
@@ -100,16 +108,9 @@ class ArrowFormat:
     def _bounded(self, value: bytes, stream: Any) -> bytes:
         """See that a value is whole, and no larger than it may be; return the bytes of its schema."""
         source = pyarrow.BufferReader(stream)
-        nbytes = rows = 0
-        schema = b""
-        with _translated():
-            for message in pyarrow.ipc.MessageReader.open_stream(source):
-                if not schema:
-                    schema = message.metadata.to_pybytes()
-                    continue
-                claim = claimed(message.metadata, message.body)
-                nbytes, rows = nbytes + claim.nbytes, rows + claim.rows
-        if max(nbytes, rows * self._columns) > self._max_bytes:
+        schema, claims = _messages(source)
+        nbytes, rows, entries = (sum(each) for each in zip(*claims, strict=True))
+        if max(nbytes, rows * self._columns + entries) > self._max_bytes:
             raise Malformed(
                 "too_large",
                 f"it unpacks to {nbytes:,} bytes and {rows:,} rows of {self._columns} columns, more bytes or more "
@@ -168,7 +169,9 @@ class ArrowFormat:
 
 
 def number_fields(value: bytes, max_bytes: int) -> list[Path]:
-    """Return the path of every column of a value that holds a number in each row, in the schema's order.
+    """Return the path of every column of numbers that holds one, in the schema's order.
+
+    Some rows may lack it: the schema says all the same that it is a number.
 
     Raises:
         Malformed: not an Arrow stream.
@@ -179,11 +182,12 @@ def number_fields(value: bytes, max_bytes: int) -> list[Path]:
         reader = pyarrow.ipc.open_stream(stream, options=_OPTIONS)
         places = list(_leaves(reader.schema, (), ()))
         numbers = [(path, place) for path, place, kind in places if _is_number(kind)]
-        nulls = {path: 0 for path, _ in numbers}
+    there = dict.fromkeys((path for path, _ in numbers), False)
     for batch in _valid(reader):
         for path, place in numbers:
-            nulls[path] += _column(batch, place).null_count
-    return [path for path, count in nulls.items() if not count]
+            column = _column(batch, place)
+            there[path] |= column.null_count < len(column)
+    return [path for path, some in there.items() if some]
 
 
 @contextmanager
@@ -196,6 +200,16 @@ def _translated() -> Iterator[None]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise Malformed("not_utf8" if "UTF8" in text else "not_arrow", text) from None
+
+
+def _messages(source: Any) -> tuple[bytes, list[Claim]]:
+    """Return (the bytes of the first message, which is the schema, what all of them claim)."""
+    schema, claims = b"", [Claim(0, 0, 0)]
+    with _translated():
+        for message in pyarrow.ipc.MessageReader.open_stream(source):
+            schema = schema or message.metadata.to_pybytes()
+            claims.append(claimed(message.metadata, message.body))
+    return schema, claims
 
 
 def _stream_of(value: bytes) -> Any:

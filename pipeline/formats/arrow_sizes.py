@@ -21,6 +21,8 @@ class Claim(NamedTuple):
     nbytes: int
     """Of all buffers, decompressed."""
     rows: int
+    entries: int
+    """Values of a dictionary."""
 
 
 def claimed(metadata: Any, body: Any) -> Claim:
@@ -40,21 +42,21 @@ def _claimed(metadata: memoryview, body: memoryview) -> Claim:
     at = _field(metadata, root, _HEADER_TYPE)
     kind = metadata[at] if at else 0
     if kind not in (_DICTIONARY_BATCH, _RECORD_BATCH):
-        return Claim(0, 0)
+        return Claim(0, 0, 0)
     batch = _below(metadata, _field(metadata, root, _HEADER))
     if kind == _DICTIONARY_BATCH:
         batch = _below(metadata, _field(metadata, batch, _DATA))
     at = _field(metadata, batch, _LENGTH)
-    rows = _INT64.unpack_from(metadata, at)[0] if at else 0
+    length = _checked(_INT64.unpack_from(metadata, at)[0]) if at else 0
     compressed = _field(metadata, batch, _COMPRESSION) != 0
     nbytes = 0
     at = _field(metadata, batch, _BUFFERS)
     if at:
         vector = _below(metadata, at)
         (count,) = struct.unpack_from("<I", metadata, vector)
-        for place, length in struct.iter_unpack("<qq", metadata[vector + 4 : vector + 4 + 16 * count]):
-            nbytes += _checked(_unpacked(body, place, length) if compressed else length)
-    return Claim(nbytes, _checked(rows))
+        for place, size in struct.iter_unpack("<qq", metadata[vector + 4 : vector + 4 + 16 * count]):
+            nbytes += _checked(_unpacked(body, place, size) if compressed else size)
+    return Claim(nbytes, 0, length) if kind == _DICTIONARY_BATCH else Claim(nbytes, length, 0)
 
 
 def _unpacked(body: memoryview, place: int, length: int) -> int:

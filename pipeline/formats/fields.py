@@ -81,5 +81,8 @@ class TableFormat(Protocol):
             Malformed: it cannot be read as a whole, or its columns are not those asked for.
         """
 
+    def count(self, value: bytes) -> int:
+        """Return how many rows a value claims, at little cost; 0 where that cannot be told."""
+
     def row(self, value: bytes, number: int) -> bytes:
         """Return one row of a value that was decoded, as a value of the same columns."""

@@ -18,7 +18,7 @@ Legend: N records, F features.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -150,6 +150,10 @@ class Decoder(ABC):
     @abstractmethod
     def decode(self, arrived: PartitionRecords) -> tuple[Batch, list[Reject]]:
         """Decode consecutive records of one partition."""
+
+    def split(self, arrived: Sequence[PartitionRecords]) -> Iterator[Sequence[PartitionRecords]]:
+        """Cut a poll into parts that are decoded at once: memory is bounded however many rows a record has."""
+        yield arrived
 
     def reject(self, partition: TopicPartition, record: RawRecord, row: int, inner: int, reason: str) -> Reject:
         """Return the reject of a decoded row that cannot be used after all."""

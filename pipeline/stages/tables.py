@@ -9,7 +9,7 @@ rejected one by one, each as a record of its own that can be mended and sent aga
 Legend: N rows, F features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,9 @@ from pipeline.stages.decode import (
     series_name,
     unreadable,
 )
+
+ROWS_AT_ONCE = 131_072
+"""Most rows of a poll that are in memory as columns together."""
 
 
 class TableDecoder(Decoder):
@@ -69,6 +72,23 @@ class TableDecoder(Decoder):
         time_ms_N, untimed_N = self._times_of(parts)
         candidates = Candidates(row_N, values_NF, missing_NF, time_ms_N, (code_N < 0) | untimed_N)
         return self._accepted(arrived, candidates, inner_N, names.known, code_N, rejects)
+
+    def split(self, arrived: Sequence[PartitionRecords]) -> Iterator[Sequence[PartitionRecords]]:
+        """Cut a poll into parts of `ROWS_AT_ONCE` rows or one record: a small fetch may unpack to very many."""
+        part: list[PartitionRecords] = []
+        held = 0
+        for records in arrived:
+            begin = 0
+            for index, record in enumerate(records.records):
+                rows = self._table.count(record.value or b"")
+                if held + rows > ROWS_AT_ONCE and (part or index > begin):
+                    if index > begin:
+                        part.append(PartitionRecords(records.partition, records.records[begin:index]))
+                    yield part
+                    part, begin, held = [], index, 0
+                held += rows
+            part.append(PartitionRecords(records.partition, records.records[begin:]))
+        yield part
 
     def reject(self, partition: TopicPartition, record: RawRecord, row: int, inner: int, reason: str) -> Reject:
         """Return the reject of one row of a record."""

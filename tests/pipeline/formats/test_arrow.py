@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.formats.arrow import ArrowFormat, number_fields
 from pipeline.formats.arrow_sizes import claimed
-from pipeline.formats.fields import Fields, Malformed, Rows
+from pipeline.formats.fields import Fields, Malformed, Path, Rows
 from pipeline.stages.decode import REASONS
 from tests.arrows import file_of, rows_of, stream_of
 
@@ -353,9 +353,11 @@ def test_a_row_alone_takes_no_dictionary_of_others_along() -> None:
 
 def test_numbers_for_a_stream_that_names_no_features() -> None:
     inner = pa.array([{"used": 1, "path": "/"}, {"used": 2, "path": "/"}])
-    some = batch(disk=inner, flag=pa.array([True, False]), gaps=pa.array([1, None]))
-    assert number_fields(stream_of(some), MAX_BYTES) == [("v",), ("disk", "used")]
-    assert number_fields(stream_of(some, some.slice(0, 1)), MAX_BYTES) == [("v",), ("disk", "used")]
+    some = batch(disk=inner, flag=pa.array([True, False]), gaps=pa.array([None, 1]), none=pa.nulls(2, pa.int8()))
+    expected: list[Path] = [("v",), ("disk", "used"), ("gaps",)]
+    assert number_fields(stream_of(some), MAX_BYTES) == expected
+    assert number_fields(stream_of(some.slice(0, 1), some), MAX_BYTES) == expected
+    assert number_fields(stream_of(some.slice(0, 1)), MAX_BYTES) == expected[:2]
     with pytest.raises(Malformed):
         number_fields(b"{}", MAX_BYTES)
 
