@@ -149,10 +149,10 @@ class ArrowFormat:
             array = array.cast(pyarrow.string())
         if not pyarrow.types.is_dictionary(array.type):
             array = array.dictionary_encode()
-        code_N = array.indices.cast(pyarrow.int64())
-        if code_N.null_count:
-            code_N = code_N.fill_null(-1)
-        code_N, values = code_N.to_numpy(), array.dictionary
+        indices, values = array.indices, array.dictionary
+        if indices.null_count:
+            indices = indices.cast(pyarrow.int64()).fill_null(-1)
+        code_N = indices.to_numpy().astype(np.int64)
         if len(values) > len(code_N):
             # A dictionary may hold many more names than are used here.
             used, code_N = np.unique(code_N, return_inverse=True)

@@ -207,7 +207,7 @@ class _Names:
         """Return the code of each name, and behind them, where -1 finds it, that of none."""
         found = self._codes_of.get(id(names))
         if found is None:
-            codes = [self._joined([name]) for name in names]
+            codes = [-1 if name is None else self.code(str(name)) for name in names]
             found = self._codes_of[id(names)] = (names, np.array([*codes, -1], np.int64))
         return found[1]
 
