@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from models.files import from_files, to_files
 from pipeline.lanes import build_lane
 from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.stages import tables
 from pipeline.stream import Outcome, Scored, StreamPipeline
 from tests.arrows import arrow_of, rows_of, stream_of
 from tests.records import Record
@@ -234,3 +235,17 @@ def test_rejected_rows_do_not_stop_a_worker_that_has_good_ones() -> None:
     bench.fill([(None, spoiled(record, range(1, 40))), (None, b"x"), (None, b"x"), (None, record)])
     drain(bench.worker(series=ARROW))
     assert len(bench.broker.records("dead")) == 41
+
+
+def test_parts_of_a_poll_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows a poll brings, so many are in memory at once."""
+    records = [*arrow_of(series_payloads(), range(30, 800, 30)), (None, b"nonsense")]
+    found = []
+    for most in (10**6, 100, 1):
+        monkeypatch.setattr(tables, "ROWS_AT_ONCE", most)
+        bench = Bench(partitions=1)
+        bench.fill(records)
+        drain(bench.worker(series=ARROW))
+        found.append((bench.alerts(), [letter.value for letter in bench.broker.records("dead")]))
+    assert found[0] == found[1] == found[2]
+    assert found[0][1] == [b"nonsense"]

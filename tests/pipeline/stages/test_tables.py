@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.formats.arrow import ArrowFormat
 from pipeline.formats.fields import Fields
-from pipeline.stages import dead_letters
+from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.stages import dead_letters, tables
 from pipeline.stages.decode import Batch, Reject, RowDecoder
 from pipeline.stages.tables import TableDecoder
 from tests.arrows import rows_of, stream_of
@@ -246,3 +247,28 @@ def test_the_same_rows_as_json_give_the_same_batch_and_rejects(
             (one,) = (each for each in whole if each.row == holder)
             expected = one.reason if first[holder] == reject.row else reject.reason
         assert expected == reject.reason
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 100])
+def test_a_poll_is_cut_into_parts_of_bounded_rows(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is lost or doubled, their order stays, and no part has more rows unless it is one record."""
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", most)
+    sizes = [[1, 0, 4, 1], [2, 2], [3]]
+    places = [TopicPartition("metrics", number) for number in range(3)]
+    polled = [
+        arrived([record(table([good("a")] * size)) if size else record(b"x") for size in each], place)
+        for each, place in zip(sizes, places, strict=True)
+    ]
+    parts = list(decoder().split(polled))
+    for each, place in zip(polled, places, strict=True):
+        assert [one for part in parts for at in part if at.partition == place for one in at.records] == each.records
+    for part in parts:
+        assert all(at.records for at in part)
+        rows = [decoder().decode(PartitionRecords(at.partition, [one]))[0] for at in part for one in at.records]
+        assert sum(map(len, rows)) <= most or sum(map(bool, map(len, rows))) == 1
+
+
+def test_what_cannot_be_read_counts_for_nothing_until_it_is_decoded() -> None:
+    nothing = stream_of(pa.record_batch({"cpu": pa.nulls(10**7)}))
+    (part,) = decoder().split([arrived([record(b"x"), record(None), record(nothing)])])
+    assert [reject.reason for reject in decoder().decode(part[0])[1]] == ["not_arrow", "tombstone", "too_large"]
