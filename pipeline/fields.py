@@ -61,12 +61,19 @@ def features_of(sample: Sequence[PartitionRecords], settings: StreamSettings) ->
     """
     taken = {split_path(path) for path in [*(settings.series or ()), *([settings.time] if settings.time else [])]}
     found: list[Path] | None = None
+    unread = ""
     for record in (record for records in sample for record in records.records):
         try:
             numbers = _numbers_of(record.value or b"", settings)
-        except Malformed:
+        except Malformed as error:
+            unread = unread or str(error)
             continue
         found = [path for path in (numbers if found is None else found) if path in numbers and path not in taken]
+    if found is None and unread:
+        raise SnapshotError(
+            f"topic {settings.topic}: no sampled record can be read as {settings.format} ({unread}); mend "
+            "the producer or the stream's `format`"
+        )
     if not found:
         raise SnapshotError(
             f"topic {settings.topic}: no field holds a number in every sampled record; "

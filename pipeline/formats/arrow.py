@@ -71,7 +71,12 @@ class ArrowFormat:
             Malformed: with the reason; see `REASONS` in `pipeline.stages.decode`.
         """
         stream = _stream_of(value)
-        schema_bytes = self._bounded(value, stream)
+        try:
+            schema_bytes = self._bounded(value, stream)
+        except Malformed as error:
+            if error.reason == "not_arrow" and value.lstrip().startswith(b"{"):
+                raise Malformed("not_arrow", "it looks like JSON; set `format: json`") from None
+            raise
         with _translated():
             reader = pyarrow.ipc.open_stream(stream, options=_OPTIONS)
             plan = self._plans.get(schema_bytes)

@@ -15,6 +15,9 @@ import msgspec
 
 from pipeline.formats.fields import Fields, Malformed, Path
 
+_ARROW = (b"\xff\xff\xff\xff", b"ARROW1")
+"""How Arrow streams and files begin."""
+
 
 class JsonFormat:
     """Decodes one value to the tuple (features..., series..., time?)."""
@@ -49,6 +52,8 @@ class JsonFormat:
 
     def _diagnose(self, value: bytes, error: Exception) -> Malformed:
         text = str(error)
+        if isinstance(error, UnicodeDecodeError) and value.startswith(_ARROW):
+            return Malformed("not_utf8", "it looks like Arrow; set `format: arrow`")
         if isinstance(error, UnicodeDecodeError):
             return Malformed("not_utf8", text)
         if isinstance(error, RecursionError):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.formats.arrow import ArrowFormat, number_fields
 from pipeline.formats.arrow_sizes import claimed
 from pipeline.formats.fields import Fields, Malformed, Path, Rows
+from pipeline.formats.json import JsonFormat
 from pipeline.stages.decode import REASONS
 from tests.arrows import file_of, rows_of, stream_of
 
@@ -255,6 +256,13 @@ def test_a_record_without_columns() -> None:
 )
 def test_what_is_no_arrow_is_refused(value: bytes) -> None:
     assert refused(value).reason == "not_arrow"
+
+
+def test_json_and_arrow_are_told_from_each_other() -> None:
+    assert "set `format: json`" in str(refused(b' {"v": 1}'))
+    for value in (stream_of(batch(v=pa.array([-1.5, 0.1]))), file_of(batch(v=pa.array([-1.5, 0.1])))):
+        with pytest.raises(Malformed, match="set `format: arrow`"):
+            JsonFormat(FIELDS).decode(value)
 
 
 def test_what_follows_a_stream_is_not_lost_in_silence() -> None:
