@@ -19,6 +19,7 @@ test: $(VENV)/test.stamp
 # Figures for tests/benchmarks/results; KAFKA_HOME must name a folder with Apache Kafka's libs/.
 benchmark: $(VENV)/test.stamp
 	$(BIN)/python -m tests.benchmarks.worker_throughput
+	$(BIN)/python -m tests.benchmarks.arrow_throughput
 
 # What is generated from the code and shipped with it.
 schemas: $(VENV)/test.stamp

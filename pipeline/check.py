@@ -208,16 +208,19 @@ def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterato
     decoder = decoder_of(stream, features)
     reasons: Counter[str] = Counter()
     partitions: dict[str, set[int]] = {}
+    rows = 0
     for records in sample:
         batch, rejects = decoder.decode(records)
+        rows += len(batch) + len(rejects)
         reasons.update(reject.reason for reject in rejects)
-        for series in batch.series:
+        for series in set(batch.series_of_rows):
             partitions.setdefault(series, set()).add(records.partition.partition)
     rejected = reasons.total()
-    found = f"{read - rejected:,} of the newest {read:,} decode; features: {shortened(features)}"
+    counted = f"{rows:,}" if stream.format == "json" else f"{rows:,} rows"
+    found = f"{rows - rejected:,} of the newest {counted} decode; features: {shortened(features)}"
     if rejected:
         worst = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
-        verdict: Literal["warning", "wrong"] = "wrong" if rejected == read else "warning"
+        verdict: Literal["warning", "wrong"] = "wrong" if rejected == rows else "warning"
         yield Row(
             verdict,
             f"{name}: records",

@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 app.add_typer(cli_letters.app)
 
+_NEWEST_RECORDS = 64
+"""So many of a topic tell how many rows its records have."""
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
 
@@ -132,7 +134,7 @@ def train(
     config: ConfigPath,
     streams: Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")] = None,
     max_records: Annotated[
-        int, typer.Option(min=1, help="Newest records of each topic to learn from.")
+        int, typer.Option(min=1, help="Newest records of each topic to learn from; of Arrow so many rows.")
     ] = 1_000_000,
     as_json: AsJson = False,
 ) -> None:
@@ -148,6 +150,7 @@ def train(
     from models.resume import Unfinished
     from pipeline.connectors.kafka import history
     from pipeline.connectors.registry import StoredRegistry
+    from pipeline.fields import records_of_rows
     from pipeline.lanes import choose_device
     from pipeline.train import train_stream, wrong_option
 
@@ -163,11 +166,13 @@ def train(
         def say(text: str, name: str = name) -> None:
             print(f"{name}: {text}", file=sys.stderr)
 
+        newest = history(_connection(settings), stream.topic, _NEWEST_RECORDS)
+        most = records_of_rows(max_records, stream, newest)
         with _training_bar(name, hidden=as_json) as progress:
             trained = train_stream(
                 name,
                 stream,
-                history(_connection(settings), stream.topic, max_records),
+                history(_connection(settings), stream.topic, most),
                 registry,
                 now=lambda: datetime.now(UTC),
                 device=device,

@@ -183,14 +183,15 @@ class StreamSettings(Section):
     """Topic to read."""
     kind: Literal["series", "features"] = "series"
     """series: points of time series, judged in windows. features: records judged by themselves."""
-    format: Literal["json"] = "json"
-    """What a record's value holds."""
+    format: Literal["json", "arrow"] = "json"
+    """What a record's value holds. json: one object. arrow: an Arrow IPC stream of any number of rows."""
     series: FieldPaths = None
-    """Fields that name a record's series; by default the record's key does."""
+    """Fields that name a record's or row's series; by default the record's key does."""
     time: FieldPath | None = None
     """Field of the event time; by default the record's Kafka timestamp."""
     time_unit: Literal["ms", "s", "us", "ns", "iso8601"] = "ms"
-    """Unit of that field since 1970, or iso8601 for text; a text without a zone is UTC."""
+    """Unit of that field since 1970, or iso8601 for text; a text without a zone is UTC. A column of Arrow's
+    timestamps says its own."""
     max_ahead: Duration = 3600
     """An event time further ahead of the Kafka timestamp makes a record a dead letter."""
     features: FieldPaths = None
@@ -202,7 +203,7 @@ class StreamSettings(Section):
     hold_points: Whole = 5
     """For how many points in a row, with `missing: hold`; a held point never raises an alert."""
     max_record_bytes: Whole = 1_048_576
-    """A larger value is rejected."""
+    """A larger value is rejected; of Arrow also one that is larger unpacked, or has more rows times columns."""
     model: ModelSettings = ModelSettings()
     """The autoencoder."""
     alerts: AlertSettings = AlertSettings()
@@ -212,6 +213,10 @@ class StreamSettings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.format == "arrow" and self.time_unit == "iso8601":
+            raise mistake_at(
+                ("time_unit",), "`format: arrow` takes timestamps or numbers as time, not text; leave it out"
+            )
         if self.kind == "features" and self.missing == "hold":
             raise mistake_at(("missing",), "`hold` needs `kind: series`: a record of features has no last value")
         if self.kind == "features" and self.series is not None:

@@ -1,14 +1,17 @@
 """A stream's settings -> what its records are decoded by."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from models.spec import shortened
 from pipeline.config import StreamSettings
 from pipeline.errors import SnapshotError
-from pipeline.formats.json import Fields, Malformed, Path, numbers_of
+from pipeline.formats.fields import Fields, Malformed, Path
+from pipeline.formats.json import numbers_of
 from pipeline.protocols import PartitionRecords
 from pipeline.setting_types import split_path
-from pipeline.stages.decode import Decoder
+from pipeline.stages.decode import Decoder, RowDecoder
+from pipeline.stages.tables import TableDecoder
 
 _LABEL_NAMES = {
     "label",
@@ -25,7 +28,11 @@ _LABEL_NAMES = {
 
 
 def decoder_of(settings: StreamSettings, names: Sequence[str]) -> Decoder:
-    """Return the decoder of a stream for these features."""
+    """Return the decoder of a stream for these features.
+
+    Raises:
+        ConfigError: what the format needs is not installed.
+    """
     fields = Fields(
         features=[split_path(name) for name in names],
         series=[split_path(path) for path in settings.series or ()],
@@ -33,35 +40,65 @@ def decoder_of(settings: StreamSettings, names: Sequence[str]) -> Decoder:
         time_is_text=settings.time_unit == "iso8601",
         optional_features=settings.missing == "hold",
     )
-    return Decoder(
-        fields,
-        stateless=settings.kind == "features",
-        time_unit=settings.time_unit,
-        max_ahead_ms=int(settings.max_ahead * 1000),
-        max_record_bytes=settings.max_record_bytes,
-    )
+    rules: dict[str, Any] = {
+        "stateless": settings.kind == "features",
+        "time_unit": settings.time_unit,
+        "max_ahead_ms": int(settings.max_ahead * 1000),
+        "max_record_bytes": settings.max_record_bytes,
+    }
+    if settings.format == "arrow":
+        from pipeline.formats.arrow import ArrowFormat
+
+        return TableDecoder(fields, ArrowFormat(fields, settings.max_record_bytes), **rules)
+    return RowDecoder(fields, **rules)
 
 
 def features_of(sample: Sequence[PartitionRecords], settings: StreamSettings) -> list[str]:
-    """Return every field that holds a number in all sampled objects, in the order of their first record.
+    """Return every field that holds a number in all sampled records or rows, in the order of their first record.
 
     Raises:
         SnapshotError: there is none.
     """
     taken = {split_path(path) for path in [*(settings.series or ()), *([settings.time] if settings.time else [])]}
     found: list[Path] | None = None
+    unread = ""
     for record in (record for records in sample for record in records.records):
         try:
-            numbers = numbers_of(record.value or b"")
-        except Malformed:
+            numbers = _numbers_of(record.value or b"", settings)
+        except Malformed as error:
+            unread = unread or str(error)
             continue
         found = [path for path in (numbers if found is None else found) if path in numbers and path not in taken]
+    if found is None and unread:
+        raise SnapshotError(
+            f"topic {settings.topic}: no sampled record can be read as {settings.format} ({unread}); mend "
+            "the producer or the stream's `format`"
+        )
     if not found:
         raise SnapshotError(
             f"topic {settings.topic}: no field holds a number in every sampled record; "
             "name the features in the stream's `features`"
         )
     return [".".join(part.replace("\\", "\\\\").replace(".", "\\.") for part in path) for path in found]
+
+
+def records_of_rows(rows: int, settings: StreamSettings, newest: Iterable[PartitionRecords]) -> int:
+    """Return how many records hold about so many rows, to judge by a topic's newest ones."""
+    if settings.format == "json":
+        return rows
+    from pipeline.formats.arrow import ArrowFormat
+
+    table = ArrowFormat(Fields(()), settings.max_record_bytes)
+    counts = [table.count(record.value or b"") for records in newest for record in records.records]
+    return max(1, rows * len(counts) // max(1, sum(counts)))
+
+
+def _numbers_of(value: bytes, settings: StreamSettings) -> Collection[Path]:
+    if settings.format == "arrow":
+        from pipeline.formats.arrow import number_fields
+
+        return number_fields(value, settings.max_record_bytes)
+    return numbers_of(value)
 
 
 def is_called_like_a_label(name: str) -> bool:

@@ -91,7 +91,7 @@ def build_lane(
     scorer = Scorer(detector.to(device), device, settings.alerts.delay)
     kind = SeriesPipeline if settings.kind == "series" else FeaturesPipeline
     pipeline: StreamPipeline = kind(plan, detector, scorer, device)
-    return Lane(stream, settings.topic, pipeline, version, settings.start)
+    return Lane(stream, settings.topic, pipeline, version, settings.start, plan.decoder.split)
 
 
 @dataclass(frozen=True, slots=True)

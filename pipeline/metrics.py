@@ -2,7 +2,7 @@
 
 Durations are seconds, sizes are records. Counters end in `_total`. Labels: `stream` is the stream's name in
 the configuration; `reason` of a dead letter is a key of `pipeline.stages.decode.REASONS`. In Python a metric has
-its exported name in capitals, without prefix and suffix.
+its exported name in capitals, without prefix and suffix. A record of many rows is one record, and as many points.
 
 After a restart the records from the checkpoint to the committed offset are replayed. What leaves the worker and
 what it has read (records, rejected ones, alerts) is counted once, replays left out. What the stages do with
@@ -20,14 +20,16 @@ _SIZE_BUCKETS = (1, 4, 16, 64, 256, 1024, 2048, 4096, 8192, 16384)
 RECORDS = Counter("offkey_records", "Records read from the stream's topic, replays left out.", ["stream"])
 POINTS_SCORED = Counter("offkey_points_scored", "Points that got a score.", ["stream"])
 RECORDS_LATE = Counter(
-    "offkey_records_late", "Records not later than the last of their series: left out.", ["stream"]
+    "offkey_records_late", "Records or rows not later than the last of their series: left out.", ["stream"]
 )
 POINTS_WARMING = Counter(
     "offkey_points_warming", "Points that filled a series' first window and got no score.", ["stream"]
 )
 POINTS_HELD = Counter("offkey_points_held", "Points that took a missing feature from the point before.", ["stream"])
 RECORDS_REJECTED = Counter(
-    "offkey_records_rejected", "Records sent to the dead-letter topic, by reason.", ["stream", "reason"]
+    "offkey_records_rejected",
+    "Records, or single rows of records of many, sent to the dead-letter topic, by reason.",
+    ["stream", "reason"],
 )
 RECORDS_REPLAYED = Counter(
     "offkey_records_replayed", "Records read again after a restart, to rebuild state.", ["stream"]

@@ -6,7 +6,7 @@ I/O, so the worker, the demo's report and a backtest run the very same code.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -121,3 +121,5 @@ class Lane:
     model_version: str
     start: str
     """Where a partition without a usable committed offset begins: earliest, latest or fail."""
+    split: Callable[[Sequence[PartitionRecords]], Iterable[Sequence[PartitionRecords]]] = lambda arrived: (arrived,)
+    """Cuts a poll into parts that are processed one behind the other."""

@@ -62,7 +62,7 @@ class FeaturesPipeline:
                 for i, expected_F, band_F, share_F in zip(hot, expected_KF, band_KF, why.share_KF, strict=True)
             ]
         rejects = [reject for _, found in decoded for reject in found]
-        alerts.sort(key=lambda alert: (alert.partition, alert.offset))
+        alerts.sort(key=lambda alert: (alert.partition, alert.offset, alert.row))
         return Outcome(alerts, rejects, lambda: self._scored(batches, score_M), points_scored=len(score_M))
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
@@ -107,10 +107,14 @@ class FeaturesPipeline:
         band_F: FloatArray,
         share_F: FloatArray,
     ) -> Alert:
-        time_ms, offset = int(batch.time_ms_N[row]), int(batch.offset_N[row])
+        time_ms, offset, inner = (
+            int(batch.time_ms_N[row]),
+            int(batch.offset_N[row]),
+            int(batch.place_in_record_N[row]),
+        )
         topic, partition = batch.partition
         return Alert(
-            incident=derived_id(self._plan.name, batch.partition, offset, 0, "", "opened"),
+            incident=derived_id(self._plan.name, batch.partition, offset, inner, "", "opened"),
             stream=self._plan.name,
             series="",
             fields={},
@@ -125,4 +129,5 @@ class FeaturesPipeline:
             topic=topic,
             partition=partition,
             offset=offset,
+            row=inner,
         )

@@ -16,7 +16,7 @@ from models.calibration import SERIES_PACE
 from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
-from pipeline.stages.decode import REASONS, FloatArray, IntArray, Reject
+from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident
 from pipeline.stages.scoring import Scorer, Scores
 from pipeline.stages.series import Points, SeriesTable
@@ -71,8 +71,8 @@ class SeriesPipeline:
             self._begin_tails(self._table.take_new())
             records_of = {records.partition: records.records for records in arrived}
             rejects += [
-                Reject(place, records_of[place][row], row, reason, REASONS[reason])
-                for place, row, reason in admitted.lacking
+                self._plan.decoder.reject(place, records_of[place][row], row, inner, reason)
+                for place, row, inner, reason in admitted.lacking
             ]
             points = admitted.points
             # The tails are told how long a level has to stay before any of its points is scored.
@@ -87,7 +87,7 @@ class SeriesPipeline:
                 judged.append((scores.judged, scores.score_K, threshold_K))
         names = self._table.names
         return Outcome(
-            sorted(alerts, key=lambda alert: (alert.partition, alert.offset)),
+            sorted(alerts, key=lambda alert: (alert.partition, alert.offset, alert.row)),
             rejects,
             lambda: _scored(judged, names),
             points_scored=sum(len(score_K) for _, score_K, _ in judged),
@@ -203,6 +203,7 @@ class SeriesPipeline:
                     topic=topic,
                     partition=partition,
                     offset=int(judged.offset_M[position]),
+                    row=int(judged.inner_M[position]),
                     points_back=int(why.back_K[k]),
                 )
             )

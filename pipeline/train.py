@@ -42,6 +42,7 @@ class Read:
     columns: Mapping[str, tuple[IntArray, FloatArray]]
     """Of each series."""
     records: int
+    """Rows, where a record holds many."""
     rejected: int
     late: int
     """Not later than an earlier record of their series, and left out."""
@@ -191,16 +192,21 @@ def read_columns(history: Iterable[PartitionRecords], decoder: Decoder) -> Read:
     parts: dict[str, list[tuple[IntArray, FloatArray]]] = {}
     there_F = np.zeros(0, np.bool_)
     records = rejected = late = 0
-    for arrived in history:
+    for arrived in (records for each in history for part in decoder.split([each]) for records in part):
         batch, rejects = decoder.decode(arrived)
-        records, rejected = records + len(arrived.records), rejected + len(rejects)
+        records, rejected = records + len(batch) + len(rejects), rejected + len(rejects)
         missing_NF = np.isnan(batch.values_NF)
         there_F = (there_F if len(there_F) else np.zeros(missing_NF.shape[1], np.bool_)) | ~missing_NF.all(axis=0)
         whole_N = np.flatnonzero(~missing_NF.any(axis=1))
-        names, code_N = np.unique(np.array(batch.series, object)[whole_N], return_inverse=True)
+        if batch.code_N is None:
+            names, code_N = np.unique(np.array(batch.series, object)[whole_N], return_inverse=True)
+        else:
+            names, code_N = np.array(batch.series, object), batch.code_N[whole_N]
         order_N = np.argsort(code_N, kind="stable")
         first = np.searchsorted(code_N[order_N], np.arange(1, len(names)))
         for series, rows in zip(names.tolist(), np.split(whole_N[order_N], first), strict=False):
+            if not len(rows):
+                continue
             parts.setdefault(series, []).append((batch.time_ms_N[rows], batch.values_NF[rows]))
     columns = {}
     for series, chunks in parts.items():

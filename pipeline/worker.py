@@ -21,7 +21,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline import metrics
 from pipeline.errors import AssignmentLost, RecordError, TransientError
@@ -30,7 +30,7 @@ from pipeline.protocols import Checkpoints, Delivery, PartitionRecords, Source, 
 from pipeline.stages import alerts, dead_letters
 from pipeline.stages.decode import Reject
 from pipeline.stopping import Stop
-from pipeline.stream import Lane, Measure, Outcome
+from pipeline.stream import Lane, Measure, Outcome, Scored
 
 logger = logging.getLogger(__name__)
 
@@ -183,21 +183,28 @@ class Worker:
             if not arrived:
                 continue
             with _added_up() as measure:
-                outcome = lane.pipeline.process(arrived, measure)
-            outcomes.append((lane, outcome))
-            for records in arrived:
-                progress = self.partitions.progress[records.partition]
-                rejects = [reject for reject in outcome.rejects if reject.partition == records.partition]
-                self._limit_rejects(lane, progress, records, rejects)
-                progress.next_offset = records.next_offset
+                for part in lane.split(arrived):
+                    # Nobody asks for the scores here, and they would keep the rows of every part.
+                    outcome = replace(lane.pipeline.process(part, measure), scored_now=_not_kept)
+                    outcomes.append((lane, outcome))
+                    self._follow(lane, part, outcome)
         return outcomes
+
+    def _follow(self, lane: Lane, processed: Sequence[PartitionRecords], outcome: Outcome) -> None:
+        for records in processed:
+            progress = self.partitions.progress[records.partition]
+            rejects = [reject for reject in outcome.rejects if reject.partition == records.partition]
+            self._limit_rejects(lane, progress, records, rejects)
+            progress.next_offset = records.next_offset
 
     def _limit_rejects(
         self, lane: Lane, progress: Progress, records: PartitionRecords, rejects: Sequence[Reject]
     ) -> None:
         """Stop where nothing but rejects arrives: a wrong configuration would dead-letter a whole topic."""
         expected_row, run = 0, progress.rejects_in_a_row
-        for reject in sorted(rejects, key=lambda reject: reject.row):
+        # Where one row is rejected, the record has others that are not.
+        whole = [reject for reject in rejects if reject.inner is None]
+        for reject in sorted(whole, key=lambda reject: reject.row):
             run = run + 1 if reject.row == expected_row else 1
             expected_row = reject.row + 1
             if run > self.settings.max_rejects_in_a_row:
@@ -240,9 +247,10 @@ class Worker:
             replayed = bisect_left(records.records, publish_from, key=lambda record: record.offset)
             metrics.RECORDS.labels(stream).inc(len(records.records) - replayed)
             metrics.RECORDS_REPLAYED.labels(stream).inc(replayed)
+        for lane in self.lanes:
+            if of_lane := sum(len(records.records) for records in polled if records.partition.topic == lane.topic):
+                metrics.BATCH_RECORDS.labels(lane.name).observe(of_lane)
         for lane, outcome in outcomes:
-            of_lane = sum(len(records.records) for records in polled if records.partition.topic == lane.topic)
-            metrics.BATCH_RECORDS.labels(lane.name).observe(of_lane)
             metrics.POINTS_SCORED.labels(lane.name).inc(outcome.points_scored)
             metrics.POINTS_WARMING.labels(lane.name).inc(outcome.points_warming)
             metrics.RECORDS_LATE.labels(lane.name).inc(outcome.late)
@@ -270,6 +278,10 @@ class Worker:
             metrics.PARTITIONS_ASSIGNED.labels(lane.name).set(assigned)
             metrics.INCIDENTS_OPEN.labels(lane.name).set(lane.pipeline.open_incidents)
             metrics.SERIES.labels(lane.name).set(lane.pipeline.series_held)
+
+
+def _not_kept() -> Scored:
+    raise AssertionError("the worker keeps no scores")
 
 
 def quiet_collector() -> None:

@@ -47,6 +47,9 @@ class GroupOptions:
     fetch_min_bytes: int = 1
     fetch_max_bytes: int = 16 * 1024 * 1024
     fetch_max_wait_ms: int = 100
+    partition_fetch_bytes: int = 4_194_304
+    """Most bytes of a partition in one answer. Records of many rows are large: with the client's own 1 MiB a worker
+    that catches up would publish and commit four times as often."""
     metadata_max_age_s: float = 30.0
     """How old what the client knows of its topics may be: a new partition is found so late."""
 
@@ -77,6 +80,7 @@ class GroupOptions:
             "fetch_min_bytes": self.fetch_min_bytes,
             "fetch_max_bytes": self.fetch_max_bytes,
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
+            "max_partition_fetch_bytes": self.partition_fetch_bytes,
             "metadata_max_age_ms": int(self.metadata_max_age_s * 1000),
         }
 

@@ -7,37 +7,16 @@ syntax is checked.
 
 import json
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-Path = tuple[str, ...]
-"""Names from the outer object inwards: ("cpu", "load") is the 2 of {"cpu": {"load": 2}}."""
+from pipeline.formats.fields import Fields, Malformed, Path
 
-
-@dataclass(frozen=True)
-class Fields:
-    """What to read from each record."""
-
-    features: Sequence[Path]
-    series: Sequence[Path] = ()
-    """Fields that together name the series; empty: the record's key names it."""
-    time: Path | None = None
-    time_is_text: bool = False
-    """The time field holds ISO 8601 text instead of a number."""
-    optional_features: bool = False
-    """A feature may be null or absent and is then None."""
-
-
-class Malformed(Exception):
-    """A value that cannot be decoded; `reason` is a metric label, the text is for people."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
+_ARROW = (b"\xff\xff\xff\xff", b"ARROW1")
+"""How Arrow streams and files begin."""
 
 
 class JsonFormat:
@@ -73,6 +52,8 @@ class JsonFormat:
 
     def _diagnose(self, value: bytes, error: Exception) -> Malformed:
         text = str(error)
+        if isinstance(error, UnicodeDecodeError) and value.startswith(_ARROW):
+            return Malformed("not_utf8", "it looks like Arrow; set `format: arrow`")
         if isinstance(error, UnicodeDecodeError):
             return Malformed("not_utf8", text)
         if isinstance(error, RecursionError):

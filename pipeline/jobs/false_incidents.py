@@ -75,6 +75,7 @@ def false_incidents(
         values_MF=np.zeros((rows, 0)),
         held_M=np.zeros(rows, np.bool_),
         offset_M=np.arange(rows),
+        inner_M=np.zeros(rows, np.int64),
     )
     stage = Incidents("evaluation", AlertSettings().quiet_points)
     partition = TopicPartition("evaluation", 0)

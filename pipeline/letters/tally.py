@@ -138,7 +138,7 @@ class Tally:
             self._blocks[at] = array("I", [0]) * _BLOCK
             self._hashes[at] = array("Q", [0]) * _BLOCK
         self._blocks[at][index] = kind.code | (_AGAIN if found.replays else 0)
-        record = (found.origin, found.origin_offset, found.replays, found.record.key, found.record.value)
+        record = (found.origin, found.origin_offset, found.row, found.replays, found.record.key, found.record.value)
         self._hashes[at][index] = hash(record) % (1 << 64) or 1
 
     def _mark(self, partition: int, first: int, last: int) -> None:

@@ -1,5 +1,8 @@
 """Rejects -> dead letters: the record's bytes untouched, with the error headers of Kafka Connect; and back again.
 
+Of a record of many rows of which some were scored, a dead letter carries one row as a record of its own, and the
+header `__connect.errors.row`, before the others, with its number in the record, from 0.
+
 Our headers are the last ones of a letter, always the same and in the same order, so that a record which came with
 such headers of its own (from a dead-letter topic of Connect, say) gets exactly these back.
 """
@@ -19,12 +22,13 @@ _NAMES = tuple(
     _PREFIX + name
     for name in ("topic", "partition", "offset", "stage", "exception.class.name", "exception.message")
 )
+_ROW = _PREFIX + "row"
 _CLASS_PREFIX = "offkey."
 _LONGEST_TEXT = 500
 
 
 def message(reject: Reject, topic: str) -> Message:
-    """Return the rejected record for the dead-letter topic, keeping its own headers in front."""
+    """Return the rejected record or row for the dead-letter topic, keeping its record's headers in front."""
     place, record, why = reject.partition, reject.record, REASONS[reject.reason]
     errors = (
         place.topic,
@@ -34,9 +38,10 @@ def message(reject: Reject, topic: str) -> Message:
         _CLASS_PREFIX + reject.reason,
         (why if reject.text == why else f"{why}: {reject.text}")[:_LONGEST_TEXT],
     )
-    headers = [*record.headers, *((name, text.encode()) for name, text in zip(_NAMES, errors, strict=True))]
+    row = [] if reject.inner is None else [(_ROW, str(reject.inner).encode())]
+    ours = ((name, text.encode()) for name, text in zip(_NAMES, errors, strict=True))
     origin = f"{place.topic}/{place.partition}@{record.offset}"
-    return Message(topic, record.key, record.value, headers, origin)
+    return Message(topic, record.key, reject.value, [*record.headers, *row, *ours], origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Letter:
     origin: TopicPartition
     """Where the rejected record was read."""
     origin_offset: int
+    row: int | None
+    """Which row of that record it holds, from 0; None: the whole record."""
     reason: str
     text: str
     replays: int
@@ -70,8 +77,12 @@ def letter(place: TopicPartition, record: RawRecord) -> Letter | None:
         return None
     if not reason.startswith(_CLASS_PREFIX) or origin.partition < 0 or origin_offset < 0:
         return None
-    headers, replays = _own(record.headers[:-count])
-    return Letter(place, record, headers, origin, origin_offset, reason.removeprefix(_CLASS_PREFIX), text, replays)
+    headers, row = _last_number(record.headers[:-count], _ROW)
+    headers, replays = _last_number(headers, REPLAYS)
+    return Letter(
+        *(place, record, headers, origin, origin_offset, row),
+        *(reason.removeprefix(_CLASS_PREFIX), text, replays or 0),
+    )
 
 
 def returned(found: Letter, key: bytes | None, value: bytes | None) -> Message:
@@ -81,8 +92,8 @@ def returned(found: Letter, key: bytes | None, value: bytes | None) -> Message:
     return Message(found.origin.topic, key, value, headers, origin)
 
 
-def _own(headers: Sequence[tuple[str, bytes]]) -> tuple[Sequence[tuple[str, bytes]], int]:
-    """Split a record's headers into those of its producer and the number of replays, which `returned` put last."""
-    if headers and headers[-1][0] == REPLAYS and (headers[-1][1] or b"").isdigit():
+def _last_number(headers: Sequence[tuple[str, bytes]], name: str) -> tuple[Sequence[tuple[str, bytes]], int | None]:
+    """Return the headers without the last one, and its number, where it is of this name and holds one."""
+    if headers and headers[-1][0] == name and (headers[-1][1] or b"").isdigit():
         return headers[:-1], int(headers[-1][1])
-    return headers, 0
+    return headers, None

@@ -1,5 +1,7 @@
 """Raw records -> one columnar `Batch` and a list of rejects.
 
+A record is one row here; those of many rows are decoded by `pipeline.stages.tables`, to the same batch.
+
 Each record is judged alone: a bad one never harms its neighbours, and its bytes stay untouched so that it
 can be dead-lettered as it came.
 
@@ -15,7 +17,8 @@ Legend: N records, F features.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -23,7 +26,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.formats.json import Fields, JsonFormat, Malformed
+from pipeline.formats.fields import Fields, Malformed
+from pipeline.formats.json import JsonFormat
 from pipeline.protocols import PartitionRecords, RawRecord, TopicPartition
 
 REASONS = {
@@ -32,6 +36,7 @@ REASONS = {
     "too_large": "the value is larger than `max_record_bytes`",
     "not_utf8": "the value is not UTF-8",
     "not_json": "the value is not JSON",
+    "not_arrow": "the value is not one whole Arrow IPC stream",
     "too_deep": "objects or arrays are nested too deep",
     "not_object": "the value is JSON, but not an object",
     "missing_field": "a feature, the time or a series field is absent or null",
@@ -53,11 +58,12 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A record that is not scored, and why."""
+    """A record that is not scored, or one row of it, and why."""
 
     partition: TopicPartition
     record: RawRecord
@@ -65,27 +71,64 @@ class Reject:
     """Index of the record in the `PartitionRecords` it came from."""
     reason: str
     text: str
+    inner: int | None = None
+    """Row in the record; None: it is rejected whole."""
+    inner_value: Callable[[], bytes] | None = None
+    """Gives that row alone; asked for when it is published, which a replay does not do."""
+
+    @property
+    def value(self) -> bytes | None:
+        """What to dead-letter: the record's own bytes, or its one row."""
+        return self.record.value if self.inner_value is None else self.inner_value()
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Accepted records of one partition, as columns, in offset order."""
+    """Accepted rows of one partition, as columns, in the order of offset and row in the record."""
 
     partition: TopicPartition
     series: Sequence[str]
-    """Name of each record's series; "" throughout for features."""
+    """Names of series; "" for features. One a row, or with `code_N` each once."""
     time_ms_N: IntArray
     values_NF: FloatArray
     """NaN where a feature was missing and may be held."""
     row_N: IntArray
-    """Index of each record in the `PartitionRecords` it came from."""
+    """Index of each row's record in the `PartitionRecords` it came from."""
     offset_N: IntArray
+    inner_N: IntArray | None = None
+    """Row in the record; None: a record is one row."""
+    code_N: IntArray | None = None
+    """Index in `series` of each row's name."""
 
     def __len__(self) -> int:
         return len(self.offset_N)
 
+    @property
+    def place_in_record_N(self) -> IntArray:
+        """Return the row in the record of each row."""
+        return np.zeros(len(self), np.int64) if self.inner_N is None else self.inner_N
 
-class Decoder:
+    @property
+    def series_of_rows(self) -> Sequence[str]:
+        """Return one name a row."""
+        return self.series if self.code_N is None else [self.series[code] for code in self.code_N.tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Rows as they were read, before their numbers are judged."""
+
+    row_N: IntArray
+    values_NF: FloatArray
+    """NaN where a feature is missing, or not a number."""
+    missing_NF: BoolArray
+    time_ms_N: IntArray | None
+    """None: the records' Kafka timestamps."""
+    incomplete_N: BoolArray | None = None
+    """Where the time or the series is missing; None: nowhere."""
+
+
+class Decoder(ABC):
     """Turns the records of a stream into columns."""
 
     def __init__(
@@ -100,12 +143,62 @@ class Decoder:
         """`stateless` records (of kind `features`) belong to no series, need no key and are never late."""
         self.stateless = stateless
         self._fields = fields
-        self._format = JsonFormat(fields)
-        self._name_of = self._naming()
         self._time_unit = time_unit
         self._max_ahead_ms = max_ahead_ms
         self._max_record_bytes = max_record_bytes
-        self._n_features = len(fields.features)
+
+    @abstractmethod
+    def decode(self, arrived: PartitionRecords) -> tuple[Batch, list[Reject]]:
+        """Decode consecutive records of one partition."""
+
+    def split(self, arrived: Sequence[PartitionRecords]) -> Iterator[Sequence[PartitionRecords]]:
+        """Cut a poll into parts that are decoded at once: memory is bounded however many rows a record has."""
+        yield arrived
+
+    def reject(self, partition: TopicPartition, record: RawRecord, row: int, inner: int, reason: str) -> Reject:
+        """Return the reject of a decoded row that cannot be used after all."""
+        return Reject(partition, record, row, reason, REASONS[reason])
+
+    def _judge(self, arrived: PartitionRecords, read: Candidates) -> tuple[dict[str, BoolArray], IntArray]:
+        """Return (which rows cannot be used, by reason, the first of a row's counts; the times)."""
+        published_ms_N = np.array([record.timestamp for record in arrived.records], np.int64)[read.row_N]
+        time_ms_N = published_ms_N if read.time_ms_N is None else read.time_ms_N
+        unusable: dict[str, BoolArray] = {}
+        unusable["missing_field"] = self._lacking(read)
+        largest = np.abs(read.values_NF).max(initial=0.0)
+        # Not a number is not smaller either, and mostly there is none.
+        if not largest <= _LARGEST:
+            usable_NF = (np.abs(read.values_NF) <= _LARGEST) | read.missing_NF
+            unusable["not_finite"] = np.logical_not(usable_NF.all(axis=1))
+        unusable["bad_time"] = (time_ms_N < 0) | (time_ms_N > MAX_TIME_MS)
+        unusable["time_ahead"] = (published_ms_N >= 0) & (time_ms_N - published_ms_N > self._max_ahead_ms)
+        return unusable, time_ms_N
+
+    def _lacking(self, read: Candidates) -> BoolArray:
+        lacking_N: BoolArray = np.zeros(len(read.row_N), np.bool_)
+        if read.incomplete_N is not None:
+            lacking_N = read.incomplete_N
+        if self._fields.optional_features or not read.missing_NF.any():
+            return lacking_N
+        return np.asarray(lacking_N | read.missing_NF.any(axis=1), np.bool_)
+
+    def _times(self, time_N: FloatArray, unit: str) -> IntArray:
+        """Return times in ms; what is out of all bounds, or not a number, becomes -1 or absurdly late."""
+        # Whole numbers stay exact in float64 up to 2**53; beyond a sensible time they only have to look absurd.
+        with np.errstate(over="ignore"):
+            scaled_N = np.rint(time_N * _MS_PER_UNIT[unit])
+        bounded_N: FloatArray = np.clip(scaled_N, -1, 2.0**53)
+        return np.where(np.isnan(bounded_N), -1.0, bounded_N).astype(np.int64)
+
+
+class RowDecoder(Decoder):
+    """Decodes records of one row each."""
+
+    def __init__(self, fields: Fields, **rules: Any) -> None:
+        """`rules` are those of `Decoder`."""
+        super().__init__(fields, **rules)
+        self._format = JsonFormat(fields)
+        self._name_of = self._naming()
         self._rows_hold_text = bool(fields.series) or fields.time_is_text
 
     def decode(self, arrived: PartitionRecords) -> tuple[Batch, list[Reject]]:
@@ -120,7 +213,7 @@ class Decoder:
             value = record.value
             try:
                 if not value or len(value) > limit:
-                    raise _unreadable(value, limit)
+                    raise unreadable(value, limit)
                 row = decode(value)
                 name = name_of(record, row)
             except Malformed as error:
@@ -140,7 +233,7 @@ class Decoder:
             return lambda record, row: str(row[first])
         if count:
             return lambda record, row: series_name(row[first : first + count])
-        return _key_of
+        return lambda record, row: key_of(record)
 
     def _columns(
         self,
@@ -150,22 +243,14 @@ class Decoder:
         series: list[str],
         rejects: list[Reject],
     ) -> tuple[Batch, list[Reject]]:
-        records, count = arrived.records, self._n_features
+        records, count = arrived.records, len(self._fields.features)
         row_N = np.array(kept, np.int64)
         numbers = [row[:count] for row in rows] if self._rows_hold_text else rows
         width = count if self._rows_hold_text or self._fields.time is None else count + 1
         values_NF = np.array(numbers, np.float64).reshape(len(rows), width)[:, :count]
-        published_ms_N = np.array([record.timestamp for record in records], np.int64)[row_N]
-        time_ms_N = published_ms_N if self._fields.time is None else self._times(rows)
-
-        missing_NF = np.isnan(values_NF)
-        unusable = {
-            "not_finite": (np.abs(values_NF) > _LARGEST).any(axis=1),
-            "bad_time": (time_ms_N < 0) | (time_ms_N > MAX_TIME_MS),
-            "time_ahead": (published_ms_N >= 0) & (time_ms_N - published_ms_N > self._max_ahead_ms),
-        }
-        if not self._fields.optional_features:
-            unusable["missing_field"] = missing_NF.any(axis=1)
+        read_ms_N = None if self._fields.time is None else self._times_of(rows)
+        read = Candidates(row_N, values_NF, np.isnan(values_NF), read_ms_N)
+        unusable, time_ms_N = self._judge(arrived, read)
         bad_N = np.zeros(len(rows), bool)
         for reason, which_N in unusable.items():
             for position in np.flatnonzero(which_N & ~bad_N):
@@ -180,16 +265,18 @@ class Decoder:
         offset_N = np.array([record.offset for record in records], np.int64)[row_N]
         return Batch(arrived.partition, series, time_ms_N, values_NF, row_N, offset_N), rejects
 
-    def _times(self, rows: list[tuple[Any, ...]]) -> IntArray:
+    def _times_of(self, rows: list[tuple[Any, ...]]) -> IntArray:
         if self._time_unit == "iso8601":
             return np.array([_epoch_ms(row[-1]) for row in rows], np.int64)
-        # Whole numbers stay exact in float64 up to 2**53; beyond a sensible time they only have to look absurd.
-        with np.errstate(over="ignore"):
-            scaled_N = np.rint(np.array([row[-1] for row in rows], np.float64) * _MS_PER_UNIT[self._time_unit])
-        return np.clip(scaled_N, -1, 2.0**53).astype(np.int64)
+        return self._times(np.array([row[-1] for row in rows], np.float64), self._time_unit)
 
 
-def _key_of(record: RawRecord, row: tuple[Any, ...]) -> str:
+def key_of(record: RawRecord) -> str:
+    """Return the name of the series that a record's key names.
+
+    Raises:
+        Malformed: the key names none.
+    """
     try:
         return record.key.decode()  # type: ignore[union-attr]
     except AttributeError:
@@ -212,7 +299,8 @@ def split_series_name(name: str, fields: int) -> list[str]:
     return [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"((?:\\.|[^/\\])*)(?:/|$)", name)[:fields]]
 
 
-def _unreadable(value: bytes | None, limit: int) -> Malformed:
+def unreadable(value: bytes | None, limit: int) -> Malformed:
+    """Return what is wrong with a value that is absent, empty or larger than the limit."""
     if value is None:
         return Malformed("tombstone", REASONS["tombstone"])
     if not value:

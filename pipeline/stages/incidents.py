@@ -88,7 +88,12 @@ class Incidents:
                 state = self._continue(incident, score, accepted=bool(accepted_M[position]))
             elif score >= threshold and not accepted_M[position]:
                 opening = derived_id(
-                    self._stream, partitions[slot], int(points.offset_M[position]), 0, names[slot], "opened"
+                    self._stream,
+                    partitions[slot],
+                    int(points.offset_M[position]),
+                    int(points.inner_M[position]),
+                    names[slot],
+                    "opened",
                 )
                 opened_ms = int(points.time_ms_M[position])
                 incident = OpenIncident(opening, opened_ms, threshold, score, severity_of(score, threshold))

@@ -27,7 +27,7 @@ assert _SEGMENT_MS > MAX_TIME_MS
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Admitted points, sorted by slot and within a slot by offset."""
+    """Admitted points, sorted by slot and within a slot by offset and row in the record."""
 
     slot_M: IntArray
     index_M: IntArray
@@ -38,6 +38,8 @@ class Points:
     held_M: BoolArray
     """At least one feature was missing and is held."""
     offset_M: IntArray
+    inner_M: IntArray
+    """Row in the record at that offset."""
 
     def __len__(self) -> int:
         return len(self.slot_M)
@@ -52,8 +54,8 @@ class Admitted:
     points: Points
     late: int
     """Records not later than the last one of their series: counted and left out."""
-    lacking: Sequence[tuple[TopicPartition, int, str]]
-    """(partition, row, reason) of records with a missing feature that cannot be held."""
+    lacking: Sequence[tuple[TopicPartition, int, int, str]]
+    """(partition, row, row in the record, reason) where a missing feature cannot be held."""
     moved: int
     """Series first seen in this poll that stand in another partition too."""
 
@@ -112,6 +114,7 @@ class SeriesTable:
         values_NF = np.concatenate([batch.values_NF for batch in batches])[order_N]
         offset_N = np.concatenate([batch.offset_N for batch in batches])[order_N]
         row_N = np.concatenate([batch.row_N for batch in batches])[order_N]
+        inner_N = np.concatenate([batch.place_in_record_N for batch in batches])[order_N]
 
         late_N = self._late(slot_N, time_ms_N)
         held_N = np.zeros(len(slot_N), bool)
@@ -122,8 +125,8 @@ class SeriesTable:
         keep_N[list(lacking)] = False
         slot_M, time_ms_M, values_MF = slot_N[keep_N], time_ms_N[keep_N], values_NF[keep_N]
         index_M = self._advance(slot_M, time_ms_M, values_MF)
-        points = Points(slot_M, index_M, time_ms_M, values_MF, held_N[keep_N], offset_N[keep_N])
-        unheld = [(self.partitions[slot_N[i]], int(row_N[i]), why) for i, why in lacking.items()]
+        points = Points(slot_M, index_M, time_ms_M, values_MF, held_N[keep_N], offset_N[keep_N], inner_N[keep_N])
+        unheld = [(self.partitions[slot_N[i]], int(row_N[i]), int(inner_N[i]), why) for i, why in lacking.items()]
         return Admitted(points, int(late_N.sum()), unheld, moved)
 
     def drop(self, partition: TopicPartition) -> IntArray:
@@ -189,6 +192,8 @@ class SeriesTable:
 
     def _slots_of(self, batch: Batch) -> IntArray:
         held = self.slots.setdefault(batch.partition, {})
+        if batch.code_N is not None:
+            return self._slots_of_codes(batch, batch.code_N, held)
         return np.array(
             [
                 slot if (slot := held.get(name)) is not None else self._add_seen(batch.partition, name)
@@ -196,6 +201,16 @@ class SeriesTable:
             ],
             np.int64,
         )
+
+    def _slots_of_codes(self, batch: Batch, code_N: IntArray, held: Mapping[str, int]) -> IntArray:
+        """Look each name up once; new series get their slots in the order of their first rows."""
+        slot_C = np.array([held.get(name, -1) for name in batch.series], np.int64)
+        slot_N = slot_C[code_N]
+        if (slot_N < 0).any():
+            for code in dict.fromkeys(code_N[slot_N < 0].tolist()):
+                slot_C[code] = self._add_seen(batch.partition, batch.series[code])
+            slot_N = slot_C[code_N]
+        return slot_N
 
     def _add_seen(self, partition: TopicPartition, name: str) -> int:
         self._moved += any(name in held for other, held in self.slots.items() if other != partition)
@@ -297,7 +312,7 @@ class SeriesTable:
 
     def _empty_points(self) -> Points:
         none, no_values = np.zeros(0, np.int64), np.zeros((0, self.n_features))
-        return Points(none, none, none, no_values, np.zeros(0, bool), none)
+        return Points(none, none, none, no_values, np.zeros(0, bool), none, none)
 
 
 class Runs(NamedTuple):

@@ -134,6 +134,14 @@ MISTAKES = [
         ":4: streams.machines.features: 'cpu.load' lies inside 'cpu' in `features`",
     ),
     # What does not go together.
+    (
+        GOOD + "    format: arrow\n    time: ts\n    time_unit: iso8601\n",
+        ":6: streams.machines.time_unit: `format: arrow` takes timestamps or numbers as time, not text",
+    ),
+    (
+        GOOD + "    format: arow\n",
+        ":4: streams.machines.format is 'arow'; it takes 'json' or 'arrow'; did you mean",
+    ),
     (GOOD + "    kind: features\n    missing: hold\n", ":5: streams.machines.missing: `hold` needs `kind: series`"),
     (GOOD + "    kind: features\n    series: [host]\n", ":5: streams.machines.series: it needs `kind: series`"),
     (GOOD + "  b:\n    topic: metrics\n", ":5: streams.b.topic: stream machines reads topic metrics too; keep one"),

@@ -179,7 +179,7 @@ def surprise_live(detector: Detector, delay: int, values_NF: np.ndarray) -> np.n
     slot = table.add(PLACE, "a")
     count = len(values_NF)
     index_N, found_N = np.arange(count), np.full(count, np.nan)
-    points = Points(np.full(count, slot), index_N, index_N, values_NF, np.zeros(count, bool), index_N)
+    points = Points(np.full(count, slot), index_N, index_N, values_NF, np.zeros(count, bool), index_N, 0 * index_N)
     tail = Surprise(CPU, SERIES_PACE)
     for scores in scorer.score_windows(points, windows, tail):
         found_N[scores.judged.time_ms_M] = scores.score_K

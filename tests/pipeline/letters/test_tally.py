@@ -9,7 +9,9 @@ from pipeline.connectors.memory import MemoryRecord
 from pipeline.errors import RecordError
 from pipeline.letters.tally import MARK, Tally, examples_of, marks, tally, waiting
 from pipeline.protocols import Message, PartitionRecords, TopicPartition
-from pipeline.stages.dead_letters import letter
+from pipeline.stages import dead_letters
+from pipeline.stages.dead_letters import REPLAYS, letter
+from pipeline.stages.decode import Reject
 from tests.pipeline.letters.desks import BEGIN_MS, TOPIC, Desk, rejected, unread
 
 
@@ -171,15 +173,16 @@ class Endless:
             yield PartitionRecords(TopicPartition(TOPIC, 0), records)
 
 
-def test_a_quarter_of_a_million_letters_take_twelve_megabytes() -> None:
-    tracemalloc.start()
-    counted = tally(Endless(250_000), unread)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    (kind,) = counted.kinds.values()
-    assert kind.letters == 250_000
-    assert counted.repeats == 0
-    assert peak < 13_000_000
+def test_a_letter_takes_fifty_bytes() -> None:
+    peaks = []
+    for letters in (5_000, 25_000):
+        tracemalloc.start()
+        counted = tally(Endless(letters), unread)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        (kind,) = counted.kinds.values()
+        assert (kind.letters, counted.repeats) == (letters, 0)
+    assert peaks[1] - peaks[0] < 20_000 * 55
 
 
 def test_a_gap_in_offsets_takes_no_memory(desk: Desk) -> None:
@@ -201,3 +204,23 @@ def test_a_record_that_came_with_error_headers_gets_its_own_back() -> None:
     found = letter(TopicPartition(TOPIC, 0), MemoryRecord(0, 0, None, None, message.headers))
     assert found is not None
     assert (list(found.headers), found.origin_offset, found.replays) == (own, 2, 0)
+
+
+def test_a_letter_of_one_row_tells_it_and_gives_the_records_own_headers_back() -> None:
+    own = [("trace", b"1"), (REPLAYS, b"2")]
+    record = MemoryRecord(5, 0, None, b"many", own)
+    reject = Reject(TopicPartition("metrics", 0), record, 0, "not_finite", "row 7: bad", 7, lambda: b"one")
+    message = dead_letters.message(reject, TOPIC)
+    found = letter(TopicPartition(TOPIC, 0), MemoryRecord(0, 0, None, message.value, message.headers))
+    assert found is not None
+    assert (list(found.headers), found.record.value) == (own[:1], b"one")
+    assert (found.origin_offset, found.row, found.replays) == (5, 7, 2)
+
+
+def test_equal_rows_of_one_record_are_two_letters(desk: Desk) -> None:
+    record = MemoryRecord(5, 0, None, b"many", [])
+    for row in (1, 2, 2):
+        reject = Reject(TopicPartition("metrics", 0), record, 0, "not_finite", "bad", row, lambda: b"one")
+        desk.write(dead_letters.message(reject, TOPIC))
+    counted = desk.count()
+    assert len(list(waiting(desk.log, counted, list(counted.kinds.values())))) == 2

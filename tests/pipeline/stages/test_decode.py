@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.formats.json import Fields, JsonFormat
+from pipeline.formats.fields import Fields
+from pipeline.formats.json import JsonFormat
 from pipeline.stages import dead_letters
-from pipeline.stages.decode import REASONS, Decoder, series_name, split_series_name
+from pipeline.stages.decode import REASONS, Decoder, RowDecoder, series_name, split_series_name
 from tests.records import NOW_MS, Record, arrived, record
 
 GOOD = {"cpu": 0.5, "disk": {"used": 7}, "ts": NOW_MS}
@@ -18,7 +19,7 @@ GOOD = {"cpu": 0.5, "disk": {"used": 7}, "ts": NOW_MS}
 
 def decoder(**options: Any) -> Decoder:
     fields = Fields(features=[("cpu",), ("disk", "used")], time=("ts",), **options.pop("fields", {}))
-    return Decoder(fields, stateless=options.pop("stateless", False), max_record_bytes=100_000, **options)
+    return RowDecoder(fields, stateless=options.pop("stateless", False), max_record_bytes=100_000, **options)
 
 
 BAD: list[tuple[str, Record]] = [
@@ -81,8 +82,8 @@ def test_a_bad_record_is_rejected_alone(reason: str, bad: Record) -> None:
     assert batch.offset_N.tolist() == [0, 2]
 
 
-def test_every_reason_but_that_of_the_series_stage_can_happen() -> None:
-    assert {reason for reason, _ in BAD} | {"held_too_long"} == set(REASONS)
+def test_every_reason_but_those_of_other_stages_and_formats_can_happen() -> None:
+    assert {reason for reason, _ in BAD} | {"held_too_long", "not_arrow"} == set(REASONS)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_a_time_is_ahead_of_the_kafka_timestamp(ahead_ms: int, published_ms: int
 @pytest.mark.parametrize("value", [1e308, -1e308, 10**300, -(10**10)])
 def test_an_absurd_time_is_rejected_in_any_unit(unit: Any, value: float) -> None:
     fields = Fields(features=[("v",)], time=("at",))
-    batch, rejects = Decoder(fields, stateless=True, time_unit=unit).decode(
+    batch, rejects = RowDecoder(fields, stateless=True, time_unit=unit).decode(
         arrived([record({"v": 1, "at": value}), record({"v": 1, "at": 0})])
     )
     assert [(reject.reason, reject.row) for reject in rejects] == [("bad_time", 0)]
@@ -189,7 +190,7 @@ def test_missing_features_may_be_left_open() -> None:
 
 def test_series_are_named_by_fields() -> None:
     fields = Fields(features=[("v",)], series=[("host",), ("disk", "id")])
-    batch, rejects = Decoder(fields, stateless=False).decode(
+    batch, rejects = RowDecoder(fields, stateless=False).decode(
         arrived([record({"v": 1, "host": "a/b", "disk": {"id": 3}}, key=None), record({"v": 1, "host": "a"})])
     )
     assert list(batch.series) == ["a\\/b/3"]
@@ -216,7 +217,7 @@ def test_a_joined_name_comes_apart_again(values: list[str]) -> None:
 )
 def test_time_units(unit: Any, value: Any) -> None:
     fields = Fields(features=[("v",)], time=("at",), time_is_text=unit == "iso8601")
-    batch, rejects = Decoder(fields, stateless=True, time_unit=unit).decode(
+    batch, rejects = RowDecoder(fields, stateless=True, time_unit=unit).decode(
         arrived([record({"v": 1, "at": value})])
     )
     assert not rejects
@@ -224,7 +225,7 @@ def test_time_units(unit: Any, value: Any) -> None:
 
 
 def test_without_a_time_field_the_kafka_timestamp_counts() -> None:
-    plain = Decoder(Fields(features=[("v",)]), stateless=True)
+    plain = RowDecoder(Fields(features=[("v",)]), stateless=True)
     batch, rejects = plain.decode(arrived([record({"v": 1}, timestamp=5), record({"v": 1}, timestamp=-1)]))
     assert batch.time_ms_N.tolist() == [5]
     assert [reject.reason for reject in rejects] == ["bad_time"]

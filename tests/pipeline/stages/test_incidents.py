@@ -22,7 +22,7 @@ def points(scored: Sequence[tuple[int, float]], first_offset: int = 0) -> tuple[
     order = np.argsort(slot_N, kind="stable")
     offset_N = np.arange(first_offset, first_offset + len(scored))[order]
     held = np.zeros(len(scored), bool)
-    made = Points(slot_N[order], offset_N, offset_N * 10, np.zeros((len(scored), 1)), held, offset_N)
+    made = Points(slot_N[order], offset_N, offset_N * 10, np.zeros((len(scored), 1)), held, offset_N, 0 * offset_N)
     return made, np.array([score for _, score in scored], float)[order]
 
 

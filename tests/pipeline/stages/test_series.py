@@ -46,7 +46,7 @@ def admit_all(rows: Sequence[Row], cuts: Sequence[int], hold_points: int) -> tup
             name = series.names[p.slot_M[i]]
             value = tuple(p.values_MF[i].tolist())
             points.add((name, int(p.offset_M[i]), int(p.index_M[i]), value, bool(p.held_M[i])))
-        lacking |= {(row + low, why) for _, row, why in admitted.lacking}
+        lacking |= {(row + low, why) for _, row, _, why in admitted.lacking}
         late += admitted.late
     return points, lacking, late
 
@@ -77,7 +77,7 @@ def test_a_missing_feature_is_held_for_so_many_points() -> None:
     admitted = series.admit([batch([("a", time, value) for time, value in enumerate(values)])])
     assert admitted.points.values_MF[:, 0].tolist() == [3, 3, 3, 4, 4]
     assert admitted.points.held_M.tolist() == [False, True, True, False, True]
-    assert [(row, why) for _, row, why in admitted.lacking] == [(0, "missing_field"), (4, "held_too_long")]
+    assert [(row, why) for _, row, _, why in admitted.lacking] == [(0, "missing_field"), (4, "held_too_long")]
 
 
 def test_a_partition_takes_its_series_along() -> None:
