@@ -1,5 +1,6 @@
 """One suite for `Source`: on the twin, on the embedded broker, on Apache Kafka."""
 
+import threading
 from collections.abc import Callable
 from contextlib import closing
 
@@ -48,6 +49,24 @@ def test_a_new_member_goes_on_at_the_committed_offset(world: World) -> None:
     assert second.committed(place) == 12
     second.start(place, 12)
     assert read(second, 18)[0].offset == 12
+
+
+def test_the_committed_offset_is_asked_for_anew(apache_broker: str, unique: Callable[[str], str]) -> None:
+    """Also where a poll has ended before the broker answered it the same question."""
+    connection, place = Connection(apache_broker), TopicPartition(unique("in"), 0)
+    with closing(KafkaCluster(connection)) as cluster:
+        cluster.create_topics({place.topic: 1})
+    with closing(KafkaSource(connection, GroupOptions(unique("group")), [place.topic])) as source:
+        gain(source)
+        group = source._consumer._coordinator
+        assert not group.refresh_committed_offsets_if_needed(timeout_ms=0.001)
+        (question,) = group._offset_fetch_futures.values()
+        pause = threading.Event()
+        while not question.is_done:
+            pause.wait(0.01)
+        source.start(place, 0)
+        source.commit({place: 7})
+        assert source.committed(place) == 7
 
 
 def test_start_moves_a_running_partition(world: World) -> None:
