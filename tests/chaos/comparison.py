@@ -182,9 +182,7 @@ def _of_topic(
             yield f"{what}s of {place.topic}/{place.partition} are in another order"
 
 
-def _of_state(
-    expected: Mapping[TopicPartition, State], found: Mapping[TopicPartition, State]
-) -> Iterable[str]:
+def _of_state(expected: Mapping[TopicPartition, State], found: Mapping[TopicPartition, State]) -> Iterable[str]:
     for place in sorted(expected.keys() | found.keys()):
         wanted, there = expected.get(place, {}), found.get(place, {})
         for series in sorted(wanted.keys() | there.keys()):

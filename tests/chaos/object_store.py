@@ -86,7 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
-            self._answer(200, content, ETag=_etag(content), **{"Last-Modified": formatdate(_MODIFIED_S, usegmt=True)})
+            self._answer(
+                200, content, ETag=_etag(content), **{"Last-Modified": formatdate(_MODIFIED_S, usegmt=True)}
+            )
 
     do_HEAD = do_GET
 

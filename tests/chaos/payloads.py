@@ -1,4 +1,4 @@
-"""Payloads that are no records of a stream: grown from JSON's grammar, broken in the ways that producers break them.
+"""Payloads that are no records of a stream: grown from JSON's grammar, broken in the ways that producers do it.
 
 Each is drawn from a seed. Whether one is broken is not for this module to say: what a worker does not accept has to
 come out as a dead letter, byte for byte.
@@ -13,7 +13,21 @@ from tests.streams import BEGIN_MS, HISTORY, STEP_MS, Payload
 
 Draw = random.Random
 
-_LITERALS = ["NaN", "Infinity", "-Infinity", "nan", "1e999", "-1e999", "1e39", "0x10", "01", "+1", ".5", "1.", "--1"]
+_LITERALS = [
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "nan",
+    "1e999",
+    "-1e999",
+    "1e39",
+    "0x10",
+    "01",
+    "+1",
+    ".5",
+    "1.",
+    "--1",
+]
 _LITERALS += ["1_000", "9" * 400, "-" + "9" * 30, "1e", "true", "null", '"12"', '"', "[]", "{}", "[1]", "''"]
 """What stands where a number should; a few of them are numbers."""
 _TEXTS = ["", "a", "ü", "\x00", "\n", "💥", "a/b\\", "'", "ts", "\ud7ff"]

@@ -143,9 +143,7 @@ def test_a_worker_that_does_its_work_differs_in_nothing(expected: Outcome) -> No
 
 @settings(max_examples=25)
 @given(number=st.sampled_from([0, 1]), share=st.floats(0, 1, exclude_max=True))
-def test_any_record_that_is_lost_is_missed(
-    expected: Outcome, chapter: Chapter, number: int, share: float
-) -> None:
+def test_any_record_that_is_lost_is_missed(expected: Outcome, chapter: Chapter, number: int, share: float) -> None:
     place = TopicPartition("metrics", number)
     # But for the last, whose offset says where the state stands.
     offset = int(share * (len(chapter.logs[place]) - 1))
