@@ -117,6 +117,7 @@ def play(schedule: Schedule, stage: Stage) -> list[str]:
             turn(stage, records, random.Random(f"turn {schedule.seed}"))
             _enlist(stage, schedule.workers)
             stage.settle("the workers begin again", stage.begun)
+            stage.made_anew.clear()
         _act(stage, records, draw, act)
         stage.settle("all is worked off", stage.caught_up)
         stage.crew.excuse = ""
@@ -152,7 +153,7 @@ def _act(stage: Stage, records: Records, draw: random.Random, act: Sequence[Plan
         now_s = time.monotonic() - begun_s
         while waiting and waiting[0].at_s <= now_s and stage.broker_is_up:
             planned = waiting.pop(0)
-            stage.crew.told.append(f"{now_s:.1f} s: {planned.fault}")
+            stage.crew.note(planned.fault)
             running.append((now_s, PASSING[planned.fault](stage, random.Random(planned.seed)), planned.fault))
         running = [step for each in running if (step := _step(stage, each, begun_s)) is not None]
         stage.crew.look_after()

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 COMMAND = "from pipeline.cli import main; main()"
@@ -132,9 +133,13 @@ class Crew:
             slot.restart_s = self.clock() + _BACKOFF_S
         for zombie in [each for each in self.zombies if each.status is not None]:
             self.zombies.remove(zombie)
-            self.told.append(f"{zombie.name}: the one that was replaced ended with {zombie.status}")
+            self.note(f"{zombie.name}: the one that was replaced ended with {zombie.status}")
             if "Traceback" in zombie.text:
                 self.wrong.append(f"{zombie.name}, replaced: {zombie.text}")
+
+    def note(self, what: str) -> None:
+        """Keep what happens, with the time, for a report."""
+        self.told.append(f"{datetime.now():%H:%M:%S.%f}"[:-3] + f" {what}")
 
     def kill(self, slot: Slot) -> None:
         """End it at once; it is started again."""
@@ -154,6 +159,7 @@ class Crew:
         old = slot.process
         assert old is not None
         self.zombies.append(old)
+        self.note(f"{slot.name} is replaced by another process")
         self._start(slot)
         return old
 
@@ -166,10 +172,9 @@ class Crew:
 
     def tails(self) -> str:
         """Return the last lines of each that runs, for a report."""
-        parts = []
-        for slot in self.slots:
-            if slot.process is not None:
-                parts.append(f"--- {slot.name}\n{''.join(list(slot.process.said)[-40:])}")
+        there = [slot.process for slot in self.slots if slot.process is not None]
+        parts = [f"--- {process.name}\n{''.join(list(process.said)[-40:])}" for process in there]
+        parts += [f"--- {each.name}, replaced\n{''.join(list(each.said)[-40:])}" for each in self.zombies]
         return "\n".join(parts)
 
     def close(self) -> None:
@@ -202,7 +207,7 @@ class Crew:
         """Tell ends that have a reason from those that have none."""
         last = process.said[-1].strip() if process.said else ""
         if slot.asked_to_stop_s is not None:
-            self.told.append(f"{slot.name} stopped with {status}")
+            self.note(f"{slot.name} stopped with {status}")
             explained = status == 0 or bool(self.excuse)
         else:
             self._note_restart(slot, f"ended with {status} ({last})")
@@ -212,7 +217,7 @@ class Crew:
 
     def _note_restart(self, slot: Slot, what: str) -> None:
         slot.restarts += 1
-        self.told.append(f"{slot.name} {what}")
+        self.note(f"{slot.name} {what}")
         if what == "killed":
             slot.process = None
             slot.restart_s = self.clock() + _BACKOFF_S

@@ -56,11 +56,13 @@ def freeze(stage: Stage, draw: Draw) -> Steps:
     if frozen is None:
         return
     frozen.signal(signal.SIGSTOP)
+    stage.crew.note(f"{slot.name} is frozen")
     yield SESSION_S * draw.uniform(1.3, 2)
     if replaced and slot.process is frozen and slot.wanted:
         stage.crew.replace(slot)
         yield draw.uniform(0.5, 5)
     frozen.signal(signal.SIGCONT)
+    stage.crew.note(f"{slot.name}, frozen, goes on")
     if frozen in stage.crew.zombies and not stage.crew.named:
         # Without a name it is a member like any other, and does not know that it has a double.
         yield draw.uniform(0.5, 2)
@@ -86,7 +88,7 @@ def leave(stage: Stage, draw: Draw) -> Steps:
 def restart_broker(stage: Stage, draw: Draw) -> Steps:
     """End the broker, hard or in order, and start it again on the same data; or let it hang for a while."""
     way, down_s = draw.choice(["killed", "stopped", "hanging"]), draw.uniform(0.2, 3)
-    stage.crew.told.append(f"the broker is {way} for {down_s:.1f} s")
+    stage.crew.note(f"the broker is {way} for {down_s:.1f} s")
     stage.crew.excuse = "the broker is away"
     stage.broker_is_up = False
     if way == "hanging":
@@ -146,7 +148,7 @@ def refuse(stage: Stage, draw: Draw) -> Steps:
     """Have the broker refuse alerts or dead letters: no right to write them, or they are too long for the topic."""
     topic = stage.topics[draw.choice(["alerts", "alerts", "dead"])]
     by_right, for_s = draw.random() < 0.5, draw.uniform(1, 5)
-    stage.crew.told.append(f"{topic} is refused for {for_s:.1f} s: {'no right' if by_right else 'too long'}")
+    stage.crew.note(f"{topic} is refused for {for_s:.1f} s: {'no right' if by_right else 'too long'}")
     stage.crew.excuse = "alerts are refused"
     resource = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(_TINY_BYTES)})
     with stage.admin() as admin:
@@ -208,7 +210,7 @@ def make_topic_anew(stage: Stage, records: Records, draw: Draw) -> None:
     stage.end_chapter()
     topic = stage.topics[kind]
     stage.crew.excuse = "a topic is away"
-    stage.crew.told.append(f"{topic} is made anew, the workers {'running' if running else 'stopped'}")
+    stage.crew.note(f"{topic} is made anew, the workers {'running' if running else 'stopped'}")
     with stage.admin() as admin:
         admin.delete_topics([topic])
     partitions = {topic: sum(place.topic == topic for place in stage.places)}
@@ -220,6 +222,7 @@ def make_topic_anew(stage: Stage, records: Records, draw: Draw) -> None:
         if place.topic == topic:
             stage.known[place], stage.first_held[place] = [], 0
             stage.begins[place] = stage.publishes[place] = 0
+            stage.made_anew.add(place)
 
 
 PASSING: dict[str, Callable[[Stage, Draw], Steps]] = {

@@ -118,6 +118,8 @@ class Stage:
         self.url = self.store.url if self.store is not None else (self.folder / "storage").as_uri()
         self.known: dict[TopicPartition, list[RawRecord]] = {place: [] for place in self.places}
         self.first_held = dict.fromkeys(self.places, 0)
+        self.made_anew: set[TopicPartition] = set()
+        """Whose committed offset may be one of the topic before; nothing is in them yet."""
         self.begins = dict.fromkeys(self.places, 0)
         self.publishes = dict.fromkeys(self.places, 0)
         with closing(KafkaCluster(self.connection)) as cluster:
@@ -236,7 +238,10 @@ class Stage:
             committed = self.committed()
         except KafkaError:
             return False
-        return all(committed.get(place, -1) >= start for place, start in self.publishes.items())
+        return all(
+            committed.get(place, -1) >= start and (place not in self.made_anew or committed[place] == start)
+            for place, start in self.publishes.items()
+        )
 
     def found(self, number: int) -> Outcome:
         """Return what the workers left in a chapter that is over; the state is that of now."""
