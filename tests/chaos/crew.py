@@ -18,6 +18,9 @@ from datetime import datetime
 from pathlib import Path
 
 COMMAND = "from pipeline.cli import main; main()"
+_BEGUN = "scoring "
+"""What a worker says once it has loaded its models."""
+_FENCED = "another process has the same kafka.instance_id"
 _KEPT_LINES = 400
 _BACKOFF_S = 0.3
 _STOP_S = 40.0
@@ -55,6 +58,11 @@ class WorkerProcess:
     @property
     def text(self) -> str:
         return "".join(self.said)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has loaded its models."""
+        return _BEGUN in self.text
 
     def signal(self, number: signal.Signals) -> None:
         if self.process.poll() is None:
@@ -206,12 +214,16 @@ class Crew:
     def _judge(self, slot: Slot, process: WorkerProcess, status: int) -> None:
         """Tell ends that have a reason from those that have none."""
         last = process.said[-1].strip() if process.said else ""
+        # Of a process and its successor the one that joins last stays, be it the zombie.
+        fenced = _FENCED in last and any(zombie.name == slot.name for zombie in self.zombies)
         if slot.asked_to_stop_s is not None:
             self.note(f"{slot.name} stopped with {status}")
-            explained = status == 0 or bool(self.excuse)
+            # Before it has begun there is nothing to end in order: Python's own way of ending has to do.
+            unbegun = status == -signal.SIGTERM and not process.begun
+            explained = status == 0 or unbegun or fenced or bool(self.excuse)
         else:
             self._note_restart(slot, f"ended with {status} ({last})")
-            explained = status in (1, 2) and last.startswith("offkey: ") and bool(self.excuse)
+            explained = status in (1, 2) and last.startswith("offkey: ") and (fenced or bool(self.excuse))
         if not explained or "Traceback" in process.text:
             self.wrong.append(f"{slot.name} ended with {status}, excuse: {self.excuse!r}: {process.text}")
 

@@ -37,6 +37,8 @@ Draw = random.Random
 Steps = Iterator[float]
 _TINY_BYTES = 300
 """No alert is so short."""
+_BEGIN_S = 15.0
+"""How long a frozen worker waits for its successor to have begun."""
 _BLOCK_BYTES = 2_000
 """No checkpoint is so short, so one that is written to a full disk is cut off within."""
 
@@ -60,7 +62,10 @@ def freeze(stage: Stage, draw: Draw) -> Steps:
     yield SESSION_S * draw.uniform(1.3, 2)
     if replaced and slot.process is frozen and slot.wanted:
         stage.crew.replace(slot)
-        yield draw.uniform(0.5, 5)
+        until_s = time.monotonic() + _BEGIN_S
+        while not (slot.process is not None and slot.process.begun) and time.monotonic() < until_s:
+            yield 0.2
+        yield draw.uniform(0, 3)
     frozen.signal(signal.SIGCONT)
     stage.crew.note(f"{slot.name}, frozen, goes on")
     if frozen in stage.crew.zombies and not stage.crew.named:

@@ -4,6 +4,7 @@ The objects live in this process; workers reach them as they reach a real bucket
 """
 
 import hashlib
+import sys
 import threading
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -33,8 +34,7 @@ class LoopbackStore:
         self.lock = threading.Lock()
         self._healed = threading.Event()
         bound = type("Handler", (_Handler,), {"store": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), bound)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), bound)
         threading.Thread(target=self._server.serve_forever, name="object store", daemon=True).start()
 
     @property
@@ -67,6 +67,15 @@ class LoopbackStore:
         self.heal()
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that were killed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

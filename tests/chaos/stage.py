@@ -5,6 +5,7 @@ What the records are is read back from the topics: a producer that was cut off m
 
 import json
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -108,6 +109,8 @@ class Stage:
     code: str = COMMAND
     broker_is_up: bool = True
     produced: int = 0
+    alerts: int = 0
+    """Those of an undisturbed run, once it is known."""
     chapters: list[tuple[Chapter, tuple[int, int]]] = field(default_factory=list)
     """Those that are over, with where alerts and dead letters of the next one begin."""
 
@@ -205,6 +208,9 @@ class Stage:
         for slot in self.crew.slots:
             self.crew.stop(slot)
         self.settle("all workers stop", lambda: all(slot.process is None for slot in self.crew.slots))
+        for zombie in self.crew.zombies:
+            # Most have ended by themselves; one whose successor was stopped before it had joined works on.
+            zombie.signal(signal.SIGTERM)
         self.settle("those that were replaced have ended", lambda: not self.crew.zombies, 60)
 
     def remember(self) -> None:
