@@ -18,6 +18,7 @@ from kafka.admin import (
     ACLFilter,
     ACLOperation,
     ACLPermissionType,
+    ACLResourcePatternType,
     ConfigResource,
     ConfigResourceType,
     ResourcePatternFilter,
@@ -164,7 +165,7 @@ def refuse(stage: Stage, draw: Draw) -> Steps:
     yield for_s
     with stage.admin() as admin:
         if by_right:
-            which = ResourcePatternFilter(ResourceType.TOPIC, topic)
+            which = ResourcePatternFilter(ResourceType.TOPIC, topic, ACLResourcePatternType.LITERAL)
             admin.delete_acls([ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, which)])
         else:
             admin.reset_configs([resource])
