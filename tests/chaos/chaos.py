@@ -204,6 +204,17 @@ def report(schedule: Schedule, stage: Stage) -> str:
     return f"{schedule}\nwhat happened:\n{happened}\nplay it again: {again}"
 
 
+def summary(schedule: Schedule, stage: Stage, found: Sequence[str], took_s: float) -> str:
+    """Return a run in one line."""
+    restarts = sum(slot.restarts for slot in stage.crew.slots)
+    faults = [planned.fault for act in schedule.acts for planned in act]
+    return (
+        f"seed {schedule.seed}: {'DIFFERS' if found else 'as undisturbed'}; {schedule.setup.delivery}, "
+        f"{schedule.setup.storage}, {', '.join(faults)}, {schedule.turn}; {stage.produced} records, "
+        f"{stage.alerts} alerts, {restarts} restarts, {took_s:.0f} s"
+    )
+
+
 def main() -> int:
     seeds = [int(text) for text in sys.argv[1:]] or [0]
     failed = 0
@@ -224,13 +235,7 @@ def main() -> int:
             if found:
                 print(report(schedule, stage), *found, sep="\n", flush=True)
                 failed += 1
-            took_s = time.monotonic() - begun_s
-            restarts = sum(slot.restarts for slot in stage.crew.slots)
-            print(
-                f"seed {seed}: {'DIFFERS' if found else 'as undisturbed'}; {schedule.setup.delivery}, "
-                f"{stage.produced} records, {stage.alerts} alerts, {restarts} restarts, {took_s:.0f} s",
-                flush=True,
-            )
+            print(summary(schedule, stage, found, time.monotonic() - begun_s), flush=True)
     return 1 if failed else 0
 
 

@@ -1,7 +1,7 @@
 """How much chaos: a little in an ordinary test run, much more in `make chaos`."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -23,6 +23,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         config = metafunc.config
         seeds = config.getoption("chaos_seed", None) or range(config.getoption("chaos_seeds", 3))
         metafunc.parametrize("seed", seeds)
+
+
+TOLD = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Keep a line for the end of pytest's report: what a run was, not only that it went well."""
+    return request.config.stash.setdefault(TOLD, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    told = config.stash.get(TOLD, [])
+    if told:
+        terminalreporter.section("chaos")
+        for line in told:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")
