@@ -10,6 +10,7 @@ are scored without the state from before it, and what then has to come out is kn
 
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -28,7 +29,7 @@ from kafka.errors import KafkaError, NoError
 from kafka.structs import TopicPartition as ClientPartition
 
 from pipeline.connectors.kafka import KafkaCluster
-from pipeline.errors import OffkeyError
+from pipeline.errors import ConfigError
 from pipeline.protocols import TopicPartition
 from tests.brokers import forbid
 from tests.chaos.crew import Slot
@@ -39,7 +40,7 @@ Steps = Iterator[float]
 _TINY_BYTES = 300
 """No alert is so short."""
 _BEGIN_S = 15.0
-"""How long a frozen worker waits for its successor to have begun."""
+"""How long a frozen worker waits for its successor to have begun, and we for a topic to go."""
 _BLOCK_BYTES = 2_000
 """No checkpoint is so short, so one that is written to a full disk is cut off within."""
 
@@ -221,9 +222,8 @@ def make_topic_anew(stage: Stage, records: Records, draw: Draw) -> None:
         admin.delete_topics([topic])
     partitions = {topic: sum(place.topic == topic for place in stage.places)}
     with closing(KafkaCluster(stage.connection)) as cluster:
-        before = _when_gone(cluster, topic)
+        _wait_until_gone(cluster, topic)
         cluster.create_topics(partitions)
-    assert before
     for place in stage.places:
         if place.topic == topic:
             stage.known[place], stage.first_held[place] = [], 0
@@ -254,12 +254,12 @@ def _any(stage: Stage, draw: Draw) -> Slot:
     return draw.choice(there or stage.crew.present)
 
 
-def _when_gone(cluster: KafkaCluster, topic: str) -> bool:
-    """Wait until a topic is not there any more."""
-    until_s = time.monotonic() + 30
+def _wait_until_gone(cluster: KafkaCluster, topic: str) -> None:
+    until_s, pause = time.monotonic() + _BEGIN_S, threading.Event()
     while time.monotonic() < until_s:
         try:
             cluster.topic(topic)
-        except OffkeyError:
-            return True
-    return False
+        except ConfigError:
+            return
+        pause.wait(0.1)
+    raise AssertionError(f"topic {topic} is still there")
