@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test benchmark schemas clean
+.PHONY: demo test chaos benchmark schemas clean
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/offkey demo
@@ -15,6 +15,15 @@ test: $(VENV)/test.stamp
 	$(BIN)/mypy
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+# Faults, malformed payloads and full load on Apache Kafka, for half an hour; KAFKA_HOME as for `benchmark`.
+CHAOS_SEEDS ?= 20
+CHAOS_PAYLOADS ?= 1000000
+CHAOS_SOAK_S ?= 600
+
+chaos: $(VENV)/test.stamp
+	$(BIN)/python -m pytest tests/chaos --chaos-seeds $(CHAOS_SEEDS) --chaos-payloads $(CHAOS_PAYLOADS) \
+		--chaos-soak-s $(CHAOS_SOAK_S)
 
 # Figures for tests/benchmarks/results; KAFKA_HOME must name a folder with Apache Kafka's libs/.
 benchmark: $(VENV)/test.stamp

@@ -5,6 +5,7 @@ KAFKA_HOME is an Apache Kafka distribution, or any folder with its jars in `libs
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -49,33 +50,50 @@ allow.everyone.if.no.acl.found=true
 
 
 class ApacheBroker:
-    """Answers when it is made, and is ended by its own pid with `close`; `rights`: it keeps access rules."""
+    """Answers when it is made, and is ended by its own pid with `close`; `rights`: it keeps access rules.
 
-    def __init__(self, folder: Path, rights: bool = False) -> None:
-        port = free_port()
-        self.bootstrap_servers = f"127.0.0.1:{port}"
+    After `stop`, `start` brings it back on its address with all that it held. `settings` are further lines of its
+    properties.
+    """
+
+    def __init__(self, folder: Path, rights: bool = False, settings: str = "") -> None:
+        self._port, self._folder = free_port(), folder
+        self.bootstrap_servers = f"127.0.0.1:{self._port}"
         properties = folder / "server.properties"
-        text = _PROPERTIES.format(port=port, controller=free_port(), folder=folder)
-        properties.write_text(text + (_RIGHTS if rights else ""))
+        text = _PROPERTIES.format(port=self._port, controller=free_port(), folder=folder)
+        properties.write_text(text + (_RIGHTS if rights else "") + settings)
         classes = f"{os.environ['KAFKA_HOME']}/libs/*"
         java = ["java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classes]
         format_storage = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", "4L6g3nShT-eMCtK--X86sw"]
         subprocess.run([*format_storage, "--config", str(properties)], check=True, capture_output=True, timeout=60)
-        self._log = (folder / "broker.log").open("wb")
+        self._command = [*java, "kafka.Kafka", str(properties)]
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        self._log = (self._folder / "broker.log").open("ab")
         self._process = subprocess.Popen(
-            [*java, "kafka.Kafka", str(properties)],
+            self._command,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         self.pid = self._process.pid
-        self._wait(port, folder)
+        self._wait(self._port, self._folder)
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it with this signal, and return when it has ended."""
+        self._process.send_signal(number)
+        self._process.wait(_START_S)
+        self._log.close()
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._log.close()
+        if self._process.poll() is None:
+            self.stop()
 
     def _wait(self, port: int, folder: Path) -> None:
         """Until it takes connections and coordinates groups: the first question creates its topic of offsets."""

@@ -1,5 +1,6 @@
 """Alerts and dead letters on their way to Kafka: nothing counts as sent before the broker has confirmed it."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -89,7 +90,7 @@ class KafkaPublisher:
 
     def _confirm(self, producer: KafkaProducer, sent: Sequence[tuple[Message, Any]], timeout_s: float) -> None:
         try:
-            producer.flush(timeout=timeout_s)
+            _flush(producer, timeout_s)
         except client_errors.KafkaTimeoutError as error:
             for topic in {message.topic for message, _ in sent}:
                 self._require_topic(topic)
@@ -143,10 +144,29 @@ def _size(message: Message) -> int:
     return len(message.value or b"") + len(message.key or b"")
 
 
+def _flush(producer: KafkaProducer, timeout_s: float) -> None:
+    """Wait until everything sent is confirmed or refused.
+
+    A batch that is larger than its topic takes is split in two. Who waits for the whole is then told `UnknownError`
+    and has to wait for the parts.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            producer.flush(timeout=max(deadline_s - time.monotonic(), 0))
+        except client_errors.UnknownError:
+            if time.monotonic() >= deadline_s:
+                raise client_errors.KafkaTimeoutError("a batch was split until the time was over") from None
+        else:
+            return
+
+
 def _end(producer: KafkaProducer, timeout_s: float) -> None:
     try:
-        producer.close(timeout=timeout_s)
+        _flush(producer, timeout_s)
     except client_errors.KafkaTimeoutError:
         # With messages unsent, the client's `close` gives up before it has closed anything: abort them first.
         producer._sender.force_close()
-        producer.close(timeout=5)
+        timeout_s = 5
+        _flush(producer, timeout_s)
+    producer.close(timeout=timeout_s)

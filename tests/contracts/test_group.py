@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from kafka import KafkaAdminClient
-from kafka.admin import ACLOperation, MemberToRemove, ResourceType
+from kafka.admin import ACLOperation, ConfigResource, ConfigResourceType, MemberToRemove, ResourceType
 from kafka.structs import TopicPartition as ClientPartition
 
 from pipeline.connectors.connection import Connection, GroupOptions
@@ -174,6 +174,23 @@ def test_a_topic_that_goes_while_it_is_written_to_is_named(
     with pytest.raises(ConfigError, match=f"topic {place.topic} is not there"):
         publisher.flush(2)
     publisher.close()
+
+
+def test_messages_that_fit_are_sent_though_a_batch_of_them_does_not(
+    place: TopicPartition, admin: KafkaAdminClient, apache_broker: str
+) -> None:
+    """The client splits the batch, and again, and those who wait for it wait for its parts."""
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, place.topic, {"max.message.bytes": "600"})])
+    publisher = KafkaPublisher(Connection(apache_broker))
+    sent = [b"%04d" % number * 50 for number in range(40)]
+    for value in sent:
+        publisher.send(Message(place.topic, None, value))
+    publisher.flush(20)
+    publisher.close()
+    found = [
+        record for arrived in history(Connection(apache_broker), place.topic, 1000) for record in arrived.records
+    ]
+    assert [record.value for record in found[100:]] == sent
 
 
 def test_no_right_to_write_is_named(place: TopicPartition, admin: KafkaAdminClient, apache_broker: str) -> None:

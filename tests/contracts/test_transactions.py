@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
-from kafka.admin import ACLOperation, MemberToRemove, ResourceType
+from kafka.admin import ACLOperation, ConfigResource, ConfigResourceType, MemberToRemove, ResourceType
 from kafka.structs import TopicPartition as ClientPartition
 
 from pipeline.connectors.connection import Connection, GroupOptions
@@ -122,6 +122,21 @@ def test_the_client_alone_would_have_committed_it(place: Place) -> None:
     producer.flush()
     producer.commit_transaction()
     assert place.seen() == [b"arrived"]
+
+
+def test_messages_that_fit_are_committed_though_a_batch_of_them_does_not(place: Place, apache_broker: str) -> None:
+    """The client splits it: the transaction holds all of its parts."""
+    with closing(KafkaAdminClient(bootstrap_servers=apache_broker)) as admin:
+        few = ConfigResource(ConfigResourceType.TOPIC, place.alerts, {"max.message.bytes": "600"})
+        admin.alter_configs([few])
+    source = place.member()
+    transactions = place.transactions(source)
+    sent = [b"%04d" % number * 50 for number in range(40)]
+    for value in sent:
+        place.send(transactions, value)
+    transactions.finish({place.partition: 2}, 20)
+    assert source.committed(place.partition) == 2
+    assert place.seen() == sent
 
 
 def test_a_member_that_the_group_has_thrown_out_commits_nothing(place: Place, apache_broker: str) -> None:

@@ -1,0 +1,314 @@
+"""Where a run takes place: topics, storage, a configuration, records that come in, and what is there in the end.
+
+What the records are is read back from the topics: a producer that was cut off may have written some twice.
+"""
+
+import json
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kafka import KafkaAdminClient
+from kafka.admin import OffsetSpec
+from kafka.errors import KafkaError
+from kafka.structs import TopicPartition as ClientPartition
+
+from models.files import to_files
+from pipeline.connectors.checkpoints import StoredCheckpoints
+from pipeline.connectors.connection import Connection
+from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, history
+from pipeline.connectors.registry import StoredRegistry
+from pipeline.connectors.storage import ObjectStorage
+from pipeline.errors import TransientError
+from pipeline.protocols import Message, ModelVersion, Promotion, RawRecord, TopicPartition
+from tests.brokers import ApacheBroker
+from tests.chaos.comparison import Chapter, Outcome, alerts_of, final_state, letters_of
+from tests.chaos.crew import COMMAND, Crew
+from tests.chaos.object_store import LoopbackStore
+from tests.chaos.payloads import good, malformed
+from tests.streams import FEATURES, SERIES, feature_rows, features_detector, series_detector, series_rows
+
+PARTITIONS = 3
+SESSION_S = 3.0
+NAMES = ["a", "b", "c", *(f"new-{number}" for number in range(6))]
+_POINTS = 400
+_DEADLINE_S = 180.0
+"""How long a group may take to work off what lies in its topics, on a busy machine."""
+_MOST = 100_000
+
+BROKER_SETTINGS = "group.min.session.timeout.ms=1000\n"
+"""Sessions shorter than Kafka allows by itself, so that a run need not wait for long ones."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is fixed for a whole run."""
+
+    delivery: Literal["at_least_once", "exactly_once"]
+    storage: Literal["folder", "store"]
+    named: bool
+    leave: bool
+    start: Literal["earliest", "latest"]
+    checkpoint_every_s: float
+    max_poll_records: int
+
+
+class Records:
+    """Records of both streams, without end: series with spikes in them, rows, and a few that are none."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self._draw, self._row, self._point = draw, 0, 0
+        self._series = self._all_series()
+        self._rows = self._all_rows()
+
+    def take(self, count: int) -> list[tuple[str, bytes | None, bytes | None]]:
+        """Return the next records: the kind of topic, key and value."""
+        taken: list[tuple[str, bytes | None, bytes | None]] = []
+        for _ in range(count):
+            chance = self._draw.random()
+            if chance < 0.03:
+                taken.append(("metrics", *malformed(self._draw, b"bad")))
+            elif chance < 0.2:
+                taken.append(("payments", None, next(self._rows)))
+            else:
+                taken.append(("metrics", *next(self._series)))
+        return taken
+
+    def _all_series(self) -> Iterator[tuple[bytes | None, bytes | None]]:
+        while True:
+            seed = self._draw.randrange(1 << 30)
+            spikes = {name: self._draw.sample(range(10, _POINTS, 25), 8) for name in NAMES}
+            values = series_rows(NAMES, _POINTS, seed, spikes)
+            for point in range(_POINTS):
+                for number, name in enumerate(NAMES):
+                    yield good(name, self._point, values[number, point].tolist())
+                self._point += 1
+
+    def _all_rows(self) -> Iterator[bytes]:
+        while True:
+            strange = self._draw.sample(range(500), 25)
+            for row in feature_rows(500, self._draw.randrange(1 << 30), strange).tolist():
+                yield json.dumps(dict(zip("abc", row, strict=True))).encode()
+
+
+@dataclass
+class Stage:
+    """One run's topics, group, storage and workers on a broker that it may stop."""
+
+    broker: ApacheBroker
+    folder: Path
+    setup: Setup
+    suffix: str
+    store: LoopbackStore | None = None
+    code: str = COMMAND
+    broker_is_up: bool = True
+    produced: int = 0
+    alerts: int = 0
+    """Those of an undisturbed run, once it is known."""
+    chapters: list[tuple[Chapter, tuple[int, int]]] = field(default_factory=list)
+    """Those that are over, with where alerts and dead letters of the next one begin."""
+
+    def __post_init__(self) -> None:
+        self.topics = {kind: f"{kind}-{self.suffix}" for kind in ("metrics", "payments", "alerts", "dead")}
+        self.group = f"group-{self.suffix}"
+        self.connection = Connection(self.broker.bootstrap_servers)
+        self.url = self.store.url if self.store is not None else (self.folder / "storage").as_uri()
+        self.known: dict[TopicPartition, list[RawRecord]] = {place: [] for place in self.places}
+        self.first_held = dict.fromkeys(self.places, 0)
+        self.made_anew: set[TopicPartition] = set()
+        """Whose committed offset may be one of the topic before; nothing is in them yet."""
+        self.begins = dict.fromkeys(self.places, 0)
+        self.publishes = dict.fromkeys(self.places, 0)
+        with closing(KafkaCluster(self.connection)) as cluster:
+            cluster.create_topics({name: self._partitions(kind) for kind, name in self.topics.items()})
+        self._publisher = KafkaPublisher(self.connection)
+        self.crew = self._crew()
+        self._promote()
+
+    @property
+    def places(self) -> list[TopicPartition]:
+        """The partitions that are read."""
+        return [
+            TopicPartition(self.topics[kind], number)
+            for kind in ("metrics", "payments")
+            for number in range(self._partitions(kind))
+        ]
+
+    @property
+    def exactly_once(self) -> bool:
+        return self.setup.delivery == "exactly_once"
+
+    def produce(self, records: Iterable[tuple[str, bytes | None, bytes | None]]) -> None:
+        """Write records to the topics; where it is not known whether they arrived, once more."""
+        portion = list(records)
+        for last in (False, False, True):
+            try:
+                for kind, key, value in portion:
+                    self._publisher.send(Message(self.topics[kind], key, value))
+                self._publisher.flush(30)
+            except TransientError:
+                if last:
+                    raise
+            else:
+                self.produced += len(portion)
+                return
+
+    def settle(self, what: str, reached: Callable[[], bool], deadline_s: float = _DEADLINE_S) -> None:
+        """Look after the workers until something is reached.
+
+        Raises:
+            AssertionError: it takes too long, or a worker ended without a reason.
+        """
+        until_s, pause = time.monotonic() + deadline_s, threading.Event()
+        while not reached():
+            self.crew.look_after()
+            self.require_no_wrong()
+            if time.monotonic() > until_s:
+                raise AssertionError(f"{what}: not within {deadline_s:.0f} s\n{self.crew.tails()}")
+            pause.wait(0.2)
+
+    def require_no_wrong(self) -> None:
+        if self.crew.wrong:
+            raise AssertionError("\n".join(self.crew.wrong))
+
+    def caught_up(self) -> bool:
+        """Tell whether the group has committed all that is there."""
+        try:
+            return self.committed() == self.ends()
+        except KafkaError:
+            # A broker that has just come back, or a group whose coordinator is being loaded.
+            return False
+
+    def committed(self) -> dict[TopicPartition, int]:
+        with self.admin() as admin:
+            found = admin.list_group_offsets({self.group: None})[self.group]
+        return {
+            TopicPartition(place.topic, place.partition): at.offset for place, at in found.items() if at.offset >= 0
+        }
+
+    def ends(self) -> dict[TopicPartition, int]:
+        asked = {ClientPartition(*place): OffsetSpec.LATEST for place in self.places}
+        with self.admin() as admin:
+            found = admin.list_partition_offsets(asked)
+        return {TopicPartition(place.topic, place.partition): at.offset for place, at in found.items()}
+
+    def admin(self) -> "closing[KafkaAdminClient]":
+        return closing(
+            KafkaAdminClient(bootstrap_servers=self.broker.bootstrap_servers, bootstrap_timeout_ms=15_000)
+        )
+
+    def stop_all(self) -> None:
+        """End every worker in order, and see that each one does."""
+        for slot in self.crew.slots:
+            self.crew.stop(slot)
+        self.settle("all workers stop", lambda: all(slot.process is None for slot in self.crew.slots))
+        for zombie in self.crew.zombies:
+            # Most have ended by themselves; one whose successor was stopped before it had joined works on.
+            zombie.signal(signal.SIGTERM)
+        self.settle("those that were replaced have ended", lambda: not self.crew.zombies, 60)
+
+    def remember(self) -> None:
+        """Note the records that lie in the topics now: some may be deleted later."""
+        for kind in ("metrics", "payments"):
+            for arrived in history(self.connection, self.topics[kind], _MOST * PARTITIONS):
+                log = self.known[arrived.partition]
+                for record in arrived.records:
+                    if record.offset >= len(log):
+                        assert record.offset == len(log), f"{arrived.partition} has no offset {len(log)}"
+                        log.append(record)
+
+    def end_chapter(self) -> None:
+        """Note what the records and outputs are so far; the group has caught up, and nobody works."""
+        self.remember()
+        logs = {place: list(log) for place, log in self.known.items()}
+        chapter = Chapter(logs, dict(self.begins), dict(self.publishes))
+        self.chapters.append((chapter, (self._end("alerts"), self._end("dead"))))
+        self.publishes = {place: len(log) for place, log in logs.items()}
+
+    def begin_anew(self, places: Iterable[TopicPartition]) -> None:
+        """Note that these partitions go on without their state, from where `start` says, as the topics are now."""
+        ends = self.ends()
+        for place in places:
+            start = self.first_held[place] if self.setup.start == "earliest" else ends[place]
+            self.begins[place] = self.publishes[place] = start
+
+    def begun(self) -> bool:
+        """Tell whether every partition is at least where it has to begin."""
+        try:
+            committed = self.committed()
+        except KafkaError:
+            return False
+        return all(
+            committed.get(place, -1) >= start and (place not in self.made_anew or committed[place] == start)
+            for place, start in self.publishes.items()
+        )
+
+    def found(self, number: int) -> Outcome:
+        """Return what the workers left in a chapter that is over; the state is that of now."""
+        chapter, ends = self.chapters[number]
+        begins = self.chapters[number - 1][1] if number else (0, 0)
+        alerts, dead = (
+            [record for record in self._read(kind) if begins[i] <= record.offset < ends[i]]
+            for i, kind in enumerate(("alerts", "dead"))
+        )
+        checkpoints = StoredCheckpoints(ObjectStorage(self.url))
+        state = final_state(checkpoints, {place: len(log) for place, log in chapter.logs.items()})
+        return Outcome(alerts_of(alerts), letters_of(dead), state)
+
+    def close(self) -> None:
+        self.crew.close()
+        with suppress(TransientError):
+            self._publisher.close(0)
+
+    def _read(self, kind: str) -> list[RawRecord]:
+        return [each for arrived in history(self.connection, self.topics[kind], _MOST) for each in arrived.records]
+
+    def _end(self, kind: str) -> int:
+        return max((record.offset for record in self._read(kind)), default=-1) + 1
+
+    @staticmethod
+    def _partitions(kind: str) -> int:
+        return PARTITIONS if kind == "metrics" else 1
+
+    def _crew(self) -> Crew:
+        setup = self.setup
+        streams: dict[str, Any] = {
+            name: {
+                **stream.model_dump(mode="json", exclude_unset=True),
+                "topic": self.topics[kind],
+                "start": setup.start,
+            }
+            for name, kind, stream in (("machines", "metrics", SERIES), ("payments", "payments", FEATURES))
+        }
+        settings = {
+            "kafka": {
+                "bootstrap_servers": self.broker.bootstrap_servers,
+                "group_id": self.group,
+                "delivery": setup.delivery,
+                "session_timeout": SESSION_S,
+                "max_poll_records": setup.max_poll_records,
+                "connect_timeout": 15,
+            },
+            "storage": self.url,
+            "topics": {"alerts": self.topics["alerts"], "dead_letters": self.topics["dead"]},
+            "streams": streams,
+            "metrics": {"port": 0},
+            "worker": {"checkpoint_every": setup.checkpoint_every_s},
+            "device": "cpu",
+        }
+        config = self.folder / "offkey.yaml"
+        config.write_text(json.dumps(settings, indent=1))
+        environment: Mapping[str, str] = self.store.environment if self.store is not None else {}
+        return Crew(config, setup.named, setup.leave, environment, self.code)
+
+    def _promote(self) -> None:
+        registry = StoredRegistry(ObjectStorage(self.url))
+        for stream, detector in (("machines", series_detector()), ("payments", features_detector())):
+            registry.add(ModelVersion(stream, "v1", to_files(detector)))
+            registry.promote(stream, Promotion(1, "v1", 0, "chaos"))
