@@ -29,9 +29,9 @@ from pipeline.setting_types import (
     LARGEST,
     LONGEST_WAIT,
     WRITTEN,
-    AcceptAfter,
     BudgetText,
     Duration,
+    DurationOrNever,
     FieldPath,
     FieldPaths,
     Name,
@@ -47,6 +47,12 @@ from pipeline.setting_types import (
 from pipeline.yaml_lines import Keys, YamlError, read_yaml
 
 _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
+_OF_SERIES = {
+    "accept_after": "have no level that stays",
+    "repeat_after": "raise incidents that do not last",
+    "silence": "have no interval",
+}
+"""Keys of `alerts` that say nothing of records judged one by one, and why."""
 
 
 class Section(BaseModel):
@@ -163,8 +169,16 @@ class AlertSettings(Section):
     delay: Annotated[int, Field(ge=0, le=4096), BeforeValidator(no_truth)] = 0
     """Later points that a point waits for before it is judged: later alerts, and better ones."""
     quiet_points: Whole = 5
-    """Points below the threshold after which an incident is resolved."""
-    accept_after: AcceptAfter = 86_400
+    """Points below the threshold, less `hysteresis`, after which an incident is resolved."""
+    hysteresis: Annotated[float, Field(ge=0, le=100), BeforeValidator(no_truth)] = 5.0
+    """How far scores may lie under the threshold while an incident goes on: at 10, points ten times as common."""
+    merge_points: Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(no_truth)] = 20
+    """A series that is strange again within so many points after a resolution has its incident `reopened`."""
+    repeat_after: DurationOrNever = None
+    """After how long an incident that goes on unchanged is told again, as `repeated`; by default never."""
+    silence: Annotated[int, Field(ge=2, le=LARGEST), BeforeValidator(no_truth)] | None = None
+    """Intervals without a point after which a series has an incident `silent`; by default it has none."""
+    accept_after: DurationOrNever = 86_400
     """How long a series is strange until its level is accepted, so usual, and its incident ends; or never."""
 
 
@@ -210,11 +224,10 @@ class StreamSettings(Section):
             raise mistake_at(
                 ("alerts", "delay"), "it needs `kind: series`: after a record of features comes no other"
             )
-        asked = "accept_after" in self.alerts.model_fields_set and self.alerts.accept_after is not None
-        if self.kind == "features" and asked:
-            raise mistake_at(
-                ("alerts", "accept_after"), "it needs `kind: series`: records of features have no level that stays"
-            )
+        for key, why in _OF_SERIES.items():
+            asked = key in self.alerts.model_fields_set and getattr(self.alerts, key) is not None
+            if self.kind == "features" and asked:
+                raise mistake_at(("alerts", key), f"it needs `kind: series`: records of features {why}")
         if self.kind == "features" and self.model.views:
             raise mistake_at(
                 ("model", "views"), "it needs `kind: series`: records of features are judged by one view"

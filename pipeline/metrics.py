@@ -44,8 +44,8 @@ LAG_RECORDS = Gauge(
 BATCH_RECORDS = Histogram("offkey_batch_records", "Records of one poll.", ["stream"], buckets=_SIZE_BUCKETS)
 STAGE_DURATION_SECONDS = Histogram(
     "offkey_stage_duration_seconds",
-    "Time of one stage for one poll: poll, decode, series, scoring (windows included), incidents, publish, commit, "
-    "checkpoint.",
+    "Time of one stage for one poll: poll, decode, series, silence, scoring (windows included), incidents, "
+    "publish, commit, checkpoint.",
     ["stage"],
     buckets=_DURATION_BUCKETS,
 )

@@ -35,7 +35,7 @@ def between(shortest: str, longest: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def parse_accept_after(value: Any) -> float | None:
+def parse_duration_or_never(value: Any) -> float | None:
     """Return seconds, or None for `never`.
 
     Raises:
@@ -109,8 +109,8 @@ def no_truth(value: Any) -> Any:
 
 WRITTEN = Field(json_schema_extra={"type": ["number", "string"]})
 Duration = Annotated[float, between("0", _LONGEST), WRITTEN]
-AcceptAfter = Annotated[
-    float | None, BeforeValidator(parse_accept_after), WithJsonSchema({"type": ["number", "string"]})
+DurationOrNever = Annotated[
+    float | None, BeforeValidator(parse_duration_or_never), WithJsonSchema({"type": ["number", "string"]})
 ]
 Wait = Annotated[float, between("1ms", LONGEST_WAIT), WRITTEN]
 Whole = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(no_truth)]

@@ -33,6 +33,14 @@ class StreamPlan:
     fields_of: Callable[[str], dict[str, str]]
     """A series' name -> the fields that name it."""
     quiet_points: int
+    hysteresis: float
+    """How far under its threshold an incident goes on."""
+    merge_points: int
+    """Within so many points of a series after a resolution the incident opens again."""
+    repeat_after_ms: float | None
+    """After how long an unchanged incident is told again; None: never."""
+    silence_intervals: int | None
+    """After so many of its intervals a quiet series has an incident; None: never."""
     accept_after_ms: float | None
     """How long a series is strange until that is its usual; None: no level is accepted."""
     hold_points: int

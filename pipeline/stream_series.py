@@ -17,13 +17,23 @@ from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
 from pipeline.stages.decode import REASONS, FloatArray, IntArray, Reject
-from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident
+from pipeline.stages.incidents import (
+    SEVERITIES,
+    SILENCE_SEVERITY,
+    Incidents,
+    OpenIncident,
+    Stops,
+    Transition,
+    derived_id,
+)
 from pipeline.stages.scoring import Scorer, Scores
 from pipeline.stages.series import Points, SeriesTable
+from pipeline.stages.silence import Quiet, Silence
 from pipeline.stages.windows import Windows
 from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of, timed
 
 _TAIL = "tail."
+_SILENCE = "silence."
 
 
 class SeriesPipeline:
@@ -45,7 +55,14 @@ class SeriesPipeline:
             self._table, estimate_scaling=detector.scaling.for_new, device=device, near=scorer.near
         )
         self._tail = scorer.online_tail(SERIES_PACE, accepting=plan.accept_after_ms is not None)
-        self._incidents = Incidents(plan.name, plan.quiet_points)
+        self._silence = Silence(self._table, plan.silence_intervals)
+        self._incidents = Incidents(
+            plan.name,
+            plan.quiet_points,
+            hysteresis=plan.hysteresis,
+            merge_points=plan.merge_points,
+            repeat_after_ms=plan.repeat_after_ms,
+        )
         self._threshold_S = np.zeros(0)
 
     @property
@@ -60,14 +77,15 @@ class SeriesPipeline:
 
     @property
     def open_incidents(self) -> int:
-        return len(self._incidents.open)
+        return len(self._incidents) + self._silence.silent
 
     def process(self, arrived: Sequence[PartitionRecords], measure: Measure = nullcontext) -> Outcome:
         with measure("decode"):
             decoded = [self._plan.decoder.decode(records) for records in arrived]
             rejects = [reject for _, found in decoded for reject in found]
         with measure("series"):
-            admitted = self._table.admit([batch for batch, _ in decoded])
+            batches = [batch for batch, _ in decoded]
+            admitted = self._table.admit(batches)
             self._begin_tails(self._table.take_new())
             records_of = {records.partition: records.records for records in arrived}
             rejects += [
@@ -77,17 +95,28 @@ class SeriesPipeline:
             points = admitted.points
             # The tails are told how long a level has to stay before any of its points is scored.
             self._set_thresholds(np.unique(points.slot_M))
+        with measure("silence"):
+            quiet = self._silence.follow(batches, points, admitted.place_M)
+            stops = _stops(quiet)
         alerts: list[Alert] = []
         judged: list[tuple[Points, FloatArray, FloatArray]] = []
         rounds = self._scorer.score_windows(points, self._windows, self._tail)
         for scores in timed(rounds, measure, "scoring"):
             with measure("incidents"):
                 threshold_K = self._threshold_S[scores.judged.slot_M]
-                alerts += self._alerts(scores, threshold_K)
+                alerts += self._alerts(scores, threshold_K, stops)
                 judged.append((scores.judged, scores.score_K, threshold_K))
+        with measure("incidents"):
+            alerts += self._stale_alerts(self._incidents.stop(stops))
+        # Sorting keeps the order of those with one offset and series: what went before a silence comes first.
+        alerts = (
+            [alert for alert in alerts if alert.state == "stale"]
+            + self._silence_alerts(quiet)
+            + [alert for alert in alerts if alert.state != "stale"]
+        )
         names = self._table.names
         return Outcome(
-            sorted(alerts, key=lambda alert: (alert.partition, alert.offset)),
+            sorted(alerts, key=lambda alert: (alert.partition, alert.offset, alert.series)),
             rejects,
             lambda: _scored(judged, names),
             points_scored=sum(len(score_K) for _, score_K, _ in judged),
@@ -103,14 +132,16 @@ class SeriesPipeline:
         series = {name: slot for name, slot in held.items() if count[slot] > 0}
         slots = np.fromiter(series.values(), np.int64, len(series))
         index_of = {slot: index for index, slot in enumerate(slots.tolist())}
-        incidents = {
-            index_of[slot]: incident for slot, incident in self._incidents.open.items() if slot in index_of
-        }
+        opened, recent = self._incidents.open_among(slots), self._incidents.recent(count)
+        incidents = {index_of[slot]: incident for slot, incident in opened.items()}
+        resolved = {index_of[slot]: incident for slot, incident in recent.items() if slot in index_of}
         arrays: Arrays = self._table.snapshot(slots)
         arrays |= {_TAIL + name: column for name, column in self._tail.gather(slots).items()}
         arrays |= self._windows.snapshot(slots)
+        arrays |= {_SILENCE + name: rows for name, rows in self._silence.snapshot(partition, slots).items()}
         arrays["names"] = np.frombuffer(msgspec.json.encode(list(series)), np.uint8)
         arrays["incidents"] = np.frombuffer(msgspec.json.encode(incidents), np.uint8)
+        arrays["resolved"] = np.frombuffer(msgspec.json.encode(resolved), np.uint8)
         return arrays
 
     def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -125,19 +156,17 @@ class SeriesPipeline:
         self._table.restore(slots, arrays)
         self._windows.restore(slots, arrays)
         self._rescale(slots, known)
-        self._tail.scatter(
-            slots, {name.removeprefix(_TAIL): a for name, a in arrays.items() if name.startswith(_TAIL)}
-        )
-        incidents = msgspec.json.decode(arrays["incidents"].tobytes(), type=dict[int, OpenIncident])
-        self._incidents.open |= {int(slots[index]): incident for index, incident in incidents.items()}
+        self._tail.scatter(slots, _beginning(_TAIL, arrays))
+        self._silence.restore(partition, slots, _beginning(_SILENCE, arrays))
+        self._incidents.restore(_incidents(arrays, "incidents", slots), _incidents(arrays, "resolved", slots))
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
         freed = self._table.drop(partition)
         self._threshold_S[freed[freed < len(self._threshold_S)]] = np.inf
         self._windows.free(freed)
-        for slot in freed.tolist():
-            self._incidents.open.pop(slot, None)
+        self._silence.drop(partition, freed)
+        self._incidents.forget(freed)
 
     def _begin_tails(self, new: list[int]) -> None:
         if new:
@@ -166,32 +195,31 @@ class SeriesPipeline:
                 points = self._detector.points_to_accept(self._plan.accept_after_ms, interval_S[new])
                 self._tail.accept_after(new, points)
 
-    def _alerts(self, scores: Scores, threshold_K: FloatArray) -> list[Alert]:
+    def _alerts(self, scores: Scores, threshold_K: FloatArray, stops: Stops) -> list[Alert]:
         """Follow the incidents through these scores; return what is to be told of them."""
         table, judged = self._table, scores.judged
         transitions = self._incidents.follow(
-            judged, scores.score_K, threshold_K, table.names, table.partitions, scores.accepted_K
+            judged, scores.score_K, threshold_K, table.names, table.partitions, scores.accepted_K, stops
         )
         if not transitions:
             return []
+        alerts = self._stale_alerts(transitions)
+        transitions = [transition for transition in transitions if transition.stop is None]
+        if not transitions:
+            return alerts
         columns, names = table.columns, self._detector.spec.features
         positions = [transition.position for transition in transitions]
         slot_K = judged.slot_M[positions]
         why = scores.explain(positions)
         expected_KF = why.expected_KF * columns["scale"][slot_K] + columns["center"][slot_K]
         band_KF = why.band_KF * columns["scale"][slot_K]
-        alerts: list[Alert] = []
         for k, transition in enumerate(transitions):
             position, slot = transition.position, int(slot_K[k])
-            topic, partition = self._table.partitions[slot]
-            series = self._table.names[slot]
             observed_F = judged.values_MF[position]
             alerts.append(
-                Alert(
+                self._alert(
+                    slot,
                     incident=transition.incident,
-                    stream=self._plan.name,
-                    series=series,
-                    fields=self._plan.fields_of(series),
                     state=transition.state,
                     severity=SEVERITIES[transition.severity],
                     score=round(transition.score, 6),
@@ -199,14 +227,85 @@ class SeriesPipeline:
                     opened_ms=transition.opened_ms,
                     event_ms=int(judged.time_ms_M[position]),
                     features=feature_views(names, observed_F, expected_KF[k], band_KF[k], why.share_KF[k]),
-                    model_version=self._plan.model_version,
-                    topic=topic,
-                    partition=partition,
                     offset=int(judged.offset_M[position]),
                     points_back=int(why.back_K[k]),
                 )
             )
         return alerts
+
+    def _stale_alerts(self, transitions: Sequence[Transition]) -> list[Alert]:
+        """Return what is to be told of incidents whose series stopped."""
+        return [
+            self._alert(
+                transition.stop.slot,
+                incident=transition.incident,
+                state="stale",
+                severity=SEVERITIES[transition.severity],
+                score=round(transition.score, 6),
+                threshold=round(transition.threshold, 6),
+                opened_ms=transition.opened_ms,
+                event_ms=transition.stop.event_ms,
+                features={},
+                offset=transition.stop.offset,
+            )
+            for transition in transitions
+            if transition.stop is not None
+        ]
+
+    def _silence_alerts(self, quiet: Sequence[Quiet]) -> list[Alert]:
+        """Return what is to be told of silences; the first deadline and the series name the incident of one."""
+        alerts: list[Alert] = []
+        for one in quiet:
+            if one.state != "stopped":
+                place, series = self._table.partitions[one.slot], self._table.names[one.slot]
+                alerts.append(
+                    self._alert(
+                        one.slot,
+                        incident=derived_id(self._plan.name, place, one.opened_ms, 0, series, "silent"),
+                        state=one.state,
+                        severity=SILENCE_SEVERITY,
+                        score=None,
+                        threshold=None,
+                        opened_ms=one.opened_ms,
+                        event_ms=one.event_ms,
+                        features={},
+                        offset=one.offset,
+                    )
+                )
+        return alerts
+
+    def _alert(self, slot: int, **told: Any) -> Alert:
+        """Return an alert of a series with what is told beside its name and place."""
+        (topic, partition), series = self._table.partitions[slot], self._table.names[slot]
+        return Alert(
+            stream=self._plan.name,
+            series=series,
+            fields=self._plan.fields_of(series),
+            model_version=self._plan.model_version,
+            topic=topic,
+            partition=partition,
+            **told,
+        )
+
+
+def _stops(quiet: Sequence[Quiet]) -> Stops:
+    stops: Stops = {}
+    for one in quiet:
+        if one.state in ("stopped", "silent"):
+            stops.setdefault(one.slot, []).append(one)
+    return stops
+
+
+def _beginning(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _incidents(arrays: Mapping[str, npt.NDArray[Any]], name: str, slots: IntArray) -> dict[int, OpenIncident]:
+    """Return the incidents of a checkpoint by slot; the first ones hold no resolved incidents."""
+    if name not in arrays:
+        return {}
+    kept = msgspec.json.decode(arrays[name].tobytes(), type=dict[int, OpenIncident])
+    return {int(slots[index]): incident for index, incident in kept.items()}
 
 
 def _scored(judged: Sequence[tuple[Points, FloatArray, FloatArray]], names: Sequence[str]) -> Scored:

@@ -42,21 +42,28 @@ class Alert(msgspec.Struct, frozen=True):
     fields: dict[str, str]
     """What names the series: its fields, or the record's key."""
     state: State
-    """accepted: the series has been as strange for `accept_after`, which is its usual from here on."""
+    """reopened: strange again soon after it was resolved. repeated: it goes on unchanged. accepted: the series has
+    been as strange for `accept_after`, which is its usual from here on. silent: an incident of its own, the series
+    has sent nothing for `silence` intervals. stale: the series has stopped, so nothing more will be told."""
     severity: Severity
-    score: float
-    """-10 log10 of the probability that a normal point looks as strange; the incident's highest so far."""
-    threshold: float
+    score: float | None
+    """-10 log10 of the probability that a normal point looks as strange; the incident's highest since it was opened
+    or reopened. null: the incident is of silence."""
+    threshold: float | None
+    """null as `score` is."""
     opened_ms: int
-    """Event time of the record that opened the incident, ms since the epoch."""
+    """Event time of the record that opened the incident, or the deadline that a silent series missed; ms since the
+    epoch."""
     event_ms: int
-    """Event time of the record that caused this alert."""
+    """Event time of the record that caused this alert; of a silent or stale one, the deadline that has passed."""
     features: dict[str, FeatureView]
-    """Largest share first."""
+    """Largest share first. Empty where no point was judged: of incidents of silence, and of stale ones."""
     model_version: str
     topic: str
     partition: int
     offset: int
+    """Of the record that caused this alert; of a silent or stale one, a record of another series, with which the
+    partition's time passed the deadline."""
     row: int = 0
     """Row in the record, for formats that hold several."""
     points_back: int = 0
@@ -64,9 +71,13 @@ class Alert(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """Derived from where the record lies and what it did: a consumer can drop repeats by it."""
+        """Derived from where the record lies and what it did: a consumer can drop repeats by it.
+
+        What a silence did is derived from the deadline in place of a record.
+        """
         place = TopicPartition(self.topic, self.partition)
-        return derived_id(self.stream, place, self.offset, self.row, self.series, self.state)
+        at = self.event_ms if self.state in ("silent", "stale") else self.offset
+        return derived_id(self.stream, place, at, self.row, self.series, self.state)
 
 
 class CloudEvent(msgspec.Struct, frozen=True):
@@ -76,7 +87,14 @@ class CloudEvent(msgspec.Struct, frozen=True):
     id: str
     source: str
     type: Literal[
-        "offkey.incident.opened", "offkey.incident.worsened", "offkey.incident.resolved", "offkey.incident.accepted"
+        "offkey.incident.opened",
+        "offkey.incident.reopened",
+        "offkey.incident.worsened",
+        "offkey.incident.repeated",
+        "offkey.incident.resolved",
+        "offkey.incident.accepted",
+        "offkey.incident.silent",
+        "offkey.incident.stale",
     ]
     subject: str
     time: str

@@ -80,6 +80,8 @@ class Batch:
     row_N: IntArray
     """Index of each record in the `PartitionRecords` it came from."""
     offset_N: IntArray
+    published_ms_N: IntArray
+    """Kafka timestamps; -1: there is none."""
 
     def __len__(self) -> int:
         return len(self.offset_N)
@@ -176,9 +178,10 @@ class Decoder:
             series = [name for name, bad in zip(series, bad_N, strict=True) if not bad]
             good_N = ~bad_N
             row_N, time_ms_N, values_NF = row_N[good_N], time_ms_N[good_N], values_NF[good_N]
+            published_ms_N = published_ms_N[good_N]
         rejects.sort(key=lambda reject: reject.row)
         offset_N = np.array([record.offset for record in records], np.int64)[row_N]
-        return Batch(arrived.partition, series, time_ms_N, values_NF, row_N, offset_N), rejects
+        return Batch(arrived.partition, series, time_ms_N, values_NF, row_N, offset_N, published_ms_N), rejects
 
     def _times(self, rows: list[tuple[Any, ...]]) -> IntArray:
         if self._time_unit == "iso8601":

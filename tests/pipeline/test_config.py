@@ -165,6 +165,22 @@ MISTAKES = [
         ":4: streams.machines.alerts.accept_after: 0 is too short or too long; write one from 1s to 36500 days, or "
         "never",
     ),
+    (
+        GOOD + "    kind: features\n    alerts:\n      silence: 5\n",
+        ":6: streams.machines.alerts.silence: it needs `kind: series`: records of features have no interval",
+    ),
+    (
+        GOOD + "    kind: features\n    alerts:\n      repeat_after: 1h\n",
+        ":6: streams.machines.alerts.repeat_after: it needs `kind: series`: records of features raise",
+    ),
+    (
+        GOOD + "    alerts: {repeat_after: often}\n",
+        ":4: streams.machines.alerts.repeat_after: 'often' is no duration; write for example 30s, 5 min, 2h or 1 "
+        "day, or never",
+    ),
+    (GOOD + "    alerts: {silence: 1}\n", ":4: streams.machines.alerts.silence is 1; it takes 2 or more"),
+    (GOOD + "    alerts: {hysteresis: -1}\n", ":4: streams.machines.alerts.hysteresis is -1; it takes 0.0 or more"),
+    (GOOD + "    alerts: {merge_points: true}\n", ":4: streams.machines.alerts.merge_points: True is no number"),
     (GOOD + "    alerts: {accept_after: null}\n", ":4: streams.machines.alerts.accept_after: None is no duration"),
     (
         GOOD + "    kind: features\n    model: {views: [{window: 8}]}\n",
