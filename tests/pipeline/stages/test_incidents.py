@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from models.calibration import LOWEST_THRESHOLD
 from pipeline.protocols import TopicPartition
-from pipeline.stages.incidents import LEAST_BOUND, Incidents, OpenIncident, Transition, derived_id, severity_of
+from pipeline.stages.incidents import (
+    LEAST_BOUND,
+    Incidents,
+    OpenIncident,
+    Stops,
+    Transition,
+    derived_id,
+    severity_of,
+)
 from pipeline.stages.series import Points
 from pipeline.stages.silence import LAST, Quiet
 
@@ -32,11 +40,17 @@ def points(scored: Sequence[tuple[int, float]], first_offset: int = 0) -> tuple[
 
 
 def follow(
-    incidents: Incidents, scored: Sequence[tuple[int, float]], first_offset: int = 0, accepted: Sequence[int] = ()
+    incidents: Incidents,
+    scored: Sequence[tuple[int, float]],
+    first_offset: int = 0,
+    accepted: Sequence[int] = (),
+    stops: Stops | None = None,
 ) -> list[Transition]:
     made, score_M = points(scored, first_offset)
     accepted_M = np.isin(made.offset_M, accepted)
-    return incidents.follow(made, score_M, np.full(len(made), 30.0), ["a", "b", "c"], [PLACE] * 3, accepted_M)
+    return incidents.follow(
+        made, score_M, np.full(len(made), 30.0), ["a", "b", "c"], [PLACE] * 3, accepted_M, stops
+    )
 
 
 def test_an_incident_opens_worsens_and_is_resolved() -> None:
@@ -156,6 +170,26 @@ def test_an_incident_of_a_series_that_stopped_is_stale_and_not_reopened() -> Non
     assert (list(incidents.open), stops) == ([0], {})
 
 
+def test_a_stop_counts_no_quiet_point_twice() -> None:
+    incidents = Incidents("machines", quiet_points=2)
+    follow(incidents, [(0, 41.0)])
+    stops = {0: [quiet_at(0, offset=2)]}
+    assert follow(incidents, [(0, 5.0), (1, 5.0)], 1, stops=stops) == []
+    assert [each.state for each in incidents.stop(stops)] == ["stale"]
+
+
+@pytest.mark.parametrize("until", [3, LAST])
+def test_what_was_resolved_before_a_stop_is_not_reopened(until: int) -> None:
+    incidents = Incidents("machines", quiet_points=1, merge_points=9)
+    scored = [(0, 41.0), (0, 5.0), (1, 5.0), (0, 41.0)]
+    cut = 4 if until == 3 else 3
+    stops = {0: [quiet_at(0, offset=2, until=until)]}
+    found = follow(incidents, scored[:cut], stops=stops)
+    assert incidents.stop(stops) == []
+    found += follow(incidents, scored[cut:], cut)
+    assert [each.state for each in found] == ["opened", "resolved", "opened"]
+
+
 def test_a_checkpoint_of_before_goes_on() -> None:
     """The first ones hold neither when an incident was last told of, nor how a resolved one is opened again."""
     early = b'{"incident": "x", "opened_ms": 0, "threshold": 30.0, "peak": 35.0, "severity": 0, "quiet": 1}'
@@ -164,22 +198,33 @@ def test_a_checkpoint_of_before_goes_on() -> None:
     assert states(incidents, [31.0] * 5, first_offset=1) == [(3, "repeated")]
 
 
-def one_by_one(scored: Sequence[tuple[int, float]], accepted: Sequence[int], rules: Mapping[str, Any]) -> list[Any]:
+def one_by_one(
+    scored: Sequence[tuple[int, float]],
+    accepted: Sequence[int],
+    stopped: Sequence[tuple[int, int]],
+    rules: Mapping[str, Any],
+) -> list[Any]:
     """The rules once more, without tables: (series, state, opened at, score, offset) of each transition."""
     now: dict[int, dict[str, Any]] = {}
     resolved: dict[int, dict[str, Any]] = {}
     told: list[Any] = []
     for offset, (slot, score) in enumerate(scored):
+        for gone in sorted(gone for at, gone in stopped if at == offset - 1):
+            resolved.pop(gone, None)
+            if gone in now:
+                ended = now.pop(gone)
+                told.append((gone, "stale", ended["opened"], ended["peak"], offset - 1))
         if math.isnan(score):
             continue
-        one, state = now.get(slot), None
+        one: dict[str, Any] | None = now.get(slot)
+        state: str | None = None
         if one is None:
             if score < 30 or offset in accepted:
                 continue
             one, state = {"opened": offset}, "opened"
             if slot in resolved and offset - resolved[slot]["ended"] <= rules["merge_points"]:
                 one, state = resolved[slot], "reopened"
-            one |= {"peak": score, "severity": min((score - 30) // 10, 2), "quiet": 0}
+            one.update(peak=score, severity=min((score - 30) // 10, 2), quiet=0)
             now[slot] = one
             resolved.pop(slot, None)
         else:
@@ -204,10 +249,12 @@ def one_by_one(scored: Sequence[tuple[int, float]], accepted: Sequence[int], rul
     return sorted(told)
 
 
-@settings(max_examples=300)
+@settings(max_examples=600)
 @given(
     scored=st.lists(
-        st.tuples(st.integers(0, 2), st.sampled_from([5.0, 24.0, 27.0, 30.0, 45.0, 70.0, NAN])), max_size=60
+        st.tuples(st.integers(0, 2), st.sampled_from([5.0, 24.0, 27.0, 30.0, 45.0, 70.0, NAN])),
+        min_size=5,
+        max_size=60,
     ),
     cuts=st.lists(st.integers(0, 60), max_size=5),
     accepted=st.lists(st.integers(0, 59), max_size=4),
@@ -215,24 +262,45 @@ def one_by_one(scored: Sequence[tuple[int, float]], accepted: Sequence[int], rul
     hysteresis=st.sampled_from([0.0, 5.0]),
     merge_points=st.sampled_from([0, 9]),
     repeat_after_ms=st.sampled_from([None, 70]),
+    stops=st.sets(st.tuples(st.integers(0, 59), st.integers(0, 2)), max_size=4),
 )
 def test_polls_and_restarts_do_not_matter(
-    scored: list[tuple[int, float]], cuts: list[int], accepted: list[int], quiet_points: int, **rules: Any
+    scored: list[tuple[int, float]],
+    cuts: list[int],
+    accepted: list[int],
+    quiet_points: int,
+    stops: set[tuple[int, int]],
+    **rules: Any,
 ) -> None:
+    """`stops` are (offset of another series' record, slot); offsets and cuts are taken modulo what there is."""
+    scored = [*scored, (0, NAN)]
+    ends = len(scored) - 1
+    cuts, accepted = [cut % len(scored) for cut in cuts], [at % len(scored) for at in accepted]
+    placed = {(at % max(ends, 1), slot) for at, slot in stops}
+    stopped = sorted((at, slot) for at, slot in placed if at < ends and scored[at][0] != slot)
     made = Incidents("machines", quiet_points, **rules)
     found: list[Any] = []
     ids: dict[str, tuple[int, int]] = {}
-    for low, high in pairwise(sorted({0, len(scored), *(cut for cut in cuts if cut <= len(scored))})):
+    for low, high in pairwise(sorted({0, len(scored), *cuts})):
         some, _ = points(scored[low:high], low)
-        for each in follow(made, scored[low:high], low, accepted):
-            slot, offset = int(some.slot_M[each.position]), int(some.offset_M[each.position])
+        quiet: dict[int, list[Quiet]] = {}
+        for at, slot in stopped:
+            if low <= at < high:
+                until = next((next_ for next_ in range(at + 1, high) if scored[next_][0] == slot), LAST)
+                quiet.setdefault(slot, []).append(quiet_at(slot, at, until))
+        transitions = follow(made, scored[low:high], low, accepted, quiet)
+        for each in [*transitions, *made.stop(quiet)]:
+            if each.stop is None:
+                slot, offset = int(some.slot_M[each.position]), int(some.offset_M[each.position])
+            else:
+                slot, offset = each.stop.slot, each.stop.offset
             found.append((slot, each.state, each.opened_ms // 10, each.score, offset))
             assert ids.setdefault(each.incident, (slot, each.opened_ms)) == (slot, each.opened_ms)
         restarted = Incidents("machines", quiet_points, **rules)
         kept = [msgspec.json.encode(each) for each in (made.open, made.recent(np.full(3, high)))]
         restarted.restore(*(msgspec.json.decode(each, type=dict[int, OpenIncident]) for each in kept))
         made = restarted
-    assert sorted(found) == one_by_one(scored, accepted, {"quiet_points": quiet_points, **rules})
+    assert sorted(found) == one_by_one(scored, accepted, stopped, {"quiet_points": quiet_points, **rules})
     assert len(ids) == sum(state == "opened" for _, state, *_ in found)
 
 
