@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from models.spec import shortened
+
 FloatArray = npt.NDArray[np.float64]
 Columns = Mapping[str, tuple[npt.NDArray[np.int64], FloatArray]]
 """Series name -> (event times in ms, strictly later each; values x_TF)."""
@@ -29,18 +31,41 @@ class Windows:
     z_RF: npt.NDArray[np.float32]
     start_N: npt.NDArray[np.int64]
     window: int
+    first_S: npt.NDArray[np.int64]
+    """Number of each series' first window."""
 
     def take(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return these windows as z_NWF."""
         rows: npt.NDArray[np.float32] = self.z_RF[self.start_N[chosen][:, None] + np.arange(self.window)]
         return rows
 
+    def drawn(
+        self, chosen_N: npt.NDArray[np.int64], count: int, random: np.random.Generator
+    ) -> npt.NDArray[np.int64]:
+        """Draw so many of these windows, in which every series has its say.
+
+        Half of the places are shared out evenly among series, as far as they have windows; the others are open to
+        all.
+        """
+        shuffled_N = random.permutation(chosen_N)
+        if len(shuffled_N) <= count:
+            return shuffled_N
+        series_N = np.searchsorted(self.first_S, shuffled_N, side="right")
+        order_N = np.argsort(series_N, kind="stable")
+        _, begin_S, length_S = np.unique(series_N[order_N], return_index=True, return_counts=True)
+        rank_N = np.empty_like(order_N)
+        rank_N[order_N] = np.arange(len(order_N)) - np.repeat(begin_S, length_S)
+        reserved_N = rank_N < max(1, count // (2 * len(begin_S)))
+        return shuffled_N[np.argsort(~reserved_N, kind="stable")[:count]]
+
 
 def windows_of(series: Sequence[npt.NDArray[np.float32]], window: int) -> Windows:
     """Lay series behind each other, each padded, and list a window for each row, which ends there."""
     first = np.cumsum([0, *(len(z_TF) + window - 1 for z_TF in series)])
     starts = [low + np.arange(len(z_TF)) for low, z_TF in zip(first, series, strict=False)]
-    return Windows(np.concatenate([padded(z_TF, window - 1) for z_TF in series]), np.concatenate(starts), window)
+    rows_RF = np.concatenate([padded(z_TF, window - 1) for z_TF in series])
+    first_S = np.cumsum([0, *(len(each) for each in starts[:-1])])
+    return Windows(rows_RF, np.concatenate(starts), window, first_S)
 
 
 def padded(z_TF: npt.NDArray[np.float32], padding: int) -> npt.NDArray[np.float32]:
@@ -54,21 +79,55 @@ def split_by_time(length: int, held_out: float) -> tuple[slice, slice]:
     return slice(0, cut), slice(cut, length)
 
 
-def checked(columns: Columns, window: int) -> dict[str, tuple[npt.NDArray[np.int64], FloatArray]]:
+class TooFewRows(ValueError):
+    """No series is long enough to train on; where more rows come from, the caller knows."""
+
+
+def checked(
+    columns: Columns, window: int, features: Sequence[str], needed: int
+) -> dict[str, tuple[npt.NDArray[np.int64], FloatArray]]:
     """Return the series that can be trained on: finite rows, and at least twice the shortest `window` of them.
 
+    `needed` is how many rows of one series are asked for where there is none.
+
     Raises:
-        ValueError: there is none.
+        TooFewRows: there is none.
+        ValueError: a feature has no finite value in any row, or a series' times do not go on.
     """
     usable = {}
     for name, (time_ms_T, x_TF) in columns.items():
+        _check_order(name, time_ms_T)
         finite_T = usable_rows(x_TF)
         if finite_T.sum() >= 2 * window:
             usable[name] = (time_ms_T[finite_T], x_TF[finite_T])
     if not usable:
-        longest = max((len(x_TF) for _, x_TF in columns.values()), default=0)
-        raise ValueError(
-            f"the longest of {len(columns)} series has {longest} rows; training needs {2 * window} finite ones of "
-            f"at least one series: let more arrive or set a shorter `window`"
+        check_features([x_TF for _, x_TF in columns.values()], features)
+        longest = max((int(usable_rows(x_TF).sum()) for _, x_TF in columns.values()), default=0)
+        raise TooFewRows(
+            f"the longest of {len(columns):,} series has {longest:,} finite rows; training needs {needed:,} of one "
+            "series"
         )
     return usable
+
+
+def check_features(parts: Sequence[FloatArray], features: Sequence[str]) -> None:
+    """Refuse features that no row has a usable value of, by their names.
+
+    Raises:
+        ValueError: there are some.
+    """
+    seen_F = np.zeros(len(features), np.bool_)
+    for x_NF in parts:
+        seen_F |= (np.abs(x_NF) <= LARGEST_VALUE).any(axis=0)
+    if any(len(x_NF) for x_NF in parts) and not seen_F.all():
+        never = [name for name, seen in zip(features, seen_F.tolist(), strict=True) if not seen]
+        raise ValueError(f"no row has a finite value of: {shortened(never)}; leave out such features")
+
+
+def _check_order(name: str, time_ms_T: npt.NDArray[np.int64]) -> None:
+    still = np.flatnonzero(np.diff(time_ms_T) <= 0)
+    if len(still):
+        raise ValueError(
+            f"the times of series {name!r} repeat or go back {len(still):,} times, first in row {still[0] + 1:,}; "
+            "sort the rows by time and keep one of equal ones"
+        )

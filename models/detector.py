@@ -57,6 +57,13 @@ class Judgement:
     """The same of each series that was there in training."""
     quantiles_of_series: Mapping[str, Usual]
     """Where each series' `OnlineTail` starts; of features, that of the stream, under the name ""."""
+    points: int | None = None
+    """Training rows that the tail was fitted to; None where an older model does not say."""
+
+    @property
+    def extrapolated_above(self) -> float:
+        """Surprise above which the tail is a fitted line, for few training rows were stranger."""
+        return float(self.tail.surprise_knots[-1])
 
     def surprise(self, error_BVR: Tensor) -> Tensor:
         """Return -10 log10 of the share of the stream's training rows that are stranger."""
@@ -181,7 +188,11 @@ class Detector:
         """Return the score of every row of a whole series, for each delay; unclipped and finite.
 
         The series is taken to have stood still before its first row. Scores are calibrated by training alone.
+
+        Raises:
+            ValueError: a value is not finite.
         """
+        self._check_finite(x_NF)
         own = self.scaling.for_series(name)
         center_F, scale_F = self.scaling.for_new(x_NF[: self.spec.window]) if own is None else own
         z_NF = padded(Scaling.apply(x_NF, center_F, scale_F), self.spec.window - 1)
@@ -195,10 +206,25 @@ class Detector:
 
     @torch.no_grad()
     def score_rows(self, x_NF: FloatArray) -> FloatArray:
-        """Return the score of every record of features; unclipped and finite."""
+        """Return the score of every record of features; unclipped and finite.
+
+        Raises:
+            ValueError: a value is not finite.
+        """
+        self._check_finite(x_NF)
         z_NF = Scaling.apply(x_NF, self.scaling.center_F, self.scaling.scale_F)
         surprise_N = self.calibration.of(0).of_points(self.errors_of_rows(z_NF))
         return surprise_N.cpu().numpy().astype(np.float64)
+
+    def _check_finite(self, x_NF: FloatArray) -> None:
+        bad = np.argwhere(~np.isfinite(x_NF))
+        if len(bad):
+            row, column = bad[0].tolist()
+            name = self.spec.features[column]
+            raise ValueError(
+                f"row {row:,} holds {x_NF[row, column]} as {name!r}, the first of {len(bad):,} "
+                "such values; scores need finite ones: fill them or leave those rows out"
+            )
 
     def errors_of_rows(self, z_NF: npt.NDArray[np.float32]) -> Tensor:
         """Return every view's error of each window of a scaled series, error_NV."""

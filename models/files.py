@@ -1,14 +1,16 @@
 """A detector as two files: `model.safetensors` and `manifest.json`. Never pickle.
 
-The manifest tells what the tensors mean and holds their hash; every byte of both files is checked, so a damaged
-model is refused instead of scoring nonsense. Format 2 holds any number of views and a calibration for each delay;
-format 1, of one view without memory, is still read.
+The manifest tells what the tensors mean and holds their hash and its own, which is that of what it says; it has to
+be spelled as it is here, too. So no byte of either file changes unseen: a damaged model is refused instead of
+scoring nonsense. Format 2 holds any number of views and a calibration for each delay; format 1, of one view without
+memory, is still read.
 """
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +20,7 @@ import safetensors
 import safetensors.numpy
 import torch
 
+from models import architectures
 from models.calibration import CLUSTER_LEVELS, PooledTail, with_far_quantile
 from models.detector import Calibration, Detector, Judgement
 from models.mapping import Delay, reach_of
@@ -64,17 +67,22 @@ def to_files(detector: Detector) -> dict[str, bytes]:
         "calibration": {
             "interval_ms": calibration.interval_ms,
             "delays": [
-                {"delay": delay, "cluster_points": list(judgement.cluster_points)}
+                {
+                    "delay": delay,
+                    "cluster_points": list(judgement.cluster_points),
+                    "points": judgement.points,
+                    "extrapolated_above": round(judgement.extrapolated_above, 3),
+                }
                 for delay, judgement in calibration.judgements.items()
             ],
         },
         "training": dict(detector.training),
         "series": names,
-        "libraries": {"torch": torch.__version__, "numpy": np.__version__},
+        "libraries": _libraries(detector),
         "sha256": {TENSORS: hashlib.sha256(tensors).hexdigest()},
     }
     manifest["sha256"][MANIFEST] = _manifest_hash(manifest)  # type: ignore[index]
-    return {TENSORS: tensors, MANIFEST: json.dumps(manifest, indent=1).encode()}
+    return {TENSORS: tensors, MANIFEST: _written(manifest)}
 
 
 def from_files(files: Mapping[str, bytes], name: str = "model") -> Detector:
@@ -91,13 +99,13 @@ def from_files(files: Mapping[str, bytes], name: str = "model") -> Detector:
             raise ModelFileError(f"{name}: {file} is missing; train again or take another version")
     try:
         manifest = json.loads(files[MANIFEST])
-        found, version = manifest["format"], manifest["format_version"]
+        found, number = manifest["format"], manifest["format_version"]
         recorded = {**manifest["sha256"]}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{name}: {MANIFEST} is damaged ({error}); take another version") from error
-    if found != FORMAT or version not in (1, FORMAT_VERSION):
+    if found != FORMAT or number not in (1, FORMAT_VERSION):
         raise ModelFileError(
-            f"{name}: format {found} {version} is not {FORMAT} 1 to {FORMAT_VERSION}; "
+            f"{name}: format {found} {number} is not {FORMAT} 1 to {FORMAT_VERSION}; "
             f"it needs another version of offkey"
         )
     for file, hashed in (
@@ -106,15 +114,32 @@ def from_files(files: Mapping[str, bytes], name: str = "model") -> Detector:
     ):
         if recorded.get(file) != hashed:
             raise ModelFileError(f"{name}: {file} is damaged, its sha256 differs; take another version")
+    if files[MANIFEST] != _written(manifest):
+        raise ModelFileError(
+            f"{name}: {MANIFEST} is damaged, it says the same in other bytes; take another version, and leave the "
+            "files as they are written"
+        )
     try:
         arrays: Arrays = safetensors.numpy.load(files[TENSORS])
-        if version == 1:
+        if number == 1:
             manifest, arrays = _from_first_format(manifest, arrays)
         return _build(manifest, arrays)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         # The bytes are as they were written: what they ask for is not here, such as a later architecture.
         reason = str(error).splitlines()[0]
-        raise ModelFileError(f"{name}: cannot be built ({reason}); it needs another version of offkey") from error
+        raise ModelFileError(
+            f"{name}: cannot be built ({reason}); it needs another version of offkey, or of the package that its "
+            "architecture comes from"
+        ) from error
+
+
+def _libraries(detector: Detector) -> dict[str, str]:
+    """Return the version of each library that a score depends on, those that its architectures come from too."""
+    versions = {"offkey": version("offkey"), "safetensors": safetensors.__version__}
+    for view in detector.views:
+        if added := architectures.distribution_of(view.config.architecture):
+            versions[added[0]] = added[1]
+    return {"torch": torch.__version__, "numpy": np.__version__, **versions}
 
 
 def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
@@ -131,8 +156,7 @@ def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
         views.append(view)
     names = manifest["series"]
     judgements = {
-        each["delay"]: _judgement(arrays, configs, names, each["delay"], tuple(each["cluster_points"]))
-        for each in manifest["calibration"]["delays"]
+        each["delay"]: _judgement(arrays, configs, names, each) for each in manifest["calibration"]["delays"]
     }
     intervals = dict(zip(names, arrays["series.interval_ms"].tolist(), strict=True))
     calibration = Calibration(manifest["calibration"]["interval_ms"], judgements, intervals)
@@ -147,19 +171,20 @@ def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
 
 
 def _judgement(
-    arrays: Arrays, configs: Sequence[ViewConfig], names: list[str], delay: Delay, cluster_points: tuple[float, ...]
+    arrays: Arrays, configs: Sequence[ViewConfig], names: list[str], said: Mapping[str, Any]
 ) -> Judgement:
-    called = _called(delay)
+    called = _called(said["delay"])
     parts = ("error_knots", "surprise_knots", "slope")
     rows = arrays[f"{called}.quantiles"].tolist()
     clusters = arrays[f"{called}.clusters"].tolist() if f"{called}.clusters" in arrays else []
     return Judgement(
-        reach_of(configs, delay, _CPU),
+        reach_of(configs, said["delay"], _CPU),
         torch.from_numpy(arrays[f"{called}.reference"]),
         PooledTail(*(torch.from_numpy(arrays[f"{called}.{part}"]) for part in parts)),
-        cluster_points,
+        tuple(said["cluster_points"]),
         {name: tuple(row) for name, row in zip(names, clusters, strict=False)},
         {name: (row[0], row[1], row[2]) for name, row in zip(names, rows, strict=True)},
+        said.get("points"),
     )
 
 
@@ -220,6 +245,10 @@ def _from_first_format(manifest: dict[str, Any], arrays: Arrays) -> tuple[dict[s
             "delay0.quantiles": with_far_quantile(arrays["series.quantiles"], manifest["kind"]),
         },
     )
+
+
+def _written(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1).encode()
 
 
 def _manifest_hash(manifest: Mapping[str, Any]) -> str:

@@ -22,16 +22,25 @@ from models.calibration import (
     quantiles,
     rescored,
 )
-from models.dataset import Columns, checked, padded, split_by_time, usable_rows, windows_of
+from models.dataset import (
+    Columns,
+    TooFewRows,
+    check_features,
+    checked,
+    padded,
+    split_by_time,
+    usable_rows,
+    windows_of,
+)
 from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
 from models.mapping import DELAYS, Delay, Reach, reach_of
 from models.plan import LEAST_WINDOWS, Plan, whole_windows
 from models.reader import Reader
 from models.resume import Unfinished, hash_of
-from models.scaling import LIMIT, Scaling, fit_features, fit_series, tamed
+from models.scaling import Scaling, fit_features, fit_series, tamed
 from models.spec import Kind, ModelSpec
-from models.training import store_and_trim, train
-from models.views import DIFFERENCE_WEIGHT, View
+from models.training import Trained, solve, store_and_trim, train
+from models.views import DIFFERENCE_WEIGHT, View, ViewConfig
 
 _HELD_OUT = 0.15
 _LEAST_ROWS = 50
@@ -63,50 +72,24 @@ def fit_detector(
         unfinished: where the training is kept while it lasts; it goes on from there if it is the same one.
 
     Raises:
-        ValueError: too few rows.
+        ValueError: too few rows (`TooFewRows`), a feature without a finite value, or times that do not go on.
     """
-    usable = _usable(kind, plan, columns)
+    usable = _usable(kind, plan, columns, features)
     plan = plan.fitted_to([len(x_TF) for _, x_TF in usable.values()])
     spec = ModelSpec(kind, tuple(features), plan.window)
-    if kind == "series":
-        usable = {name: (time_ms_T, tamed(x_TF)) for name, (time_ms_T, x_TF) in usable.items()}
-        scaling = fit_series({name: x_TF for name, (_, x_TF) in usable.items()}, plan.scaling)
-        pairs = [scaling.for_series(name) for name in usable]
-    else:
-        scaling = fit_features(next(iter(usable.values()))[1], plan.scaling)
-        pairs = [(scaling.center_F, scaling.scale_F)]
     if unfinished:
         about = {"kind": kind, "features": list(features), "plan": dataclasses.asdict(plan), "device": device.type}
         unfinished.begin(hash_of(about, usable))
-    scaled = [
-        Scaling.apply(x_TF, *pair).clip(-LIMIT, LIMIT)
-        for (_, x_TF), pair in zip(usable.values(), pairs, strict=True)
-        if pair is not None
-    ]
+    scaling, scaled = _scaled(kind, plan, usable)
     views, trained = [], []
     for number, config in enumerate(plan.views):
-        torch.manual_seed(plan.training.seed)
-        config = dataclasses.replace(config, stored=min(config.stored, sum(len(z_TF) for z_TF in scaled)))
-        view = View(len(features), config).to(device)
-        view.step_F.copy_(torch.from_numpy(_usual_steps(scaled) / DIFFERENCE_WEIGHT))
-        windows = windows_of(scaled, config.window)
-        parts = _split([len(z_TF) for z_TF in scaled], config.window)
-        if view.nearest is not None:
-            usual_N = store_and_trim(view, windows, plan.training.seed)
-            parts = (parts[0][usual_N[parts[0]]], parts[1][usual_N[parts[1]]])
-        seconds = plan.training.max_seconds / len(plan.views)
-        trained.append(
-            train(
-                view,
-                windows,
-                *parts,
-                dataclasses.replace(plan.training, max_seconds=seconds),
-                lambda share, number=number: progress((number + share) / (len(plan.views) + 1)),  # type: ignore[misc]
-                unfinished,
-                f"view{number}",
-            )
-        )
+
+        def of_all(share: float, number: int = number) -> None:
+            progress((number + share) / (len(plan.views) + 1))
+
+        view, course = _trained_view(f"view{number}", config, plan, scaled, device, of_all, unfinished)
         views.append(view)
+        trained.append(course)
     with _one_thread():
         calibration = _calibrate(spec, views, scaled, usable, {*DELAYS, *delays} if kind == "series" else {0})
     progress(1.0)
@@ -120,15 +103,53 @@ def fit_detector(
     return Detector(spec, views, scaling, calibration, trained_on)
 
 
-def _usable(kind: Kind, plan: Plan, columns: Columns) -> Columns:
+def _scaled(kind: Kind, plan: Plan, usable: Columns) -> tuple[Scaling, Scaled]:
+    """Return how values are scaled, and the scaled rows of each series."""
+    if kind == "features":
+        ((_, x_NF),) = usable.values()
+        scaling = fit_features(x_NF, plan.scaling)
+        return scaling, [Scaling.apply(x_NF, scaling.center_F, scaling.scale_F)]
+    near = {name: tamed(x_TF) for name, (_, x_TF) in usable.items()}
+    scaling = fit_series(near, plan.scaling)
+    return scaling, [
+        Scaling.apply(x_TF, center_F, scale_F)
+        for x_TF, center_F, scale_F in zip(near.values(), *scaling.of_all, strict=True)
+    ]
+
+
+def _trained_view(
+    name: str,
+    config: ViewConfig,
+    plan: Plan,
+    scaled: Scaled,
+    device: torch.device,
+    progress: Callable[[float], None],
+    unfinished: Unfinished | None,
+) -> tuple[View, Trained]:
+    torch.manual_seed(plan.training.seed)
+    features = scaled[0].shape[1]
+    view = View(features, dataclasses.replace(config, stored=min(config.stored, sum(map(len, scaled))))).to(device)
+    view.step_F.copy_(torch.from_numpy(_usual_steps(scaled) / DIFFERENCE_WEIGHT))
+    windows = windows_of(scaled, config.window)
+    parts = _split([len(z_TF) for z_TF in scaled], config.window)
+    if view.nearest is not None:
+        usual_N = store_and_trim(view, windows, plan.training.seed)
+        parts = (parts[0][usual_N[parts[0]]], parts[1][usual_N[parts[1]]])
+    seconds = plan.training.max_seconds / len(plan.views)
+    training = dataclasses.replace(plan.training, max_seconds=seconds)
+    return view, train(view, windows, *parts, training, progress, unfinished, name)
+
+
+def _usable(kind: Kind, plan: Plan, columns: Columns, features: Sequence[str]) -> Columns:
     if kind == "series":
-        return checked(columns, plan.least_window)
+        return checked(columns, plan.least_window, features, plan.least_rows)
     if not columns:
-        raise ValueError(f"there are no records; training needs {_LEAST_ROWS}: let some arrive")
+        raise TooFewRows(f"there are no records; training needs {_LEAST_ROWS}")
     (name, (time_ms_N, x_NF)), *_ = columns.items()
     finite_N = usable_rows(x_NF)
     if finite_N.sum() < _LEAST_ROWS:
-        raise ValueError(f"{int(finite_N.sum())} usable records; training needs {_LEAST_ROWS}: let more arrive")
+        check_features([x_NF], features)
+        raise TooFewRows(f"{int(finite_N.sum())} records with finite values; training needs {_LEAST_ROWS}")
     return {name: (time_ms_N[finite_N], x_NF[finite_N])}
 
 
@@ -255,10 +276,8 @@ def _fresh_errors(views: Sequence[View], scaled: Scaled) -> list[list[Tensor]] |
     for known, unknown in (halves, halves[::-1]):
         others = [copy.deepcopy(view) for view in views]
         for other in others:
-            windows = windows_of(known, other.config.window)
-            whole_N = np.concatenate(_split([len(z) for z in known], other.config.window))
-            x_NTF = torch.from_numpy(windows.take(whole_N)).to(other.step_F.device)
-            other.network.solve(other.inputs(x_NTF))
+            learned_N = np.concatenate(_split([len(z_TF) for z_TF in known], other.config.window))
+            solve(other, windows_of(known, other.config.window), learned_N, np.random.default_rng(0))
         reader = Reader(others, window)
         for parts, z_TF in zip(found, unknown, strict=True):
             if len(z_TF) >= window:
@@ -292,11 +311,12 @@ def _judgement(
     surprise_N = tail.surprise(strange_N).cpu().numpy().astype(np.float64)
     if spec.kind == "features":
         single = (1.0,) * len(CLUSTER_LEVELS)
-        return Judgement(reach, reference_V, tail, single, {}, {"": quantiles(surprise_N, STREAM_PACE)})
+        usual = {"": quantiles(surprise_N, STREAM_PACE)}
+        return Judgement(reach, reference_V, tail, single, {}, usual, len(surprise_N))
     each = np.split(surprise_N, np.cumsum([len(part) for part in points])[:-1])
     usual = {name: quantiles(own_N, SERIES_PACE) for name, own_N in zip(names, each, strict=True)}
     # Clusters are those of scores, not of surprise: each series by its own measure, as a worker has it.
     pooled, own = cluster_sizes(
         [rescored(own_N, usual[name], SERIES_PACE) for name, own_N in zip(names, each, strict=True)]
     )
-    return Judgement(reach, reference_V, tail, pooled, dict(zip(names, own, strict=True)), usual)
+    return Judgement(reach, reference_V, tail, pooled, dict(zip(names, own, strict=True)), usual, len(surprise_N))

@@ -10,11 +10,14 @@ The default of features is one view of a denoising autoencoder with a wide code,
 records. Its constants were chosen with eight tables of ADBench and handwritten digits in view: optimistic on these.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
+import numpy as np
+
 from models import architectures
+from models.dataset import TooFewRows
 from models.scaling import ScalingKind
 from models.spec import Kind
 from models.training import TrainingConfig
@@ -35,6 +38,9 @@ LEAST_WINDOW, LEAST_WINDOWS = 8, 100
 is learned and calibrated from fewer is not what comes after."""
 _WHOLE_SHARE = 0.75
 """Rows at which a whole window ends, of all rows: of a window a quarter as long as a series there are four."""
+_KEYS = {"architecture", "scaling", "window"}
+"""What is said of a model beside the options of its network and of its training."""
+_KEYS_OF_DEFAULT = {"architecture", "network", "scaling", "views"}
 
 
 @dataclass(frozen=True)
@@ -58,18 +64,23 @@ class Plan:
         shortest = min(view.window for view in self.views)
         return min(shortest, LEAST_WINDOW) if self.adaptive else shortest
 
+    @property
+    def least_rows(self) -> int:
+        """Rows of one series that are needed at least."""
+        return LEAST_WINDOWS + LEAST_WINDOW - 1 if self.adaptive else 2 * self.least_window
+
     def fitted_to(self, lengths: Sequence[int]) -> "Plan":
         """Return the plan for series of so many rows: no window is longer than they can fill often enough.
 
         Raises:
-            ValueError: they are too short for the shortest window.
+            TooFewRows: they are too short for the shortest window.
         """
         if not self.adaptive:
             return self
         if (whole := whole_windows(lengths, LEAST_WINDOW)) < LEAST_WINDOWS:
-            raise ValueError(
+            raise TooFewRows(
                 f"{sum(lengths):,} rows of {len(lengths)} series hold {whole} windows of {LEAST_WINDOW} rows; "
-                f"training needs {LEAST_WINDOWS}: let more arrive"
+                f"training needs {LEAST_WINDOWS}"
             )
         wanted = max(LEAST_WINDOWS, _WHOLE_SHARE * sum(lengths))
         longer = range(LEAST_WINDOW + 1, self.window + 1)
@@ -79,7 +90,7 @@ class Plan:
 
 def whole_windows(lengths: Sequence[int], window: int) -> int:
     """Return how many windows lie whole within series of these lengths."""
-    return sum(max(length - window + 1, 0) for length in lengths)
+    return int(np.maximum(np.asarray(lengths) - window + 1, 0).sum())
 
 
 def _shortened(view: ViewConfig, window: int) -> ViewConfig:
@@ -126,21 +137,27 @@ def plan_of(
             chosen = _default_views(kind, features, network, own)
     else:
         chosen = [_single_view(kind, architecture, own, window or 32)]
+    beside = {*TrainingConfig.__dataclass_fields__, *(_KEYS_OF_DEFAULT if architecture == DEFAULT else _KEYS)}
     return Plan(
-        tuple(replace(view, options=_all_options(view)) for view in chosen),
+        tuple(replace(view, options=_all_options(view, beside)) for view in chosen),
         architectures.checked(TrainingConfig, training),
         scaling,
         adaptive=architecture == DEFAULT and kind == "series" and not views,
     )
 
 
-def _all_options(view: ViewConfig) -> dict[str, Any]:
+def _all_options(view: ViewConfig, beside: Collection[str]) -> dict[str, Any]:
     """Write every option out, so that a later default does not change what a saved model is built from."""
-    return asdict(architectures.configure(view.architecture, view.options))
+    return asdict(architectures.configure(view.architecture, view.options, beside))
 
 
 def _view(network: str, options: Mapping[str, Any], keys: Mapping[str, Any]) -> ViewConfig:
     """Return a view of which some keys are said."""
+    for key in keys:
+        if key not in ViewConfig.__dataclass_fields__:
+            raise ValueError(
+                f"a view has no key {key!r}{architectures.nearest(key, ViewConfig.__dataclass_fields__)}"
+            )
     judged = min(_JUDGED, keys["window"])
     return ViewConfig(**{"architecture": network, "options": options, "judged": judged, **keys})
 

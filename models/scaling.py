@@ -25,6 +25,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.dataset import LARGEST_VALUE
+
 FloatArray = npt.NDArray[np.float64]
 ScalingKind = Literal["range", "standard", "robust"]
 LIMIT = 1e4
@@ -55,12 +57,21 @@ class Scaling:
             return None
         return self.center_SF[row], self.scale_SF[row]
 
+    @property
+    def of_all(self) -> tuple[FloatArray, FloatArray]:
+        """Centres and scales of all series of training, in its order."""
+        assert self.center_SF is not None
+        assert self.scale_SF is not None
+        return self.center_SF, self.scale_SF
+
     def for_new(self, x_TF: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return (centre, scale) of a series that was not there in training, from its first rows.
 
         Where the training series are alike, theirs serve, widened to hold the rows. Where each has its own
         level, the rows decide; their scale is doubled, for a few rows seldom show all of it.
         """
+        # The range of larger values overflows; training leaves such rows out.
+        x_TF = x_TF.clip(-LARGEST_VALUE, LARGEST_VALUE)
         if self.kind != "range":
             center_F, scale_F = estimated(x_TF, self.kind)
             return np.where(self._alike_F, self.center_F, center_F), np.where(

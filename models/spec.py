@@ -1,5 +1,6 @@
 """What a model sees."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,3 +23,9 @@ class ModelSpec:
             raise ValueError(f"records of kind features are judged one by one: window is 1, not {self.window}")
         if self.kind == "series" and self.window < 2:
             raise ValueError(f"a window of a series has at least 2 points, not {self.window}")
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """Return names for a message, which stays a line though there are thousands: `a, b, c and 9,997 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

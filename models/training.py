@@ -108,7 +108,8 @@ def train(
 
     while not course.over:
         view.train()
-        chosen_N = np.concatenate([random.permutation(learning_N) for _ in range(rounds)])[:epoch_windows]
+        drawn = [windows.drawn(learning_N, epoch_windows, random) for _ in range(rounds)]
+        chosen_N = np.concatenate(drawn)[:epoch_windows]
         batches = np.array_split(chosen_N, max(1, len(chosen_N) // config.batch_windows))
         for batch, chosen_B in enumerate(batches):
             share = done(course.epochs + batch / len(batches))
@@ -192,11 +193,21 @@ def _solved(
     stopping_N: np.ndarray[Any, np.dtype[np.int64]],
     random: np.random.Generator,
 ) -> Trained:
-    most = min(_SOLVED_WINDOWS, max(2, _SOLVED_VALUES // (len(view.usual_C) * view.config.window)))
-    chosen_N = np.sort(random.permutation(np.concatenate([learning_N, stopping_N]))[:most])
-    view.network.solve(view.inputs(torch.from_numpy(windows.take(chosen_N)).to(view.step_F.device)))
+    solve(view, windows, np.concatenate([learning_N, stopping_N]), random)
+    return Trained(0, held_out_loss(view, windows, random.permutation(stopping_N)[: _most_solved(view)]))
+
+
+def solve(
+    view: View, windows: Windows, chosen_N: np.ndarray[Any, np.dtype[np.int64]], random: np.random.Generator
+) -> None:
+    """Give the view's network its closed form for these windows, or for as many of them as memory allows."""
+    drawn_N = np.sort(windows.drawn(chosen_N, _most_solved(view), random))
+    view.network.solve(view.inputs(torch.from_numpy(windows.take(drawn_N)).to(view.step_F.device)))
     view.eval()
-    return Trained(0, held_out_loss(view, windows, random.permutation(stopping_N)[:most]))
+
+
+def _most_solved(view: View) -> int:
+    return min(_SOLVED_WINDOWS, max(2, _SOLVED_VALUES // (len(view.usual_C) * view.config.window)))
 
 
 @torch.no_grad()

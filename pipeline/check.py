@@ -5,15 +5,16 @@ Each question is asked as far as the one before allows: a topic that is not ther
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
+from models.spec import shortened
 from pipeline.config import Settings, StreamSettings
 from pipeline.errors import ConfigError, OffkeyError, TransientError
-from pipeline.protocols import PartitionRecords, Registry
+from pipeline.protocols import PartitionRecords, Registry, TopicPartition
 
 _SAMPLE_RECORDS = 2_000
 
@@ -46,7 +47,7 @@ class Cluster(Protocol):
 
     def topic(self, name: str, right: Literal["READ", "WRITE"] | None = None) -> TopicFacts: ...
     def setting(self, topic: str, name: str) -> str | None: ...
-    def committed(self, group: str) -> int: ...
+    def committed(self, group: str) -> Mapping[TopicPartition, int]: ...
     def close(self) -> None: ...
 
 
@@ -59,6 +60,8 @@ class Outside:
     cluster: Callable[[], Cluster]
     history: Callable[[str, int], Iterator[PartitionRecords]]
     """(topic, most records) -> its newest records."""
+    refuses_zombies: Callable[[], bool]
+    """Whether the cluster refuses the transactions of a process that another one has replaced."""
 
 
 def check_all(settings: Settings, outside: Outside) -> list[Row]:
@@ -78,6 +81,7 @@ def check_all(settings: Settings, outside: Outside) -> list[Row]:
         rows.append(Row("ok", "broker", settings.kafka.bootstrap_servers))
         rows.append(_group_row(settings.kafka.group_id, cluster))
         rows += _output_rows(settings, cluster)
+        rows += _transaction_rows(settings, outside)
         for name, stream in settings.streams.items():
             rows += _stream_rows(settings, name, stream, cluster, outside)
     return [*rows, *models]
@@ -114,7 +118,7 @@ def _group_row(group: str, cluster: Cluster) -> Row:
         return _wrong("group", error)
     except TransientError as error:
         return Row("warning", "group", str(error).partition("; ")[0], "check again: a new cluster takes a moment")
-    return Row("ok", "group", f"{group}, committed partitions: {committed}")
+    return Row("ok", "group", f"{group}, committed partitions: {len(committed)}")
 
 
 def _output_rows(settings: Settings, cluster: Cluster) -> Iterator[Row]:
@@ -125,6 +129,34 @@ def _output_rows(settings: Settings, cluster: Cluster) -> Iterator[Row]:
             yield _wrong(f"topic of {what}", error)
         else:
             yield Row("ok", f"topic of {what}", f"{topic}, partitions: {found.partitions}")
+
+
+def _transaction_rows(settings: Settings, outside: Outside) -> Iterator[Row]:
+    """Say what can be found out of exactly once without writing: not whether readers are spared aborted records."""
+    if settings.kafka.delivery != "exactly_once":
+        return
+    try:
+        refused = outside.refuses_zombies()
+    except OffkeyError as error:
+        yield _wrong("transactions", error)
+        return
+    if refused:
+        yield Row("ok", "transactions", "the cluster takes them, and refuses those of a replaced worker")
+    else:
+        yield Row(
+            "wrong",
+            "transactions",
+            "the cluster takes those of a replaced worker",
+            "set kafka.delivery to at_least_once, or use Apache Kafka 2.5 or later",
+        )
+    if settings.kafka.instance_id is None:
+        yield Row(
+            "warning",
+            "transactions",
+            "kafka.instance_id is not set: after a crash nobody ends the open transaction before its timeout, and "
+            "readers of alerts and the next owner of the partitions wait 10 to 20 s",
+            "give each process a name that it has again after a restart",
+        )
 
 
 def _stream_rows(
@@ -165,7 +197,7 @@ def _size_rows(settings: Settings, name: str, stream: StreamSettings, cluster: C
 
 
 def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterator[Row]:
-    from pipeline.fields import decoder_of, features_of
+    from pipeline.fields import decoder_of, features_of, label_warning
 
     sample = list(islice(outside.history(stream.topic, _SAMPLE_RECORDS), 64))
     read = sum(len(records.records) for records in sample)
@@ -182,8 +214,7 @@ def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterato
         for series in batch.series:
             partitions.setdefault(series, set()).add(records.partition.partition)
     rejected = reasons.total()
-    found = f"{read - rejected:,} of the newest {read:,} decode; features: {', '.join(features[:8])}"
-    found += f" and {len(features) - 8} more" if len(features) > 8 else ""
+    found = f"{read - rejected:,} of the newest {read:,} decode; features: {shortened(features)}"
     if rejected:
         worst = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
         verdict: Literal["warning", "wrong"] = "wrong" if rejected == read else "warning"
@@ -195,6 +226,8 @@ def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterato
         )
     else:
         yield Row("ok", f"{name}: records", found)
+    if odd := label_warning(features, stream):
+        yield Row("warning", f"{name}: features", *odd)
     moved = [series for series, seen in partitions.items() if series and len(seen) > 1]
     if moved:
         yield Row(
@@ -206,13 +239,13 @@ def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterato
 
 
 def _model_row(name: str, stream: StreamSettings, outside: Outside) -> Row:
-    from pipeline.lanes import load_champion
+    from pipeline.lanes import load_champion, support_of
 
     try:
         detector, version = load_champion(name, stream, outside.registry())
     except OffkeyError as error:
         return _wrong(f"{name}: model", error)
-    return Row("ok", f"{name}: model", f"{version}, {detector.name}")
+    return Row("ok", f"{name}: model", f"{version}, {detector.name}; {support_of(stream, detector)}")
 
 
 def _wrong(what: str, error: OffkeyError) -> Row:

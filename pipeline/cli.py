@@ -5,7 +5,6 @@ import json
 import logging
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.config import Settings
     from pipeline.connectors.connection import Connection
     from pipeline.connectors.storage import ObjectStorage
+    from pipeline.stopping import Stop
     from pipeline.worker import Worker
 
 app = typer.Typer(
@@ -97,7 +97,7 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
 
     from pipeline.check import Outside, check_all
     from pipeline.config import load_settings
-    from pipeline.connectors.kafka import KafkaCluster, history
+    from pipeline.connectors.kafka import KafkaCluster, history, refuses_zombies
     from pipeline.connectors.registry import StoredRegistry
 
     settings = load_settings(config)
@@ -107,6 +107,7 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
         registry=lambda: StoredRegistry(_storage(settings)),
         cluster=lambda: KafkaCluster(connection),
         history=lambda topic, most: history(connection, topic, most),
+        refuses_zombies=lambda: refuses_zombies(connection, settings.kafka.group_id),
     )
     rows = check_all(settings, outside)
     if as_json:
@@ -178,33 +179,43 @@ def train(
             print(
                 f"{name}: {trained.architecture} on {trained.records:,} records of {trained.series:,} {kind}, "
                 f"{len(trained.features)} features, in {trained.seconds:.0f} s; "
-                f"{trained.rejected:,} rejected; version {trained.version}"
+                f"{trained.rejected:,} rejected, {trained.late:,} late; version {trained.version}"
             )
+            print(f"{name}: {trained.support}")
 
 
 @app.command()
-def worker(config: ConfigPath) -> None:
+def worker(
+    config: ConfigPath,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="When it stops, give up kafka.instance_id: partitions move at once.")
+    ] = False,
+) -> None:
     """Score records and publish alerts, until SIGTERM or Ctrl-C."""
     from pipeline.config import load_settings
+    from pipeline.health import Health, serve
+    from pipeline.stopping import Stop, stop_on_signals
 
     settings = load_settings(config)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with _worker(settings) as built:
-        from pipeline import metrics
+    logger = logging.getLogger(__name__)
+    if leave and settings.kafka.instance_id is None:
+        logger.warning("--leave is needless without kafka.instance_id: the worker leaves whenever it stops")
+    kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
+    # The group takes away the partitions of who is longer than the first; the waits for others come on top.
+    health = Health(kafka.max_poll_interval + max(kafka.connect_timeout, kafka.delivery_timeout))
+    # The signals are this command's until the process has ended, for that may hang too.
+    stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
+    host, port = settings.metrics.host, serve(settings.metrics.host, settings.metrics.port, health)
+    with _worker(settings, stop) as built:
         from pipeline.worker import quiet_collector
 
-        port = metrics.serve(settings.metrics.host, settings.metrics.port)
-        logging.getLogger(__name__).info(
-            "scoring %s; metrics on http://%s:%d/metrics",
-            ", ".join(settings.streams),
-            settings.metrics.host,
-            port,
-        )
+        logger.info("scoring %s; metrics on http://%s:%d/metrics", ", ".join(settings.streams), host, port)
+        health.worker = built
         quiet_collector()
         built.run(stop)
-    logging.getLogger(__name__).info("left the group; all offsets are committed")
+    if leave and kafka.instance_id is not None:
+        _leave_for_good(settings, kafka.instance_id, stop)
+    logger.info("left the group; all offsets are committed")
 
 
 @app.command()
@@ -258,7 +269,7 @@ def evaluate(
         raise typer.Exit(130) from stopped
     if as_json:
         print(json.dumps(by_group(outcome.results)))
-    else:
+    elif outcome.results:
         Console().print(report(outcome.results))
         print(f"\n{note(way)}\nwrote {out / job.METRICS}")
     for failure in outcome.failures:
@@ -298,15 +309,27 @@ def _storage(settings: "Settings") -> "ObjectStorage":
     return ObjectStorage(settings.storage)
 
 
+def _leave_for_good(settings: "Settings", instance_id: str, stop: "Stop") -> None:
+    """Take a static member out of its group: the client itself only goes silent, to come back later."""
+    from dataclasses import replace
+
+    from pipeline.connectors.kafka import KafkaCluster
+
+    quick = replace(_connection(settings), connect_timeout_s=max(stop.left_s(), 0.1))
+    with contextlib.closing(KafkaCluster(quick)) as cluster:
+        if not cluster.remove_member(settings.kafka.group_id, instance_id):
+            logging.getLogger(__name__).warning("the group has no member %s any more", instance_id)
+
+
 @contextlib.contextmanager
-def _worker(settings: "Settings") -> "Iterator[Worker]":
-    """Build the production worker; it leaves its group when the block ends."""
+def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
+    """Build the production worker; it leaves its group when the block ends, in what is left of a stop's budget."""
     import torch
 
     from pipeline import metrics
     from pipeline.connectors.checkpoints import StoredCheckpoints
     from pipeline.connectors.connection import GroupOptions
-    from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
+    from pipeline.connectors.kafka import KafkaCluster, KafkaSource, open_delivery
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.lanes import build_lane, choose_device, load_champion
     from pipeline.worker import Worker, WorkerOptions
@@ -342,11 +365,12 @@ def _worker(settings: "Settings") -> "Iterator[Worker]":
         retry_deadline_s=settings.worker.retry_deadline,
         max_rejects_in_a_row=settings.worker.max_rejects_in_a_row,
     )
-    publisher = KafkaPublisher(connection, kafka.delivery_timeout)
-    with contextlib.closing(publisher):
+    with contextlib.ExitStack() as opened:
         source = KafkaSource(connection, group, [lane.topic for lane in lanes])
-        with contextlib.closing(source):
-            yield Worker(lanes, source, publisher, StoredCheckpoints(storage), options)
+        opened.callback(lambda: source.close(min(5.0, stop.left_s())))
+        delivery = open_delivery(kafka.delivery, connection, group, source, kafka.delivery_timeout)
+        opened.callback(lambda: delivery.close(min(5.0, stop.left_s())))
+        yield Worker(lanes, source, delivery, StoredCheckpoints(storage), options)
 
 
 @contextlib.contextmanager

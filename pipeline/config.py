@@ -65,11 +65,13 @@ class KafkaSettings(Section):
     group_id: Name = "offkey"
     """Consumer group of the workers: those of one group share the partitions."""
     instance_id: Topic | None = None
-    """A name that this process has again after a restart; it then keeps its partitions without a rebalance."""
+    """A name that this process alone has, and has again after a restart: it then keeps its partitions without a
+    rebalance, and with exactly_once ends at once what a crash left open."""
     client_id: Name = "offkey"
     """Name in the broker's logs and quotas."""
-    delivery: Literal["at_least_once"] = "at_least_once"
-    """Each alert is published; after a crash some are published twice, with equal ids."""
+    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    """at_least_once: after a crash some alerts are published twice, with equal ids. exactly_once: alerts, dead
+    letters and offsets in one transaction; readers with isolation_level=read_committed see each once."""
     connect_timeout: Wait = 10
     """How long to wait for the cluster at the start."""
     session_timeout: Annotated[float, between("1s", LONGEST_WAIT), WRITTEN] = 10
@@ -83,7 +85,7 @@ class KafkaSettings(Section):
     fetch_max_wait: Annotated[float, between("1ms", "5s"), WRITTEN] = 0.1
     """How long the broker gathers at most; up to 5 s."""
     delivery_timeout: Wait = 30
-    """How long an alert may take to be confirmed."""
+    """How long an alert may take to be confirmed; with exactly_once 10 s at most, the transaction's own limit."""
 
 
 class TopicSettings(Section):
@@ -95,7 +97,7 @@ class TopicSettings(Section):
 
 class MetricsSettings(Section):
     host: Name = "127.0.0.1"
-    """Address that `/metrics` listens on; 0.0.0.0 opens it to the network."""
+    """Address that `/metrics`, `/healthz` and `/readyz` listen on; 0.0.0.0 opens them to the network."""
     port: Annotated[int, Field(ge=0, le=65_535), BeforeValidator(no_truth)] = 9108
     """0 takes a free port and logs it."""
 
@@ -104,7 +106,9 @@ class WorkerSettings(Section):
     checkpoint_every: Wait = 10
     """How often state is written to storage: at most so much is replayed after a crash."""
     retry_deadline: Wait = 60
-    """How long broker or storage may be away before the worker ends."""
+    """How long the broker may be away before the worker ends, or storage where state has to be restored."""
+    stop_timeout: Wait = 10
+    """How long a stop may take, after SIGTERM or Ctrl-C; what is not written by then is replayed."""
     max_rejects_in_a_row: Whole = 10_000
     """So many rejects without a good record stop the worker: the configuration is probably wrong."""
 
@@ -151,6 +155,8 @@ class ModelSettings(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if "window" in self.options:
+            raise mistake_at(("window",), "it stands beside `model`, or in one of its `views`; move it there")
         for key, value in self.options.items():
             if isinstance(value, int) and abs(value) > LARGEST:
                 raise mistake_at((key,), f"{value!r:.60} is too large to reckon with; write a smaller number")
@@ -270,7 +276,7 @@ class Settings(BaseSettings):
     streams: Annotated[dict[str, StreamSettings], Field(min_length=1)]
     """What to watch, by a name of your choice."""
     metrics: MetricsSettings = MetricsSettings()
-    """The Prometheus endpoint of a worker."""
+    """The endpoint of a worker, for Prometheus and for probes."""
     worker: WorkerSettings = WorkerSettings()
     """How the worker goes about it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

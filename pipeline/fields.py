@@ -2,12 +2,26 @@
 
 from collections.abc import Sequence
 
+from models.spec import shortened
 from pipeline.config import StreamSettings
 from pipeline.errors import SnapshotError
 from pipeline.formats.json import Fields, Malformed, Path, numbers_of
 from pipeline.protocols import PartitionRecords
 from pipeline.setting_types import split_path
 from pipeline.stages.decode import Decoder
+
+_LABEL_NAMES = {
+    "label",
+    "labels",
+    "is_anomaly",
+    "anomaly",
+    "anomalous",
+    "attack",
+    "outlier",
+    "target",
+    "class",
+    "y",
+}
 
 
 def decoder_of(settings: StreamSettings, names: Sequence[str]) -> Decoder:
@@ -48,3 +62,22 @@ def features_of(sample: Sequence[PartitionRecords], settings: StreamSettings) ->
             "name the features in the stream's `features`"
         )
     return [".".join(part.replace("\\", "\\\\").replace(".", "\\.") for part in path) for path in found]
+
+
+def is_called_like_a_label(name: str) -> bool:
+    """Tell whether this is a name that labels have."""
+    return name.lower() in _LABEL_NAMES
+
+
+def label_warning(names: Sequence[str], settings: StreamSettings) -> tuple[str, str] | None:
+    """Return (what is odd, what to do) where a feature that nobody named is called like a label; else None.
+
+    In training a label gives each anomaly away. Later nobody writes it, or it alerts by itself.
+    """
+    suspects = [] if settings.features else [name for name in names if is_called_like_a_label(split_path(name)[-1])]
+    if not suspects:
+        return None
+    return (
+        f"taken for features, but called like labels: {shortened(suspects)}",
+        "name the fields to judge in the stream's `features`",
+    )

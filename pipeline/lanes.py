@@ -1,11 +1,15 @@
 """Configuration and the registry's champion -> a stream's stages, ready to run."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from models.calibration import alert_threshold
 from models.detector import Detector
 from models.files import ModelFileError, from_files
+from models.spec import shortened
 from pipeline.budgets import parse_budget
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, RegistryError
@@ -51,9 +55,9 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
     asked = tuple(settings.features or spec.features)
     if (spec.kind, spec.features, spec.window) != (settings.kind, asked, window):
         raise ConfigError(
-            f"stream {stream}: model {version} was made for {spec.kind} {list(spec.features)} in windows of "
-            f"{spec.window}, the configuration says {settings.kind} {list(asked)} in windows of {window}; "
-            f"train again with: offkey train CONFIG {stream}"
+            f"stream {stream}: model {version} was made for {spec.kind} of {_told(spec.features, asked)} in "
+            f"windows of {spec.window}, the configuration says {settings.kind} of {_told(asked, spec.features)} in "
+            f"windows of {window}; train again with: offkey train CONFIG {stream}"
         )
     try:
         detector.calibration.of(settings.alerts.delay)
@@ -62,6 +66,12 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
             f"stream {stream}: alerts.delay: {error}; train again with: offkey train CONFIG {stream}"
         ) from error
     return detector, version
+
+
+def _told(features: Sequence[str], others: Sequence[str]) -> str:
+    """Return a list of features for a message, those first that the other list lacks: it may be long."""
+    known = set(others)
+    return shortened(sorted(features, key=lambda name: name in known))
 
 
 def build_lane(
@@ -86,6 +96,45 @@ def build_lane(
     kind = SeriesPipeline if settings.kind == "series" else FeaturesPipeline
     pipeline: StreamPipeline = kind(plan, detector, scorer, device)
     return Lane(stream, settings.topic, pipeline, version, settings.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """How far a model's scores rest on its training points, and the threshold that is asked of them.
+
+    Scores are those of a series that is as strange as its stream on the whole.
+    """
+
+    points: int | None
+    """Training points behind the tail; None where an older model does not say."""
+    extrapolated_above: float
+    threshold: float
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        known = "" if self.points is None else f"{self.points:,} training points; "
+        return (
+            f"{known}scores above {_rare(self.extrapolated_above)} are extrapolated; "
+            f"the threshold for the budget is {_rare(self.threshold)}"
+        )
+
+
+_RARELY = 150.0
+
+
+def support_of(settings: StreamSettings, detector: Detector) -> Support:
+    """Return what a stream's alerts rest on, for its budget and delay."""
+    judgement, interval_ms = detector.calibration.of(settings.alerts.delay), detector.calibration.interval_ms
+    budget = parse_budget(settings.alerts.budget)
+    # Of no series of training: the threshold of the stream.
+    points = np.array([float(budget.points_per_incident(interval_ms))])
+    threshold = alert_threshold(points, judgement.cluster_points)
+    return Support(judgement.points, round(judgement.extrapolated_above, 3), round(float(threshold[0]), 3))
+
+
+def _rare(score: float) -> str:
+    # Beyond, it says no more than that such a point is never seen, and soon leaves the numbers.
+    return f"{score:.1f} (one in {10 ** (score / 10):,.0f} points)" if score <= _RARELY else f"{score:.1f}"
 
 
 def _thresholds(settings: StreamSettings, detector: Detector) -> Callable[[Sequence[str], FloatArray], FloatArray]:

@@ -9,12 +9,10 @@ what it has read (records, rejected ones, alerts) is counted once, replays left 
 points (scored, warming, held, late, moved series, records of a batch, durations) is counted as often as it is
 done, replays included; `offkey_records_replayed_total` says how many records those were.
 
-Defined at import, since the client's registry is global; nothing is served before `serve`.
+Defined at import, since the client's registry is global; `pipeline.health` serves them.
 """
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
-
-from pipeline.errors import ConfigError
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 _DURATION_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZE_BUCKETS = (1, 4, 16, 64, 256, 1024, 2048, 4096, 8192, 16384)
@@ -44,8 +42,8 @@ LAG_RECORDS = Gauge(
 BATCH_RECORDS = Histogram("offkey_batch_records", "Records of one poll.", ["stream"], buckets=_SIZE_BUCKETS)
 STAGE_DURATION_SECONDS = Histogram(
     "offkey_stage_duration_seconds",
-    "Time of one stage for one poll: poll, decode, series, silence, scoring (windows included), incidents, "
-    "publish, commit, checkpoint.",
+    "Time of one stage for one poll: poll, decode, series, silence, scoring (windows included), incidents, publish "
+    "(all is sent), commit (all is confirmed and the offsets are committed), checkpoint.",
     ["stage"],
     buckets=_DURATION_BUCKETS,
 )
@@ -64,21 +62,19 @@ OFFSETS_LOST = Counter(
     "Records known to go unread: expired behind the committed offset, or left out by `start` after such a gap.",
     ["stream"],
 )
+PARTITIONS_ADDED = Counter(
+    "offkey_partitions_added",
+    "Partitions added to the topic after the group began on it: read from their earliest offset.",
+    ["stream"],
+)
+CHECKPOINTS_FAILED = Counter(
+    "offkey_checkpoints_failed",
+    "Checkpoints that storage did not take: a restart replays more, nothing is lost.",
+    ["stream"],
+)
 SERIES_MOVED = Counter(
     "offkey_series_moved", "Series seen in a second partition; key the topic by series.", ["stream"]
 )
 
-
-def serve(host: str, port: int) -> int:
-    """Serve `/metrics`; return the port, which is a free one where 0 was asked for.
-
-    Raises:
-        ConfigError: the address cannot be bound.
-    """
-    try:
-        server, _ = start_http_server(port, addr=host)
-    except OSError as error:
-        raise ConfigError(
-            f"metrics: cannot listen on {host}:{port} ({error.strerror}); set `metrics.host` and `metrics.port`"
-        ) from error
-    return int(server.server_port)
+EXPOSITION = make_wsgi_app()
+"""WSGI application that answers with all of them, in the format that is asked for."""

@@ -10,22 +10,39 @@ logged as an error, and what will not be read is counted. A checkpoint alone is 
 not tell which group wrote it: a second group on the same storage would skip what it never read, while reading
 twice only repeats alerts with equal ids.
 
+A partition that was added to its topic after the group had begun there starts at its earliest offset, whatever
+`start` says: its records came in after the group's start, and before anyone knew of it. How many partitions there
+were at the start is kept in storage. It is written before the first offset is committed, so that of two workers
+that start together the second does not take its own partitions for added ones.
+
 Where a partition begins anew, the offset is committed and its empty state is checkpointed before its first
 record is read, so there is always a checkpoint to come back to. State in memory outlives a rebalance only if the
 group's committed offset is the one that it stands before.
+
+Storage that takes no checkpoint stops nothing, once it has taken one: the state that it holds is only older, and a
+restart replays more. Storage that never took any is refused: it was wrong from the start.
 """
 
 import logging
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline import metrics
+from pipeline.checkpoint_writer import CheckpointWriter
 from pipeline.errors import ConfigError, TransientError
 from pipeline.protocols import Checkpoint, Checkpoints, OffsetRange, Source, TopicPartition
 from pipeline.stream import Lane
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE_S = 5.0
+"""How long a round of checkpoints holds the records up at most; what takes longer goes on beside them."""
+_FAILING_PATIENCE_S = 0.5
+"""The same while storage fails."""
+_FIRST_PATIENCE_S = 30.0
+"""How long a partition that begins anew waits for its first checkpoint."""
 
 
 @dataclass(slots=True)
@@ -37,7 +54,10 @@ class Progress:
     publish_from: int
     """Alerts and dead letters of earlier offsets were published before the restart."""
     checkpointed: int
+    """Offset of the newest checkpoint; -1 where there is none yet."""
     topic_id: str
+    tried: int = 0
+    """Round of checkpoints that last took its turn."""
     rejects_in_a_row: int = 0
 
     def is_new(self, offset: int) -> bool:
@@ -64,7 +84,14 @@ class Partitions:
     checkpoints: Checkpoints
     progress: dict[TopicPartition, Progress] = field(default_factory=dict)
     """Of the partitions whose state is in place."""
-    _assigned: frozenset[TopicPartition] = frozenset()
+    assigned: frozenset[TopicPartition] = frozenset()
+
+    def __post_init__(self) -> None:
+        self._writer = CheckpointWriter(self.checkpoints)
+        self._round = 0
+        self._storage_took_one = False
+        self._failing_since_s: float | None = None
+        self._at_first: dict[tuple[str, str], int] = {}
 
     def follow_assignment(self) -> None:
         """Take over what was gained and let its records come; forget what was lost.
@@ -74,7 +101,7 @@ class Partitions:
             TransientError: something outside failed; the next call takes over the rest.
         """
         change = self.source.assignment()
-        self._assigned = (self._assigned - change.lost) | change.gained
+        self.assigned = (self.assigned - change.lost) | change.gained
         self.forget(change.lost)
         try:
             for partition in sorted(change.gained & self.progress.keys()):
@@ -83,35 +110,63 @@ class Partitions:
             # They are told as gained only once: without state, the next call adopts them.
             self.forget(change.gained)
             raise
-        for partition in sorted(self._assigned - self.progress.keys()):
+        for partition in sorted(self.assigned - self.progress.keys()):
             self._adopt(partition)
 
-    def checkpoint(self) -> None:
-        """Write the state of every partition that has moved since its last checkpoint.
-
-        State of a topic that was made anew under our feet is thrown away instead.
+    def forget_remade(self) -> None:
+        """Throw the state of a topic away that was made anew under our feet.
 
         Raises:
             ConfigError: a topic is not there any more. The group takes its partitions away as if others had them.
-            TransientError: broker or storage does not answer.
+            TransientError: the broker does not answer.
         """
         ids = {topic: self.source.topic_id(topic) for topic in self.lane_of}
         self.forget([place for place, at in self.progress.items() if at.topic_id != ids[place.topic]])
-        for partition, progress in self.progress.items():
-            if progress.checkpointed < progress.next_offset and progress.next_offset >= progress.publish_from:
-                self._write(partition, progress)
+
+    def checkpoint(self, wait_s: float | None = None) -> None:
+        """Write the state of every partition that has moved since its last checkpoint, oldest turn first.
+
+        It waits for storage so long at most, by default as long as records may wait. What storage does not take is
+        counted, said once until it takes all again, and left for the next round.
+        """
+        self._round += 1
+        until_s = time.monotonic() + (self._patience_s if wait_s is None else wait_s)
+        failed = self._collect_late(_FAILING_PATIENCE_S if wait_s is None else wait_s)
+        for partition in sorted(self.behind(), key=lambda place: (self.progress[place].tried, place)):
+            left_s = until_s - time.monotonic()
+            if self._writer.current is not None or left_s <= 0:
+                break
+            self.progress[partition].tried = self._round
+            try:
+                self._write(partition, self.progress[partition], left_s)
+            except (TransientError, ConfigError) as error:
+                self._note_failure(partition, error)
+                failed = True
+        if not failed and self._failing_since_s is not None and not self.behind():
+            logger.warning(
+                "storage takes checkpoints again, after %.0f s", time.monotonic() - self._failing_since_s
+            )
+            self._failing_since_s = None
+
+    def behind(self) -> list[TopicPartition]:
+        """Return the partitions whose newest checkpoint is older than their state."""
+        return [
+            partition
+            for partition, at in self.progress.copy().items()
+            if at.checkpointed < at.next_offset and at.next_offset >= at.publish_from
+        ]
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
         """Throw state away; of those still assigned, the next `follow_assignment` restores it."""
         for partition in list(partitions):
             lane = self.lane_of[partition.topic]
             lane.pipeline.drop(partition)
-            if self.progress.pop(partition, None) is not None and partition in self._assigned:
+            if self.progress.pop(partition, None) is not None and partition in self.assigned:
                 metrics.STATE_RESET.labels(lane.name).inc()
 
     def forget_all(self) -> None:
         """Throw all state away."""
-        self.forget(self._assigned)
+        self.forget(self.assigned)
 
     def _resume(self, partition: TopicPartition) -> None:
         """Keep the state of a partition that came back at once, if nobody else worked on it meanwhile."""
@@ -129,6 +184,10 @@ class Partitions:
         at_or_below = sys.maxsize if committed is None else committed
         checkpoint = self.checkpoints.newest(lane.name, partition, at_or_below)
         gap = _gap(committed, held, checkpoint, topic_id)
+        if committed is None and gap is None and self._is_added(lane, partition, topic_id):
+            start = self._commit_added(lane, partition, held)
+            self._begin(lane, partition, start, topic_id)
+            return
         if committed is None or gap is not None:
             start = self._commit_start(lane, partition, gap, held)
             self._begin(lane, partition, start, topic_id)
@@ -144,11 +203,7 @@ class Partitions:
         """Commit the offset that `start` says; a gap is reported once that has succeeded."""
         place = _name(partition)
         if lane.start == "fail":
-            raise ConfigError(
-                f"{place}: {gap.reason if gap else 'the group has no committed offset'}, and "
-                f"streams.{lane.name}.start is `fail`; set it to `earliest` or `latest`, or commit an offset for "
-                "the group"
-            )
+            raise _refused(lane, partition, gap.reason if gap else "the group has no committed offset")
         start = held.begin if lane.start == "earliest" else held.end
         self.source.commit({partition: start})
         if gap is None:
@@ -162,10 +217,42 @@ class Partitions:
             )
         return start
 
+    def _is_added(self, lane: Lane, partition: TopicPartition, topic_id: str) -> bool:
+        """Tell a partition that came after the group's start on the topic from one that was there already."""
+        topic = partition.topic
+
+        def partitions_now() -> int:
+            there = [TopicPartition(topic, number) for number in range(self.source.partition_count(topic))]
+            begun = [place.partition for place in there if self.source.committed(place) is not None]
+            if begun:
+                # The group is older than this record in storage, or storage is new.
+                return max(begun) + 1
+            if lane.start == "fail":
+                raise _refused(lane, partition, "the group has no committed offset")
+            return len(there)
+
+        at_first = self._at_first.get((topic, topic_id))
+        if at_first is None:
+            at_first = self.checkpoints.partitions_at_first(lane.name, topic, topic_id, partitions_now)
+            self._at_first[topic, topic_id] = at_first
+        return partition.partition >= at_first
+
+    def _commit_added(self, lane: Lane, partition: TopicPartition, held: OffsetRange) -> int:
+        """Commit the earliest offset of a partition that was added to its topic."""
+        self.source.commit({partition: held.begin})
+        metrics.PARTITIONS_ADDED.labels(lane.name).inc()
+        metrics.OFFSETS_LOST.labels(lane.name).inc(held.begin)
+        logger.warning(
+            "%s: the partition was added after the group began on the topic; it begins at its earliest offset, %d, "
+            "whatever `start` says; series whose keys now go there have moved, and warm up again",
+            *(_name(partition), held.begin),
+        )
+        return held.begin
+
     def _begin(self, lane: Lane, partition: TopicPartition, start: int, topic_id: str) -> None:
         lane.pipeline.restore(partition, {})
-        progress = Progress(start, start, start, topic_id)
-        self._write(partition, progress)
+        progress = Progress(start, start, -1, topic_id)
+        self._write_first(partition, progress)
         self.source.start(partition, start)
         self.progress[partition] = progress
         metrics.STATE_RESTORED.labels(lane.name, "cold").inc()
@@ -183,9 +270,22 @@ class Partitions:
                 *(_name(partition), checkpoint.model_version, lane.model_version),
             )
 
-    def _write(self, partition: TopicPartition, progress: Progress) -> None:
+    def _write_first(self, partition: TopicPartition, progress: Progress) -> None:
+        """Write the checkpoint that a partition begins with; storage that has worked before may be away for now."""
+        wait_s = self._patience_s if self._storage_took_one else _FIRST_PATIENCE_S
+        self._collect_late(wait_s)
+        try:
+            if self._writer.current is not None or not self._write(partition, progress, wait_s):
+                raise self._unanswered()
+        except (TransientError, ConfigError) as error:
+            if not self._storage_took_one:
+                raise
+            self._note_failure(partition, error)
+
+    def _write(self, partition: TopicPartition, progress: Progress, wait_s: float) -> bool:
+        """Begin to write a checkpoint; return whether it was written within `wait_s`."""
         lane = self.lane_of[partition.topic]
-        self.checkpoints.write(
+        self._writer.begin(
             Checkpoint(
                 stream=lane.name,
                 partition=partition,
@@ -196,7 +296,61 @@ class Partitions:
                 arrays=lane.pipeline.snapshot(partition),
             )
         )
-        progress.checkpointed = progress.next_offset
+        written = self._writer.finish(wait_s)
+        if written is None:
+            return False
+        self._storage_took_one = True
+        progress.checkpointed = written.next_offset
+        return True
+
+    @property
+    def _patience_s(self) -> float:
+        return _PATIENCE_S if self._failing_since_s is None else _FAILING_PATIENCE_S
+
+    def _unanswered(self) -> TransientError:
+        return TransientError(f"storage has not answered for {self._writer.taken_s:.0f} s")
+
+    def _collect_late(self, wait_s: float) -> bool:
+        """See what became of a checkpoint that was left on its way; return whether that is a failure."""
+        late = self._writer.current
+        if late is None:
+            return False
+        try:
+            self._take(self._writer.finish(wait_s))
+        except (TransientError, ConfigError) as error:
+            self._note_failure(late.partition, error)
+            return True
+        if self._writer.current is None:
+            return False
+        self._note_failure(late.partition, self._unanswered())
+        return True
+
+    def _take(self, written: Checkpoint | None) -> None:
+        """Note that a checkpoint was written; its partition may have gone meanwhile."""
+        if written is None:
+            return
+        self._storage_took_one = True
+        progress = self.progress.get(written.partition)
+        if progress is not None and progress.topic_id == written.topic_id:
+            progress.checkpointed = max(progress.checkpointed, written.next_offset)
+
+    def _note_failure(self, partition: TopicPartition, error: Exception) -> None:
+        """Count a checkpoint that storage did not take; say it once until it takes all again."""
+        metrics.CHECKPOINTS_FAILED.labels(self.lane_of[partition.topic].name).inc()
+        if self._failing_since_s is None:
+            self._failing_since_s = time.monotonic()
+            logger.error(
+                "%s: no checkpoint: %s. Scoring goes on, and each is tried again when due; until then a restart "
+                "replays from the ones before",
+                *(_name(partition), error),
+            )
+
+
+def _refused(lane: Lane, partition: TopicPartition, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{_name(partition)}: {reason}, and streams.{lane.name}.start is `fail`; set it to `earliest` or `latest`, "
+        "or commit an offset for the group"
+    )
 
 
 def _gap(committed: int | None, held: OffsetRange, checkpoint: Checkpoint | None, topic_id: str) -> _Gap | None:

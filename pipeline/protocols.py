@@ -1,10 +1,11 @@
 """What the worker and the commands ask of the outside world.
 
 `pipeline.connectors` implements these; `pipeline.connectors.memory` holds a twin of each for tests and
-`tests/contracts/` runs one behaviour suite over twins and real systems. All methods are called from one thread.
+`tests/contracts/` runs one behaviour suite over twins and real systems. All methods are called from one thread, but
+for `Checkpoints.write`, which may still be at work on another one while `newest` is asked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -93,6 +94,15 @@ class Source(Protocol):
             TransientError: the broker does not answer.
         """
 
+    def partition_count(self, topic: str) -> int:
+        """Return how many partitions a topic has; raises as `topic_id` does."""
+
+    def joined(self) -> bool:
+        """Return whether the group counts this member in: it has an assignment, be it empty, and a coordinator.
+
+        Never blocks.
+        """
+
     def start(self, partition: TopicPartition, offset: int) -> None:
         """Deliver a gained partition from `offset` on."""
 
@@ -143,7 +153,43 @@ class Publisher(Protocol):
             ConfigError: the topic is not there, or there is no right to write to it.
         """
 
-    def close(self) -> None: ...
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End within the timeout, and give up what is not confirmed by then."""
+
+
+class Delivery(Protocol):
+    """Alerts and dead letters on their way out, together with the offsets of the records behind them.
+
+    A batch is some `send` and one `finish`. After any error the batch is given up: the caller takes its records
+    again from the committed offset, once `settle` has returned.
+    """
+
+    def settle(self) -> None:
+        """See that nothing of an earlier batch is undecided; the committed offsets then tell what it came to.
+
+        Raises:
+            TransientError: the broker does not answer; ask again.
+            ConfigError: no right to what this way of delivery needs.
+        """
+
+    def send(self, message: Message) -> None:
+        """Queue one message of the batch; raises as `Publisher.send` does."""
+
+    def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
+        """Return once every message of the batch is confirmed and the next offsets to read are committed.
+
+        Nothing to send or nothing to commit is no error.
+
+        Raises:
+            DeliveryError: at least one message was not confirmed in time, or it is not known whether all were.
+            AssignmentLost: the group, or another process of the same name, has moved on without this one.
+            RecordError: the broker refuses a message for its size.
+            ConfigError: a topic is not there, or a right is missing.
+            TransientError: the broker does not answer.
+        """
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Give up what is not finished, and end within the timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +223,16 @@ class Checkpoints(Protocol):
 
         Raises:
             TransientError: storage does not answer.
+        """
+
+    def partitions_at_first(self, stream: str, topic: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
+        """Return how many partitions a topic had when the stream began on it.
+
+        The first call asks `partitions_now` and keeps the answer for ever; of two at once, one is kept for both.
+
+        Raises:
+            TransientError: storage does not answer.
+            ConfigError: there is no right to write it down.
         """
 
 

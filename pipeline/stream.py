@@ -75,7 +75,7 @@ class Outcome:
 
     @property
     def scored(self) -> Scored:
-        """Put together on demand, for the worker has no use for it."""
+        """Put together on demand, for the worker has no use for it; to be read before the next `process`."""
         return self.scored_now()
 
 

@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.dataset import TooFewRows
 from models.detector import Detector
 from models.files import TENSORS, to_files
 from models.fitting import fit_detector
-from models.plan import Plan, plan_of
+from models.plan import DEFAULT, Plan, plan_of
 from models.resume import Unfinished
+from models.spec import shortened
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, SnapshotError
-from pipeline.fields import decoder_of, features_of
+from pipeline.fields import decoder_of, features_of, label_warning
+from pipeline.lanes import Support, support_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Promotion, Registry
 from pipeline.stages.decode import Decoder, FloatArray, IntArray
 
@@ -31,7 +34,19 @@ logger = logging.getLogger(__name__)
 _SAMPLE_RECORDS = 1_000
 _LEAST_RECORDS = 50
 
-Columns = Mapping[str, tuple[IntArray, FloatArray]]
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A topic's records as columns, and what became of the others."""
+
+    columns: Mapping[str, tuple[IntArray, FloatArray]]
+    """Of each series."""
+    records: int
+    rejected: int
+    late: int
+    """Not later than an earlier record of their series, and left out."""
+    absent: Sequence[int]
+    """Numbers of the features that no record had; with `missing: hold` a record may lack some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +57,14 @@ class Trained:
     version: str
     records: int
     rejected: int
+    late: int
+    """Not later than an earlier record of their series, and left out."""
     series: int
     features: Sequence[str]
     architecture: str
     seconds: float
+    support: Support
+    """What its scores and the threshold rest on."""
 
 
 def train_stream(
@@ -75,30 +94,62 @@ def train_stream(
     arrived = iter(history)
     sample = _sample(arrived)
     names = settings.features or features_of(sample, settings)
-    columns, read, rejected = columns_of(_chained(sample, arrived), decoder_of(settings, names))
-    if read - rejected < _LEAST_RECORDS:
+    if odd := label_warning(names, settings):
+        logger.warning("stream %s: %s; %s", name, *odd)
+    read = read_columns(_chained(sample, arrived), decoder_of(settings, names))
+    if read.records - read.rejected < _LEAST_RECORDS:
         raise SnapshotError(
-            f"stream {name}: topic {settings.topic} holds {read - rejected} usable records of {read}; training "
-            f"needs {_LEAST_RECORDS} at least: let more arrive, or see `offkey check` for what is rejected"
+            f"stream {name}: topic {settings.topic} holds {read.records - read.rejected} usable records of "
+            f"{read.records}; training needs {_LEAST_RECORDS} at least: let more arrive, or see `offkey check` for "
+            "what is rejected"
         )
+    if read.absent:
+        absent = shortened([names[place] for place in read.absent])
+        raise SnapshotError(f"stream {name}: no record has a value of: {absent}; take that out of `features`")
     try:
         detector = fit_detector(
             settings.kind,
             names,
             _plan(settings, len(names)),
-            columns,
+            read.columns,
             device=device,
             delays=[settings.alerts.delay],
             progress=lambda share: progress(name, share),
             unfinished=unfinished,
         )
+    except TooFewRows as error:
+        raise SnapshotError(f"stream {name}: {_why_so_few(str(error), settings, read)}") from error
     except ValueError as error:
         raise SnapshotError(f"stream {name}: {error}") from error
     version = publish(name, detector, registry, now())
     if unfinished:
         unfinished.clear()
     seconds = (now() - started).total_seconds()
-    return Trained(name, version, read, rejected, len(columns), names, detector.name, seconds)
+    return Trained(
+        name,
+        version,
+        read.records,
+        read.rejected,
+        read.late,
+        len(read.columns),
+        names,
+        detector.name,
+        seconds,
+        support_of(settings, detector),
+    )
+
+
+def _why_so_few(said: str, settings: StreamSettings, read: Read) -> str:
+    """Return what is lacking, and what to do where most records were late, or where windows can be set."""
+    if 2 * read.late > read.records:
+        return (
+            f"{read.late:,} of {read.records:,} records are not later than an earlier one of their series and were "
+            f"left out, so {said}; produce a series in the order of its time, or name the right field as `time`"
+        )
+    windows_are_set = settings.kind == "series" and (
+        settings.model.architecture != DEFAULT or settings.model.views is not None
+    )
+    return f"{said}; let more arrive" + (" or set a shorter `window`" if windows_are_set else "")
 
 
 def wrong_option(settings: StreamSettings) -> tuple[str, str] | None:
@@ -135,14 +186,17 @@ def publish(stream: str, detector: Detector, registry: Registry, at: datetime) -
     return version
 
 
-def columns_of(history: Iterable[PartitionRecords], decoder: Decoder) -> tuple[Columns, int, int]:
-    """Return (columns of each series, records read, records rejected)."""
+def read_columns(history: Iterable[PartitionRecords], decoder: Decoder) -> Read:
+    """Decode records, and sort them by series."""
     parts: dict[str, list[tuple[IntArray, FloatArray]]] = {}
-    read = rejected = 0
-    for records in history:
-        batch, rejects = decoder.decode(records)
-        read, rejected = read + len(records.records), rejected + len(rejects)
-        whole_N = np.flatnonzero(~np.isnan(batch.values_NF).any(axis=1))
+    there_F = np.zeros(0, np.bool_)
+    records = rejected = late = 0
+    for arrived in history:
+        batch, rejects = decoder.decode(arrived)
+        records, rejected = records + len(arrived.records), rejected + len(rejects)
+        missing_NF = np.isnan(batch.values_NF)
+        there_F = (there_F if len(there_F) else np.zeros(missing_NF.shape[1], np.bool_)) | ~missing_NF.all(axis=0)
+        whole_N = np.flatnonzero(~missing_NF.any(axis=1))
         names, code_N = np.unique(np.array(batch.series, object)[whole_N], return_inverse=True)
         order_N = np.argsort(code_N, kind="stable")
         first = np.searchsorted(code_N[order_N], np.arange(1, len(names)))
@@ -155,9 +209,10 @@ def columns_of(history: Iterable[PartitionRecords], decoder: Decoder) -> tuple[C
         if not decoder.stateless:
             newest_T = np.maximum.accumulate(time_ms_T)
             on_time_T = np.append(True, time_ms_T[1:] > newest_T[:-1])
+            late += int((~on_time_T).sum())
             time_ms_T, values_TF = time_ms_T[on_time_T], values_TF[on_time_T]
         columns[series] = (time_ms_T, values_TF)
-    return columns, read, rejected
+    return Read(columns, records, rejected, late, np.flatnonzero(~there_F).tolist())
 
 
 def _sample(arrived: Iterator[PartitionRecords]) -> list[PartitionRecords]:

@@ -3,11 +3,13 @@
 What holds after each step, and so what a crash right after it costs:
 
 1. Records are polled and scored: nothing has left the worker. They are read again.
-2. Alerts and dead letters are published and every one is confirmed: they are read again, and the same ids are
-   published a second time.
-3. The next offsets are committed: nothing is repeated.
+2. Alerts and dead letters are sent and every one is confirmed: the records are read again. At least once, the same
+   ids are published a second time; exactly once, nobody has seen the first ones.
+3. The next offsets are committed, exactly once together with step 2: nothing is repeated.
 4. Now and then the state is checkpointed, never past the commit: a restart loads the newest checkpoint at or
    below the committed offset and replays the records between the two without publishing.
+
+A checkpoint that storage does not take changes none of that; the restart only replays more.
 
 After any failure to publish or commit, the state of the partitions concerned is thrown away and restored as a
 restart would; how, and where a partition begins that has no state, is told in `pipeline.partitions`.
@@ -15,7 +17,6 @@ restart would; how, and where a partition begins that has no state, is told in `
 
 import gc
 import logging
-import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -25,14 +26,17 @@ from dataclasses import dataclass
 from pipeline import metrics
 from pipeline.errors import AssignmentLost, RecordError, TransientError
 from pipeline.partitions import Partitions, Progress
-from pipeline.protocols import Checkpoints, PartitionRecords, Publisher, Source, TopicPartition
+from pipeline.protocols import Checkpoints, Delivery, PartitionRecords, Source, TopicPartition
 from pipeline.stages import alerts, dead_letters
 from pipeline.stages.decode import Reject
+from pipeline.stopping import Stop
 from pipeline.stream import Lane, Measure, Outcome
 
 logger = logging.getLogger(__name__)
 
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.2, 5.0
+_FLUSHED_BY, _CHECKPOINTED_BY = 0.6, 0.8
+"""Shares of a stop's budget that may be gone after the last flush and after the last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Worker:
 
     lanes: Sequence[Lane]
     source: Source
-    publisher: Publisher
+    delivery: Delivery
     checkpoints: Checkpoints
     settings: WorkerOptions
     clock: Callable[[], float] = time.monotonic
@@ -64,9 +68,20 @@ class Worker:
         self.partitions = Partitions(self._lane_of, self.source, self.checkpoints)
         self._checkpoint_due_s = self.clock() + self.settings.checkpoint_every_s
         self._only_replayed = False
+        self._stop = Stop()
+        self.turned_s: float | None = None
+        """When the loop last came round, by `clock`; None before its first turn."""
+        self.joined = False
+        """Whether the group counted this worker in when its assignment was last followed."""
+        self.trouble = ""
+        """What makes it try again just now."""
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set, then checkpoint.
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def run(self, stop: Stop) -> None:
+        """Work until `stop` is set, then checkpoint, all within the stop's budget.
 
         Raises:
             TransientError: the outside world stayed away for longer than `retry_deadline_s`.
@@ -75,21 +90,39 @@ class Worker:
         """
         failing_since_s: float | None = None
         backoff_s = _FIRST_BACKOFF_S
+        self._stop = stop
+        stop.begun = True
         while not stop.is_set():
+            self.turned_s = self.clock()
             try:
                 self.step()
+                self.trouble = ""
                 # What is replayed after a failure says nothing of whether the cause has gone.
                 if not self._only_replayed:
                     failing_since_s, backoff_s = None, _FIRST_BACKOFF_S
             except TransientError as error:
                 now_s = self.clock()
                 failing_since_s = now_s if failing_since_s is None else failing_since_s
+                self.trouble = str(error)
                 if now_s - failing_since_s > self.settings.retry_deadline_s:
                     raise
                 logger.warning("trying again in %.1f s: %s", backoff_s, error)
                 stop.wait(backoff_s)
                 backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
-        self.checkpoint()
+        # Whose topic was made anew is seen by the next start: there is no time to ask the broker.
+        self._checkpoint()
+        if self.partitions.behind():
+            logger.warning("stopping: %s", self.unfinished())
+
+    def unfinished(self) -> str:
+        """Say what an end at once leaves undone; may be asked on another thread."""
+        progress = self.partitions.progress.copy()
+        behind = [(place, progress[place]) for place in self.partitions.behind() if place in progress]
+        if not behind:
+            return "nothing is lost: what is not committed is read again"
+        places = ", ".join(f"{place.topic}/{place.partition} after {at.checkpointed}" for place, at in behind[:5])
+        more = f" and {len(behind) - 5} more" if len(behind) > 5 else ""
+        return f"no checkpoint of {places}{more}; nothing is lost, the next start replays from there"
 
     def step(self) -> int:
         """Take one poll from records to committed offsets; return how many records it held.
@@ -97,8 +130,11 @@ class Worker:
         Raises:
             TransientError: something outside failed; the next step starts from the committed offsets.
         """
+        joined = self.source.joined()
         try:
+            self.delivery.settle()
             self.partitions.follow_assignment()
+            self.joined = joined
         except AssignmentLost:
             # Only a poll joins the group again; what it brings is read anew, for all state is forgotten.
             self.partitions.forget_all()
@@ -112,7 +148,7 @@ class Worker:
             try:
                 outcomes = self._score(polled)
                 self._publish(outcomes)
-                self._only_replayed = not self._commit(polled)
+                self._only_replayed = not self._finish(polled)
             except TransientError:
                 self.partitions.forget(records.partition for records in polled)
                 raise
@@ -123,9 +159,20 @@ class Worker:
         return sum(len(records.records) for records in polled)
 
     def checkpoint(self) -> None:
-        """Write the state of every partition that has moved since its last checkpoint."""
+        """Write the state of every partition that has moved since its last checkpoint.
+
+        Storage that does not take it is no error: that is counted and said, and tried again when next due.
+
+        Raises:
+            ConfigError: a topic is not there any more.
+            TransientError: the broker does not answer.
+        """
+        self.partitions.forget_remade()
+        self._checkpoint()
+
+    def _checkpoint(self) -> None:
         with _measure("checkpoint"):
-            self.partitions.checkpoint()
+            self.partitions.checkpoint(self._stop.left_s(_CHECKPOINTED_BY) if self.stopping else None)
         self._checkpoint_due_s = self.clock() + self.settings.checkpoint_every_s
 
     def _score(self, polled: Sequence[PartitionRecords]) -> list[tuple[Lane, Outcome]]:
@@ -163,29 +210,23 @@ class Worker:
 
     def _publish(self, outcomes: Sequence[tuple[Lane, Outcome]]) -> None:
         with _measure("publish"):
-            sent = 0
             for _, outcome in outcomes:
                 for alert in outcome.alerts:
                     if self._is_new(TopicPartition(alert.topic, alert.partition), alert.offset):
-                        self.publisher.send(alerts.message(alert, self.settings.alerts_topic))
-                        sent += 1
+                        self.delivery.send(alerts.message(alert, self.settings.alerts_topic))
                 for reject in outcome.rejects:
                     if self._is_new(reject.partition, reject.record.offset):
-                        self.publisher.send(dead_letters.message(reject, self.settings.dead_letters_topic))
-                        sent += 1
-            if sent:
-                self.publisher.flush(self.settings.delivery_timeout_s)
+                        self.delivery.send(dead_letters.message(reject, self.settings.dead_letters_topic))
 
-    def _commit(self, polled: Sequence[PartitionRecords]) -> bool:
-        """Commit what is new of the records; return whether anything is."""
+    def _finish(self, polled: Sequence[PartitionRecords]) -> bool:
+        """Have all confirmed and commit what is new of the records; return whether anything is."""
         with _measure("commit"):
             moved = {
                 records.partition: records.next_offset
                 for records in polled
                 if self._is_new(records.partition, records.next_offset - 1)
             }
-            if moved:
-                self.source.commit(moved)
+            self.delivery.finish(moved, min(self.settings.delivery_timeout_s, self._stop.left_s(_FLUSHED_BY)))
         return bool(moved)
 
     def _is_new(self, partition: TopicPartition, offset: int) -> bool:

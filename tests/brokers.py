@@ -39,6 +39,7 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
+transaction.abort.timed.out.transaction.cleanup.interval.ms=500
 """
 # All may do all, until an access rule names a topic or a group.
 _RIGHTS = """\
@@ -68,6 +69,7 @@ class ApacheBroker:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        self.pid = self._process.pid
         self._wait(port, folder)
 
     def close(self) -> None:

@@ -67,10 +67,10 @@ def events(connection: Connection, topic: str) -> list[dict[str, Any]]:
 class Running:
     """A command in a process of its own, as users run it; killed at the end of the block if it still runs."""
 
-    def __init__(self, config: Path, log_level: str = "warning", command: str = "worker") -> None:
+    def __init__(self, config: Path, log_level: str = "warning", command: str = "worker", *options: str) -> None:
         code = "from pipeline.cli import main; main()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "--log-level", log_level, command, str(config)],
+            [sys.executable, "-c", code, "--log-level", log_level, command, str(config), *options],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,6 +1,7 @@
 """What all tests share: one thread for torch, and a broker of each kind for the session."""
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -13,6 +14,9 @@ from tests.brokers import MISSING, ApacheBroker
 
 # One thread is as fast on small models, and far faster on a busy machine.
 torch.set_num_threads(1)
+
+# A suite that was started in the background ignores Ctrl-C, and programs that tests stop by it would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long a draw takes says how busy the machine is: the first text drawn in a fresh clone takes seconds.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

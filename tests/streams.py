@@ -17,8 +17,16 @@ from models.fitting import fit_detector
 from models.plan import plan_of
 from models.spec import ModelSpec
 from pipeline.config import StreamSettings
-from pipeline.connectors.memory import MemoryBroker, MemoryCheckpoints, MemoryPublisher, MemorySource
+from pipeline.connectors.memory import (
+    MemoryBroker,
+    MemoryCheckpoints,
+    MemoryPublisher,
+    MemorySource,
+    MemoryTransactions,
+)
+from pipeline.delivery import AtLeastOnce
 from pipeline.lanes import build_lane
+from pipeline.protocols import Delivery
 from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
 
@@ -110,7 +118,11 @@ Payload = tuple[bytes | None, bytes | None]
 def series_payloads(points: int = 200, seed: int = 2) -> list[Payload]:
     """Records of the series a, b, c and of one that training did not see, interleaved, with spikes."""
     names = ["a", "b", "c", "new"]
-    values = series_rows(names, points, seed, {"a": [60, 140], "b": [100], "new": [150]})
+    return payloads_of(names, series_rows(names, points, seed, {"a": [60, 140], "b": [100], "new": [150]}))
+
+
+def payloads_of(names: Sequence[str], values: npt.NDArray[np.float64]) -> list[Payload]:
+    """Records of these rows [series, points, 2], interleaved, a step after the history of training each."""
     return [
         (
             name.encode(),
@@ -122,7 +134,7 @@ def series_payloads(points: int = 200, seed: int = 2) -> list[Payload]:
                 }
             ).encode(),
         )
-        for point in range(points)
+        for point in range(values.shape[1])
         for i, name in enumerate(names)
     ]
 
@@ -140,6 +152,7 @@ class Bench:
     metrics: str = "metrics"
     payments: str = "payments"
     """Names of the input topics; alert ids depend on them."""
+    exactly_once: bool = False
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     checkpoints: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
     options: WorkerOptions = field(default_factory=lambda: WorkerOptions("alerts", "dead", poll_timeout_s=0))
@@ -159,13 +172,17 @@ class Bench:
     def worker(
         self, wrap: Callable[[Any], Any] = lambda part: part, *, max_poll_records: int = 97, **options: Any
     ) -> Worker:
-        """Return a new worker; `wrap` may put something around source, publisher and checkpoints."""
+        """Return a new worker; `wrap` may put something around each of what it talks to."""
         source = MemorySource(self.broker, [self.metrics, self.payments], max_poll_records)
         names = {"metrics": self.metrics, "payments": self.payments}
         renamed = [replace(lane, topic=names[lane.topic]) for lane in lanes(**options)]
-        return Worker(
-            renamed, wrap(source), wrap(MemoryPublisher(self.broker)), wrap(self.checkpoints), self.options
-        )
+        wrapped = wrap(source)
+        delivery: Delivery
+        if self.exactly_once:
+            delivery = MemoryTransactions(self.broker, source, "bench")
+        else:
+            delivery = AtLeastOnce(wrap(MemoryPublisher(self.broker)), wrapped)
+        return Worker(renamed, wrapped, wrap(delivery), wrap(self.checkpoints), self.options)
 
     def alerts(self) -> list[dict[str, Any]]:
         """Return the published alerts' bodies with their ids, in order."""

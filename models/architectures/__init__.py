@@ -1,10 +1,10 @@
 """The architectures: one file each, found by the name of its module.
 
 A module holds one class `Autoencoder(Architecture)` with a nested frozen dataclass `Config`, whose options all
-have a default. It is built as `Autoencoder(shape, channels, config)`, where the shape is that of one window:
-(T,) for series, (1,) for records of features, (height, width) for images. Scaling, training, calibration and
-scoring are the same for all of them. Other distributions add their own under the entry point group
-`offkey.architectures`, by the name under which they are configured.
+have a default: a number, true or false, or a text. It is built as `Autoencoder(shape, channels, config)`, where the
+shape is that of one window: (T,) for series, (1,) for records of features, (height, width) for images. Scaling,
+training, calibration and scoring are the same for all of them. Other distributions add their own under the entry
+point group `offkey.architectures`, by the name under which they are configured.
 
 Legend: B batch, T steps (or the axes of an image), C channels, L latent.
 """
@@ -15,7 +15,7 @@ import importlib
 import math
 import pkgutil
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
 
@@ -77,42 +77,61 @@ def available() -> list[str]:
     return sorted({*_own(), *_added()})
 
 
-def configure(name: str, options: Mapping[str, Any]) -> Any:
+def configure(name: str, options: Mapping[str, Any], beside: Collection[str] = ()) -> Any:
     """Return the architecture's Config with these options.
+
+    Args:
+        beside: other names that may be written where the options are, and may have been meant by an unknown one.
 
     Raises:
         ValueError: no such architecture or option; the text names the nearest one that there is.
     """
-    fields = {field.name for field in dataclasses.fields(_class_of(name).Config)}
+    config = _class_of(name).Config
+    fields = {field.name: field.default for field in dataclasses.fields(config)}
+    for option, default in fields.items():
+        if not isinstance(default, bool | int | float | str):
+            raise ValueError(
+                f"architecture {name}: the default of option {option!r} is no number, truth value or text, so it "
+                "cannot be configured or saved; give its Config such a one"
+            )
     for option in options:
         if option not in fields:
-            raise ValueError(f"architecture {name} has no option {option!r}{_nearest(option, fields)}")
-    return checked(_class_of(name).Config, options)
+            raise ValueError(
+                f"architecture {name} has no option {option!r}{nearest(option, {*fields, *beside} - {option})}"
+            )
+    return checked(config, options)
 
 
 def checked(config: Any, options: Mapping[str, Any]) -> Any:
-    """Return a dataclass of numbers and choices with these options.
+    """Return a dataclass of numbers, truth values and texts with these options, each of its default's type.
 
-    A whole number counts something and is at least 1, unless its default is 0; any other is 0 or more. A choice is
-    a `Literal` of words.
+    A whole number counts something and is at least 1, unless its default is 0; any other is 0 or more. A text whose
+    field is a `Literal` is one of its words.
 
     Raises:
-        ValueError: one is no number of its kind, or none of the words.
+        ValueError: one is not of its kind.
     """
     for option, value in options.items():
-        default = config.__dataclass_fields__[option].default
-        if isinstance(default, str):
-            words = get_args(config.__dataclass_fields__[option].type)
-            if value not in words:
-                raise ValueError(f"option {option!r} is {value!r}; it takes one of: {', '.join(words)}")
-            continue
-        whole = isinstance(default, int)
-        least = 1 if whole and default else 0
-        right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not right or not least <= value < math.inf:
-            kind = "whole number" if whole else "number"
-            raise ValueError(f"option {option!r} is {value!r}; it takes a {kind} of {least} or more")
+        field = config.__dataclass_fields__[option]
+        if said := _misfit(field.default, value, get_args(field.type)):
+            raise ValueError(f"option {option!r} is {value!r}; it takes {said}")
     return config(**options)
+
+
+def _misfit(default: Any, value: Any, words: tuple[Any, ...]) -> str | None:
+    """Return what an option of this default takes instead of a value; None where the value will do."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, str) and words:
+        return None if value in words else f"one of: {', '.join(words)}"
+    if isinstance(default, str):
+        return None if isinstance(value, str) else "text: put quotes around it"
+    whole = isinstance(default, int)
+    least = 1 if whole and default else 0
+    right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if right and least <= value < math.inf:
+        return None
+    return f"a {'whole number' if whole else 'number'} of {least} or more"
 
 
 def build(name: str, shape: tuple[int, ...], channels: int, config: Any) -> Architecture:
@@ -123,6 +142,18 @@ def build(name: str, shape: tuple[int, ...], channels: int, config: Any) -> Arch
     """
     network: Architecture = _class_of(name)(shape, channels, config)
     return network
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """Return the end of a message about an unknown word: the nearest known one, or all where none is near."""
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(known))}"
+
+
+def distribution_of(name: str) -> tuple[str, str] | None:
+    """Return (name, version) of the distribution that adds an architecture; None for one of our own."""
+    added = None if name in _own() else _added().get(name)
+    return None if added is None or added.dist is None else (added.dist.name, added.dist.version)
 
 
 def _own() -> list[str]:
@@ -138,10 +169,25 @@ def _class_of(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}").Autoencoder
     added = _added()
     if name not in added:
-        raise ValueError(f"there is no architecture {name!r}{_nearest(name, available())}")
-    return added[name].load()
+        raise ValueError(f"there is no architecture {name!r}{nearest(name, available())}")
+    return _loaded(added[name])
 
 
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(known))}"
+def _loaded(point: EntryPoint) -> type[Architecture]:
+    """Return the class that another distribution adds.
+
+    Raises:
+        ValueError: it cannot be imported, or is no architecture; the text names the distribution.
+    """
+    whose = f"architecture {point.name!r} of {point.dist.name} {point.dist.version}" if point.dist else point.name
+    try:
+        found = point.load()
+    except Exception as error:
+        # Its module may do anything at import; what went wrong stays the cause.
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{whose} cannot be loaded ({why}); install what it needs, or another version") from error
+    if not (isinstance(found, type) and issubclass(found, Architecture)):
+        raise ValueError(
+            f"{whose}: {point.value} is no subclass of {__name__}.Architecture; install another version"
+        )
+    return found

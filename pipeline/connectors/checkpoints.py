@@ -4,6 +4,8 @@ An object is the sha256 of the rest, then safetensors with the checkpoint's fact
 rises with each write, so the newest is the one written last: a topic that was made anew begins at low
 offsets again.
 
+`checkpoints/STREAM/TOPIC/first-TOPIC_ID.json` says how many partitions the topic had when the stream began on it.
+
 They are a stream's, whichever group works on it: two groups on one storage would forget each other's. Give each
 group its own storage.
 """
@@ -11,14 +13,14 @@ group its own storage.
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.protocols import Checkpoint, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,20 @@ class StoredCheckpoints:
             except CheckpointError as error:
                 logger.error("checkpoint %s is refused, the one before is taken: %s", name, error)
         return None
+
+    def partitions_at_first(self, stream: str, topic: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
+        name = f"checkpoints/{stream}/{topic}/first-{topic_id}.json"
+        if self._storage.get(name) is None:
+            # Where another worker is first, its answer is the one that is there.
+            self._storage.create(name, json.dumps({"partitions": partitions_now()}).encode())
+        content = self._storage.get(name) or b""
+        try:
+            return int(json.loads(content)["partitions"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"storage {self._storage.url}: {name} is damaged ({error!r}); remove it: partitions without a "
+                "committed offset then begin where the stream's `start` says"
+            ) from error
 
     def _found(self, folder: str) -> Iterator[tuple[int, int, str]]:
         """Yield (sequence, next offset, name) of each checkpoint; what has another name is reported and left."""

@@ -1,6 +1,7 @@
 """How to reach a Kafka cluster, and how a worker takes part in its group. Knows no client."""
 
 import importlib.util
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ from pipeline.errors import ConfigError
 
 REQUEST_TIMEOUT_MS = 10_000
 """How long one request may take."""
+_HEARTBEAT_S = 1.0
+"""Longest time between heartbeats: only by their answers do members learn that one has left."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class GroupOptions:
     max_poll_records: int = 16_000
     fetch_min_bytes: int = 1
     fetch_max_wait_ms: int = 100
+    metadata_max_age_s: float = 30.0
+    """How old what the client knows of its topics may be: a new partition is found so late."""
 
     def options(self) -> dict[str, Any]:
         """Return what a consumer takes of this."""
@@ -46,12 +51,22 @@ class GroupOptions:
             "group_id": self.group_id,
             "group_instance_id": self.instance_id,
             "session_timeout_ms": int(self.session_timeout_s * 1000),
-            "heartbeat_interval_ms": int(self.session_timeout_s * 1000 / 4),
+            "heartbeat_interval_ms": int(min(self.session_timeout_s / 4, _HEARTBEAT_S) * 1000),
             "max_poll_interval_ms": int(self.max_poll_interval_s * 1000),
             "max_poll_records": self.max_poll_records,
             "fetch_min_bytes": self.fetch_min_bytes,
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
+            "metadata_max_age_ms": int(self.metadata_max_age_s * 1000),
         }
+
+
+def transactional_id(group_id: str, instance_id: str | None) -> str:
+    """Return the name of a process's transactions; without an instance's name, one that no other process has.
+
+    All begin with the group and a slash, so that one prefixed rule grants the right to them. An instance's name has
+    no slash: two groups never share one.
+    """
+    return f"{group_id}/{instance_id or uuid.uuid4().hex}"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 This is the one module that imports the library. Its classes carry no types; the modules beside this one give
 them some: `kafka_source` reads as a member of a group, `kafka_history` reads outside any, `kafka_publisher`
-writes, `kafka_topics` asks about topics.
+writes, `kafka_transactions` writes and commits as one, `kafka_topics` asks about topics.
 """
 
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as client_errors
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from kafka.serializer import SerializeWrapper
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from kafka.structs import TopicPartition as ClientPartition
 
 from pipeline.errors import ConfigError, TransientError
@@ -25,10 +25,12 @@ __all__ = [
     "ClientPartition",
     "ConfigResource",
     "ConfigResourceType",
+    "ConsumerGroupMetadata",
     "ConsumerRebalanceListener",
     "KafkaAdminClient",
     "KafkaConsumer",
     "KafkaProducer",
+    "MemberToRemove",
     "OffsetAndMetadata",
     "SerializeWrapper",
     "StickyPartitionAssignor",

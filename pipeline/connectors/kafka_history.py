@@ -9,6 +9,8 @@ from pipeline.connectors.kafka_topics import KafkaCluster
 from pipeline.errors import TransientError
 from pipeline.protocols import PartitionRecords, TopicPartition
 
+_PORTION_MS = 500
+
 
 def history(connection: Connection, topic: str, max_records: int) -> Iterator[PartitionRecords]:
     """Read a topic's newest retained records up to its present end, outside any group.
@@ -34,15 +36,18 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
             for place in places:
                 consumer.seek(place, max(begin[place], end[place] - most))
         left = {place for place in places if end[place] > begin[place]}
+        silent_ms = 0
         while left:
+            # In small portions: an end of aborted transactions is reached without a record that a poll returns for.
             with translated(f"topic {topic}"):
-                polled = consumer.poll(timeout_ms=REQUEST_TIMEOUT_MS)
+                polled = consumer.poll(timeout_ms=_PORTION_MS)
             for place, records in polled.items():
                 # Whole, even past the end asked for: see `KafkaSource.offsets` on where an end may lie.
                 yield PartitionRecords(TopicPartition(*place), records)
             with translated(f"topic {topic}"):
                 reached = {place for place in left if consumer.position(place) >= end[place]}
-            if not polled and not reached:
+            silent_ms = 0 if polled or reached else silent_ms + _PORTION_MS
+            if silent_ms >= REQUEST_TIMEOUT_MS:
                 raise TransientError(f"topic {topic}: no records for {REQUEST_TIMEOUT_MS / 1000:g} s; try again")
             left -= reached
     finally:

@@ -20,9 +20,11 @@ _NO_KEY = object()
 class KafkaPublisher:
     """Alerts and dead letters on their way out; see `pipeline.protocols.Publisher`."""
 
-    def __init__(self, connection: Connection, delivery_timeout_s: float = 30.0) -> None:
+    def __init__(self, connection: Connection, delivery_timeout_s: float = 30.0, **options: Any) -> None:
+        """Connect; `options` are further ones of the client's producer."""
         require_fast_checksums()
         self._connection, self._delivery_timeout_s = connection, delivery_timeout_s
+        self._options = options
         self._sent: list[tuple[Message, Any]] = []
         self._producer: KafkaProducer | None = self._new_producer()
 
@@ -31,31 +33,45 @@ class KafkaPublisher:
         # Kafka allows a header without a value, which the client reads but does not write: it goes out empty.
         headers = [(name, b"" if value is None else value) for name, value in message.headers]
         with self._delivering(message):
-            if self._producer is None:
-                self._producer = self._new_producer()
-            future = self._producer.send(message.topic, value=message.value, key=key, headers=headers)
+            future = self.producer().send(message.topic, value=message.value, key=key, headers=headers)
         self._sent.append((message, future))
 
     def flush(self, timeout_s: float) -> None:
-        sent, self._sent = self._sent, []
-        if self._producer is None:
-            return
         try:
-            self._confirm(self._producer, sent, timeout_s)
+            self.confirm(timeout_s)
         except OffkeyError:
             # A producer that lost a message may refuse all that follow, to keep their order: begin with a new one.
-            _end(self._producer, 0)
-            self._producer = None
+            self.discard()
             raise
 
-    def close(self) -> None:
+    def producer(self) -> KafkaProducer:
+        """Return the client's producer, a new one after `discard`."""
+        if self._producer is None:
+            self._producer = self._new_producer()
+        return self._producer
+
+    def confirm(self, timeout_s: float) -> None:
+        """Do as `flush` does, but leave the producer as it is."""
+        sent, self._sent = self._sent, []
         if self._producer is not None:
-            _end(self._producer, 5)
+            self._confirm(self._producer, sent, timeout_s)
+
+    def discard(self) -> None:
+        """Give up what is not confirmed, and the producer with it."""
+        self._sent.clear()
+        if self._producer is not None:
+            _end(self._producer, 0)
+            self._producer = None
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        if self._producer is not None:
+            _end(self._producer, timeout_s)
 
     def _new_producer(self) -> KafkaProducer:
         with translated(f"Kafka at {self._connection.bootstrap_servers}"):
             return KafkaProducer(
                 **self._connection.options(),
+                **self._options,
                 acks="all",
                 max_request_size=_LARGEST_REQUEST_BYTES,
                 delivery_timeout_ms=int(max(self._delivery_timeout_s, 11) * 1000),
@@ -74,7 +90,9 @@ class KafkaPublisher:
                 f"{len(sent)} messages were not confirmed within {timeout_s:g} s; "
                 f"is the broker at {self._connection.bootstrap_servers} running?"
             ) from error
-        for message, future in sent:
+        # In a transaction those queued behind a refused message get its error as well: of one that is too large,
+        # the largest is the cause.
+        for message, future in sorted(sent, key=lambda each: _size(each[0]), reverse=True):
             with self._delivering(message):
                 future.get(timeout=0)
 
@@ -84,12 +102,14 @@ class KafkaPublisher:
         try:
             yield
         except _TOO_LARGE as error:
-            size = len(message.value or b"") + len(message.key or b"")
             raise RecordError(
-                f"{about}{size} bytes are more than topic {topic} takes; raise its max.message.bytes, "
+                f"{about}{_size(message)} bytes are more than topic {topic} takes; raise its max.message.bytes, "
                 "then start again"
             ) from error
         except client_errors.AuthorizationError as error:
+            refused = error.args[0] if error.args and isinstance(error.args[0], set) else {topic}
+            if topic not in refused:
+                about, topic = "", min(refused)
             raise ConfigError(f"{about}no right to write to topic {topic}; grant it to this user") from error
         except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
             raise ConfigError(f"{about}topic {topic} is not there; create it or set it under `topics`") from error
@@ -110,6 +130,10 @@ class KafkaPublisher:
         quick = replace(self._connection, connect_timeout_s=2.0)
         with suppress(TransientError), closing(KafkaCluster(quick)) as cluster:
             cluster.topic(topic, "WRITE")
+
+
+def _size(message: Message) -> int:
+    return len(message.value or b"") + len(message.key or b"")
 
 
 def _end(producer: KafkaProducer, timeout_s: float) -> None:

@@ -7,13 +7,14 @@ Rebalance callbacks run on the client's I/O thread: they only note and pause.
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.connectors.connection import REQUEST_TIMEOUT_MS, Connection, GroupOptions, require_fast_checksums
 from pipeline.connectors.kafka_client import (
     NO_MEMBER,
     READING,
     ClientPartition,
+    ConsumerGroupMetadata,
     ConsumerRebalanceListener,
     KafkaConsumer,
     OffsetAndMetadata,
@@ -22,7 +23,7 @@ from pipeline.connectors.kafka_client import (
     translated,
 )
 from pipeline.connectors.kafka_topics import KafkaCluster
-from pipeline.errors import AssignmentLost
+from pipeline.errors import AssignmentLost, ConfigError
 from pipeline.protocols import Assignment, OffsetRange, PartitionRecords, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self._told: frozenset[TopicPartition] = frozenset()
         self._position: dict[TopicPartition, int] = {}
         self._refused: set[TopicPartition] = set()
+        self._has_assignment = False
         try:
             for topic in topics:
                 self._cluster.topic(topic, "READ")
@@ -64,6 +66,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             raise
 
     def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
+        self._require_unfenced()
+        group = self._consumer._coordinator
+        if group.rebalance_in_progress() and not group.need_rejoin():
+            # When two members join at once, the client may forget that it is joining, and wait for ever.
+            group.request_rejoin()
         try:
             with translated(f"reading {self._read}"):
                 polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
@@ -113,6 +120,13 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
     def topic_id(self, topic: str) -> str:
         return self._cluster.topic(topic).id
 
+    def partition_count(self, topic: str) -> int:
+        return self._cluster.topic(topic).partitions
+
+    def joined(self) -> bool:
+        group = self._consumer._coordinator
+        return self._has_assignment and group.generation_if_stable() is not None and not group.coordinator_unknown()
+
     def start(self, partition: TopicPartition, offset: int) -> None:
         place = ClientPartition(*partition)
         with self._lock:
@@ -123,19 +137,25 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self._position[partition] = offset
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        with self._lock:
-            gone = sorted(offsets.keys() - self._assigned)
-        if gone:
-            # The broker would take it from any member, and set another member's progress back.
-            raise AssignmentLost(f"cannot commit {', '.join(map(_name, gone))}: no longer assigned here")
-        asked = {ClientPartition(*place): OffsetAndMetadata(at, "", -1) for place, at in offsets.items()}
+        self._require_assigned(offsets)
         try:
             with translated("commit of offsets"):
-                self._consumer.commit(asked, timeout_ms=REQUEST_TIMEOUT_MS)
+                self._consumer.commit(as_client(offsets), timeout_ms=REQUEST_TIMEOUT_MS)
         except NO_MEMBER as error:
             with self._lock:
                 self._regained |= set(offsets)
             raise AssignmentLost(f"the group has moved on without this member ({error})") from error
+
+    def membership(self, partitions: Iterable[TopicPartition]) -> ConsumerGroupMetadata:
+        """Return by what the broker tells this member, for so long as these partitions are its own, from a zombie.
+
+        Raises:
+            AssignmentLost: a partition is not, or was someone else's since it was polled.
+        """
+        # In this order: a rebalance that has given the member a new generation has changed the assignment before.
+        found = self._consumer.group_metadata()
+        self._require_assigned(partitions)
+        return found
 
     def lag(self) -> Mapping[TopicPartition, int]:
         found: dict[TopicPartition, int] = {}
@@ -148,9 +168,27 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
                 found[place] = max(end - position, 0)
         return found
 
-    def close(self) -> None:
-        self._consumer.close(autocommit=False, timeout_ms=5000)
+    def close(self, timeout_s: float = 5.0) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=int(timeout_s * 1000))
         self._cluster.close()
+
+    def _require_unfenced(self) -> None:
+        """See that no other process has our instance id: the client stops its heartbeats then, and reads on.
+
+        It tells nobody before a commit; until then both would publish.
+        """
+        group = self._consumer._coordinator
+        with group._lock:
+            fenced = group.stable() and not group.rejoining and not group._heartbeat_enabled
+        if fenced:
+            raise ConfigError("another process has the same kafka.instance_id; give each its own")
+
+    def _require_assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """The broker would take a commit from any member, and set another member's progress back."""
+        with self._lock:
+            gone = sorted(set(partitions) - (self._assigned - self._regained))
+        if gone:
+            raise AssignmentLost(f"cannot commit {', '.join(map(_name, gone))}: no longer assigned here")
 
     def on_partitions_assigned(self, assigned: Sequence[ClientPartition]) -> None:
         """Called on the I/O thread."""
@@ -159,11 +197,18 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             places = {TopicPartition(*place) for place in assigned}
             self._assigned |= places
             self._regained |= places
+            self._has_assignment = True
 
     def on_partitions_revoked(self, revoked: Sequence[ClientPartition]) -> None:
         """Called on the I/O thread."""
         with self._lock:
             self._assigned -= {TopicPartition(*place) for place in revoked}
+            self._has_assignment = False
+
+
+def as_client(offsets: Mapping[TopicPartition, int]) -> dict[ClientPartition, OffsetAndMetadata]:
+    """Return offsets to commit as the client takes them."""
+    return {ClientPartition(*place): OffsetAndMetadata(at, "", -1) for place, at in offsets.items()}
 
 
 def _name(partition: TopicPartition) -> str:

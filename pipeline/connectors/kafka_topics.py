@@ -8,10 +8,12 @@ from pipeline.connectors.kafka_client import (
     ConfigResource,
     ConfigResourceType,
     KafkaAdminClient,
+    MemberToRemove,
     client_errors,
     translated,
 )
 from pipeline.errors import ConfigError, TransientError
+from pipeline.protocols import TopicPartition
 
 
 class KafkaCluster:
@@ -64,15 +66,32 @@ class KafkaCluster:
         found: str | None = by_topic[topic].get(name, {}).get("value")
         return found
 
-    def committed(self, group: str) -> int:
-        """Return of how many partitions a group has committed an offset.
+    def committed(self, group: str) -> Mapping[TopicPartition, int]:
+        """Return the offsets that a group has committed.
 
         Raises:
             ConfigError: there is no right to the group.
             TransientError: no broker answers for it, which a new cluster takes a moment for.
         """
         with translated(f"group {group}"):
-            return len(self._admin.list_group_offsets({group: None})[group])
+            found = self._admin.list_group_offsets({group: None})[group]
+        return {TopicPartition(*place): at.offset for place, at in found.items()}
+
+    def remove_member(self, group: str, instance_id: str) -> bool:
+        """Take a static member out of its group for good; return False where the group does not know it.
+
+        Raises:
+            ConfigError: there is no right to the group.
+            TransientError: the broker does not answer, or does not take it.
+        """
+        member = MemberToRemove(group_instance_id=instance_id)
+        with translated(f"group {group}"):
+            (answer,) = self._admin.remove_group_members(group, [member]).values()
+            if answer is client_errors.UnknownMemberIdError:
+                return False
+            if answer is not client_errors.NoError:
+                raise answer()
+        return True
 
     def close(self) -> None:
         self._admin.close()

@@ -4,7 +4,7 @@ A `MemoryBroker` outlives the sources and publishers that share it, so a test ca
 start another one on what the first left behind.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,6 +40,8 @@ class MemoryBroker:
     begin: dict[TopicPartition, int] = field(default_factory=dict)
     """First offset held, where older ones have expired."""
     members: list["MemorySource"] = field(default_factory=list)
+    producers: dict[str, int] = field(default_factory=dict)
+    """How many processes have begun under each transactional id; the last one's transactions count."""
     _made: dict[str, int] = field(default_factory=dict)
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
@@ -126,6 +128,12 @@ class MemorySource:
     def topic_id(self, topic: str) -> str:
         return self._broker.topic_id(topic)
 
+    def partition_count(self, topic: str) -> int:
+        return len(self._broker.topics[topic])
+
+    def joined(self) -> bool:
+        return self in self._broker.members
+
     def start(self, partition: TopicPartition, offset: int) -> None:
         if partition in self._assigned:
             self._position[partition] = offset
@@ -166,12 +174,46 @@ class MemoryPublisher:
     def flush(self, timeout_s: float) -> None:
         sent, self._sent = self._sent, []
         for message in sent:
-            if message.topic not in self._broker.topics:
-                raise ConfigError(f"topic {message.topic} is not there; create it or set it under `topics`")
+            self._require_topic(message)
             self._broker.append(message.topic, message.value, key=message.key, headers=message.headers)
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         self._sent.clear()
+
+    def _require_topic(self, message: Message) -> None:
+        if message.topic not in self._broker.topics:
+            raise ConfigError(f"topic {message.topic} is not there; create it or set it under `topics`")
+
+
+class MemoryTransactions(MemoryPublisher):
+    """Messages and offsets that are there together or not at all; see `pipeline.protocols.Delivery`."""
+
+    def __init__(self, broker: MemoryBroker, source: MemorySource, transactional_id: str) -> None:
+        super().__init__(broker)
+        self._source, self._id = source, transactional_id
+        self._epoch: int | None = None
+
+    def settle(self) -> None:
+        if self._epoch is None:
+            self._epoch = self._broker.producers[self._id] = self._broker.producers.get(self._id, 0) + 1
+
+    def send(self, message: Message) -> None:
+        try:
+            super().send(message)
+        except RecordError:
+            self._sent.clear()
+            raise
+
+    def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
+        batch, self._sent = self._sent, []
+        if batch and self._broker.producers[self._id] != self._epoch:
+            self._epoch = None
+            raise AssignmentLost(f"transaction {self._id}: another process has begun under the same id")
+        for message in batch:
+            self._require_topic(message)
+        self._source.commit(offsets)
+        self._sent = batch
+        self.flush(timeout_s)
 
 
 class MemoryCheckpoints:
@@ -179,6 +221,7 @@ class MemoryCheckpoints:
 
     def __init__(self) -> None:
         self.written: list[tuple[str, TopicPartition, int, bytes]] = []
+        self.at_first: dict[tuple[str, str, str], int] = {}
 
     def write(self, checkpoint: Checkpoint) -> None:
         key = (checkpoint.stream, checkpoint.partition)
@@ -192,6 +235,12 @@ class MemoryCheckpoints:
             if entry[:2] == (stream, partition) and entry[2] <= at_or_below:
                 return checkpoints.decode(entry[3])
         return None
+
+    def partitions_at_first(self, stream: str, topic: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
+        key = (stream, topic, topic_id)
+        if key not in self.at_first:
+            self.at_first[key] = partitions_now()
+        return self.at_first[key]
 
 
 class MemoryRegistry:

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.spec import shortened
 from pipeline.errors import ConfigError
+from pipeline.fields import is_called_like_a_label
 
 try:
     import pyarrow
@@ -35,18 +37,6 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 ROLES = ("timestamp", "train", "scored", "label")
-_LABEL_NAMES = {
-    "label",
-    "labels",
-    "is_anomaly",
-    "anomaly",
-    "anomalous",
-    "attack",
-    "outlier",
-    "target",
-    "class",
-    "y",
-}
 _MOST_STEPS_BACK = 0.01
 """Share of a series' steps that may stand still or go back, as at the end of summer time; more is disorder."""
 _CONFIGURATION = b"offkey.configuration"
@@ -88,7 +78,7 @@ def read_labelled(path: Path) -> Labelled:
     if "label" not in names:
         raise ConfigError(
             f"{path}: there is no column `label` (0 normal, 1 anomalous), so nothing can be measured; add it, or "
-            f"use `offkey train` for data without labels. There are: {', '.join(names[:8])}"
+            f"use `offkey train` for data without labels. There are: {shortened(names)}"
         )
     lacking = [role for role in ROLES[:3] if role not in names]
     if 0 < len(lacking) < 3:
@@ -235,7 +225,7 @@ def _leaks(path: Path, features: tuple[str, ...], x_NF: FloatArray, label_N: Boo
     """Return a warning for each feature that is the label, or is called like one."""
     remarks = []
     for name, x_N in zip(features, x_NF.T, strict=True):
-        if name.lower() in _LABEL_NAMES:
+        if is_called_like_a_label(name):
             remarks.append(f"{path}: feature {name!r} is called like a label; drop it if it is one")
         elif label_N.any() and not label_N.all() and _tells_apart(x_N, label_N):
             remarks.append(f"{path}: feature {name!r} is the label under another name; drop it")

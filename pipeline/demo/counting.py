@@ -126,11 +126,12 @@ def total_of(tallies: Sequence[Tally], seconds: float) -> Tally:
     )
 
 
-def summary(total: Tally, streams: Mapping[str, Tally]) -> dict[str, Any]:
-    """Return the content of `summary.json`."""
+def summary(total: Tally, streams: Mapping[str, Tally], course: Mapping[str, int]) -> dict[str, Any]:
+    """Return the content of `summary.json`; `course`: what the worker went through, in counts."""
     return {
         "total": asdict(total),
         "streams": {name: asdict(tally) for name, tally in streams.items()},
+        **course,
         "counting": COUNTING,
     }
 

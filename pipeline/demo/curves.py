@@ -36,19 +36,21 @@ def main(config: Path, folder: Path, begins: Mapping[str, Sequence[int]]) -> Non
 def curves_of(
     name: str, settings: Settings, begins: Mapping[str, Sequence[int]]
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Return series, time, offset, score and threshold of each admitted point, and the ids of the alerts."""
+    """Return series, time, offset, score and threshold of each point, the ids of alerts, how many came late."""
     stream, registry = settings.streams[name], StoredRegistry(ObjectStorage(settings.storage))
     device = choose_device(settings.device)
     pipeline = build_lane(name, stream, *load_champion(name, stream, registry), device).pipeline
     series: list[str] = []
     columns: list[tuple[npt.NDArray[np.generic], ...]] = []
     ids: list[str] = []
+    late = 0
     for arrived in _since(history(Connection(settings.kafka.bootstrap_servers), stream.topic, _ALL), begins):
         outcome = pipeline.process([arrived])
         scored = outcome.scored
         series += scored.series
         columns.append((scored.time_ms_M, scored.offset_M, scored.score_M, scored.threshold_M))
         ids += [alert.id for alert in outcome.alerts]
+        late += outcome.late
     time_ms_N, offset_N, score_N, threshold_N = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     return {
         "series": np.array(series, np.str_),
@@ -57,6 +59,7 @@ def curves_of(
         "score": score_N,
         "threshold": threshold_N,
         "alert_ids": np.array(ids, np.str_),
+        "late": np.array(late),
     }
 
 

@@ -1,16 +1,16 @@
 """The demo as a consumer of alerts: it reads the alerts topic as any other program would."""
 
+from collections.abc import Set
 from pathlib import Path
 
 import msgspec
 
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaSource
-from pipeline.errors import TransientError
 from pipeline.protocols import TopicPartition
 from pipeline.stages.alerts import Alert, CloudEvent, structured
 
-_DRAIN_POLLS = 60
+_WAITING_POLLS = 60
 
 
 class Inbox:
@@ -38,17 +38,14 @@ class Inbox:
         """Return the end offset of each partition of any topic."""
         return [self._source.offsets(TopicPartition(topic, number)).end for number in range(partitions)]
 
-    def drain(self, published: int) -> None:
-        """Read on until as many alerts have come as the worker says it published.
-
-        Raises:
-            TransientError: the broker stopped delivering.
-        """
-        for _ in range(_DRAIN_POLLS):
-            if len(self.events) >= published:
-                return
+    def wait_for(self, ids: Set[str]) -> int:
+        """Read on until alerts of these ids have come; return how many of them never did."""
+        for _ in range(_WAITING_POLLS):
+            missing = ids - {event.id for event in self.events}
+            if not missing:
+                break
             self.poll(0.5)
-        raise TransientError(f"topic {self._topic}: {len(self.events)} of {published} alerts arrived; try again")
+        return len(missing)
 
     def alerts(self) -> list[Alert]:
         """Return each alert once, in the order of arrival, whatever was published twice."""

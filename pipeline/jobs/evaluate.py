@@ -2,8 +2,9 @@
 
 What is done stays done. A worker writes a series' score file whole, then its row enters `metrics.csv`; both
 carry a hash of everything that the result depends on: the file's bytes, architecture, seed and other options,
-the code of the models and of this job, and the libraries that reckon. A later run keeps what has its hash and
-does the rest, whether the run before it was stopped, killed, or made by other code.
+the code of the models and of this job, the libraries that reckon, and the version of the distribution that an
+architecture comes from. A later run keeps what has its hash and does the rest, whether the run before it was
+stopped, killed, or made by other code.
 
 Rows of other seeds and architectures, and of scores that were recalibrated otherwise, stay in `metrics.csv`; the
 score files are those of the last run.
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import models
+from models import architectures
 from pipeline.connectors.parquet import configuration_of, read_labelled
 from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.judge import Online, Task, check_architecture, judge
@@ -129,7 +131,7 @@ def plan(options: Options) -> Plan:
     remarks: list[str] = []
     tasks: dict[tuple[str, str], Task] = {}
     keys: dict[tuple[str, str], Key] = {}
-    code = _code()
+    code = _code(options.architecture)
     for path in _files(options):
         try:
             rows = read_labelled(path)
@@ -186,12 +188,15 @@ def evaluate(options: Options, planned: Plan, progress: Progress) -> Outcome:
             for outcome in _in_workers(judge, planned.pending, options.workers):
                 if isinstance(outcome, str):
                     failures.append(outcome)
+                    # Why it did is told at the end, once.
+                    told = f"{outcome.partition(': ')[0]} failed"
                 else:
                     results.append(outcome)
                     write_results(metrics, [*others, *results])
-                told = outcome if isinstance(outcome, str) else f"{outcome.group}/{outcome.series}"
+                    told = f"{outcome.group}/{outcome.series}"
                 progress(told, len(results) + len(failures), len(planned.kept) + len(planned.pending))
-            write_results(metrics, [*others, *results])
+            if others or results or metrics.exists():
+                write_results(metrics, [*others, *results])
             if options.figures:
                 failures += _draw(options, planned, results, progress)
         except KeyboardInterrupt as error:
@@ -227,8 +232,9 @@ def _in_workers(work: Callable[[T], R], tasks: Sequence[T], workers: int) -> Ite
     if not tasks:
         return
     before = set(multiprocessing.active_children())
-    # Spawned, since a fork of a process that has run torch may hang.
-    context = multiprocessing.get_context("spawn")
+    # Forked from a process that has only imported what workers need: a fork of one that has run torch may hang.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_begin_worker)
     try:
         for future in as_completed([pool.submit(work, task) for task in tasks]):
@@ -314,8 +320,11 @@ _RECKONING = (
 """What a result depends on, beside the file and the options."""
 
 
-def _code() -> str:
-    """Return a hash of the code that reads, trains, scores and counts, and of the libraries under it."""
+def _code(architecture: str) -> str:
+    """Return a hash of the code that reads, trains, scores and counts, and of the libraries under it.
+
+    Of an architecture that another distribution adds, that one's name and version count.
+    """
     digest = hashlib.sha256()
     home = Path(models.__path__[0]).parent
     for part in _RECKONING:
@@ -323,6 +332,7 @@ def _code() -> str:
         for path in sorted(whole.rglob("*.py")) if whole.is_dir() else [whole]:
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     digest.update("".join(version(library) for library in ("numpy", "torch")).encode())
+    digest.update(" ".join(architectures.distribution_of(architecture) or ()).encode())
     return digest.hexdigest()
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from models.calibration import SERIES_PACE
-from models.dataset import Columns
+from models.dataset import Columns, TooFewRows
 from models.detector import Detector
 from models.evaluation import auc_pr, auroc
 from models.fitting import fit_detector
@@ -94,6 +94,9 @@ def judge(task: Task) -> Result:
     )
     try:
         return _judge_series(task, rows, result) if rows.train_N is not None else _judge_table(task, rows, result)
+    except TooFewRows as error:
+        more = "mark more rows `train`" if rows.train_N is not None else "it takes a longer table"
+        raise SnapshotError(f"{task.path}: {error}; {more}") from error
     except ValueError as error:
         raise SnapshotError(f"{task.path}: {error}") from error
 
@@ -123,7 +126,7 @@ def split_table(label_N: BoolArray, setting: str, seed: int) -> tuple[IntArray, 
 
 def _judge_series(task: Task, rows: Labelled, result: Result) -> Result:
     assert rows.train_N is not None
-    columns = {rows.name: (rows.time_ms_N[rows.train_N], rows.x_NF[rows.train_N])}
+    columns = {rows.name: (_going_on(rows.time_ms_N[rows.train_N]), rows.x_NF[rows.train_N])}
     started_s = time.perf_counter()
     detector = _fit("series", rows.features, task, columns)
     fit_s = time.perf_counter() - started_s
@@ -178,6 +181,18 @@ def _recalibrated(
 
 def _interval_ms(detector: Detector, name: str) -> float:
     return detector.calibration.interval_of(name) or detector.calibration.interval_ms
+
+
+def _going_on(time_ms_T: IntArray) -> IntArray:
+    """Return times of which each is later than the one before: where some are not, rows a usual step apart.
+
+    The rows of a file count in its order, though its clock may have gone back, as at the end of summer time.
+    """
+    steps_ms = np.diff(time_ms_T)
+    if (steps_ms > 0).all():
+        return time_ms_T
+    usual_ms = max(1, int(np.median(steps_ms)))
+    return np.asarray(time_ms_T[0] + usual_ms * np.arange(len(time_ms_T)), np.int64)
 
 
 def _incidents(

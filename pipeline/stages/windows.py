@@ -151,6 +151,7 @@ class Windows:
 
         What other views found, or what lacks its time, is left out: rows are then judged by what comes next. After
         a change of the delay no row is judged twice; those that waited longer than rows now wait are not judged.
+        A series is taken to have stood still before the rows that are there.
         """
         self._grow()
         count_S, stored = self._table.columns["count"][slots], arrays[_VALUES].shape[1]
@@ -160,7 +161,7 @@ class Windows:
         end_S = np.minimum(count_S, self.depth)
         source_SD = np.arange(self.depth) - end_S[:, None] + valid_S[:, None]
         missing_SD = (source_SD < (valid_S - taken_S)[:, None]) | (source_SD >= valid_S[:, None])
-        source_SD[missing_SD] = 0
+        source_SD = np.clip(source_SD, (valid_S - taken_S)[:, None], valid_S[:, None] - 1)
         every_S = np.arange(len(slots))[:, None]
         for name, track in self._tracks.items():
             kept = arrays.get(name)
@@ -169,8 +170,8 @@ class Windows:
                 track[torch.from_numpy(slots), : self.depth] = _EMPTY[name]
                 continue
             rows = kept[every_S, source_SD]
-            rows[missing_SD] = _EMPTY[name]
             if name == _ERRORS:
+                rows[missing_SD] = _EMPTY[name]
                 rows[self._judged_already(end_S, stored)] = _EMPTY[name]
             track[torch.from_numpy(slots), : self.depth] = torch.from_numpy(rows).to(self._device)
         if self.near.ahead and _TIMES in arrays:

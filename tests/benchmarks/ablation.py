@@ -16,12 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.dataset import padded
+from models.dataset import FloatArray, padded
 from models.detector import Detector
 from models.evaluation import period, vus
 from models.fitting import fit_detector
 from models.mapping import Delay, reach_of
 from models.plan import plan_of
+from models.scaling import tamed
 from models.views import ViewConfig
 from pipeline.connectors.parquet import Labelled, read_labelled
 
@@ -47,7 +48,11 @@ def measured(rows: Labelled) -> dict[str, dict[Delay, float]]:
     """Return VUS-PR of one series under each variant."""
     assert rows.train_N is not None
     detector = trained(rows, {})
-    error_NV = errors_of(detector, rows)
+    error_NV = errors_of(detector, rows.name, rows.x_NF)
+    # What is usual is learned from training rows as training takes them.
+    near_NF = rows.x_NF.copy()
+    near_NF[rows.train_N] = tamed(rows.x_NF[rows.train_N])
+    usual_NV = errors_of(detector, rows.name, near_NF)
     whole_N = np.flatnonzero(rows.train_N)[detector.spec.window - 1 :]
     usual_N = torch.from_numpy(whole_N if len(whole_N) >= 100 else np.flatnonzero(rows.train_N))
     scored_N = rows.scored_N
@@ -59,7 +64,8 @@ def measured(rows: Labelled) -> dict[str, dict[Delay, float]]:
         found[name] = {}
         for delay in (0, None):
             reach, own_NV = reach_of(configs, delay, CPU), error_NV[:, list(chosen)]
-            trained_NV = reach.point_errors_of_series(own_NV[: int(usual_N[-1]) + 1])[usual_N]
+            known_NV = usual_NV[: int(usual_N[-1]) + 1, list(chosen)]
+            trained_NV = reach.point_errors_of_series(known_NV)[usual_N]
             high_V = torch.quantile(trained_NV, 0.99, dim=0) + offset_V
             strange_N = (reach.point_errors_of_series(own_NV) - high_V).amax(dim=1)
             found[name][delay] = vus(rows.label_N[scored_N], strange_N.numpy()[scored_N], widest).pr
@@ -78,11 +84,11 @@ def trained(rows: Labelled, options: Mapping[str, str]) -> Detector:
     return fit_detector("series", rows.features, plan, columns, device=CPU)
 
 
-def errors_of(detector: Detector, rows: Labelled) -> Tensor:
+def errors_of(detector: Detector, name: str, x_NF: FloatArray) -> Tensor:
     """Return every view's error of the window that ends in each row, error_NV."""
-    scaling = detector.scaling.for_series(rows.name)
+    scaling = detector.scaling.for_series(name)
     assert scaling is not None
-    z_NF: npt.NDArray[np.float32] = detector.scaling.apply(rows.x_NF, *scaling)
+    z_NF: npt.NDArray[np.float32] = detector.scaling.apply(x_NF, *scaling)
     return detector.errors_of_rows(padded(z_NF, detector.spec.window - 1))
 
 

@@ -1,8 +1,9 @@
 """The whole worker against a bare poll loop of the same client: `python -m tests.benchmarks.worker_throughput`.
 
-A topic on Apache Kafka is filled beforehand. The two legs read all of it in turn, five times each, on one core;
-the broker is pinned to the others, so its share is kept out. The worker does everything that production does:
-JSON of three features in a thousand series, a dense model, alerts published, offsets committed, checkpoints.
+A topic on Apache Kafka is filled beforehand. The legs read all of it in turn, five times each, on one core; the
+broker is pinned to the others, so its share is kept out. The worker does everything that production does:
+JSON of three features in a thousand series, a dense model, alerts published, offsets committed, checkpoints; once
+at least once, once with alerts and offsets in transactions.
 Needs KAFKA_HOME.
 """
 
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from models.spec import ModelSpec
 from pipeline.config import StreamSettings
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
-from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
+from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, open_delivery
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.lanes import build_lane
 from pipeline.protocols import Message
@@ -99,14 +100,17 @@ def bare_poll(connection: Connection) -> float:
         return RECORDS / (time.perf_counter() - started_s)
 
 
-def worker(connection: Connection, detector: Any, folder: Path) -> float:
+def worker(
+    connection: Connection, detector: Any, folder: Path, way: Literal["at_least_once", "exactly_once"]
+) -> float:
     """Return records a second of the whole worker."""
     lane = build_lane("metrics", STREAM, detector, "v1", CPU)
     storage = ObjectStorage((folder / uuid.uuid4().hex).as_uri())
     with ExitStack() as stack:
-        publisher = stack.enter_context(closing(KafkaPublisher(connection)))
-        source = stack.enter_context(closing(KafkaSource(connection, options(), ["metrics"])))
-        running = Worker([lane], source, publisher, StoredCheckpoints(storage), WorkerOptions("alerts", "dead"))
+        group = options()
+        source = stack.enter_context(closing(KafkaSource(connection, group, ["metrics"])))
+        delivery = stack.enter_context(closing(open_delivery(way, connection, group, source)))
+        running = Worker([lane], source, delivery, StoredCheckpoints(storage), WorkerOptions("alerts", "dead"))
         started_s, done = 0.0, 0
         while done < RECORDS:
             before_s = time.perf_counter()
@@ -134,17 +138,19 @@ def main() -> None:
         quiet_collector()
         legs: dict[str, Callable[[], float]] = {
             "bare": lambda: bare_poll(connection),
-            "worker": lambda: worker(connection, detector, folder),
+            "worker": lambda: worker(connection, detector, folder, "at_least_once"),
+            "exactly_once": lambda: worker(connection, detector, folder, "exactly_once"),
         }
         runs = {name: [] for name in legs}  # type: dict[str, list[float]]
         for _ in range(RUNS):
             for name, leg in legs.items():
                 runs[name].append(leg())
-    bare, whole = (statistics.median(runs[name]) for name in legs)
+    bare, whole, exact = (statistics.median(runs[name]) for name in legs)
     printed = {
         "bare_poll_per_s": round(bare),
         "worker_per_s": round(whole),
         "ratio": round(whole / bare, 3),
+        "exactly_once_ratio": round(exact / bare, 3),
         "records": RECORDS,
         "record_bytes": round(record_bytes, 1),
         "runs": {name: [round(each) for each in figures] for name, figures in runs.items()},

@@ -13,7 +13,7 @@ import safetensors.numpy
 from pipeline.connectors.checkpoints import StoredCheckpoints, decode, encode
 from pipeline.connectors.memory import MemoryCheckpoints
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.protocols import Checkpoint, Checkpoints, TopicPartition
 
 PLACE = TopicPartition("metrics", 3)
@@ -161,3 +161,19 @@ def test_every_format_can_still_be_read(version: str) -> None:
     found = decode(kept.read_bytes())
     assert (found.stream, found.partition, found.next_offset) == ("machines", ("metrics", 0), 400)
     assert found.arrays["rows"].shape == (4, 8, 2)
+
+
+def test_the_first_number_of_partitions_is_kept(checkpoints: Checkpoints) -> None:
+    assert checkpoints.partitions_at_first("machines", "metrics", "t1", lambda: 3) == 3
+    assert checkpoints.partitions_at_first("machines", "metrics", "t1", lambda: 5) == 3
+    assert checkpoints.partitions_at_first("machines", "metrics", "t2", lambda: 5) == 5
+    assert checkpoints.partitions_at_first("others", "metrics", "t1", lambda: 6) == 6
+    checkpoints.write(at(10))
+    assert checkpoints.newest("machines", PLACE, 99) is not None
+
+
+def test_a_damaged_number_of_partitions_is_named(tmp_path: Path) -> None:
+    storage = ObjectStorage(tmp_path.as_uri())
+    storage.put("checkpoints/machines/metrics/first-t1.json", b"{")
+    with pytest.raises(ConfigError, match=r"first-t1\.json is damaged .*; remove it"):
+        StoredCheckpoints(storage).partitions_at_first("machines", "metrics", "t1", lambda: 3)

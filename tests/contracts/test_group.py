@@ -108,6 +108,14 @@ def test_two_processes_of_one_instance_id_are_a_config_error(
         first.commit({place: 1})
 
 
+def test_one_that_only_reads_is_told_of_its_double(join: Callable[[], KafkaSource], place: TopicPartition) -> None:
+    first = join()
+    gain(first)
+    gain(join())
+    with pytest.raises(ConfigError, match=r"same kafka\.instance_id"):
+        poll_until(first, lambda: False, first)
+
+
 def test_an_expired_position_is_given_back_and_not_skipped(
     join: Callable[[], KafkaSource], place: TopicPartition, admin: KafkaAdminClient
 ) -> None:

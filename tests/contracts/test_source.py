@@ -214,3 +214,24 @@ def test_a_broker_that_is_not_there_is_named_at_once() -> None:
 def test_a_topic_that_is_not_there_is_named_before_subscribing(broker: str) -> None:
     with pytest.raises(OffkeyError, match="topic never-made is not there"):
         KafkaSource(Connection(broker), GroupOptions("g"), ["never-made"])
+
+
+def test_a_member_without_partitions_is_joined_too(world: World) -> None:
+    sources = [world.new_source(), world.new_source()]
+    assert {source.partition_count(world.topic) for source in sources} == {1}
+
+    def both_joined() -> bool:
+        for source in sources:
+            for place in source.assignment().gained:
+                source.start(place, 0)
+        return all(source.joined() for source in sources)
+
+    poll_until(sources[0], both_joined, sources[1])
+
+
+def test_who_was_never_assigned_anything_is_not_joined(world: World) -> None:
+    source = world.new_source()
+    # The twin joins when it is made.
+    assert source.joined() == (world.kind == "twin")
+    gain(source)
+    assert source.joined()

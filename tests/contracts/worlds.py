@@ -1,14 +1,23 @@
 """A world for a test: a broker of one kind, two topics of the test's own, and what the test opens on them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.connectors.connection import Connection, GroupOptions
-from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
-from pipeline.connectors.memory import MemoryBroker, MemoryPublisher, MemorySource
-from pipeline.protocols import Message, PartitionRecords, Publisher, Source, TopicPartition
+from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, KafkaTransactions, history
+from pipeline.connectors.memory import MemoryBroker, MemoryPublisher, MemorySource, MemoryTransactions
+from pipeline.delivery import AtLeastOnce
+from pipeline.protocols import (
+    Delivery,
+    Message,
+    PartitionRecords,
+    Publisher,
+    RawRecord,
+    Source,
+    TopicPartition,
+)
 
 _DEADLINE_S = 40.0
 
@@ -22,6 +31,10 @@ class World:
     alerts: str
     source: Callable[[], Source]
     publisher: Callable[[], Publisher]
+    transactions: Callable[[Any, str], Delivery]
+    """(source, transactional id) -> exactly once."""
+    published: Callable[[], Sequence[RawRecord]]
+    """What a reader of `alerts` sees, who reads committed records only."""
     opened: list[Any] = field(default_factory=list)
 
     def new_source(self) -> Source:
@@ -33,6 +46,15 @@ class World:
         self.opened.append(self.publisher())
         publisher: Publisher = self.opened[-1]
         return publisher
+
+    def new_delivery(self, way: str, source: Source, transactional_id: str = "replica-0") -> Delivery:
+        if way == "exactly_once":
+            made = self.transactions(source, f"{self.topic}/{transactional_id}")
+            self.opened.append(made)
+        else:
+            made = AtLeastOnce(self.new_publisher(), source)
+        made.settle()
+        return made
 
     def produce(self, count: int, first: int = 0) -> None:
         publisher = self.new_publisher()
@@ -55,7 +77,15 @@ def in_memory(unique: Callable[[str], str], partitions: int) -> World:
     broker, topic, alerts = MemoryBroker(), unique("in"), unique("alerts")
     broker.create_topic(topic, partitions)
     broker.create_topic(alerts, 1)
-    return World("twin", topic, alerts, lambda: MemorySource(broker, [topic], 100), lambda: MemoryPublisher(broker))
+    return World(
+        "twin",
+        topic,
+        alerts,
+        lambda: MemorySource(broker, [topic], 100),
+        lambda: MemoryPublisher(broker),
+        lambda source, name: MemoryTransactions(broker, source, name),
+        lambda: broker.records(alerts),
+    )
 
 
 def on_kafka(kind: str, address: str, unique: Callable[[str], str], partitions: int) -> World:
@@ -70,6 +100,8 @@ def on_kafka(kind: str, address: str, unique: Callable[[str], str], partitions: 
         alerts,
         lambda: KafkaSource(connection, options, [topic]),
         lambda: KafkaPublisher(connection, 15),
+        lambda source, name: KafkaTransactions(connection, source, name, 15),
+        lambda: [record for arrived in history(connection, alerts, 1000) for record in arrived.records],
     )
 
 

@@ -183,12 +183,18 @@ def test_a_level_that_comes_every_night_is_learned_within_days() -> None:
 
 @pytest.mark.parametrize("points", [64, PATIENCE])
 def test_noise_alone_is_never_accepted(points: int) -> None:
-    tail = tail_of(points)
+    """On four series side by side, 25,000 points of each."""
+    tail, slot_K = tail_of(points), torch.arange(4).repeat_interleave(25_000)
+
+    def side_by_side(surprise: FloatArray) -> tuple[FloatArray, bool]:
+        score_K, accepted_K = tail.follow(slot_K, torch.from_numpy(surprise).float())
+        return score_K.numpy().reshape(4, -1), bool(accepted_K.any())
+
     heavy = np.abs(np.random.default_rng(6).standard_t(3, 100_000)) * 8
-    assert follow(tail, calm(100_000))[1] == []
-    assert follow(tail, heavy)[1] == []
-    scores, _ = follow(tail, calm(100_000, seed=7))
-    assert 0.004 < (scores[10_000:] > 20).mean() < 0.025
+    assert not side_by_side(calm(100_000))[1]
+    assert not side_by_side(heavy)[1]
+    scores, _ = side_by_side(calm(100_000, seed=7))
+    assert 0.004 < (scores[:, 2_500:] > 20).mean() < 0.025
 
 
 def test_a_series_that_training_has_not_seen_is_learned_without_waiting() -> None:

@@ -151,6 +151,17 @@ def test_a_score_depends_on_nothing_but_its_window(name: str, fitted: dict[str, 
     assert torch.equal(beside_strangers[200:], scores[200:])
 
 
+@pytest.mark.parametrize("size", [1, 3, 64, 511])
+def test_errors_do_not_depend_on_the_batch_size(name: str, fitted: dict[str, Detector], size: int) -> None:
+    """Matrix products of another shape add up in another order, so the last bits differ: a worker's is fixed."""
+    z_BTF = torch.randn(512, 16, 3, generator=torch.Generator().manual_seed(0))
+    z_BTF[:4] *= 1e4
+    detector = fitted[name]
+    with torch.no_grad():
+        parts_BV = torch.cat([detector.errors(part_BTF) for part_BTF in torch.split(z_BTF, size)])
+        torch.testing.assert_close(parts_BV, detector.errors(z_BTF), atol=1.5e-5, rtol=0)
+
+
 def test_injected_anomalies_stand_out(name: str, fitted: dict[str, Detector]) -> None:
     detector = fitted[name]
     _, x_TF = waves(600, seed=5)

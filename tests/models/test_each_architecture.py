@@ -1,6 +1,6 @@
 """What is special to one architecture, measured."""
 
-import sys
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +10,10 @@ import torch
 
 from models import architectures
 from models.architectures import Architecture, denoising, sparse, variational
+from models.files import MANIFEST, ModelFileError, from_files, to_files
 from models.spec import ModelSpec
 from models.views import View
+from tests.plugins import CHOOSY, installed
 from tests.streams import fit
 
 CPU = torch.device("cpu")
@@ -112,16 +114,64 @@ def test_an_even_kernel_is_refused() -> None:
 
 
 def test_another_distribution_adds_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "added.py").write_text(
-        "from models.architectures import vanilla\nclass Autoencoder(vanilla.Autoencoder): pass\n"
-    )
-    about = tmp_path / "added-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: added\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[offkey.architectures]\nmine = added:Autoencoder\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert "mine" in architectures.available()
-    network = architectures.build("mine", (16,), 2, architectures.configure("mine", {"latent": 3}))
-    assert isinstance(network, Architecture)
-    assert type(network).__module__ == "added"
-    sys.modules.pop("added")
+    """Its options may be truth values and texts; a saved model is built again from them."""
+    columns = {"s": (60_000 * np.arange(3000), waves()[:, None])}
+    with installed(tmp_path, monkeypatch, CHOOSY):
+        assert "mine" in architectures.available()
+        options = {"residual": True, "bend": "tanh", "latent": 3, "max_epochs": 2}
+        detector = fit(SPEC, "mine", options, columns)
+        assert isinstance(detector.views[0].network, Architecture)
+        files = to_files(detector)
+        manifest = json.loads(files[MANIFEST])
+        (view,) = manifest["views"]
+        assert manifest["libraries"]["added"] == "1.0"
+        assert view["options"] == {"residual": True, "bend": "tanh", "side": "left", "latent": 3, "hidden": 64}
+        x_NF = columns["s"][1][:200]
+        again = from_files(files)
+        assert again.score_series("s", x_NF)[0].tolist() == detector.score_series("s", x_NF)[0].tolist()
+    with pytest.raises(ModelFileError, match=r"no architecture 'mine'.* or of the package that its architecture"):
+        from_files(files)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"residual": 1}, "option 'residual' is 1; it takes true or false"),
+        ({"residual": "yes"}, "option 'residual' is 'yes'; it takes true or false"),
+        ({"bend": 3}, "option 'bend' is 3; it takes text: put quotes around it"),
+        ({"side": "middle"}, "option 'side' is 'middle'; it takes one of: left, right"),
+        ({"latent": True}, "option 'latent' is True; it takes a whole number of 1 or more"),
+    ],
+)
+def test_an_option_is_of_its_defaults_type(
+    options: dict[str, object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with installed(tmp_path, monkeypatch, CHOOSY), pytest.raises(ValueError, match=said):
+        architectures.configure("mine", options)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "import no_such_library",
+            r"architecture 'mine' of added 1\.0 cannot be loaded \(No module named 'no_such_library'\); install",
+        ),
+        (
+            "Autoencoder = 3",
+            r"of added 1\.0: added:Autoencoder is no subclass of models\.architectures\.Architecture",
+        ),
+        ("1 / 0", r"of added 1\.0 cannot be loaded \(division by zero\)"),
+        ("", r"of added 1\.0 cannot be loaded \(module 'added' has no attribute 'Autoencoder'\)"),
+        (
+            CHOOSY.replace("bool = False", "None = None"),
+            "architecture mine: the default of option 'residual' is no number, truth value or text",
+        ),
+    ],
+)
+def test_an_architecture_that_cannot_be_used_is_one_line(
+    code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with installed(tmp_path, monkeypatch, code), pytest.raises(ValueError, match=said) as caught:
+        architectures.configure("mine", {})
+    assert "\n" not in str(caught.value)

@@ -83,3 +83,8 @@ def test_a_view_judges_rows_that_it_sees(judged: int) -> None:
 def test_a_view_takes_known_kinds_only(key: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{key} '{value}' is none of: "):
         ViewConfig("linear", {}, 4, **{key: value})  # type: ignore[arg-type]
+
+
+def test_a_view_with_an_unknown_key_names_the_nearest_one() -> None:
+    with pytest.raises(ValueError, match="a view has no key 'ofset'; did you mean 'offset'"):
+        plan_of("series", 2, "default", {}, views=[{"window": 8, "ofset": 1.0}])

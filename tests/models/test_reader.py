@@ -84,6 +84,17 @@ def test_a_level_far_from_zero_hides_no_change_of_shape(level: float) -> None:
     assert (found_B1 - usual_B1 > 1).all()
 
 
+def test_what_rounding_leaves_of_a_perfect_reconstruction_is_no_error() -> None:
+    """What codes leave of a length is a difference of large numbers: below their last bits it says nothing."""
+    view = fitted(ViewConfig("linear", {"latent": 6}, WINDOW, "centred", WINDOW, "whole"))
+    noise_BTF = torch.randn(256, WINDOW, FEATURES, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        known_BTF = view.network(0.5 * noise_BTF)
+    errors = [Reader([view], WINDOW).errors(level + known_BTF) for level in (0.0, 0.25, 1.0)]
+    for moved_B1 in errors[1:]:
+        torch.testing.assert_close(moved_B1, errors[0], atol=0.2, rtol=0)
+
+
 @pytest.mark.parametrize("measure", ["features", "whole"])
 def test_errors_are_finite_whatever_comes(measure: str) -> None:
     views = [

@@ -7,10 +7,12 @@ import torch
 
 from models import architectures
 from models.architectures import vanilla
+from models.dataset import windows_of
 from models.plan import plan_of
 from models.scaling import Scaling, estimated, fit_features, fit_series
-from models.spec import ModelSpec
-from models.training import trimmed_mean
+from models.spec import Kind, ModelSpec
+from models.training import solve, trimmed_mean
+from models.views import View, ViewConfig
 from tests.streams import fit
 
 CPU = torch.device("cpu")
@@ -22,13 +24,33 @@ def times(count: int) -> npt.NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("rows", [0, 5, 31])
-def test_too_few_rows_are_refused_with_the_remedy(rows: int) -> None:
+def test_too_few_rows_are_refused(rows: int) -> None:
     spec = ModelSpec("series", ("a",), 16)
-    with pytest.raises(ValueError, match=r"training needs 32 finite ones.*shorter `window`"):
+    with pytest.raises(ValueError, match=rf"the longest of 1 series has {rows} finite rows; training needs 32 of"):
         fit(spec, "vanilla", QUICK, {"s": (times(rows), np.random.rand(rows, 1))})
     columns = {"": (times(rows), np.random.rand(rows, 2))}
     with pytest.raises(ValueError, match="training needs 50"):
         fit(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, columns)
+
+
+@pytest.mark.parametrize("kind", ["series", "features"])
+def test_features_without_a_finite_value_are_named(kind: Kind) -> None:
+    names = ("a", *(f"n{number}" for number in range(20)))
+    x_NF = np.full((100, 21), np.nan)
+    x_NF[:, 0] = np.arange(100)
+    spec = ModelSpec(kind, names, 16 if kind == "series" else 1)
+    with pytest.raises(ValueError, match=r"no row has a finite value of: n0, n1, .*, n7 and 12 more; leave out"):
+        fit(spec, "vanilla", QUICK, {"s": (times(100), x_NF)})
+
+
+@pytest.mark.parametrize(("where", "value"), [(50, 49), (50, 48), (99, 0)])
+def test_times_that_do_not_go_on_are_refused(where: int, value: int) -> None:
+    time_ms_T = times(100)
+    time_ms_T[where] = 60_000 * value
+    with pytest.raises(
+        ValueError, match=rf"the times of series 's' repeat or go back 1 times, first in row {where};"
+    ):
+        fit(ModelSpec("series", ("a",), 16), "vanilla", QUICK, {"s": (time_ms_T, np.random.rand(100, 1))})
 
 
 def test_no_records_at_all_are_refused() -> None:
@@ -184,6 +206,34 @@ def test_a_new_series_is_scaled_like_the_others_where_they_are_alike() -> None:
     assert alike.for_series("unknown") is None
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_series_of_the_largest_numbers_has_finite_scores(alike: bool) -> None:
+    random = np.random.default_rng(0)
+    levels = {"a": 0.0, "b": 0.0 if alike else 1e6, "c": 0.0 if alike else -1e6}
+    columns = {name: (times(200), level + random.random((200, 1))) for name, level in levels.items()}
+    detector = fit(ModelSpec("series", ("v",), 8), "vanilla", QUICK, columns)
+    largest = np.finfo(np.float64).max
+    for first in (1.0, largest, -largest):
+        x_NF = np.where(random.random((60, 1)) < 0.5, largest, -largest)
+        x_NF[0] = first
+        for score_N in detector.score_series("new", x_NF).values():
+            assert np.isfinite(score_N).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    x_NF = np.random.default_rng(0).random((100, 2))
+    series = fit(ModelSpec("series", ("a", "b"), 8), "vanilla", QUICK, {"s": (times(100), x_NF)})
+    features = fit(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, {"": (times(100), x_NF)})
+    bad_NF = x_NF.copy()
+    bad_NF[[40, 70], 1] = value
+    said = rf"row 40 holds {value} as 'b', the first of 2 such values; scores need finite ones"
+    with pytest.raises(ValueError, match=said):
+        series.score_series("s", bad_NF)
+    with pytest.raises(ValueError, match=said):
+        features.score_rows(bad_NF)
+
+
 def test_scaling_is_exact_for_large_counters() -> None:
     center_F, scale_F = estimated(1e15 + np.arange(5.0)[:, None], "range")
     z_TF = Scaling.apply(1e15 + np.arange(5.0)[:, None], center_F, scale_F)
@@ -198,3 +248,36 @@ def test_a_spec_without_sense_is_refused() -> None:
         ModelSpec("features", ("a",), 8)
     with pytest.raises(ValueError, match="at least 2 points"):
         ModelSpec("series", ("a",), 1)
+
+
+def test_every_series_has_its_say_in_a_sample() -> None:
+    """Beside one long series of thousands of short ones, all are drawn from, and the long one most."""
+    series = [np.zeros((length, 1), np.float32) for length in (20_000, *[60] * 2000)]
+    windows = windows_of(series, 8)
+    every_N = np.arange(len(windows.start_N))
+    drawn_N = windows.drawn(every_N, 8000, np.random.default_rng(0))
+    assert len(set(drawn_N.tolist())) == 8000
+    count_S = np.bincount(np.searchsorted(windows.first_S, drawn_N, side="right") - 1, minlength=2001)
+    assert count_S.min() >= 1
+    assert count_S.argmax() == 0
+    few_N = windows.drawn(every_N, 500, np.random.default_rng(0))
+    assert len(set(few_N.tolist())) == 500
+
+
+def test_a_sample_of_all_is_all() -> None:
+    windows = windows_of([np.zeros((30, 1), np.float32), np.zeros((5, 1), np.float32)], 8)
+    chosen_N = np.array([3, 7, 31])
+    assert sorted(windows.drawn(chosen_N, 3, np.random.default_rng(0)).tolist()) == [3, 7, 31]
+    assert set(windows.drawn(chosen_N, 2, np.random.default_rng(0)).tolist()) > {31}
+
+
+@pytest.mark.parametrize(("rows", "features"), [(20_000, 2), (600, 1200)])
+def test_a_closed_form_takes_a_bounded_sample(rows: int, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of features or millions of rows are no reason to hold all windows at once."""
+    view = View(features, ViewConfig("linear", {"latent": 2}, 50, "values"))
+    taken: list[torch.Tensor] = []
+    monkeypatch.setattr(view.network, "solve", taken.append)
+    windows = windows_of([np.random.default_rng(0).random((rows, features), np.float32)], 50)
+    solve(view, windows, np.arange(rows), np.random.default_rng(0))
+    ((drawn, _, _),) = [x_NTC.shape for x_NTC in taken]
+    assert drawn == min(8000, 2**25 // (50 * features))

@@ -14,7 +14,7 @@ from pipeline.stages.alerts import Alert
 from pipeline.stages.incidents import ENDS
 from pipeline.stream import StreamPipeline
 from tests.pipeline.test_streams import PLACES, records_of, run, with_a_gap
-from tests.streams import BEGIN_MS, HISTORY, SERIES, STEP_MS, Payload, lanes, series_rows
+from tests.streams import BEGIN_MS, HISTORY, SERIES, STEP_MS, Payload, lanes, payloads_of, series_rows
 
 PLACE = PLACES["machines"]
 POINTS, SHIFT, BACK, ACCEPT_AFTER = 700, 150, 450, 120
@@ -26,20 +26,7 @@ def shifted(names: Sequence[str] = ("a", "new")) -> list[Payload]:
     """Records of two series, of which training has seen one; both shift for 300 minutes, a spike among them."""
     values = series_rows(list(names), POINTS, 2, {"a": [400]})
     values[:, SHIFT:BACK] += 4
-    return [
-        (
-            name.encode(),
-            json.dumps(
-                {
-                    "ts": BEGIN_MS + STEP_MS * (HISTORY + point),
-                    "cpu": values[i, point, 0],
-                    "mem": values[i, point, 1],
-                }
-            ).encode(),
-        )
-        for point in range(POINTS)
-        for i, name in enumerate(names)
-    ]
+    return payloads_of(names, values)
 
 
 RECORDS = records_of(shifted())

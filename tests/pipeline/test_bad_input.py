@@ -17,6 +17,7 @@ from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.connectors.storage import ObjectStorage
+from pipeline.delivery import AtLeastOnce
 from pipeline.protocols import Message
 from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
@@ -129,7 +130,9 @@ def test_each_bad_record_is_rejected_alone_and_kept_as_it_came(placed: tuple[str
         closing(KafkaPublisher(connection)) as publisher,
     ):
         checkpoints = StoredCheckpoints(ObjectStorage(tmp_path.as_uri()))
-        worker = Worker(own, source, publisher, checkpoints, WorkerOptions(topics.alerts, topics.dead))
+        worker = Worker(
+            own, source, AtLeastOnce(publisher, source), checkpoints, WorkerOptions(topics.alerts, topics.dead)
+        )
         read, deadline_s = 0, time.monotonic() + _DEADLINE_S
         while read < len(mixed) and time.monotonic() < deadline_s:
             read += worker.step()

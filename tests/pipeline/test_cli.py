@@ -16,6 +16,7 @@ from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import Message
 from tests.commands import Running, configured, offkey, only_line, produce, promote, wait_for
+from tests.plugins import installed
 from tests.streams import SERIES, series_payloads
 
 
@@ -82,6 +83,7 @@ def test_check_without_a_broker_says_what_can_be_said(
         ("machines: model", "ok"),
     ]
     assert "is the broker running" in json.loads(printed)[2]["remedy"]
+    assert "training points; scores above" in json.loads(printed)[3]["found"]
 
 
 @pytest.mark.parametrize("command", ["check", "train", "worker"])
@@ -119,6 +121,18 @@ def test_a_mistake_in_a_model_has_its_place_too(
         "environment variable OFFKEY_STREAMS__A__MODEL__ARCHITECTURE: streams.a.model: there is no architecture "
         "'recurent'; did you mean 'recurrent'?"
     )
+
+
+@pytest.mark.parametrize("network", ["architecture", "network"])
+def test_an_architecture_that_cannot_be_loaded_is_one_line(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    stream = {"topic": "metrics", "model": {network: "mine"}}
+    path = configured(tmp_path, streams={"machines": stream})
+    with installed(tmp_path / "broken", monkeypatch, "import no_such_library"):
+        status, _, said = run("train", str(path))
+    assert status == 2
+    assert "architecture 'mine' of added 1.0 cannot be loaded (No module named" in only_line(said)
 
 
 def test_a_worker_without_a_model_names_the_command(
@@ -169,8 +183,19 @@ def test_a_model_for_other_features_is_refused(run: Callable[..., tuple[int, str
     promote(path)
     status, _, said = run("worker", str(path))
     assert status == 2
-    assert "was made for series ['cpu', 'mem'] in windows of 8" in said
-    assert "['cpu', 'disk']" in said
+    assert "was made for series of mem, cpu in windows of 8" in said
+    assert "the configuration says series of disk, cpu in windows of 8" in said
+
+
+def test_a_message_about_thousands_of_features_stays_short(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    names = ["cpu", "mem", *(f"f{number}" for number in range(9_998))]
+    stream = SERIES.model_dump(mode="json", exclude_unset=True) | {"features": names}
+    path = configured(tmp_path, streams={"machines": stream})
+    promote(path)
+    said = only_line(run("worker", str(path))[2])
+    assert "the configuration says series of f0, f1, f2, f3, f4, f5, f6, f7 and 9,992 more in windows of 8" in said
 
 
 def test_an_unknown_stream_is_named(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
@@ -267,6 +292,27 @@ def test_check_prints_names_with_brackets_as_they_are(
     produce(Connection(embedded_broker), topic, [(b"a", b'{"[/red]": 1, "[b]": 2}')])
     path = configured(tmp_path, embedded_broker, streams={"machines": {"topic": topic}})
     assert "[/red], [b]" in " ".join(run("check", str(path))[1].split())
+
+
+def test_check_warns_of_a_feature_that_may_be_a_label(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, embedded_broker: str, unique: Callable[[str], str]
+) -> None:
+    topic = unique("metrics")
+    with closing(KafkaCluster(Connection(embedded_broker))) as cluster:
+        cluster.create_topics({topic: 1})
+    produce(Connection(embedded_broker), topic, [(b"a", b'{"cpu": 1, "label": 0}')])
+    stream: dict[str, Any] = {"topic": topic}
+    found = []
+    for named in (None, ["cpu"]):
+        path = configured(tmp_path, embedded_broker, streams={"machines": {**stream, "features": named}})
+        found.append({row["what"]: row for row in json.loads(run("check", "--json", str(path))[1])})
+    assert found[0]["machines: features"] == {
+        "verdict": "warning",
+        "what": "machines: features",
+        "found": "taken for features, but called like labels: label",
+        "remedy": "name the fields to judge in the stream's `features`",
+    }
+    assert "machines: features" not in found[1]
 
 
 def test_training_without_records_or_numbers(

@@ -20,7 +20,9 @@ from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.connectors.storage import ObjectStorage
+from pipeline.delivery import AtLeastOnce
 from pipeline.protocols import TopicPartition
+from pipeline.stopping import Stop
 from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
 from tests.commands import Running, events, metrics_of, offkey, produce, wait_for
@@ -51,7 +53,8 @@ def test_incidents_are_those_of_the_twin(broker: str, topics: dict[str, str], tm
     publisher = KafkaPublisher(connection)
     with closing(source), closing(publisher):
         checkpoints = StoredCheckpoints(ObjectStorage(tmp_path.as_uri()))
-        worker = Worker(own, source, publisher, checkpoints, WorkerOptions(topics["alerts"], topics["dead"]))
+        delivery = AtLeastOnce(publisher, source)
+        worker = Worker(own, source, delivery, checkpoints, WorkerOptions(topics["alerts"], topics["dead"]))
         expected, scored = 800 + 400, 0
         deadline_s = time.monotonic() + _DEADLINE_S
         while scored < expected and time.monotonic() < deadline_s:
@@ -188,8 +191,10 @@ class Member:
         own = [Lane(lane.name, names[lane.topic], lane.pipeline, "v1", "earliest") for lane in lanes()]
         storage = ObjectStorage((folder / run).as_uri())
         options = WorkerOptions(names[run], names["dead"], poll_timeout_s=0.3, checkpoint_every_s=0.3)
-        self.worker = Worker(own, self.source, self.publisher, StoredCheckpoints(storage), options)
-        self._stop = threading.Event()
+        self.worker = Worker(
+            own, self.source, AtLeastOnce(self.publisher, self.source), StoredCheckpoints(storage), options
+        )
+        self._stop = Stop()
         self._pool = ThreadPoolExecutor(1)
         self._running = self._pool.submit(self.worker.run, self._stop)
 

@@ -18,6 +18,7 @@ from tests.commands import (
     Running,
     committed,
     configured,
+    events,
     offkey,
     only_line,
     produce,
@@ -200,3 +201,48 @@ def test_a_broker_that_goes_away_is_waited_for_and_then_named(tmp_path: Path, un
         said = running.process.communicate(timeout=90)[1]
     assert running.process.returncode == 1, said
     assert "is the broker running" in only_line(said)
+
+
+def test_of_two_workers_with_one_instance_id_the_first_ends_and_nothing_is_published_twice(world: World) -> None:
+    config = world.config({"delivery": "exactly_once", "instance_id": "replica-0"})
+    other = config.with_name("other.yaml")
+    other.write_text(json.dumps({**json.loads(config.read_text()), "metrics": {"port": free_port()}}))
+    payloads = series_payloads()
+    with Running(config, "critical") as first:
+        produce(world.connection, world.topic, payloads[:400])
+        wait_for(lambda: committed(world.broker, world.group) == {world.topic: 400}, first)
+        with Running(other, "critical") as second:
+            said = first.process.communicate(timeout=60)[1]
+            assert first.process.returncode == 2, said
+            assert only_line(said).endswith("another process has the same kafka.instance_id; give each its own")
+            produce(world.connection, world.topic, payloads[400:])
+            wait_for(lambda: committed(world.broker, world.group) == {world.topic: 800}, second)
+            assert second.end() == ""
+    twin = Bench(partitions=1, metrics=world.topic)
+    twin.fill(payloads)
+    drain(twin.worker())
+    published = [alert["id"] for alert in events(world.connection, world.alerts)]
+    assert sorted(published) == sorted(alert["id"] for alert in twin.alerts())
+
+
+@pytest.mark.parametrize("instance_id", [None, "replica-0"])
+def test_check_tries_transactions_where_they_are_asked_for(world: World, instance_id: str | None) -> None:
+    config = world.config({"delivery": "exactly_once", "instance_id": instance_id})
+    produce(world.connection, world.topic, series_payloads(20))
+    rows = json.loads(offkey("check", "--json", str(config)).stdout)
+    tried, *named = [row for row in rows if row["what"] == "transactions"]
+    assert tried["verdict"] == "ok"
+    assert tried["found"] == "the cluster takes them, and refuses those of a replaced worker"
+    assert [row["verdict"] for row in named] == ["warning"] * (instance_id is None)
+    assert all(row["found"].startswith("kafka.instance_id is not set: after a crash") for row in named)
+
+
+def test_no_right_to_transactions_is_said(world: World, admin: KafkaAdminClient) -> None:
+    config = world.config({"delivery": "exactly_once", "instance_id": "replica-0"})
+    produce(world.connection, world.topic, series_payloads(20))
+    name = f"{world.group}/replica-0"
+    forbid(admin, ACLOperation.WRITE, ResourceType.TRANSACTIONAL_ID, name)
+    assert world.fails(config, 2) == (
+        f"transaction {name}: no right to that transactional id; grant write and describe to this user"
+    )
+    assert committed(world.broker, world.group) == {}

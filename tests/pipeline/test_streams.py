@@ -18,7 +18,7 @@ from tests.records import Record
 from tests.streams import BEGIN_MS, SERIES, Payload, feature_payloads, lanes, series_payloads
 
 PLACES = {"machines": TopicPartition("metrics", 0), "payments": TopicPartition("payments", 0)}
-PAYLOADS = {"machines": series_payloads(60), "payments": feature_payloads(310)}
+PAYLOADS = {"machines": series_payloads(110), "payments": feature_payloads(310)}
 
 
 def records_of(payloads: Sequence[Payload]) -> list[Record]:
@@ -50,12 +50,23 @@ def run(pipeline: StreamPipeline, place: TopicPartition, records: Sequence[Recor
 @pytest.mark.parametrize("architecture", ["vanilla", "recurrent"])
 @pytest.mark.parametrize("stream", ["machines", "payments"])
 @settings(max_examples=15, deadline=None)
-@given(cuts=st.lists(st.integers(1, 309), max_size=12))
+@given(cuts=st.lists(st.integers(1, 439), max_size=12))
 def test_polls_do_not_matter(stream: str, architecture: str, cuts: list[int]) -> None:
     index = list(PLACES).index(stream)
     whole, cut = (lanes(architecture=architecture)[index].pipeline for _ in range(2))
     records = records_of(PAYLOADS[stream])
-    assert run(cut, PLACES[stream], records, cuts) == run(whole, PLACES[stream], records, [])
+    undisturbed = run(whole, PLACES[stream], records, [])
+    assert run(cut, PLACES[stream], records, cuts) == undisturbed
+    assert undisturbed[1]
+
+
+@pytest.mark.parametrize("cuts", [[], [300], [500]])
+def test_alerts_stand_in_the_order_of_their_records(cuts: list[int]) -> None:
+    """Whatever series they are of, and though a long poll is scored in rounds."""
+    _, alerts = run(lanes()[0].pipeline, PLACES["machines"], records_of(series_payloads()), cuts)
+    offsets = [alert.offset for alert in alerts]
+    assert offsets == sorted(offsets)
+    assert len({alert.series for alert in alerts}) >= 3
 
 
 @pytest.mark.parametrize("stream", ["machines", "payments"])

@@ -1,7 +1,7 @@
 """Records -> columns of each series, as the worker would accept them; the first version and its promotion."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.files import from_files, to_files
 from models.plan import plan_of
 from models.resume import Unfinished
 from pipeline.config import StreamSettings
@@ -18,11 +19,11 @@ from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
-from pipeline.lanes import load_champion
+from pipeline.lanes import load_champion, support_of
 from pipeline.protocols import PartitionRecords
-from pipeline.train import Trained, columns_of, publish, train_stream, wrong_option
+from pipeline.train import Trained, publish, read_columns, train_stream, wrong_option
 from tests.records import NOW_MS, Record, arrived, record
-from tests.streams import SERIES, series_detector, series_payloads
+from tests.streams import FEATURES, SERIES, features_detector, series_detector, series_payloads
 
 CPU = torch.device("cpu")
 
@@ -49,28 +50,110 @@ def test_columns_are_those_of_each_series_in_order() -> None:
     raw = [record({"ts": NOW_MS + time, "v": value}, key=name.encode()) for name, time, value in rows]
     raw.append(record(b"nonsense"))
     settings = stream(features=["v"], missing="hold")
-    columns, read, rejected = columns_of([arrived(raw[:4]), arrived(raw[4:])], decoder_of(settings, ["v"]))
-    assert (read, rejected) == (8, 1)
+    read = read_columns([arrived(raw[:4]), arrived(raw[4:])], decoder_of(settings, ["v"]))
+    assert (read.records, read.rejected, read.late) == (8, 1, 2)
+    columns = read.columns
     assert {name: x_TF[:, 0].tolist() for name, (_, x_TF) in columns.items()} == {"a": [2.0, 4.0], "b": [1.0, 3.0]}
     assert (columns["b"][0] - NOW_MS).tolist() == [3, 4]
 
 
 def test_a_series_without_a_name_has_its_late_records_left_out_too() -> None:
     raw = [record({"ts": NOW_MS + time, "v": time}, key=b"") for time in (1, 3, 2, 3, 4)]
-    columns, _, _ = columns_of([arrived(raw)], decoder_of(stream(features=["v"]), ["v"]))
-    assert (columns[""][0] - NOW_MS).tolist() == [1, 3, 4]
+    read = read_columns([arrived(raw)], decoder_of(stream(features=["v"]), ["v"]))
+    assert read.late == 2
+    assert (read.columns[""][0] - NOW_MS).tolist() == [1, 3, 4]
 
 
 def test_features_are_never_late() -> None:
     settings = StreamSettings.model_validate({"topic": "t", "kind": "features", "time": "ts", "features": ["v"]})
     raw = [record({"ts": NOW_MS + time, "v": time}) for time in (1, 3, 2, 3, 4)]
-    columns, _, _ = columns_of([arrived(raw)], decoder_of(settings, ["v"]))
-    assert (columns[""][0] - NOW_MS).tolist() == [1, 3, 2, 3, 4]
+    read = read_columns([arrived(raw)], decoder_of(settings, ["v"]))
+    assert read.late == 0
+    assert (read.columns[""][0] - NOW_MS).tolist() == [1, 3, 2, 3, 4]
 
 
 def test_a_poll_of_nothing_usable_is_fine() -> None:
-    columns, read, rejected = columns_of([arrived([record(b"x")])], decoder_of(stream(features=["v"]), ["v"]))
-    assert (dict(columns), read, rejected) == ({}, 1, 1)
+    read = read_columns([arrived([record(b"x")])], decoder_of(stream(features=["v"]), ["v"]))
+    assert (dict(read.columns), read.records, read.rejected) == ({}, 1, 1)
+
+
+def trained(settings: StreamSettings, rows: Iterable[dict[str, Any]]) -> Trained:
+    return train_stream(
+        "machines",
+        settings,
+        [arrived([record(row) for row in rows])],
+        MemoryRegistry(),
+        now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        device=CPU,
+        progress=lambda name, share: None,
+    )
+
+
+@pytest.mark.parametrize("times", [range(99, -1, -1), [7] * 100], ids=["reversed", "standing still"])
+def test_a_topic_out_of_order_is_told_as_such(times: Sequence[int]) -> None:
+    rows = ({"ts": NOW_MS + time, "v": n % 7} for n, time in enumerate(times))
+    with pytest.raises(SnapshotError) as caught:
+        trained(stream(), rows)
+    assert str(caught.value) == (
+        "stream machines: 99 of 100 records are not later than an earlier one of their series and were left out, "
+        "so the longest of 1 series has 1 finite rows; training needs 107 of one series; produce a series in the "
+        "order of its time, or name the right field as `time`"
+    )
+
+
+def test_late_records_are_counted_in_the_summary() -> None:
+    rows = ({"ts": NOW_MS + n - 5 * (n % 10 == 9), "v": n % 7} for n in range(100))
+    assert trained(stream(model=dict(QUICK), window=4), rows).late == 10
+
+
+def test_a_history_too_short_for_any_window_has_to_grow() -> None:
+    rows = [{"ts": NOW_MS + n, "v": n % 7} for n in range(60)]
+    with pytest.raises(
+        SnapshotError, match=r"60 rows of 1 series hold 53 windows of 8 rows; .* 100; let more arrive$"
+    ):
+        trained(stream(), rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"model": {"architecture": "vanilla"}}, "let more arrive or set a shorter `window`"),
+        ({"model": {"views": [{"window": 40}]}}, "let more arrive or set a shorter `window`"),
+    ],
+)
+def test_a_shorter_window_is_advised_where_one_can_be_set(changes: dict[str, Any], remedy: str) -> None:
+    rows = ({"ts": NOW_MS + n, "v": n % 7} for n in range(60))
+    with pytest.raises(SnapshotError, match=f"series has 60 finite rows; training needs .*; {remedy}$"):
+        trained(stream(**changes), rows)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ("1 per 1000 points", "the threshold for the budget is 30.0 (one in 1,000 points)"),
+        ("1 per 100000 points", "the threshold for the budget is 50.0 (one in 100,000 points)"),
+    ],
+)
+def test_it_is_said_how_far_the_tail_extrapolates(budget: str, said: str) -> None:
+    """Of 2,000 points 100, one in 20, lie where the tail is a line: above a score of 13."""
+    settings = FEATURES.model_copy(update={"alerts": FEATURES.alerts.model_copy(update={"budget": budget})})
+    detector = features_detector()
+    assert str(support_of(settings, detector)) == (
+        f"2,000 training points; scores above 13.0 (one in 20 points) are extrapolated; {said}"
+    )
+    assert support_of(settings, from_files(to_files(detector))) == support_of(settings, detector)
+
+
+def test_a_model_of_an_older_format_does_not_say_how_many_points_it_has_seen() -> None:
+    folder = Path(__file__).parent.parent / "fixtures" / "v1" / "model"
+    detector = from_files({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert str(support_of(SERIES, detector)).startswith("scores above ")
+
+
+def test_features_that_no_record_has_are_named() -> None:
+    rows = ({"ts": NOW_MS + n, "cpu": n % 7, "mem": None} for n in range(60))
+    with pytest.raises(SnapshotError, match="no record has a value of: mem, disk; take that out of `features`"):
+        trained(stream(features=["mem", "cpu", "disk"], missing="hold"), rows)
 
 
 def test_features_are_the_numbers_of_every_record() -> None:
@@ -85,6 +168,21 @@ def test_features_are_the_numbers_of_every_record() -> None:
         features_of([arrived([record({"a": "x"})])], stream())
 
 
+def test_a_feature_that_nobody_named_and_that_may_be_a_label_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def train(**changes: Any) -> list[str]:
+        caplog.clear()
+        rows = [{"ts": NOW_MS + n, "cpu": n % 7, "is_anomaly": 0, "meta": {"Label": n % 2}} for n in range(100)]
+        trained(stream(model=dict(QUICK), window=4, **changes), rows)
+        return [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+
+    assert train() == [
+        "stream machines: taken for features, but called like labels: is_anomaly, meta.Label; "
+        "name the fields to judge in the stream's `features`"
+    ]
+    assert train(features=["cpu"]) == []
+    assert train(features=["cpu", "is_anomaly"]) == []
+
+
 def test_a_version_is_stored_promoted_and_served() -> None:
     registry, moments = (
         MemoryRegistry(),
@@ -92,7 +190,7 @@ def test_a_version_is_stored_promoted_and_served() -> None:
     )
     settings = SERIES.model_copy(update={"features": None, "model": stream(model=dict(QUICK)).model})
     shares: list[float] = []
-    trained = train_stream(
+    first = train_stream(
         "machines",
         settings,
         history(),
@@ -101,14 +199,19 @@ def test_a_version_is_stored_promoted_and_served() -> None:
         device=CPU,
         progress=lambda name, share: shares.append(share),
     )
-    assert (trained.records, trained.rejected, trained.series) == (800, 0, 4)
-    assert list(trained.features) == ["cpu", "mem"]
+    assert (first.records, first.rejected, first.late, first.series) == (800, 0, 0, 4)
+    assert list(first.features) == ["cpu", "mem"]
     assert shares[-1] == 1.0
-    assert [(p.number, p.version) for p in registry.promotions("machines")] == [(1, trained.version)]
+    assert [(p.number, p.version) for p in registry.promotions("machines")] == [(1, first.version)]
     detector, version = load_champion("machines", settings, registry)
-    assert version == trained.version
+    assert version == first.version
     manifest = json.loads(registry.load("machines", version).files["manifest.json"])
     assert manifest["training"]["rows"] == 800
+    # Of 800 rows the 7 before the first window is full do not count, of each of four series.
+    (causal,) = (each for each in manifest["calibration"]["delays"] if each["delay"] == 0)
+    assert causal["points"] == first.support.points == 800 - 4 * 7
+    assert causal["extrapolated_above"] == first.support.extrapolated_above
+    assert support_of(settings, detector) == first.support
     assert np.isfinite(detector.calibration.interval_ms)
 
 
@@ -134,9 +237,22 @@ QUICK = {"architecture": "vanilla", "hidden": 8, "max_epochs": 1}
         ({"network": "vanila"}, r"there is no architecture 'vanila'; did you mean 'vanilla'"),
         ({"network": "vanilla", "hiden": 3}, r"architecture vanilla has no option 'hiden'; did you mean 'hidden'"),
         ({"latnet": 3}, r"architecture linear has no option 'latnet'; did you mean 'latent'"),
+        ({"max_secnds": 3}, r"architecture linear has no option 'max_secnds'; did you mean 'max_seconds'"),
+        ({"learning_rat": 1e-3}, r"no option 'learning_rat'; did you mean 'learning_rate'"),
+        ({"netwrk": "vanilla"}, r"no option 'netwrk'; did you mean 'network'"),
+        ({"view": [{"window": 9}]}, r"no option 'view'; did you mean 'views'"),
+        ({"architectur": "vanilla"}, r"no option 'architectur'; did you mean 'architecture'"),
+        (
+            {"architecture": "sparse", "windw": 9},
+            r"architecture sparse has no option 'windw'; did you mean 'window'",
+        ),
+        ({"colour": 1}, r"no option 'colour'; there are: architecture, batch_windows, epoch_windows, latent, "),
         ({"views": [{"window": 4, "judged": 9}]}, r"a view of 4 rows judges 1 to 4 of them, not 9"),
         ({"views": [{"window": 4, "architecture": "vanila"}]}, r"no architecture 'vanila'; did you mean 'vanilla'"),
-        ({"architecture": "vanilla", "network": "linear"}, r"architecture vanilla has no option 'network'"),
+        (
+            {"architecture": "vanilla", "network": "linear"},
+            r"architecture vanilla has no option 'network'; there are",
+        ),
         (
             {"architecture": "vanilla", "hiden": 3},
             r"architecture vanilla has no option 'hiden'; did you mean 'hidden'",

@@ -1,17 +1,18 @@
 """The worker on in-memory twins: what it publishes, and what is left of it after a crash anywhere."""
 
 import json
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
 from prometheus_client import REGISTRY
 
 from pipeline.config import StreamSettings
-from pipeline.connectors.memory import MemorySource
+from pipeline.connectors.memory import MemoryPublisher, MemorySource
 from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
 from pipeline.protocols import Assignment, Checkpoint, TopicPartition
+from pipeline.stopping import Stop
+from tests.sabotage import Saboteur
 from tests.streams import BEGIN_MS, SERIES, Bench, drain, feature_payloads, lanes, series_payloads
 
 
@@ -42,9 +43,6 @@ def test_polls_do_not_matter(undisturbed: list[dict[str, Any]], max_poll_records
     bench.fill(series_payloads(), feature_payloads())
     drain(bench.worker(max_poll_records=max_poll_records))
 
-    def by_id(alert: dict[str, Any]) -> str:
-        return str(alert["id"])
-
     assert sorted(bench.alerts(), key=by_id) == sorted(undisturbed, key=by_id)
 
 
@@ -52,61 +50,66 @@ class Killed(BaseException):
     """Ends a worker between two steps, as SIGKILL would: nothing catches it."""
 
 
-class Saboteur:
-    """Wraps what a worker talks to and kills it before or after its n-th call."""
+class Countdown:
+    """Ends a worker at its n-th step."""
 
     def __init__(self, kill_at: int) -> None:
         self.left = kill_at
         self.last = ""
 
-    def wrap(self, part: Any) -> Any:
-        saboteur = self
-
-        class Wrapped:
-            def __getattr__(self, name: str) -> Any:
-                method = getattr(part, name)
-
-                def call(*args: Any) -> Any:
-                    saboteur.tick(f"before {name}")
-                    result = method(*args)
-                    saboteur.tick(f"after {name}")
-                    return result
-
-                return call
-
-        return Wrapped()
-
-    def tick(self, step: str) -> None:
+    def __call__(self, step: str) -> None:
         self.left -= 1
         self.last = step
         if self.left == 0:
             raise Killed(step)
 
 
-def test_a_worker_killed_anywhere_loses_no_alert(undisturbed: list[dict[str, Any]]) -> None:
+def killed_at_every_call(exactly_once: bool) -> Iterator[tuple[str, Bench]]:
     """Kill at every call of every protocol in turn; a new worker on the same broker and storage goes on."""
-    expected = {alert["id"]: alert for alert in undisturbed}
-    seen: set[str] = set()
     kill_at = 1
     while True:
-        bench = Bench()
+        bench = Bench(exactly_once=exactly_once)
         bench.options = bench.options.__class__("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=0)
-        bench.fill(series_payloads(), feature_payloads())
-        saboteur = Saboteur(kill_at)
-        first = bench.worker(saboteur.wrap, max_poll_records=300)
+        bench.fill([*series_payloads(), (b"b", b"nonsense")], feature_payloads())
+        countdown = Countdown(kill_at)
+        first = bench.worker(Saboteur(countdown).wrap, max_poll_records=300)
         try:
             drain(first)
         except Killed:
-            seen.add(saboteur.last)
+            pass
         else:
-            break
+            return
         bench.broker.members.clear()
         drain(bench.worker(max_poll_records=170))
-        published = bench.alerts()
-        assert {alert["id"]: alert for alert in published} == expected, f"killed {saboteur.last}"
+        yield countdown.last, bench
         kill_at += 1
-    calls = ("poll", "send", "flush", "commit", "write", "start", "committed", "assignment", "lag")
-    assert seen >= {f"{when} {call}" for call in calls for when in ("before", "after")}
+
+
+CALLS = ("poll", "send", "finish", "settle", "write", "start", "committed", "assignment", "lag")
+
+
+def test_a_worker_killed_anywhere_loses_no_alert(undisturbed: list[dict[str, Any]]) -> None:
+    expected = {alert["id"]: alert for alert in undisturbed}
+    seen: set[str] = set()
+    for step, bench in killed_at_every_call(exactly_once=False):
+        seen.add(step)
+        assert {alert["id"]: alert for alert in bench.alerts()} == expected, f"killed {step}"
+        assert {letter.value for letter in bench.broker.records("dead")} == {b"nonsense"}
+    assert seen >= {f"{when} {call}" for call in (*CALLS, "flush", "commit") for when in ("before", "after")}
+
+
+def by_id(alert: dict[str, Any]) -> str:
+    return str(alert["id"])
+
+
+def test_exactly_once_a_worker_killed_anywhere_leaves_the_same_list(undisturbed: list[dict[str, Any]]) -> None:
+    expected = sorted(undisturbed, key=by_id)
+    seen: set[str] = set()
+    for step, bench in killed_at_every_call(exactly_once=True):
+        seen.add(step)
+        assert sorted(bench.alerts(), key=by_id) == expected, f"killed {step}"
+        assert [letter.value for letter in bench.broker.records("dead")] == [b"nonsense"]
+    assert seen >= {f"{when} {call}" for call in CALLS for when in ("before", "after")}
 
 
 def test_replayed_records_are_not_published_again(undisturbed: list[dict[str, Any]]) -> None:
@@ -140,6 +143,11 @@ def test_rebalances_move_state_along(undisturbed: list[dict[str, Any]]) -> None:
     assert by_id == {alert["id"]: alert for alert in undisturbed}
 
 
+def around(kind: type[Any], wrapper: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Wrap one kind of what a worker talks to."""
+    return lambda part: wrapper(part) if isinstance(part, kind) else part
+
+
 class Refusing:
     """A publisher whose flush fails some times."""
 
@@ -158,8 +166,7 @@ class Refusing:
 def test_a_failed_delivery_is_repeated_from_the_committed_offset(undisturbed: list[dict[str, Any]]) -> None:
     bench = Bench()
     bench.fill(series_payloads(), feature_payloads())
-    worker = bench.worker()
-    worker.publisher = Refusing(worker.publisher, 3)
+    worker = bench.worker(around(MemoryPublisher, lambda publisher: Refusing(publisher, 3)))
     failures = 0
     idle = 0
     while idle < 3:
@@ -175,11 +182,10 @@ def test_the_worker_ends_when_the_outside_stays_away() -> None:
     bench = Bench()
     bench.fill(series_payloads())
     now_s = iter(range(0, 10_000, 25))
-    worker = bench.worker()
+    worker = bench.worker(around(MemoryPublisher, lambda publisher: Refusing(publisher, 10**6)))
     worker.clock = lambda: float(next(now_s))
-    worker.publisher = Refusing(worker.publisher, 10**6)
 
-    class Impatient(threading.Event):
+    class Impatient(Stop):
         def wait(self, timeout: float | None = None) -> bool:
             return False
 
@@ -442,7 +448,7 @@ def test_run_checkpoints_at_the_end() -> None:
     bench = Bench()
     bench.fill(series_payloads(30), feature_payloads())
     worker = bench.worker()
-    stop = threading.Event()
+    stop = Stop()
     steps = iter(range(20))
     step = worker.step
 
@@ -464,10 +470,6 @@ def test_the_recurrent_model_runs_in_the_same_worker() -> None:
     drain(bench.worker(architecture="recurrent"))
     assert {"a", "b", "new"} <= {alert["series"] for alert in bench.alerts()}
     assert len(lanes()) == 2
-
-
-def around_the_source(wrapper: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda part: wrapper(part) if isinstance(part, MemorySource) else part
 
 
 class Stumbling:
@@ -503,7 +505,7 @@ class Stumbling:
 def test_a_hiccup_while_partitions_come_back_does_not_stall_them(undisturbed: list[dict[str, Any]]) -> None:
     bench = Bench()
     bench.fill(series_payloads(), feature_payloads())
-    worker = bench.worker(around_the_source(Stumbling))
+    worker = bench.worker(around(MemorySource, Stumbling))
     stumbling = cast(Stumbling, worker.source)
     for _ in range(4):
         worker.step()
@@ -536,7 +538,7 @@ class Evicted:
 def test_a_member_thrown_out_while_it_adopts_joins_again(undisturbed: list[dict[str, Any]]) -> None:
     bench = Bench()
     bench.fill(series_payloads(), feature_payloads())
-    worker = bench.worker(around_the_source(Evicted))
+    worker = bench.worker(around(MemorySource, Evicted))
     with pytest.raises(AssignmentLost):
         worker.step()
     drain(worker)

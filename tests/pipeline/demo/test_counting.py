@@ -100,8 +100,8 @@ def test_figures_add_up() -> None:
     assert tally.rate == 450
     total = total_of([tally, tally], seconds=9.0)
     assert (total.records, total.incidents_found, total.false_alarms, total.seconds) == (1800, 2, 2, 9.0)
-    written = summary(total, {"cpu": tally})
-    assert written.keys() == {"total", "streams", "counting"}
+    written = summary(total, {"cpu": tally}, {"restarts": 1})
+    assert written.keys() == {"total", "streams", "restarts", "counting"}
     assert written["streams"]["cpu"].keys() == written["total"].keys()
     assert list(written["total"]) == [
         "records",

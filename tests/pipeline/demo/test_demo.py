@@ -81,7 +81,17 @@ def test_every_alert_is_a_valid_event_and_counted_once(outcome: tuple[Path, str]
     for event in events:
         validator.validate(event)
     summary = json.loads((outcome[0] / "summary.json").read_text())
-    assert summary["total"]["alerts"] == len({event["id"] for event in events}) > 0
+    ids = {event["id"] for event in events}
+    assert summary["total"]["alerts"] == len(ids) > 0
+    assert summary["alerts_repeated"] == len(events) - len(ids)
+
+
+def test_the_worker_is_killed_once_and_nothing_is_lost(outcome: tuple[Path, str]) -> None:
+    out, printed = outcome
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["restarts"], summary["alerts_lost"]) == (1, 0)
+    assert "killed the worker on purpose (SIGKILL)" in printed
+    assert "restored at offset" in (out / "worker-restarted.log").read_text()
 
 
 def test_the_report_shows_the_incidents(outcome: tuple[Path, str]) -> None:

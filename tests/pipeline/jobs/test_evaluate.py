@@ -23,6 +23,7 @@ from pipeline.jobs.evaluate_report import by_group, note, report
 from pipeline.jobs.judge import Online
 from pipeline.jobs.results import Result, read_results
 from tests.labelled import series_columns, table_columns, write
+from tests.plugins import CHOOSY, installed
 
 
 def fill(folder: Path) -> Path:
@@ -132,6 +133,33 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(data: Path) -> None
 )
 def test_another_configuration_is_done_again(evaluated: Path, change: dict[str, Any], again: int) -> None:
     assert len(plan(options(evaluated, **change)).pending) == again
+
+
+def test_an_architecture_of_another_distribution_counts_by_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data" / "cars"
+    write(data / "a.parquet", series_columns(300))
+    asked = options(data, architecture="mine")
+    with installed(tmp_path / "one", monkeypatch, CHOOSY):
+        outcome = run(asked)
+        assert not outcome.failures
+        assert [result.architecture for result in outcome.results] == ["mine"]
+        assert plan(asked).pending == []
+    with installed(tmp_path / "two", monkeypatch, CHOOSY, version="2.0"):
+        assert len(plan(asked).pending) == 1
+
+
+def test_an_architecture_that_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "data" / "a.parquet", series_columns(300))
+    with installed(tmp_path / "broken", monkeypatch, "import no_such_library"):
+        asked = offkey(str(file), "--out", str(tmp_path / "out"), "--architecture", "mine")
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "offkey: --architecture mine: architecture 'mine' of added 1.0 cannot be loaded "
+        "(No module named 'no_such_library'); install what it needs, or another version\n"
+    )
 
 
 def test_rows_of_other_seeds_stay_in_the_table(data: Path) -> None:
@@ -260,6 +288,22 @@ def test_a_series_that_cannot_be_trained_on_is_named_and_the_rest_is_done(data: 
     assert "short.parquet: " in done.stderr
     assert "Traceback" not in done.stderr
     assert len(read_results(data.parent / "out" / "metrics.csv")) == 4
+
+
+def test_where_nothing_could_be_done_there_is_no_table(tmp_path: Path) -> None:
+    columns = series_columns(300)
+    columns["train"] = np.arange(300) < 5
+    file = write(tmp_path / "data" / "short.parquet", columns)
+    words = offkey(str(file), "--out", str(tmp_path / "out"))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    told = [line for line in done.stderr.splitlines() if "finite rows" in line]
+    assert told == [
+        f"offkey: {file}: the longest of 1 series has 5 finite rows; training needs 107 of one series; "
+        "mark more rows `train`"
+    ]
+    assert "1 of 1: " in done.stderr
+    assert not (tmp_path / "out" / "metrics.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from models.evaluation import auroc
 from pipeline.connectors.parquet import configuration_of, read_scores
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.judge import Online, Task, check_architecture, judge, split_table
-from tests.labelled import series_columns, table_columns, write
+from tests.labelled import MINUTE_MS, series_columns, table_columns, write
 
 
 def task(path: Path, **changes: Any) -> Task:
@@ -158,6 +158,19 @@ def test_too_little_to_learn_from_is_said_with_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", {"label": label_N, "f00": np.arange(100.0)})
     with pytest.raises(SnapshotError, match="are all of one label"):
         judge(task(path, setting="U"))
+
+
+@pytest.mark.parametrize("back", [[100], [5, 6, 7]])
+def test_a_clock_that_goes_back_changes_no_score(tmp_path: Path, back: list[int]) -> None:
+    """Rows count in the order of the file; the interval is the usual one."""
+    columns = series_columns(400)
+    whole = judge(task(write(tmp_path / "g" / "whole.parquet", columns)))
+    columns["timestamp"] = columns["timestamp"].copy()
+    for row in back:
+        columns["timestamp"][row:] -= 20 * MINUTE_MS
+    again = judge(task(write(tmp_path / "g" / "back.parquet", columns)))
+    assert again.vus_pr_settled == whole.vus_pr_settled
+    assert again.threshold_1_per_day == whole.threshold_1_per_day
 
 
 def test_an_architecture_that_is_not_there() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.protocols import TopicPartition
 from pipeline.stages.decode import Batch, FloatArray
 from pipeline.stages.series import SeriesTable
-from pipeline.stages.windows import SLACK, Windows
+from pipeline.stages.windows import SLACK, Near, Windows
 
 PLACE = TopicPartition("metrics", 0)
 WINDOW = 3
@@ -108,6 +108,18 @@ def test_a_snapshot_goes_on_as_if_nothing_had_happened(names: list[str], at: int
     windows.restore(slots, rows)
     found |= run(table, windows, poll(names[at:], at))
     assert found == expected(names)
+
+
+def test_before_the_rows_that_are_left_a_series_stood_still() -> None:
+    """Rows that wait are explained by windows that reach further back than an earlier state kept rows."""
+    (table, windows), names = stages(True), ["a"] * 20
+    run(table, windows, poll(names, 0))
+    waiting, slots = Near(ahead=2), np.array([0])
+    deeper = Windows(table, estimate_scaling=estimate, device=torch.device("cpu"), near=waiting)
+    deeper.restore(slots, windows.snapshot(slots))
+    last = deeper.depth - 1
+    x_BTF = deeper.gather(torch.tensor([last, last - waiting.ahead])).numpy() * 2 + 10
+    assert x_BTF[:, :, 0].tolist() == [[17, 18, 19], [17, 17, 17]]
 
 
 def test_a_large_counter_keeps_its_small_steps() -> None:

@@ -1,0 +1,118 @@
+"""Workers that end between two steps: at any call of what they talk to, and in the middle of a transaction."""
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from kafka.producer.transaction_manager import TransactionalRequestResult, TransactionManager
+
+from models.files import from_files
+from pipeline.connectors.checkpoints import StoredCheckpoints
+from pipeline.connectors.connection import Connection, GroupOptions, transactional_id
+from pipeline.connectors.kafka import KafkaPublisher, KafkaSource, KafkaTransactions
+from pipeline.connectors.storage import ObjectStorage
+from pipeline.errors import TransientError
+from pipeline.lanes import build_lane
+from pipeline.worker import Worker, WorkerOptions
+from tests.streams import CPU, SERIES
+
+Step = tuple[str, int]
+"""`before` or `after` the name of a call, and the how many-eth time."""
+
+
+class Saboteur:
+    """Wraps what a worker talks to, and is asked at each step whether the worker ends there."""
+
+    def __init__(self, tick: Callable[[str], None]) -> None:
+        self._tick = tick
+
+    def wrap(self, part: Any) -> Any:
+        saboteur = self
+
+        class Wrapped:
+            def __getattr__(self, name: str) -> Any:
+                return saboteur.around(name, getattr(part, name))
+
+        return Wrapped()
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            self._tick(f"before {name}")
+            result = function(*args, **named)
+            self._tick(f"after {name}")
+            return result
+
+        return call
+
+    def patch(self, owner: type[Any], name: str) -> None:
+        """Wrap a method in place: for processes that end anyway."""
+        setattr(owner, name, self.around(name, getattr(owner, name)))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a worker process runs; all of it can be sent to one."""
+
+    broker: str
+    topic: str
+    alerts: str
+    dead: str
+    group: str
+    storage: Path
+    model: Mapping[str, bytes]
+    end: int
+    """Offset to stop before."""
+    instance: str | None = "replica-0"
+
+
+def work(setting: Setting, fatal: Step | None, steps: Path) -> None:
+    """Run a worker exactly once to the end of its topic; at the fatal step it kills its process.
+
+    What it has gone through is left in the file `steps`.
+    """
+    torch.set_num_threads(1)
+    seen: Counter[str] = Counter()
+
+    def tick(step: str) -> None:
+        seen[step] += 1
+        if (step, seen[step]) == fatal:
+            steps.write_text(json.dumps(seen))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    saboteur = Saboteur(tick)
+    for owner, name in (
+        (KafkaPublisher, "confirm"),
+        (TransactionManager, "begin_transaction"),
+        (TransactionManager, "send_offsets_to_transaction"),
+        (TransactionManager, "begin_commit"),
+        (TransactionalRequestResult, "wait"),
+    ):
+        saboteur.patch(owner, name)
+    connection = Connection(setting.broker)
+    group = GroupOptions(setting.group, setting.instance, session_timeout_s=6, max_poll_records=150)
+    stream = SERIES.model_copy(update={"topic": setting.topic})
+    lane = build_lane("machines", stream, from_files(setting.model), "v1", CPU)
+    checkpoints = StoredCheckpoints(ObjectStorage(setting.storage.as_uri()))
+    options = WorkerOptions(setting.alerts, setting.dead, checkpoint_every_s=0)
+    with closing(KafkaSource(connection, group, [setting.topic])) as source:
+        name = transactional_id(setting.group, setting.instance)
+        with closing(KafkaTransactions(connection, source, name)) as delivery:
+            wrap = saboteur.wrap
+            finish(Worker([lane], wrap(source), wrap(delivery), wrap(checkpoints), options), setting.end)
+    steps.write_text(json.dumps(seen))
+
+
+def finish(worker: Worker, end: int) -> None:
+    """Step until the state stands before the offset `end`, whatever fails for a while."""
+    while not any(progress.next_offset >= end for progress in worker.partitions.progress.values()):
+        try:
+            worker.step()
+        except TransientError:
+            continue
