@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.alert_settings import OF_SERIES, AlertSettings
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting
@@ -29,12 +30,11 @@ from pipeline.setting_types import (
     LARGEST,
     LONGEST_WAIT,
     WRITTEN,
-    BudgetText,
     Duration,
-    DurationOrNever,
     FieldPath,
     FieldPaths,
     Name,
+    Section,
     Servers,
     StorageUrl,
     Topic,
@@ -47,16 +47,6 @@ from pipeline.setting_types import (
 from pipeline.yaml_lines import Keys, YamlError, read_yaml
 
 _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
-_OF_SERIES = {
-    "accept_after": "have no level that stays",
-    "repeat_after": "raise incidents that do not last",
-    "silence": "have no interval",
-}
-"""Keys of `alerts` that say nothing of records judged one by one, and why."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class KafkaSettings(Section):
@@ -169,25 +159,6 @@ class ModelSettings(BaseModel):
         return {**named, **(self.__pydantic_extra__ or {})}
 
 
-class AlertSettings(Section):
-    budget: BudgetText = "1 per week"
-    """False incidents that one series may raise (for features: the stream): `1 per day`, `1 per 1000 records`."""
-    delay: Annotated[int, Field(ge=0, le=4096), BeforeValidator(no_truth)] = 0
-    """Later points that a point waits for before it is judged: later alerts, and better ones."""
-    quiet_points: Whole = 5
-    """Points below the threshold, less `hysteresis`, after which an incident is resolved."""
-    hysteresis: Annotated[float, Field(ge=0, le=100), BeforeValidator(no_truth)] = 5.0
-    """How far scores may lie under the threshold while an incident goes on: at 10, points ten times as common."""
-    merge_points: Annotated[int, Field(ge=0, le=LARGEST), BeforeValidator(no_truth)] = 20
-    """A series that is strange again within so many points after a resolution has its incident `reopened`."""
-    repeat_after: DurationOrNever = None
-    """After how long an incident that goes on unchanged is told again, as `repeated`; by default never."""
-    silence: Annotated[int, Field(ge=2, le=LARGEST), BeforeValidator(no_truth)] | None = None
-    """Intervals without a point after which a series has an incident `silent`; by default it has none."""
-    accept_after: DurationOrNever = 86_400
-    """How long a series is strange until its level is accepted, so usual, and its incident ends; or never."""
-
-
 class StreamSettings(Section):
     topic: Topic
     """Topic to read."""
@@ -230,7 +201,7 @@ class StreamSettings(Section):
             raise mistake_at(
                 ("alerts", "delay"), "it needs `kind: series`: after a record of features comes no other"
             )
-        for key, why in _OF_SERIES.items():
+        for key, why in OF_SERIES.items():
             asked = key in self.alerts.model_fields_set and getattr(self.alerts, key) is not None
             if self.kind == "features" and asked:
                 raise mistake_at(("alerts", key), f"it needs `kind: series`: records of features {why}")

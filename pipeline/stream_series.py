@@ -26,9 +26,11 @@ from pipeline.stages.incidents import (
     Transition,
     derived_id,
 )
+from pipeline.stages.muting import Muting
 from pipeline.stages.scoring import Scorer, Scores
 from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.silence import Quiet, Silence
+from pipeline.stages.thresholds import Thresholds
 from pipeline.stages.windows import Windows
 from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of, timed
 
@@ -63,7 +65,12 @@ class SeriesPipeline:
             merge_points=plan.merge_points,
             repeat_after_ms=plan.repeat_after_ms,
         )
-        self._threshold_S = np.zeros(0)
+        self._thresholds = Thresholds(self._table, plan.thresholds, plan.series_in_budget)
+        self._muting = Muting(
+            plan.name, plan.model_version, plan.fields_of, storm=plan.storm, maintenance=plan.maintenance
+        )
+        self._accepting_S = np.zeros(0, np.bool_)
+        """Whose tail has been told when to accept a level."""
 
     @property
     def shape(self) -> str:
@@ -86,7 +93,7 @@ class SeriesPipeline:
         with measure("series"):
             batches = [batch for batch, _ in decoded]
             admitted = self._table.admit(batches)
-            self._begin_tails(self._table.take_new())
+            self._begin_series(self._table.take_new())
             records_of = {records.partition: records.records for records in arrived}
             rejects += [
                 Reject(place, records_of[place][row], row, reason, REASONS[reason])
@@ -94,7 +101,7 @@ class SeriesPipeline:
             ]
             points = admitted.points
             # The tails are told how long a level has to stay before any of its points is scored.
-            self._set_thresholds(np.unique(points.slot_M))
+            self._begin_accepting(np.unique(points.slot_M))
         with measure("silence"):
             quiet = self._silence.follow(batches, points, admitted.place_M)
             stops = _stops(quiet)
@@ -103,9 +110,10 @@ class SeriesPipeline:
         rounds = self._scorer.score_windows(points, self._windows, self._tail)
         for scores in timed(rounds, measure, "scoring"):
             with measure("incidents"):
-                threshold_K = self._threshold_S[scores.judged.slot_M]
+                rows = scores.judged
+                threshold_K = self._thresholds.of(rows.slot_M, rows.offset_M, self._silence.passed)
                 alerts += self._alerts(scores, threshold_K, stops)
-                judged.append((scores.judged, scores.score_K, threshold_K))
+                judged.append((rows, scores.score_K, threshold_K))
         with measure("incidents"):
             alerts += self._stale_alerts(self._incidents.stop(stops))
         # Sorting keeps the order of those with one offset and series: what went before a silence comes first.
@@ -114,9 +122,12 @@ class SeriesPipeline:
             + self._silence_alerts(quiet)
             + [alert for alert in alerts if alert.state != "stale"]
         )
+        alerts.sort(key=lambda alert: (alert.partition, alert.offset, alert.series))
+        with measure("incidents"):
+            told, muted = self._muting.follow(alerts, self._silence.passed)
         names = self._table.names
         return Outcome(
-            sorted(alerts, key=lambda alert: (alert.partition, alert.offset, alert.series)),
+            told,
             rejects,
             lambda: _scored(judged, names),
             points_scored=sum(len(score_K) for _, score_K, _ in judged),
@@ -124,6 +135,7 @@ class SeriesPipeline:
             late=admitted.late,
             held=int(points.held_M.sum()),
             series_moved=admitted.moved,
+            muted=muted,
         )
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
@@ -142,6 +154,7 @@ class SeriesPipeline:
         arrays["names"] = np.frombuffer(msgspec.json.encode(list(series)), np.uint8)
         arrays["incidents"] = np.frombuffer(msgspec.json.encode(incidents), np.uint8)
         arrays["resolved"] = np.frombuffer(msgspec.json.encode(resolved), np.uint8)
+        arrays["muting"] = np.frombuffer(self._muting.snapshot(partition), np.uint8)
         return arrays
 
     def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -151,7 +164,7 @@ class SeriesPipeline:
             return
         names = msgspec.json.decode(arrays["names"].tobytes(), type=list[str])
         slots = np.array([self._table.add(partition, name) for name in names], np.int64)
-        self._begin_tails(self._table.take_new())
+        self._begin_series(self._table.take_new())
         known = {name: self._table.columns[name][slots] for name in ("learned", "center", "scale")}
         self._table.restore(slots, arrays)
         self._windows.restore(slots, arrays)
@@ -159,18 +172,24 @@ class SeriesPipeline:
         self._tail.scatter(slots, _beginning(_TAIL, arrays))
         self._silence.restore(partition, slots, _beginning(_SILENCE, arrays))
         self._incidents.restore(_incidents(arrays, "incidents", slots), _incidents(arrays, "resolved", slots))
+        if "muting" in arrays:
+            self._muting.restore(partition, arrays["muting"].tobytes())
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
         freed = self._table.drop(partition)
-        self._threshold_S[freed[freed < len(self._threshold_S)]] = np.inf
+        self._thresholds.forget(freed)
+        self._accepting_S[freed[freed < len(self._accepting_S)]] = False
         self._windows.free(freed)
         self._silence.drop(partition, freed)
         self._incidents.forget(freed)
+        self._muting.drop(partition)
 
-    def _begin_tails(self, new: list[int]) -> None:
+    def _begin_series(self, new: list[int]) -> None:
         if new:
-            self._tail.begin(np.array(new, np.int64), [self._table.names[slot] for slot in new])
+            slots = np.array(new, np.int64)
+            self._tail.begin(slots, [self._table.names[slot] for slot in new])
+            self._thresholds.begin(slots)
 
     def _rescale(self, slots: IntArray, known: Mapping[str, npt.NDArray[Any]]) -> None:
         """Move restored buffers to this model's own scaling, where it knows the series by another one."""
@@ -181,19 +200,20 @@ class SeriesPipeline:
         if differs.any():
             self._windows.rescale(slots[differs], known["center"][differs], known["scale"][differs])
 
-    def _set_thresholds(self, slots: IntArray) -> None:
-        """Give a threshold to each of these series whose interval is known and that has none."""
-        more = self._table.capacity - len(self._threshold_S)
-        self._threshold_S = np.concatenate([self._threshold_S, np.full(max(more, 0), np.inf)])
-        interval_S = self._table.columns["interval_ms"]
-        new = slots[np.isinf(self._threshold_S[slots]) & (interval_S[slots] > 0)]
+    def _begin_accepting(self, slots: IntArray) -> None:
+        """Tell the tails of these series when to accept a level, once their interval is known."""
+        if self._plan.accept_after_ms is None:
+            return
+        more = self._table.capacity - len(self._accepting_S)
+        if more:
+            self._accepting_S = np.append(self._accepting_S, np.zeros(more, np.bool_))
+        interval_ms_S = self._table.columns["interval_ms"]
+        # Before its first window is complete a series has no interval, and no score either.
+        new = slots[~self._accepting_S[slots] & (interval_ms_S[slots] > 0)]
         if len(new):
-            # Before its first window is complete a series has no interval, and no score either.
-            names = [self._table.names[slot] for slot in new.tolist()]
-            self._threshold_S[new] = self._plan.thresholds(names, interval_S[new])
-            if self._plan.accept_after_ms is not None:
-                points = self._detector.points_to_accept(self._plan.accept_after_ms, interval_S[new])
-                self._tail.accept_after(new, points)
+            self._accepting_S[new] = True
+            points = self._detector.points_to_accept(self._plan.accept_after_ms, interval_ms_S[new])
+            self._tail.accept_after(new, points)
 
     def _alerts(self, scores: Scores, threshold_K: FloatArray, stops: Stops) -> list[Alert]:
         """Follow the incidents through these scores; return what is to be told of them."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.alert_settings import AlertSettings
 from pipeline.budgets import Budget
-from pipeline.config import AlertSettings
 from pipeline.protocols import TopicPartition
 from pipeline.stages.incidents import STARTS, Incidents
 from pipeline.stages.series import Points

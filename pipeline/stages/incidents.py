@@ -35,8 +35,8 @@ from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.series import BoolArray, Points, runs
 from pipeline.stages.silence import Quiet
 
-State = Literal["opened", "reopened", "worsened", "repeated", "resolved", "accepted", "silent", "stale"]
-STARTS: tuple[State, ...] = ("opened", "reopened", "silent")
+State = Literal["opened", "reopened", "worsened", "repeated", "resolved", "accepted", "silent", "stale", "storm"]
+STARTS: tuple[State, ...] = ("opened", "reopened", "silent", "storm")
 """With one of these an incident begins, or begins again."""
 ENDS: tuple[State, ...] = ("resolved", "accepted", "stale")
 """After one of these an incident has no further course, but that a resolved one may be reopened."""

@@ -21,7 +21,10 @@ What happens is decided by records in offset order, never by polls: its cause is
 watermark to the deadline, and its time is the deadline. One deadline is kept for each partition, the earliest
 that may come; only when the watermark reaches it are all series of the partition looked at.
 
-Legend: N accepted records of a partition's poll, K admitted points of them, G spells between two points, S slots.
+A series is live from its first full window until it is quiet, and again with its next record.
+
+Legend: N accepted records of a partition's poll, K admitted points of them, G spells between two points, S slots,
+C changes of how many series are live.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,6 +49,7 @@ _LONGEST_MS = 1 << 58
 
 _UNWATCHED, _WATCHED, _SPARED, _SILENT, _GONE = range(5)
 """A series with too few points; one that is on time; one that was given time again; quiet; quiet for good."""
+_LIVE = (_WATCHED, _SPARED)
 
 ByteArray = npt.NDArray[np.int8]
 
@@ -64,6 +68,25 @@ class Quiet(msgspec.Struct, frozen=True):
     """Of the record that the watermark reached the deadline with, or that resolves it."""
     until: int
     """Offset of the series' next record in this poll; `LAST`: there is none."""
+
+
+class Passed(NamedTuple):
+    """How a partition's time went on in a poll, and how many of its series are live."""
+
+    offset_N: IntArray
+    """Of its accepted records."""
+    watermark_ms_N: IntArray
+    """The partition's time with each of them."""
+    live: int
+    """Series that were live before the poll."""
+    change_offset_C: IntArray
+    """Where that changes, in order."""
+    change_C: IntArray
+
+    def live_at(self, offset_K: IntArray) -> IntArray:
+        """Return how many series are live with the record at each of these offsets."""
+        live_C = self.live + np.append(0, np.cumsum(self.change_C))
+        return live_C[np.searchsorted(self.change_offset_C, offset_K, side="right")]
 
 
 class _Spells(NamedTuple):
@@ -96,6 +119,9 @@ class Silence:
         self._watermark_ms: dict[TopicPartition, int] = {}
         self._due_ms: dict[TopicPartition, int] = {}
         """No series of the partition has an earlier deadline."""
+        self._live: dict[TopicPartition, int] = {}
+        self.passed: dict[TopicPartition, Passed] = {}
+        """What the last poll was to each of its partitions."""
         self._columns: dict[str, npt.NDArray[Any]] = {
             "seen_ms": np.zeros(0, np.int64),
             "opened_ms": np.zeros(0, np.int64),
@@ -116,6 +142,7 @@ class Silence:
             place_M: where each point stands among the records of all batches.
         """
         self._reserve()
+        self.passed = {}
         found: list[Quiet] = []
         begin = 0
         for batch in batches:
@@ -152,11 +179,13 @@ class Silence:
             gone_S = self._deadline_ms(self._now(slots)) <= self._watermark_ms[partition]
             columns["state"][slots[gone_S]] = _GONE
         self._due_ms[partition] = int(self._deadline_ms(self._now(slots)).min(initial=_NEVER))
+        self._live[partition] = int(np.isin(columns["state"][slots], _LIVE).sum())
 
     def drop(self, partition: TopicPartition, slots: IntArray) -> None:
         """Forget a partition, and the slots that its series had."""
         self._watermark_ms.pop(partition, None)
         self._due_ms.pop(partition, None)
+        self._live.pop(partition, None)
         self._reserve()
         for column in self._columns.values():
             column[slots] = 0
@@ -173,6 +202,7 @@ class Silence:
         self._watermark_ms[partition] = now_ms
 
         found: list[Quiet] = []
+        come_C = np.zeros(0, np.int64)
         if len(points):
             slot_K = points.slot_M
             first_K = np.append(True, slot_K[1:] != slot_K[:-1])
@@ -191,6 +221,9 @@ class Silence:
             # Each carried spell ends with the first point of its series, each other one with the next point.
             next_G = np.append(np.flatnonzero(first_K), np.arange(1, len(slot_K) + 1))
             _tell_resolved(spells, next_G, points, found)
+            back_G = ~np.isin(spells.state_G, (_UNWATCHED, *_LIVE)) & (spells.until_G < LAST)
+            first_watched_K = points.index_M == self._table.window - 1
+            come_C = np.append(points.offset_M[first_watched_K], spells.until_G[back_G])
             latest = spells.take(len(carried.slot_G) + np.flatnonzero(last_K))
             self._write(latest)
             deadline_ms = int(self._deadline_ms(latest).min(initial=_NEVER))
@@ -203,7 +236,20 @@ class Silence:
             spells = self._pass(spells, batch, watermark_ms_N, found)
             self._write(spells)
             self._due_ms[partition] = int(self._deadline_ms(spells).min(initial=_NEVER))
+        gone_C = np.array([quiet.offset for quiet in found if quiet.state in ("stopped", "silent")], np.int64)
+        self._pass_on(batch, watermark_ms_N[1:], come_C, gone_C)
         return sorted(found, key=lambda quiet: quiet.offset)
+
+    def _pass_on(self, batch: Batch, watermark_ms_N: IntArray, come_C: IntArray, gone_C: IntArray) -> None:
+        """Note what the poll was to the partition: its time, and the offsets where series came alive or left."""
+        offset_C = np.append(come_C, gone_C)
+        change_C = np.append(np.ones(len(come_C), np.int64), -np.ones(len(gone_C), np.int64))
+        order_C = np.argsort(offset_C, kind="stable")
+        live = self._live.get(batch.partition, 0)
+        self._live[batch.partition] = live + len(come_C) - len(gone_C)
+        self.passed[batch.partition] = Passed(
+            batch.offset_N, watermark_ms_N, live, offset_C[order_C], change_C[order_C]
+        )
 
     def _pass(self, spells: _Spells, batch: Batch, watermark_ms_N: IntArray, found: list[Quiet]) -> _Spells:
         """Let the time of each spell pass; return the spells as they end."""

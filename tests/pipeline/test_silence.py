@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import AlertSettings
+from pipeline.alert_settings import AlertSettings
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, message, structured
 from pipeline.stages.incidents import derived_id
