@@ -1,5 +1,6 @@
 """When a stream alerts, and what it leaves untold: the keys below `alerts`."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -19,6 +20,7 @@ from pipeline.setting_types import (
     no_truth,
 )
 
+_EPOCH, _MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 OF_SERIES = {
     "accept_after": "have no level that stays",
     "repeat_after": "raise incidents that do not last",
@@ -41,11 +43,24 @@ class MaintenanceSettings(Section):
     note: Name | None = None
     """What is done then, for people."""
 
+    @property
+    def from_ms(self) -> int:
+        return _ms_of(self.from_)
+
+    @property
+    def to_ms(self) -> int:
+        return _ms_of(self.to)
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if not self.from_ < self.to:
+        if not self.from_ms < self.to_ms:
             raise mistake_at(("to",), "it is not later than `from`; write the end of the window")
         return self
+
+
+def _ms_of(moment: datetime) -> int:
+    # Integer arithmetic: a float of seconds would round some milliseconds.
+    return (moment - _EPOCH) // _MS
 
 
 class AlertSettings(Section):

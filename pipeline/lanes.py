@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from models.calibration import alert_threshold
 from models.detector import Detector
 from models.files import ModelFileError, from_files
 from models.spec import shortened
-from pipeline.alert_settings import AlertSettings, MaintenanceSettings
+from pipeline.alert_settings import AlertSettings
 from pipeline.budgets import parse_budget
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, RegistryError
@@ -25,8 +24,6 @@ from pipeline.stages.thresholds import OfBudget
 from pipeline.stream import Lane, StreamPipeline, StreamPlan
 from pipeline.stream_features import FeaturesPipeline
 from pipeline.stream_series import SeriesPipeline
-
-_EPOCH, _MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
 
 def choose_device(name: str) -> torch.device:
@@ -101,7 +98,7 @@ def build_lane(
         merge_points=alerts.merge_points,
         repeat_after_ms=None if alerts.repeat_after is None else 1000 * alerts.repeat_after,
         storm=None if alerts.storm is None else StormLimit(alerts.storm, 1000 * alerts.storm_within),
-        maintenance=[_maintenance(window) for window in alerts.maintenance],
+        maintenance=[Maintenance(each.series, each.from_ms, each.to_ms) for each in alerts.maintenance],
         silence_intervals=alerts.silence,
         accept_after_ms=None if alerts.accept_after is None else 1000 * alerts.accept_after,
         hold_points=settings.hold_points if settings.missing == "hold" else 0,
@@ -168,12 +165,6 @@ def _series_in_budget(alerts: AlertSettings, partitions: int) -> float | None:
     assert whole.per_s is not None
     assert each.per_s is not None
     return (whole.incidents / whole.per_s) / (each.incidents / each.per_s) / partitions
-
-
-def _maintenance(window: MaintenanceSettings) -> Maintenance:
-    # Integer arithmetic: a float of seconds would round some milliseconds.
-    from_ms, to_ms = ((moment - _EPOCH) // _MS for moment in (window.from_, window.to))
-    return Maintenance(window.series, from_ms, to_ms)
 
 
 def _fields_of(settings: StreamSettings) -> Callable[[str], dict[str, str]]:

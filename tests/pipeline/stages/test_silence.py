@@ -285,3 +285,38 @@ def test_polls_and_restarts_do_not_matter(
 def silent_at_the_end(found: Sequence[Told]) -> int:
     latest: Mapping[str, str] = {name: state for name, state, *_ in sorted(found, key=lambda told: told[4])}
     return sum(state == "silent" for state in latest.values())
+
+
+def live(stage: Stage, rows: Sequence[Row], cuts: Sequence[int], restart: bool) -> list[int]:
+    """Return how many series are live with each record; if asked, there is a restart after each poll."""
+    counts: list[int] = []
+    for low, high in pairwise(sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})):
+        stage.take((PLACE, rows[low:high], low))
+        passed = stage.silence.passed[PLACE]
+        assert passed.offset_N.tolist() == list(range(low, high))
+        counts += passed.live_at(passed.offset_N).tolist()
+        stage = stage.restarted() if restart else stage
+    return counts
+
+
+def test_a_series_is_live_from_its_first_window_until_it_is_quiet_and_again_with_its_next_record() -> None:
+    rows = [*steps("a", 0, 10), *on_time("b", 10, 20), *steps("a", 20, 70), *on_time("b", 71), *steps("a", 80, 90)]
+    # `a` from its second record, `b` from its second; that is quiet at 50 and back at 71.
+    assert live(Stage(), rows, [], False) == [0, 1, 1, 2, *[2, 2, 2], *[1, 1, 1], 2, 2, 2]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 300), st.sampled_from([-1, 0, 300])),
+        min_size=1,
+        max_size=40,
+    ),
+    cuts=st.lists(st.integers(1, 39), max_size=8),
+    restart=st.booleans(),
+)
+def test_how_many_series_are_live_is_a_matter_of_records_alone(
+    rows: list[Row], cuts: list[int], restart: bool
+) -> None:
+    rows = [*sorted(rows[: len(rows) // 2], key=lambda row: row[1]), *rows[len(rows) // 2 :]]
+    assert live(Stage(), rows, cuts, restart) == live(Stage(), rows, [], False)
