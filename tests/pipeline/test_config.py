@@ -203,7 +203,7 @@ MISTAKES = [
     ),
     (
         GOOD
-        + "    alerts:\n      maintenance:\n      - {from: 2026-03-01T22:00:00Z, to: 2026-03-02T22:00:00Z, form: a}\n",
+        + "    alerts:\n      maintenance:\n      - {from: 2026-03-01T22:00Z, to: 2026-03-02T22:00Z, form: a}\n",
         ":6: streams.machines.alerts.maintenance.0.form is no setting; did you mean 'from'?",
     ),
     (

@@ -138,6 +138,11 @@ def test_a_storm_is_resolved_when_few_are_open_and_no_more_begin_and_the_rest_is
     assert len(muted) == 4 + 3
 
 
+def test_incidents_that_are_over_when_the_storm_begins_do_not_keep_it_up() -> None:
+    told, _ = run(muting(), [*opens(0, "abc"), *ends(10, "abc"), *opens(20, "d"), Happened(90), Happened(100)])
+    assert course(told)[-3:] == [(6, "", "storm"), (8, "", "resolved"), (8, "d", "opened")]
+
+
 def test_a_storm_goes_on_while_half_as_many_are_open() -> None:
     told, _ = run(muting(), [*opens(0, "abcdef"), Happened(10_000), *ends(10_000, "cdef"), *ends(10_001, "a")])
     assert course(told)[-2:] == [(11, "a", "resolved"), (11, "", "resolved")]
@@ -214,8 +219,15 @@ def test_windows_that_follow_each_other_are_one() -> None:
 
 
 def test_a_series_whose_clock_is_behind_is_not_muted_after_the_window() -> None:
-    told, _ = run(muting(None, Maintenance("*", 0, 100)), [Happened(150), *opens(50, "a")])
+    told, muted = run(muting(None, Maintenance("*", 0, 100)), [Happened(150), *opens(50, "a")])
     assert course(told) == [(1, "a", "opened")]
+    assert not muted
+
+
+def test_each_window_ends_at_its_own_time() -> None:
+    windows = (Maintenance("a", 0, 100), Maintenance("[bc]", 0, 200), Maintenance("d", 0, 300))
+    told, _ = run(muting(None, *windows), [*opens(10, "abcd"), Happened(100), Happened(200), Happened(300)])
+    assert course(told) == [(4, "a", "opened"), (5, "b", "opened"), (5, "c", "opened"), (6, "d", "opened")]
 
 
 def test_what_is_open_at_the_end_of_a_window_may_be_a_storm() -> None:
