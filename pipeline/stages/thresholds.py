@@ -62,7 +62,8 @@ class Thresholds:
         number_K = self._number_S[slot_K]
         for partition, own in passed.items():
             of_partition_K = number_K == self._number_of.get(partition, -1)
-            halvings_K[of_partition_K] = self._halvings(own.live_at(offset_K[of_partition_K]))
+            live_K = own.live_at(offset_K[of_partition_K])
+            halvings_K[of_partition_K] = halvings_of(live_K, self._series_in_budget)
         threshold_K = np.zeros(len(slot_K))
         asked = np.unique(halvings_K).tolist()
         for halvings in asked:
@@ -70,11 +71,6 @@ class Thresholds:
             threshold_K[chosen_K] = self._halved(halvings, slot_K[chosen_K])
         self._threshold_S = {halvings: self._threshold_S[halvings] for halvings in asked}
         return threshold_K
-
-    def _halvings(self, live_K: IntArray) -> IntArray:
-        """Return how often the budgets of so many series are halved to come within the share."""
-        times_K = np.log2(np.maximum(live_K / self._series_in_budget, 1.0))
-        return np.ceil(times_K).astype(np.int64)
 
     def _halved(self, halvings: int, slot_K: IntArray) -> FloatArray:
         kept_S = self._threshold_S.get(halvings, np.zeros(0))
@@ -87,3 +83,9 @@ class Thresholds:
             names = [self._table.names[slot] for slot in new.tolist()]
             kept_S[new] = self._of_budget(names, self._table.columns["interval_ms"][new], halvings)
         return kept_S[slot_K]
+
+
+def halvings_of(live_K: IntArray, series_in_budget: float) -> IntArray:
+    """Return how often the budgets of so many live series are halved, so that they add up to no more."""
+    times_K = np.log2(np.maximum(live_K / series_in_budget, 1.0))
+    return np.ceil(times_K).astype(np.int64)
