@@ -9,11 +9,12 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 demo: $(VENV)/demo.stamp
 	@$(BIN)/offkey demo
 
+# Three processes on two cores: many tests wait for a broker.
 test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 # Figures for tests/benchmarks/results; KAFKA_HOME must name a folder with Apache Kafka's libs/.
 benchmark: $(VENV)/test.stamp

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline import cli_letters
 from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(cli_letters.app)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
@@ -190,21 +192,36 @@ def worker(
     leave: Annotated[
         bool, typer.Option("--leave", help="When it stops, give up kafka.instance_id: partitions move at once.")
     ] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Run so many on this machine; one that dies is started again.")
+    ] = None,
+    supervised: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Score records and publish alerts, until SIGTERM or Ctrl-C."""
     from pipeline.config import load_settings
-    from pipeline.health import Health, serve
-    from pipeline.stopping import Stop, stop_on_signals
 
     settings = load_settings(config)
     logger = logging.getLogger(__name__)
     if leave and settings.kafka.instance_id is None:
         logger.warning("--leave is needless without kafka.instance_id: the worker leaves whenever it stops")
+    if processes is not None:
+        from pipeline.supervisor import supervise
+
+        return supervise(config, settings, processes, leave)
+
+    from pipeline.health import Health, serve
+    from pipeline.stopping import Stop, stop_on_signals
+    from pipeline.supervised import Place, settings_of
+
+    place = Place.parse(supervised) if supervised else None
+    settings = settings_of(settings, place.number) if place else settings
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     # The group takes away the partitions of who is longer than the first; the waits for others come on top.
     health = Health(kafka.max_poll_interval + max(kafka.connect_timeout, kafka.delivery_timeout))
     # The signals are this command's until the process has ended, for that may hang too.
     stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
+    if place:
+        place.tie(health, stop)
     host, port = settings.metrics.host, serve(settings.metrics.host, settings.metrics.port, health)
     with _worker(settings, stop) as built:
         from pipeline.worker import quiet_collector
@@ -350,15 +367,7 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
             lanes.append(build_lane(name, stream, detector, version, device, partitions))
             metrics.MODEL.labels(name, version, detector.name).set(1)
             metrics.MODEL_PROMOTED.labels(name).set(registry.promotions(name)[-1].promoted_ms / 1000)
-    group = GroupOptions(
-        kafka.group_id,
-        kafka.instance_id,
-        kafka.session_timeout,
-        kafka.max_poll_interval,
-        kafka.max_poll_records,
-        kafka.fetch_min_bytes,
-        int(kafka.fetch_max_wait * 1000),
-    )
+    group = GroupOptions.of(kafka)
     options = WorkerOptions(
         settings.topics.alerts,
         settings.topics.dead_letters,

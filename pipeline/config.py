@@ -70,8 +70,12 @@ class KafkaSettings(Section):
     """How long one batch may take before the group gives the partitions to others."""
     max_poll_records: Whole = 16_000
     """Most records of a batch."""
+    max_poll_bytes: Whole = 33_554_432
+    """Most bytes of a batch's records, unpacked; a record that is larger comes alone."""
     fetch_min_bytes: Whole = 1
     """Bytes that the broker gathers before it answers; 20000 saves CPU at thousands of records a second."""
+    fetch_max_bytes: Whole = 16_777_216
+    """Most bytes of one answer of a broker; each broker has two on their way at most, whatever is slow."""
     fetch_max_wait: Annotated[float, between("1ms", "5s"), WRITTEN] = 0.1
     """How long the broker gathers at most; up to 5 s."""
     delivery_timeout: Wait = 30

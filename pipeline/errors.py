@@ -9,6 +9,7 @@
     ├── RegistryError        no usable model version, or another writer was first: go on with the one there is,
     │                        exit 1 where there is none
     ├── CheckpointError      a checkpoint is gone, damaged or of an unknown format: take the one before it
+    ├── ProcessError         a process of several cannot start, or did not end well: end them all with its status
     └── SnapshotError        too little usable data to train on: no new version, exit 1
 
 Exceptions of client libraries are translated where they are raised, in `pipeline.connectors`, with
@@ -54,3 +55,11 @@ class CheckpointError(OffkeyError):
 
 class SnapshotError(OffkeyError):
     """A topic holds too few usable records to train on, or no field that is a number in all of them."""
+
+
+class ProcessError(OffkeyError):
+    """One of the processes of `offkey worker --processes` cannot start, or did not end as it should."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code

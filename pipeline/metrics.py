@@ -80,6 +80,10 @@ CHECKPOINTS_FAILED = Counter(
 SERIES_MOVED = Counter(
     "offkey_series_moved", "Series seen in a second partition; key the topic by series.", ["stream"]
 )
+PROCESS_RESTARTS = Counter(
+    "offkey_process_restarts",
+    "Times that this process of `offkey worker --processes` was started again; each port shows its own.",
+)
 
 EXPOSITION = make_wsgi_app()
 """WSGI application that answers with all of them, in the format that is asked for."""

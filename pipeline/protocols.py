@@ -5,7 +5,7 @@
 for `Checkpoints.write`, which may still be at work on another one while `newest` is asked.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -131,6 +131,10 @@ class Message:
     headers: Sequence[tuple[str, bytes]] = ()
     origin: str = ""
     """The record it is about, as topic/partition@offset, for error texts."""
+    partition: int | None = None
+    """Where it goes; None: wherever its key leads."""
+    timestamp_ms: int | None = None
+    """Kafka timestamp in ms since the epoch; None: the time of sending."""
 
 
 class Publisher(Protocol):
@@ -158,14 +162,16 @@ class Publisher(Protocol):
 
 
 class Delivery(Protocol):
-    """Alerts and dead letters on their way out, together with the offsets of the records behind them.
+    """Messages on their way out, together with the offsets of the records behind them, where there are any.
 
-    A batch is some `send` and one `finish`. After any error the batch is given up: the caller takes its records
-    again from the committed offset, once `settle` has returned.
+    A batch is some `send` and one `finish`, and `settle` comes before the first one. After any error the batch is
+    given up: the caller takes its records again from the committed offset, once `settle` has returned.
     """
 
     def settle(self) -> None:
         """See that nothing of an earlier batch is undecided; the committed offsets then tell what it came to.
+
+        Exactly once, an earlier process of the same name can finish nothing any more.
 
         Raises:
             TransientError: the broker does not answer; ask again.
@@ -190,6 +196,23 @@ class Delivery(Protocol):
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Give up what is not finished, and end within the timeout."""
+
+
+class Log(Protocol):
+    """All committed records that a topic holds."""
+
+    def retained(self) -> int:
+        """Return about how many records it holds, for a progress bar."""
+
+    def read(self) -> Iterator[PartitionRecords]:
+        """Read from its first records to its present end, each partition in offset order.
+
+        What is committed before this end is all read: transactions that are open now are waited for.
+
+        Raises:
+            TransientError: the broker stopped answering, or such a transaction did not end.
+            ConfigError: the topic is not there, or there is no right to read it.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ class Worker:
         self.partitions = Partitions(self._lane_of, self.source, self.checkpoints)
         self._checkpoint_due_s = self.clock() + self.settings.checkpoint_every_s
         self._only_replayed = False
+        self._told_of_moves: set[str] = set()
         self._stop = Stop()
         self.turned_s: float | None = None
         """When the loop last came round, by `clock`; None before its first turn."""
@@ -247,6 +248,13 @@ class Worker:
             metrics.RECORDS_LATE.labels(lane.name).inc(outcome.late)
             metrics.POINTS_HELD.labels(lane.name).inc(outcome.held)
             metrics.SERIES_MOVED.labels(lane.name).inc(outcome.series_moved)
+            if outcome.series_moved and lane.name not in self._told_of_moves:
+                self._told_of_moves.add(lane.name)
+                logger.warning(
+                    "stream %s: %d series and maybe more are in two partitions, each of which judges them by "
+                    "itself; key topic %s by series",
+                    *(lane.name, outcome.series_moved, lane.topic),
+                )
             for alert in outcome.alerts:
                 if self._is_new(TopicPartition(alert.topic, alert.partition), alert.offset):
                     metrics.ALERTS.labels(lane.name, alert.state).inc()

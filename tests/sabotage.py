@@ -1,6 +1,7 @@
-"""Workers that end between two steps: at any call of what they talk to, and in the middle of a transaction."""
+"""Processes that end between two steps: at any call of what they talk to, and in the middle of a transaction."""
 
 import json
+import multiprocessing
 import os
 import signal
 from collections import Counter
@@ -14,14 +15,20 @@ import torch
 from kafka.producer.transaction_manager import TransactionalRequestResult, TransactionManager
 
 from models.files import from_files
+from pipeline.cli_letters import replay_letters
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions, transactional_id
-from pipeline.connectors.kafka import KafkaPublisher, KafkaSource, KafkaTransactions
+from pipeline.connectors.kafka import KafkaLog, KafkaPublisher, KafkaSource, KafkaTransactions
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import TransientError
 from pipeline.lanes import build_lane
+from pipeline.letters import replay
 from pipeline.worker import Worker, WorkerOptions
 from tests.streams import CPU, SERIES
+
+# Children are forked from a process that has loaded everything and has no threads.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.sabotage"])
 
 Step = tuple[str, int]
 """`before` or `after` the name of a call, and the how many-eth time."""
@@ -78,15 +85,7 @@ def work(setting: Setting, fatal: Step | None, steps: Path) -> None:
     What it has gone through is left in the file `steps`.
     """
     torch.set_num_threads(1)
-    seen: Counter[str] = Counter()
-
-    def tick(step: str) -> None:
-        seen[step] += 1
-        if (step, seen[step]) == fatal:
-            steps.write_text(json.dumps(seen))
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    saboteur = Saboteur(tick)
+    saboteur, seen = _ending_at(fatal, steps)
     for owner, name in (
         (KafkaPublisher, "confirm"),
         (TransactionManager, "begin_transaction"),
@@ -107,6 +106,40 @@ def work(setting: Setting, fatal: Step | None, steps: Path) -> None:
             wrap = saboteur.wrap
             finish(Worker([lane], wrap(source), wrap(delivery), wrap(checkpoints), options), setting.end)
     steps.write_text(json.dumps(seen))
+
+
+def send_back(config: Path, fatal: Step | None, steps: Path) -> None:
+    """Replay dead letters as the command does, each in its own transaction; at the fatal step it kills its process.
+
+    What it has gone through is left in the file `steps`.
+    """
+    saboteur, seen = _ending_at(fatal, steps)
+    for owner, name in (
+        (KafkaTransactions, "settle"),
+        (KafkaLog, "read"),
+        (KafkaPublisher, "send"),
+        (KafkaPublisher, "confirm"),
+        (TransactionManager, "begin_transaction"),
+        (TransactionManager, "begin_commit"),
+        (TransactionalRequestResult, "wait"),
+    ):
+        saboteur.patch(owner, name)
+    replay._MOST_BYTES = 1
+    replay_letters(config, yes=True, as_json=True)
+    steps.write_text(json.dumps(seen))
+
+
+def _ending_at(fatal: Step | None, steps: Path) -> tuple[Saboteur, Counter[str]]:
+    """Return who kills this process at the fatal step, and the count of what it has gone through."""
+    seen: Counter[str] = Counter()
+
+    def tick(step: str) -> None:
+        seen[step] += 1
+        if (step, seen[step]) == fatal:
+            steps.write_text(json.dumps(seen))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return Saboteur(tick), seen
 
 
 def finish(worker: Worker, end: int) -> None:

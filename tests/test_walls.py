@@ -2,9 +2,9 @@
 
 import ast
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,13 +75,28 @@ def test_only_commands_build_connectors() -> None:
     """Each file of `pipeline/jobs` is an offline command, and reads its own files."""
     outside = ("pipeline/connectors/", "pipeline/demo/", "pipeline/jobs/")
     assert {path for path in importers("pipeline.connectors") if not path.startswith(outside)} == {
-        "pipeline/cli.py"
+        "pipeline/cli.py",
+        "pipeline/cli_letters.py",
     }
 
 
 @pytest.mark.parametrize("library", ONE_IMPORTER)
 def test_a_client_library_has_one_importer(library: str) -> None:
     assert len(importers(library)) <= 1
+
+
+def test_no_wait_and_no_age_rests_on_a_clock_that_can_be_set() -> None:
+    """The one reading is what a training calls its version and promotion by."""
+    wall = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
+    readers = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if (node.value.id, node.attr) in wall
+    ]
+    assert readers == ["pipeline/cli.py"]
+    assert not importers("time.time") | importers("time.time_ns")
 
 
 def test_no_name_that_explains_nothing() -> None:
@@ -112,7 +127,7 @@ def test_help_is_quick_and_without_torch() -> None:
 
 
 def test_help_answers_in_half_a_second() -> None:
-    """The whole process, from its start to its end."""
+    """The whole process, from its start to its end, in processor time: other work beside it does not count."""
     asked = [
         sys.executable,
         "-c",
@@ -120,10 +135,16 @@ def test_help_answers_in_half_a_second() -> None:
     ]
     took_s = []
     for _ in range(5):
-        begun_s = time.perf_counter()
+        before_s = _children_s()
         subprocess.run(asked, capture_output=True, check=True, timeout=60, env=_without_coverage())
-        took_s.append(time.perf_counter() - begun_s)
+        took_s.append(_children_s() - before_s)
     assert min(took_s) < 0.5
+
+
+def _children_s() -> float:
+    """Return the processor time of the child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _without_coverage() -> dict[str, str]:

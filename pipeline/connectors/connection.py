@@ -3,9 +3,12 @@
 import importlib.util
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import KafkaSettings
 
 REQUEST_TIMEOUT_MS = 10_000
 """How long one request may take."""
@@ -40,10 +43,27 @@ class GroupOptions:
     session_timeout_s: float = 10.0
     max_poll_interval_s: float = 300.0
     max_poll_records: int = 16_000
+    max_poll_bytes: int = 32 * 1024 * 1024
     fetch_min_bytes: int = 1
+    fetch_max_bytes: int = 16 * 1024 * 1024
     fetch_max_wait_ms: int = 100
     metadata_max_age_s: float = 30.0
     """How old what the client knows of its topics may be: a new partition is found so late."""
+
+    @classmethod
+    def of(cls, kafka: "KafkaSettings") -> Self:
+        """Return what the settings say."""
+        return cls(
+            kafka.group_id,
+            kafka.instance_id,
+            kafka.session_timeout,
+            kafka.max_poll_interval,
+            kafka.max_poll_records,
+            kafka.max_poll_bytes,
+            kafka.fetch_min_bytes,
+            kafka.fetch_max_bytes,
+            int(kafka.fetch_max_wait * 1000),
+        )
 
     def options(self) -> dict[str, Any]:
         """Return what a consumer takes of this."""
@@ -55,6 +75,7 @@ class GroupOptions:
             "max_poll_interval_ms": int(self.max_poll_interval_s * 1000),
             "max_poll_records": self.max_poll_records,
             "fetch_min_bytes": self.fetch_min_bytes,
+            "fetch_max_bytes": self.fetch_max_bytes,
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
             "metadata_max_age_ms": int(self.metadata_max_age_s * 1000),
         }

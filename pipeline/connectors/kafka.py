@@ -3,7 +3,7 @@
 from typing import Literal
 
 from pipeline.connectors.connection import Connection, GroupOptions, transactional_id
-from pipeline.connectors.kafka_history import history
+from pipeline.connectors.kafka_history import KafkaLog, history
 from pipeline.connectors.kafka_publisher import KafkaPublisher
 from pipeline.connectors.kafka_source import KafkaSource
 from pipeline.connectors.kafka_topics import KafkaCluster
@@ -13,6 +13,7 @@ from pipeline.protocols import Delivery
 
 __all__ = [
     "KafkaCluster",
+    "KafkaLog",
     "KafkaPublisher",
     "KafkaSource",
     "KafkaTransactions",

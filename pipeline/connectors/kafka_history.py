@@ -1,5 +1,6 @@
-"""A topic's newest records, read outside any group: for training, checks and the demo."""
+"""A topic's records, read outside any group: for training, checks, the demo and dead letters."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -10,12 +11,16 @@ from pipeline.errors import TransientError
 from pipeline.protocols import PartitionRecords, TopicPartition
 
 _PORTION_MS = 500
+_LONGEST_TRANSACTION_MS = 30_000
 
 
-def history(connection: Connection, topic: str, max_records: int) -> Iterator[PartitionRecords]:
+def history(
+    connection: Connection, topic: str, max_records: int, *, behind_open: bool = False
+) -> Iterator[PartitionRecords]:
     """Read a topic's newest retained records up to its present end, outside any group.
 
     `max_records` is shared out evenly; a partition gives one record at least, so that none goes unseen.
+    `behind_open`: the present end is that of all records, and transactions that are open before it are waited for.
 
     Raises:
         TransientError: the broker stopped answering.
@@ -33,6 +38,8 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
             consumer.assign(places)
             most = max(max_records // len(places), 1)
             begin, end = consumer.beginning_offsets(places), consumer.end_offsets(places)
+            if behind_open:
+                end = _end_of_all(connection, places)
             for place in places:
                 consumer.seek(place, max(begin[place], end[place] - most))
         left = {place for place in places if end[place] > begin[place]}
@@ -47,8 +54,35 @@ def history(connection: Connection, topic: str, max_records: int) -> Iterator[Pa
             with translated(f"topic {topic}"):
                 reached = {place for place in left if consumer.position(place) >= end[place]}
             silent_ms = 0 if polled or reached else silent_ms + _PORTION_MS
-            if silent_ms >= REQUEST_TIMEOUT_MS:
-                raise TransientError(f"topic {topic}: no records for {REQUEST_TIMEOUT_MS / 1000:g} s; try again")
+            if silent_ms >= (_LONGEST_TRANSACTION_MS if behind_open else REQUEST_TIMEOUT_MS):
+                raise TransientError(f"topic {topic}: no records for {silent_ms / 1000:g} s; try again")
             left -= reached
     finally:
         consumer.close()
+
+
+def _end_of_all(connection: Connection, places: list[ClientPartition]) -> dict[ClientPartition, int]:
+    """Return where each partition ends, transactions that are still open included."""
+    options = {**connection.options(), **READING, "isolation_level": "read_uncommitted"}
+    with closing(KafkaConsumer(**options, group_id=None)) as consumer:
+        found: dict[ClientPartition, int] = consumer.end_offsets(places)
+    return found
+
+
+class KafkaLog:
+    """All committed records of a topic; see `pipeline.protocols.Log`."""
+
+    def __init__(self, connection: Connection, topic: str) -> None:
+        self._connection, self._topic = connection, topic
+
+    def retained(self) -> int:
+        with closing(KafkaCluster(self._connection)) as cluster:
+            partitions = range(cluster.topic(self._topic, "READ").partitions)
+        places = [ClientPartition(self._topic, number) for number in partitions]
+        options = {**self._connection.options(), **READING}
+        with translated(f"topic {self._topic}"), closing(KafkaConsumer(**options, group_id=None)) as consumer:
+            begin, end = consumer.beginning_offsets(places), consumer.end_offsets(places)
+        return sum(end[place] - begin[place] for place in places)
+
+    def read(self) -> Iterator[PartitionRecords]:
+        return history(self._connection, self._topic, sys.maxsize, behind_open=True)

@@ -33,7 +33,14 @@ class KafkaPublisher:
         # Kafka allows a header without a value, which the client reads but does not write: it goes out empty.
         headers = [(name, b"" if value is None else value) for name, value in message.headers]
         with self._delivering(message):
-            future = self.producer().send(message.topic, value=message.value, key=key, headers=headers)
+            future = self.producer().send(
+                message.topic,
+                value=message.value,
+                key=key,
+                headers=headers,
+                partition=message.partition,
+                timestamp_ms=message.timestamp_ms,
+            )
         self._sent.append((message, future))
 
     def flush(self, timeout_s: float) -> None:

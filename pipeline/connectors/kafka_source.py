@@ -3,6 +3,10 @@
 The client resets an unknown position in silence by default; here it never does. A position that is not
 there, or has expired while it was read, makes the partition *gained* anew, so that the worker decides.
 Rebalance callbacks run on the client's I/O thread: they only note and pause.
+
+Memory: the client fetches for polls alone. While nobody polls, because alerts or storage are slow, it holds what is
+left of one answer of each broker and one answer more, of `fetch_max_bytes` each, or of one producer's batch where
+that is larger.
 """
 
 import logging
@@ -23,6 +27,7 @@ from pipeline.connectors.kafka_client import (
     translated,
 )
 from pipeline.connectors.kafka_topics import KafkaCluster
+from pipeline.connectors.poll_size import PollSize
 from pipeline.errors import AssignmentLost, ConfigError
 from pipeline.protocols import Assignment, OffsetRange, PartitionRecords, TopicPartition
 
@@ -49,6 +54,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self._position: dict[TopicPartition, int] = {}
         self._refused: set[TopicPartition] = set()
         self._has_assignment = False
+        self._size = PollSize(group.max_poll_records, group.max_poll_bytes)
         try:
             for topic in topics:
                 self._cluster.topic(topic, "READ")
@@ -73,7 +79,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             group.request_rejoin()
         try:
             with translated(f"reading {self._read}"):
-                polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+                polled = self._consumer.poll(int(timeout_s * 1000), self._size.records)
         except client_errors.NoOffsetForPartitionError:
             # Gained just now, without a committed offset: the next `assignment` tells of it.
             return ()
@@ -89,6 +95,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         arrived = [PartitionRecords(TopicPartition(*place), records) for place, records in polled.items()]
         for records in arrived:
             self._position[records.partition] = records.next_offset
+        self._size.note(arrived)
         return arrived
 
     def assignment(self) -> Assignment:

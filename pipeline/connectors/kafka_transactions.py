@@ -1,4 +1,4 @@
-"""Exactly once: alerts, dead letters and offsets in one Kafka transaction.
+"""Exactly once: alerts, dead letters and offsets, or records that are sent back, in one Kafka transaction.
 
 A reader with `isolation_level=read_committed` sees all of a batch or nothing, and all of it once. What that rests
 on:
@@ -32,7 +32,7 @@ from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka_client import NO_MEMBER, ConsumerGroupMetadata, client_errors, translated
 from pipeline.connectors.kafka_publisher import KafkaPublisher
 from pipeline.connectors.kafka_source import KafkaSource, as_client
-from pipeline.errors import AssignmentLost, ConfigError, OffkeyError, TransientError
+from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, OffkeyError, TransientError
 from pipeline.protocols import Message, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 TRANSACTION_TIMEOUT_S = 10.0
 """The broker ends a transaction that is open for longer: so long a worker that died holds its readers up."""
 _ABORT_S = 3.0
+_CAUSE_S = 3.0
 _RETRY_BACKOFF_MS = 10
 """The broker often asks to come again while it still finishes the transaction before: the client's 100 ms make one
 take 30 ms on the mean, these 17."""
@@ -50,11 +51,16 @@ class KafkaTransactions:
     """Batches of messages with the offsets behind them; see `pipeline.protocols.Delivery`."""
 
     def __init__(
-        self, connection: Connection, source: KafkaSource, transactional_id: str, delivery_timeout_s: float = 30.0
+        self,
+        connection: Connection,
+        source: KafkaSource | None,
+        transactional_id: str,
+        delivery_timeout_s: float = 30.0,
     ) -> None:
         """Connect.
 
         Args:
+            source: whose offsets are committed; None: batches have messages only.
             transactional_id: what a later process in this one's place has again; no other one may.
 
         Raises:
@@ -69,23 +75,27 @@ class KafkaTransactions:
     def send(self, message: Message) -> None:
         with self._transaction.given_up_on_error():
             self._transaction.begin()
-            self._transaction.publisher.send(message)
+            self._transaction.send(message)
 
     def finish(self, offsets: Mapping[TopicPartition, int], timeout_s: float) -> None:
         transaction = self._transaction
         if not transaction.is_open:
             if offsets:
-                self._source.commit(offsets)
+                self._reader().commit(offsets)
             return
         deadline_s = time.monotonic() + min(timeout_s, TRANSACTION_TIMEOUT_S)
         with transaction.given_up_on_error():
-            transaction.publisher.confirm(deadline_s - time.monotonic())
+            transaction.confirm(deadline_s)
             if offsets:
-                transaction.send_offsets(offsets, self._source.membership(offsets), deadline_s)
+                transaction.send_offsets(offsets, self._reader().membership(offsets), deadline_s)
             transaction.commit(deadline_s)
 
     def close(self, timeout_s: float = 5.0) -> None:
         self._transaction.close(timeout_s)
+
+    def _reader(self) -> KafkaSource:
+        assert self._source is not None, "offsets come from a source"
+        return self._source
 
 
 class _Transaction:
@@ -110,10 +120,25 @@ class _Transaction:
             self._settled = True
 
     def begin(self) -> None:
+        assert self._settled, "settle comes first"
         if not self.is_open:
             with self._translated():
                 self.publisher.producer().begin_transaction()
             self.is_open = True
+
+    def send(self, message: Message) -> None:
+        try:
+            with self._fencing_told():
+                self.publisher.send(message)
+        except DeliveryError:
+            if self._manager.has_error():
+                # The client takes no more once a message has failed: the cause is with one that was sent before.
+                self.confirm(time.monotonic() + _CAUSE_S)
+            raise
+
+    def confirm(self, deadline_s: float) -> None:
+        with self._fencing_told():
+            self.publisher.confirm(max(deadline_s - time.monotonic(), 0))
 
     def send_offsets(
         self, offsets: Mapping[TopicPartition, int], member: ConsumerGroupMetadata, deadline_s: float
@@ -131,12 +156,11 @@ class _Transaction:
 
     def _ask(self, request: str, deadline_s: float, *arguments: Any) -> None:
         """Do what the client's method of like name does, but wait no longer than until the deadline."""
-        producer = self.publisher.producer()
-        manager = producer._transaction_manager
+        manager = self._manager
         with self._translated():
             try:
                 result = getattr(manager, request)(*arguments)
-                producer._sender.wakeup()
+                self.publisher.producer()._sender.wakeup()
                 answered = result.wait(timeout_ms=max(deadline_s - time.monotonic(), 0) * 1000)
             except client_errors.KafkaError as error:
                 # Asked in a state of error, the client tells of that state and not of its cause.
@@ -157,11 +181,32 @@ class _Transaction:
         if self.is_open:
             try:
                 self._ask("begin_abort", time.monotonic() + timeout_s)
+            except AssignmentLost as error:
+                logger.debug("nothing to abort: %s", error)
             except OffkeyError as error:
                 # Also where a commit was asked for: what it came to is for the next producer to find out.
                 logger.warning("not aborted here, but by the broker or the next producer: %s", error)
         self._settled = self.is_open = False
         self.publisher.discard()
+
+    @contextmanager
+    def _fencing_told(self) -> Iterator[None]:
+        """Tell a fenced producer, whose messages merely fail, from a broker that does not confirm them."""
+        try:
+            yield
+        except DeliveryError as error:
+            if isinstance(self._manager.last_error, _FENCED):
+                raise self._fenced() from error
+            raise
+
+    @property
+    def _manager(self) -> Any:
+        return self.publisher.producer()._transaction_manager
+
+    def _fenced(self) -> AssignmentLost:
+        return AssignmentLost(
+            f"{self._name}: the broker has ended it: it took too long, or another process has its name"
+        )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -170,9 +215,7 @@ class _Transaction:
                 try:
                     yield
                 except _FENCED as error:
-                    raise AssignmentLost(
-                        f"{self._name}: the broker has ended it: it took too long, or another process has its name"
-                    ) from error
+                    raise self._fenced() from error
                 except client_errors.TransactionalIdAuthorizationFailedError as error:
                     raise ConfigError(
                         f"{self._name}: no right to that transactional id; grant write and describe to this user"

@@ -4,7 +4,7 @@ A `MemoryBroker` outlives the sources and publishers that share it, so a test ca
 start another one on what the first left behind.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -175,7 +175,15 @@ class MemoryPublisher:
         sent, self._sent = self._sent, []
         for message in sent:
             self._require_topic(message)
-            self._broker.append(message.topic, message.value, key=message.key, headers=message.headers)
+            by_key = sum(message.key or b"") % len(self._broker.topics[message.topic])
+            self._broker.append(
+                message.topic,
+                message.value,
+                key=message.key,
+                headers=message.headers,
+                timestamp=-1 if message.timestamp_ms is None else message.timestamp_ms,
+                partition=by_key if message.partition is None else message.partition,
+            )
 
     def close(self, timeout_s: float = 5.0) -> None:
         self._sent.clear()
@@ -188,7 +196,7 @@ class MemoryPublisher:
 class MemoryTransactions(MemoryPublisher):
     """Messages and offsets that are there together or not at all; see `pipeline.protocols.Delivery`."""
 
-    def __init__(self, broker: MemoryBroker, source: MemorySource, transactional_id: str) -> None:
+    def __init__(self, broker: MemoryBroker, source: MemorySource | None, transactional_id: str) -> None:
         super().__init__(broker)
         self._source, self._id = source, transactional_id
         self._epoch: int | None = None
@@ -211,7 +219,9 @@ class MemoryTransactions(MemoryPublisher):
             raise AssignmentLost(f"transaction {self._id}: another process has begun under the same id")
         for message in batch:
             self._require_topic(message)
-        self._source.commit(offsets)
+        if offsets:
+            assert self._source is not None, "offsets come from a source"
+            self._source.commit(offsets)
         self._sent = batch
         self.flush(timeout_s)
 
@@ -275,3 +285,24 @@ class MemoryRegistry:
 
     def promotions(self, stream: str) -> Sequence[Promotion]:
         return list(self._log.get(stream, []))
+
+
+class MemoryLog:
+    """All records of a topic of a `MemoryBroker`, in portions as a broker would deliver them."""
+
+    def __init__(self, broker: MemoryBroker, topic: str, portion: int = 100) -> None:
+        self._broker, self._topic, self._portion = broker, topic, portion
+
+    def retained(self) -> int:
+        return sum(len(kept) for _, kept in self._partitions())
+
+    def read(self) -> Iterator[PartitionRecords]:
+        for place, kept in self._partitions():
+            for low in range(0, len(kept), self._portion):
+                yield PartitionRecords(place, kept[low : low + self._portion])
+
+    def _partitions(self) -> list[tuple[TopicPartition, list[MemoryRecord]]]:
+        self._broker.topic_id(self._topic)
+        logs = enumerate(self._broker.topics[self._topic])
+        places = [(TopicPartition(self._topic, number), log) for number, log in logs]
+        return [(place, log[self._broker.begin.get(place, 0) :]) for place, log in places]

@@ -104,6 +104,15 @@ def test_a_partition_of_another_member_is_not_committed(world: World, way: str) 
     assert source.committed(TopicPartition(world.topic, 7)) is None
 
 
+def test_exactly_once_needs_no_source(world: World) -> None:
+    delivery = world.transactions(None, world.alerts)
+    world.opened.append(delivery)
+    delivery.settle()
+    finish(delivery, [], {})
+    finish(delivery, [alert(world, b"1"), alert(world, b"2")], {})
+    assert values(world) == [b"1", b"2"]
+
+
 def test_what_is_not_finished_is_not_seen_by_anyone(world: World) -> None:
     source, place, delivery = begun(world, "exactly_once")
     delivery.send(alert(world, b"given up"))
@@ -111,6 +120,17 @@ def test_what_is_not_finished_is_not_seen_by_anyone(world: World) -> None:
     assert source.committed(place) == 0
     finish(successor, [alert(world, b"done")], {place: 3})
     assert values(world) == [b"done"]
+
+
+def test_a_zombie_that_sends_only_now_is_refused(world: World) -> None:
+    """As a command that waited for its user's answer, while another one of its name has begun."""
+    source, _, zombie = begun(world, "exactly_once")
+    finish(zombie, [alert(world, b"in time")], {})
+    successor = world.new_delivery("exactly_once", source)
+    with pytest.raises(AssignmentLost, match="another process has"):
+        finish(zombie, [alert(world, b"a zombie's")] * 3, {})
+    finish(successor, [alert(world, b"the successor's")], {})
+    assert values(world) == [b"in time", b"the successor's"]
 
 
 def test_a_zombie_of_the_same_name_is_refused(world: World) -> None:

@@ -66,7 +66,7 @@ def follow(source: KafkaSource, attempt: Callable[[], None]) -> list[TopicPartit
             return False
         return True
 
-    poll_until(source, accepted, source)
+    poll_until(accepted, source)
     return gained
 
 
@@ -113,7 +113,7 @@ def test_one_that_only_reads_is_told_of_its_double(join: Callable[[], KafkaSourc
     gain(first)
     gain(join())
     with pytest.raises(ConfigError, match=r"same kafka\.instance_id"):
-        poll_until(first, lambda: False, first)
+        poll_until(lambda: False, first)
 
 
 def test_an_expired_position_is_given_back_and_not_skipped(
@@ -157,7 +157,7 @@ def test_a_topic_made_anew_has_another_id(
             return False
         return made_anew[-1] != before
 
-    poll_until(source, is_there, source)
+    poll_until(is_there, source)
     cluster.close()
     assert before
     assert made_anew[-1] != before

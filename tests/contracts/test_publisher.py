@@ -42,6 +42,26 @@ def test_a_header_without_a_value_goes_out_empty(world: World) -> None:
     assert [tuple(header) for header in record.headers] == [("h", b"")]
 
 
+def test_messages_lie_where_they_were_placed(wide_world: World) -> None:
+    publisher, begin_ms = wide_world.new_publisher(), 1_700_000_000_000
+    for number in range(4):
+        key, place = b"%d" % number, number % 2
+        publish(publisher, Message(wide_world.topic, key, b"v", partition=place, timestamp_ms=begin_ms + number))
+    assert {place: [(each.key, each.timestamp) for each in held] for place, held in wide_world.held().items()} == {
+        0: [(b"0", begin_ms), (b"2", begin_ms + 2)],
+        1: [(b"1", begin_ms + 1), (b"3", begin_ms + 3)],
+    }
+
+
+def test_without_a_partition_the_key_leads(wide_world: World) -> None:
+    publisher = wide_world.new_publisher()
+    for number in range(60):
+        publisher.send(Message(wide_world.topic, b"k%d" % (number % 20), b"v"))
+    publisher.flush(20)
+    first, second = ({record.key for record in held} for held in wide_world.held().values())
+    assert len(first) + len(second) == 20
+
+
 def test_a_flush_with_nothing_sent_returns(world: World) -> None:
     world.new_publisher().flush(1)
 

@@ -10,7 +10,7 @@ from kafka.errors import KafkaTimeoutError
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.errors import AssignmentLost, ConfigError, OffkeyError, TransientError
-from pipeline.protocols import Message, TopicPartition
+from pipeline.protocols import Message, Source, TopicPartition
 from tests.contracts.worlds import World, gain, gain_all, poll_until, read
 
 
@@ -72,27 +72,22 @@ def test_a_partition_goes_to_the_member_that_stays(world: World) -> None:
 def test_a_second_member_takes_its_share(wide_world: World) -> None:
     wide_world.produce(40)
     first = wide_world.new_source()
-    both = gain_all(first, 2)
+    held: dict[Source, set[TopicPartition]] = {first: set(gain_all(first, 2))}
     second = wide_world.new_source()
-    lost: set[TopicPartition] = set()
-    gained: set[TopicPartition] = set()
+    held[second] = set()
 
     def shared() -> bool:
-        change = first.assignment()
-        lost.update(change.lost)
-        lost.difference_update(change.gained)
-        change = second.assignment()
-        gained.update(change.gained)
-        gained.difference_update(change.lost)
-        return len(lost) == len(gained) == 1
+        for source, places in held.items():
+            change = source.assignment()
+            places -= change.lost
+            places |= change.gained
+        return set(map(len, held.values())) == {1} and held[first].isdisjoint(held[second])
 
-    poll_until(first, shared, second)
-    assert lost == gained
-    (moved,) = gained
+    poll_until(shared, first, second)
+    (kept,), (moved,) = held.values()
     with pytest.raises(AssignmentLost, match=f"cannot commit {moved.topic}/{moved.partition}: no longer assigned"):
         first.commit({moved: 1})
     first.start(moved, 0)
-    (kept,) = set(both) - gained
     first.start(kept, 0)
     assert {arrived.partition for arrived in first.poll(2)} <= {kept}
     second.start(moved, 0)
@@ -220,13 +215,7 @@ def test_a_member_without_partitions_is_joined_too(world: World) -> None:
     sources = [world.new_source(), world.new_source()]
     assert {source.partition_count(world.topic) for source in sources} == {1}
 
-    def both_joined() -> bool:
-        for source in sources:
-            for place in source.assignment().gained:
-                source.start(place, 0)
-        return all(source.joined() for source in sources)
-
-    poll_until(sources[0], both_joined, sources[1])
+    poll_until(lambda: all(source.joined() for source in sources), *sources)
 
 
 def test_who_was_never_assigned_anything_is_not_joined(world: World) -> None:

@@ -14,7 +14,7 @@ from kafka.structs import TopicPartition as ClientPartition
 
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaSource, KafkaTransactions, history, refuses_zombies
-from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, TransientError
+from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
 from pipeline.protocols import Message, TopicPartition
 from tests.brokers import MISSING, ApacheBroker, forbid
 from tests.commands import produce
@@ -91,6 +91,26 @@ def test_a_record_lost_inside_a_transaction_is_not_committed(place: Place) -> No
     assert place.seen() == [b"again"]
 
 
+def test_of_a_message_that_fails_behind_another_one_the_cause_is_told(place: Place) -> None:
+    transactions = place.transactions(place.member())
+    transactions.send(Message(place.alerts, b"k", b"x" * 5_000_000, origin="in/0@8"))
+    producer = transactions._transaction.publisher.producer()
+    producer.flush()
+    assert producer._transaction_manager.has_error()
+    with pytest.raises(RecordError, match="in/0@8: 5000001 bytes are more than topic"):
+        place.send(transactions, b"behind")
+
+
+def test_a_zombie_learns_it_from_any_message(place: Place) -> None:
+    source = place.member()
+    transactions = place.transactions(source)
+    place.transactions(source)
+    place.send(transactions, b"a zombie's")
+    transactions._transaction.publisher.producer().flush()
+    with pytest.raises(AssignmentLost, match="another process has its name"):
+        place.send(transactions, b"one more")
+
+
 def test_the_client_alone_would_have_committed_it(place: Place) -> None:
     """Should this fail, the client has learned to tell, and `confirm` in a transaction may go."""
     transactions = place.transactions(place.member())
@@ -116,7 +136,7 @@ def test_a_member_that_the_group_has_thrown_out_commits_nothing(place: Place, ap
     assert source.committed(place.partition) is None
     assert place.seen() == []
     # It comes back as any new member does, and goes on.
-    poll_until(source, lambda: bool(source.assignment().gained), source)
+    poll_until(lambda: bool(source.assignment().gained), source)
     source.start(place.partition, 1)
     place.send(transactions, b"again")
     transactions.finish({place.partition: 5}, 20)

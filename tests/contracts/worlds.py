@@ -1,16 +1,26 @@
 """A world for a test: a broker of one kind, two topics of the test's own, and what the test opens on them."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.connectors.connection import Connection, GroupOptions
-from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, KafkaTransactions, history
-from pipeline.connectors.memory import MemoryBroker, MemoryPublisher, MemorySource, MemoryTransactions
+from pipeline.connectors.kafka import (
+    KafkaCluster,
+    KafkaLog,
+    KafkaPublisher,
+    KafkaSource,
+    KafkaTransactions,
+    history,
+)
+from pipeline.connectors.memory import MemoryBroker, MemoryLog, MemoryPublisher, MemorySource, MemoryTransactions
 from pipeline.delivery import AtLeastOnce
 from pipeline.protocols import (
     Delivery,
+    Log,
     Message,
     PartitionRecords,
     Publisher,
@@ -35,6 +45,8 @@ class World:
     """(source, transactional id) -> exactly once."""
     published: Callable[[], Sequence[RawRecord]]
     """What a reader of `alerts` sees, who reads committed records only."""
+    log: Log
+    """Of `topic`."""
     opened: list[Any] = field(default_factory=list)
 
     def new_source(self) -> Source:
@@ -62,6 +74,13 @@ class World:
             publisher.send(Message(self.topic, b"k%d" % (number % 5), b"v%d" % number, [("n", b"%d" % number)]))
         publisher.flush(20)
 
+    def held(self) -> dict[int, list[Any]]:
+        """Return what the topic's log holds, by partition."""
+        found: dict[int, list[Any]] = {}
+        for arrived in self.log.read():
+            found.setdefault(arrived.partition.partition, []).extend(arrived.records)
+        return found
+
     def read_all(self, count: int) -> list[Any]:
         """Read the topic's first records, from its one partition."""
         source = self.new_source()
@@ -85,6 +104,7 @@ def in_memory(unique: Callable[[str], str], partitions: int) -> World:
         lambda: MemoryPublisher(broker),
         lambda source, name: MemoryTransactions(broker, source, name),
         lambda: broker.records(alerts),
+        MemoryLog(broker, topic),
     )
 
 
@@ -102,6 +122,7 @@ def on_kafka(kind: str, address: str, unique: Callable[[str], str], partitions: 
         lambda: KafkaPublisher(connection, 15),
         lambda source, name: KafkaTransactions(connection, source, name, 15),
         lambda: [record for arrived in history(connection, alerts, 1000) for record in arrived.records],
+        KafkaLog(connection, topic),
     )
 
 
@@ -136,10 +157,24 @@ def read(source: Source, count: int) -> list[Any]:
     return records
 
 
-def poll_until(source: Source, happened: Callable[[], bool], other: Source) -> None:
-    """Poll two members in turn until something has happened."""
-    deadline_s = time.monotonic() + _DEADLINE_S
-    while not happened():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        source.poll(0.1)
-        other.poll(0.1)
+def poll_until(happened: Callable[[], bool], source: Source, *others: Source) -> None:
+    """Poll members until something has happened: each of the others on a thread of its own, as in production.
+
+    Polled in turn they hold one another's joining up, on the embedded broker for most of a minute.
+    """
+    deadline_s, over = time.monotonic() + _DEADLINE_S, threading.Event()
+
+    def poll(other: Source) -> None:
+        while not over.is_set():
+            other.poll(0.1)
+
+    with ThreadPoolExecutor(len(others) + 1) as pool:
+        polling = [pool.submit(poll, other) for other in others]
+        try:
+            while not happened():
+                assert time.monotonic() < deadline_s, "it did not happen in time"
+                source.poll(0.1)
+        finally:
+            over.set()
+        for ended in polling:
+            ended.result()

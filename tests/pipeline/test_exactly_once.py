@@ -1,7 +1,6 @@
 """Exactly once on Apache Kafka: whatever happens to a worker, readers of committed records see the same list."""
 
 import json
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,12 +17,9 @@ from pipeline.connectors.kafka import KafkaCluster, history
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import TopicPartition
 from tests.commands import committed, events, produce
-from tests.sabotage import Setting, Step, work
+from tests.sabotage import PROCESSES, Setting, Step, work
 from tests.streams import Payload, series_detector, series_payloads
 
-# Children are forked from a process that has loaded everything and has no threads.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.sabotage"])
 _DEADLINE_S = 90.0
 
 PARTS = ("settle", "poll", "committed", "assignment", "start", "commit", "write", "send", "finish")
@@ -74,7 +70,7 @@ class Scene:
     def run(self, setting: Setting, fatal: Step | None = None) -> tuple[int | None, dict[str, int]]:
         """Run a worker process to its end; return its exit status and how often it went through each step."""
         steps = setting.storage.with_suffix(".steps")
-        process = _PROCESSES.Process(target=work, args=(setting, fatal, steps))
+        process = PROCESSES.Process(target=work, args=(setting, fatal, steps))
         process.start()
         process.join(_DEADLINE_S)
         assert process.exitcode is not None, f"{fatal}: the worker did not end"

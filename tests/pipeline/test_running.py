@@ -191,7 +191,7 @@ def test_leave_moves_a_static_members_partitions_at_once(deployed: Deployed) -> 
     with Running(deployed.with_instance("replica-0"), "warning", "worker", "--leave") as running:
         wait_for(lambda: deployed.reached(80), running)
         with closing(KafkaSource(deployed.connection, options, [deployed.topic])) as other:
-            poll_until(other, other.joined, other)
+            poll_until(other.joined, other)
             assert not other.assignment().gained
             assert running.end() == ""
             assert running.process.returncode == 0
@@ -208,10 +208,10 @@ def test_without_leave_a_static_member_keeps_its_partitions(deployed: Deployed) 
     with Running(deployed.with_instance("replica-0")) as running:
         wait_for(lambda: deployed.reached(80), running)
         with closing(KafkaSource(deployed.connection, options, [deployed.topic])) as other:
-            poll_until(other, other.joined, other)
+            poll_until(other.joined, other)
             assert running.end() == ""
             until_s = time.monotonic() + 3
-            poll_until(other, lambda: time.monotonic() > until_s, other)
+            poll_until(lambda: time.monotonic() > until_s, other)
             assert not other.assignment().gained
 
 

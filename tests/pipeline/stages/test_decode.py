@@ -166,6 +166,15 @@ def test_a_dead_letter_keeps_the_bytes_and_says_why() -> None:
     assert headers["__connect.errors.exception.class.name"] == b"offkey.not_utf8"
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, b"the record has no value"), (b"{", b"the value is not JSON: Input data was truncated")],
+)
+def test_a_dead_letter_says_why_once(value: bytes | None, said: bytes) -> None:
+    _, rejects = decoder().decode(arrived([Record(3, NOW_MS, None, value)]))
+    assert dict(dead_letters.message(rejects[0], "dead").headers)["__connect.errors.exception.message"] == said
+
+
 def test_missing_features_may_be_left_open() -> None:
     holding = decoder(fields={"optional_features": True})
     rows: list[dict[str, Any]] = [
