@@ -360,16 +360,18 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
     device, registry = choose_device(settings.device), StoredRegistry(storage)
     # A chunk of windows is too small for a second thread; the other cores are for other workers.
     torch.set_num_threads(1)
+    champions = {name: load_champion(name, stream, registry) for name, stream in settings.streams.items()}
     lanes = []
-    for name, stream in settings.streams.items():
-        detector, version = load_champion(name, stream, registry)
-        lanes.append(build_lane(name, stream, detector, version, device))
-        metrics.MODEL.labels(name, version, detector.name).set(1)
-        metrics.MODEL_PROMOTED.labels(name).set(registry.promotions(name)[-1].promoted_ms / 1000)
-    cluster = KafkaCluster(connection)
-    with contextlib.closing(cluster):
+    with contextlib.closing(KafkaCluster(connection)) as cluster:
         for topic in (settings.topics.alerts, settings.topics.dead_letters):
             cluster.topic(topic, "WRITE")
+        for name, (detector, version) in champions.items():
+            stream = settings.streams[name]
+            shared = stream.alerts.stream_budget is not None
+            partitions = cluster.topic(stream.topic).partitions if shared else 1
+            lanes.append(build_lane(name, stream, detector, version, device, partitions))
+            metrics.MODEL.labels(name, version, detector.name).set(1)
+            metrics.MODEL_PROMOTED.labels(name).set(registry.promotions(name)[-1].promoted_ms / 1000)
     group = GroupOptions.of(kafka)
     options = WorkerOptions(
         settings.topics.alerts,

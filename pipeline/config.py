@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.alert_settings import OF_SERIES, AlertSettings
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting
@@ -29,12 +30,11 @@ from pipeline.setting_types import (
     LARGEST,
     LONGEST_WAIT,
     WRITTEN,
-    AcceptAfter,
-    BudgetText,
     Duration,
     FieldPath,
     FieldPaths,
     Name,
+    Section,
     Servers,
     StorageUrl,
     Topic,
@@ -47,10 +47,6 @@ from pipeline.setting_types import (
 from pipeline.yaml_lines import Keys, YamlError, read_yaml
 
 _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class KafkaSettings(Section):
@@ -167,17 +163,6 @@ class ModelSettings(BaseModel):
         return {**named, **(self.__pydantic_extra__ or {})}
 
 
-class AlertSettings(Section):
-    budget: BudgetText = "1 per week"
-    """False incidents that one series may raise (for features: the stream): `1 per day`, `1 per 1000 records`."""
-    delay: Annotated[int, Field(ge=0, le=4096), BeforeValidator(no_truth)] = 0
-    """Later points that a point waits for before it is judged: later alerts, and better ones."""
-    quiet_points: Whole = 5
-    """Points below the threshold after which an incident is resolved."""
-    accept_after: AcceptAfter = 86_400
-    """How long a series is strange until its level is accepted, so usual, and its incident ends; or never."""
-
-
 class StreamSettings(Section):
     topic: Topic
     """Topic to read."""
@@ -225,11 +210,10 @@ class StreamSettings(Section):
             raise mistake_at(
                 ("alerts", "delay"), "it needs `kind: series`: after a record of features comes no other"
             )
-        asked = "accept_after" in self.alerts.model_fields_set and self.alerts.accept_after is not None
-        if self.kind == "features" and asked:
-            raise mistake_at(
-                ("alerts", "accept_after"), "it needs `kind: series`: records of features have no level that stays"
-            )
+        for key, why in OF_SERIES.items():
+            asked = key in self.alerts.model_fields_set and getattr(self.alerts, key) is not None
+            if self.kind == "features" and asked:
+                raise mistake_at(("alerts", key), f"it needs `kind: series`: records of features {why}")
         if self.kind == "features" and self.model.views:
             raise mistake_at(
                 ("model", "views"), "it needs `kind: series`: records of features are judged by one view"

@@ -106,14 +106,17 @@ def below(takes: Any, key: str) -> Any:
         return get_args(takes)[1]
     if not _is_section(takes):
         return _item_of(takes)
-    if key in takes.model_fields:
-        return takes.model_fields[key].annotation
+    for name, field in takes.model_fields.items():
+        if key == (field.alias or name):
+            return field.annotation
     return Any if takes.model_config.get("extra") == "allow" else None
 
 
 def keys_of(takes: Any) -> list[str]:
     """Return the keys that may stand under a setting of this type."""
-    return sorted(takes.model_fields) if _is_section(takes) else []
+    if not _is_section(takes):
+        return []
+    return sorted(field.alias or name for name, field in takes.model_fields.items())
 
 
 def _is_text(takes: Any) -> bool:

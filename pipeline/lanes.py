@@ -10,14 +10,17 @@ from models.calibration import alert_threshold
 from models.detector import Detector
 from models.files import ModelFileError, from_files
 from models.spec import shortened
+from pipeline.alert_settings import AlertSettings
 from pipeline.budgets import parse_budget
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, RegistryError
 from pipeline.fields import decoder_of
 from pipeline.protocols import Registry
 from pipeline.setting_types import split_path
-from pipeline.stages.decode import FloatArray, split_series_name
+from pipeline.stages.decode import split_series_name
+from pipeline.stages.muting import Maintenance, StormLimit
 from pipeline.stages.scoring import Scorer
+from pipeline.stages.thresholds import OfBudget
 from pipeline.stream import Lane, StreamPipeline, StreamPlan
 from pipeline.stream_features import FeaturesPipeline
 from pipeline.stream_series import SeriesPipeline
@@ -75,16 +78,29 @@ def _told(features: Sequence[str], others: Sequence[str]) -> str:
 
 
 def build_lane(
-    stream: str, settings: StreamSettings, detector: Detector, version: str, device: torch.device
+    stream: str,
+    settings: StreamSettings,
+    detector: Detector,
+    version: str,
+    device: torch.device,
+    partitions: int = 1,
 ) -> Lane:
-    """Put a stream's stages together around a detector."""
+    """Put a stream's stages together around a detector; its topic's partitions share the stream's budget."""
+    alerts = settings.alerts
     plan = StreamPlan(
         name=stream,
         decoder=decoder_of(settings, detector.spec.features),
         thresholds=_thresholds(settings, detector),
+        series_in_budget=_series_in_budget(alerts, partitions),
         fields_of=_fields_of(settings),
-        quiet_points=settings.alerts.quiet_points,
-        accept_after_ms=None if settings.alerts.accept_after is None else 1000 * settings.alerts.accept_after,
+        quiet_points=alerts.quiet_points,
+        hysteresis=alerts.hysteresis,
+        merge_points=alerts.merge_points,
+        repeat_after_ms=None if alerts.repeat_after is None else 1000 * alerts.repeat_after,
+        storm=None if alerts.storm is None else StormLimit(alerts.storm, 1000 * alerts.storm_within),
+        maintenance=[Maintenance(each.series, each.from_ms, each.to_ms) for each in alerts.maintenance],
+        silence_intervals=alerts.silence,
+        accept_after_ms=None if alerts.accept_after is None else 1000 * alerts.accept_after,
         hold_points=settings.hold_points if settings.missing == "hold" else 0,
         model_version=version,
     )
@@ -133,10 +149,22 @@ def _rare(score: float) -> str:
     return f"{score:.1f} (one in {10 ** (score / 10):,.0f} points)" if score <= _RARELY else f"{score:.1f}"
 
 
-def _thresholds(settings: StreamSettings, detector: Detector) -> Callable[[Sequence[str], FloatArray], FloatArray]:
+def _thresholds(settings: StreamSettings, detector: Detector) -> OfBudget:
     budget = parse_budget(settings.alerts.budget)
     judgement = detector.calibration.of(settings.alerts.delay)
-    return lambda names, interval_ms: judgement.thresholds(names, budget.points_per_incident(interval_ms))
+    return lambda names, interval_ms, halvings: judgement.thresholds(
+        names, budget.points_per_incident(interval_ms) * 2.0**halvings
+    )
+
+
+def _series_in_budget(alerts: AlertSettings, partitions: int) -> float | None:
+    """Return how many series' budgets are a partition's share of the stream's; None: it has none."""
+    if alerts.stream_budget is None:
+        return None
+    whole, each = parse_budget(alerts.stream_budget), parse_budget(alerts.budget)
+    assert whole.per_s is not None
+    assert each.per_s is not None
+    return (whole.incidents / whole.per_s) / (each.incidents / each.per_s) / partitions
 
 
 def _fields_of(settings: StreamSettings) -> Callable[[str], dict[str, str]]:

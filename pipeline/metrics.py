@@ -5,8 +5,8 @@ the configuration; `reason` of a dead letter is a key of `pipeline.stages.decode
 its exported name in capitals, without prefix and suffix. A record of many rows is one record, and as many points.
 
 After a restart the records from the checkpoint to the committed offset are replayed. What leaves the worker and
-what it has read (records, rejected ones, alerts) is counted once, replays left out. What the stages do with
-points (scored, warming, held, late, moved series, records of a batch, durations) is counted as often as it is
+what it has read (records, rejected ones, alerts, muted ones) is counted once, replays left out. What the stages do
+with points (scored, warming, held, late, moved series, records of a batch, durations) is counted as often as it is
 done, replays included; `offkey_records_replayed_total` says how many records those were.
 
 Defined at import, since the client's registry is global; `pipeline.health` serves them.
@@ -35,6 +35,11 @@ RECORDS_REPLAYED = Counter(
     "offkey_records_replayed", "Records read again after a restart, to rebuild state.", ["stream"]
 )
 ALERTS = Counter("offkey_alerts", "Alerts confirmed by the broker, by state.", ["stream", "state"])
+ALERTS_MUTED = Counter(
+    "offkey_alerts_muted",
+    "Alerts that were not told, by state and reason: storm or maintenance. Their incidents are open all the same.",
+    ["stream", "state", "reason"],
+)
 INCIDENTS_OPEN = Gauge("offkey_incidents_open", "Incidents open now.", ["stream"])
 SERIES = Gauge("offkey_series", "Series held in memory.", ["stream"])
 PARTITIONS_ASSIGNED = Gauge("offkey_partitions_assigned", "Partitions that this worker reads.", ["stream"])
@@ -44,8 +49,8 @@ LAG_RECORDS = Gauge(
 BATCH_RECORDS = Histogram("offkey_batch_records", "Records of one poll.", ["stream"], buckets=_SIZE_BUCKETS)
 STAGE_DURATION_SECONDS = Histogram(
     "offkey_stage_duration_seconds",
-    "Time of one stage for one poll: poll, decode, series, scoring (windows included), incidents, publish (all "
-    "is sent), commit (all is confirmed and the offsets are committed), checkpoint.",
+    "Time of one stage for one poll: poll, decode, series, silence, scoring (windows included), incidents, publish "
+    "(all is sent), commit (all is confirmed and the offsets are committed), checkpoint.",
     ["stage"],
     buckets=_DURATION_BUCKETS,
 )

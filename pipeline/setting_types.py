@@ -1,9 +1,10 @@
 """What a setting may hold: times, names, topics, fields; each refused with what to write instead."""
 
 import re
+from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from pipeline.budgets import parse_budget, parse_duration
 
@@ -35,7 +36,7 @@ def between(shortest: str, longest: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def parse_accept_after(value: Any) -> float | None:
+def parse_duration_or_never(value: Any) -> float | None:
     """Return seconds, or None for `never`.
 
     Raises:
@@ -50,6 +51,21 @@ def parse_accept_after(value: Any) -> float | None:
     if not 1 <= seconds <= parse_duration(_LONGEST):
         raise ValueError(f"{value!r:.60} is too short or too long; write one from 1s to {_LONGEST}, or never")
     return seconds
+
+
+def parse_moment(value: Any) -> datetime:
+    """Return a moment with its zone; YAML makes one of some texts itself.
+
+    Raises:
+        ValueError: it is none, or it tells no zone.
+    """
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ValueError(f"{str(value)!r:.60} is no moment; write one with its zone, such as 2026-03-01T22:00:00Z")
+    return moment
 
 
 def _field(path: str) -> str:
@@ -109,8 +125,8 @@ def no_truth(value: Any) -> Any:
 
 WRITTEN = Field(json_schema_extra={"type": ["number", "string"]})
 Duration = Annotated[float, between("0", _LONGEST), WRITTEN]
-AcceptAfter = Annotated[
-    float | None, BeforeValidator(parse_accept_after), WithJsonSchema({"type": ["number", "string"]})
+DurationOrNever = Annotated[
+    float | None, BeforeValidator(parse_duration_or_never), WithJsonSchema({"type": ["number", "string"]})
 ]
 Wait = Annotated[float, between("1ms", LONGEST_WAIT), WRITTEN]
 Whole = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(no_truth)]
@@ -121,3 +137,10 @@ FieldPaths = Annotated[list[FieldPath] | None, AfterValidator(_fields)]
 Servers = Annotated[str, AfterValidator(_servers)]
 StorageUrl = Annotated[str, AfterValidator(_storage)]
 BudgetText = Annotated[str, AfterValidator(_budget)]
+Moment = Annotated[datetime, BeforeValidator(parse_moment)]
+
+
+class Section(BaseModel):
+    """A part of the settings: what it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

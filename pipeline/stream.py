@@ -16,6 +16,8 @@ import numpy.typing as npt
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert
 from pipeline.stages.decode import Decoder, FloatArray, IntArray, Reject
+from pipeline.stages.muting import Maintenance, Muted, StormLimit
+from pipeline.stages.thresholds import OfBudget
 
 Arrays = dict[str, npt.NDArray[Any]]
 Step = TypeVar("Step")
@@ -28,11 +30,24 @@ class StreamPlan:
 
     name: str
     decoder: Decoder
-    thresholds: Callable[[Sequence[str], FloatArray], FloatArray]
-    """(names, ms between their points) -> alert threshold of each series."""
+    thresholds: OfBudget
+    series_in_budget: float | None
+    """So many live series of a partition use up its share of the stream's budget; None: that has no bound."""
     fields_of: Callable[[str], dict[str, str]]
     """A series' name -> the fields that name it."""
     quiet_points: int
+    hysteresis: float
+    """How far under its threshold an incident goes on."""
+    merge_points: int
+    """Within so many points of a series after a resolution the incident opens again."""
+    repeat_after_ms: float | None
+    """After how long an unchanged incident is told again; None: never."""
+    storm: StormLimit | None
+    """So many series that begin an incident in so long are one alert; None: each is told."""
+    maintenance: Sequence[Maintenance]
+    """When incidents that begin are not told."""
+    silence_intervals: int | None
+    """After so many of its intervals a quiet series has an incident; None: never."""
     accept_after_ms: float | None
     """How long a series is strange until that is its usual; None: no level is accepted."""
     hold_points: int
@@ -56,7 +71,7 @@ class Outcome:
     """What a poll's records of one stream came to."""
 
     alerts: Sequence[Alert]
-    """In the order of partition and offset."""
+    """Those that are told, in the order of partition and offset."""
     rejects: Sequence[Reject]
     scored_now: Callable[[], Scored]
     points_scored: int = 0
@@ -64,6 +79,8 @@ class Outcome:
     late: int = 0
     held: int = 0
     series_moved: int = 0
+    muted: Sequence[Muted] = ()
+    """Alerts that are not told."""
 
     @property
     def scored(self) -> Scored:

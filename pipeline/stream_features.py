@@ -21,6 +21,7 @@ from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
 from pipeline.stages.decode import Batch, FloatArray
 from pipeline.stages.incidents import SEVERITIES, derived_id, severity_of
+from pipeline.stages.muting import Muted
 from pipeline.stages.scoring import Scorer
 from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of
 
@@ -32,7 +33,7 @@ class FeaturesPipeline:
         self._plan = plan
         self._detector = detector
         self._scorer = scorer
-        self._threshold = float(plan.thresholds([""], np.array([detector.calibration.interval_ms]))[0])
+        self._threshold = float(plan.thresholds([""], np.array([detector.calibration.interval_ms]), 0)[0])
         self._tail = scorer.online_tail(STREAM_PACE)
         self._slots: dict[TopicPartition, int] = {}
         self.shape = f"features={hash_of(detector.spec.features)}"
@@ -63,7 +64,14 @@ class FeaturesPipeline:
             ]
         rejects = [reject for _, found in decoded for reject in found]
         alerts.sort(key=lambda alert: (alert.partition, alert.offset, alert.row))
-        return Outcome(alerts, rejects, lambda: self._scored(batches, score_M), points_scored=len(score_M))
+        told = [alert for alert in alerts if not self._is_muted(alert)]
+        return Outcome(
+            told,
+            rejects,
+            lambda: self._scored(batches, score_M),
+            points_scored=len(score_M),
+            muted=[Muted(alert, "maintenance") for alert in alerts if self._is_muted(alert)],
+        )
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
         """Return the state of the partition's tail."""
@@ -79,6 +87,10 @@ class FeaturesPipeline:
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
         self._slots.pop(partition, None)
+
+    def _is_muted(self, alert: Alert) -> bool:
+        """Tell whether it falls into a maintenance window: it has no further course to be told of at its end."""
+        return any(window.covers(alert.series, alert.event_ms) for window in self._plan.maintenance)
 
     def _scored(self, batches: Sequence[Batch], score_M: FloatArray) -> Scored:
         return Scored(

@@ -17,13 +17,25 @@ from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
 from pipeline.stages.decode import FloatArray, IntArray
-from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident
+from pipeline.stages.incidents import (
+    SEVERITIES,
+    SILENCE_SEVERITY,
+    Incidents,
+    OpenIncident,
+    Stops,
+    Transition,
+    derived_id,
+)
+from pipeline.stages.muting import Muting
 from pipeline.stages.scoring import Scorer, Scores
 from pipeline.stages.series import Points, SeriesTable
+from pipeline.stages.silence import Quiet, Silence
+from pipeline.stages.thresholds import Thresholds
 from pipeline.stages.windows import Windows
 from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of, timed
 
 _TAIL = "tail."
+_SILENCE = "silence."
 
 
 class SeriesPipeline:
@@ -45,8 +57,20 @@ class SeriesPipeline:
             self._table, estimate_scaling=detector.scaling.for_new, device=device, near=scorer.near
         )
         self._tail = scorer.online_tail(SERIES_PACE, accepting=plan.accept_after_ms is not None)
-        self._incidents = Incidents(plan.name, plan.quiet_points)
-        self._threshold_S = np.zeros(0)
+        self._silence = Silence(self._table, plan.silence_intervals)
+        self._incidents = Incidents(
+            plan.name,
+            plan.quiet_points,
+            hysteresis=plan.hysteresis,
+            merge_points=plan.merge_points,
+            repeat_after_ms=plan.repeat_after_ms,
+        )
+        self._thresholds = Thresholds(self._table, plan.thresholds, plan.series_in_budget)
+        self._muting = Muting(
+            plan.name, plan.model_version, plan.fields_of, storm=plan.storm, maintenance=plan.maintenance
+        )
+        self._accepting_S = np.zeros(0, np.bool_)
+        """Whose tail has been told when to accept a level."""
 
     @property
     def shape(self) -> str:
@@ -60,15 +84,16 @@ class SeriesPipeline:
 
     @property
     def open_incidents(self) -> int:
-        return len(self._incidents.open)
+        return len(self._incidents) + self._silence.silent
 
     def process(self, arrived: Sequence[PartitionRecords], measure: Measure = nullcontext) -> Outcome:
         with measure("decode"):
             decoded = [self._plan.decoder.decode(records) for records in arrived]
             rejects = [reject for _, found in decoded for reject in found]
         with measure("series"):
-            admitted = self._table.admit([batch for batch, _ in decoded])
-            self._begin_tails(self._table.take_new())
+            batches = [batch for batch, _ in decoded]
+            admitted = self._table.admit(batches)
+            self._begin_series(self._table.take_new())
             records_of = {records.partition: records.records for records in arrived}
             rejects += [
                 self._plan.decoder.reject(place, records_of[place][row], row, inner, reason)
@@ -76,18 +101,33 @@ class SeriesPipeline:
             ]
             points = admitted.points
             # The tails are told how long a level has to stay before any of its points is scored.
-            self._set_thresholds(np.unique(points.slot_M))
+            self._begin_accepting(np.unique(points.slot_M))
+        with measure("silence"):
+            quiet = self._silence.follow(batches, points, admitted.place_M)
+            stops = _stops(quiet)
         alerts: list[Alert] = []
         judged: list[tuple[Points, FloatArray, FloatArray]] = []
         rounds = self._scorer.score_windows(points, self._windows, self._tail)
         for scores in timed(rounds, measure, "scoring"):
             with measure("incidents"):
-                threshold_K = self._threshold_S[scores.judged.slot_M]
-                alerts += self._alerts(scores, threshold_K)
-                judged.append((scores.judged, scores.score_K, threshold_K))
+                rows = scores.judged
+                threshold_K = self._thresholds.of(rows.slot_M, rows.offset_M, self._silence.passed)
+                alerts += self._alerts(scores, threshold_K, stops)
+                judged.append((rows, scores.score_K, threshold_K))
+        with measure("incidents"):
+            alerts += self._stale_alerts(self._incidents.stop(stops))
+        # Sorting keeps the order of those with one record, row and series: what went before a silence comes first.
+        alerts = (
+            [alert for alert in alerts if alert.state == "stale"]
+            + self._silence_alerts(quiet)
+            + [alert for alert in alerts if alert.state != "stale"]
+        )
+        alerts.sort(key=lambda alert: (alert.partition, alert.offset, alert.row, alert.series))
+        with measure("incidents"):
+            told, muted = self._muting.follow(alerts, self._silence.passed)
         names = self._table.names
         return Outcome(
-            sorted(alerts, key=lambda alert: (alert.partition, alert.offset, alert.row)),
+            told,
             rejects,
             lambda: _scored(judged, names),
             points_scored=sum(len(score_K) for _, score_K, _ in judged),
@@ -95,6 +135,7 @@ class SeriesPipeline:
             late=admitted.late,
             held=int(points.held_M.sum()),
             series_moved=admitted.moved,
+            muted=muted,
         )
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
@@ -103,14 +144,17 @@ class SeriesPipeline:
         series = {name: slot for name, slot in held.items() if count[slot] > 0}
         slots = np.fromiter(series.values(), np.int64, len(series))
         index_of = {slot: index for index, slot in enumerate(slots.tolist())}
-        incidents = {
-            index_of[slot]: incident for slot, incident in self._incidents.open.items() if slot in index_of
-        }
+        opened, recent = self._incidents.open_among(slots), self._incidents.recent(count)
+        incidents = {index_of[slot]: incident for slot, incident in opened.items()}
+        resolved = {index_of[slot]: incident for slot, incident in recent.items() if slot in index_of}
         arrays: Arrays = self._table.snapshot(slots)
         arrays |= {_TAIL + name: column for name, column in self._tail.gather(slots).items()}
         arrays |= self._windows.snapshot(slots)
+        arrays |= {_SILENCE + name: rows for name, rows in self._silence.snapshot(partition, slots).items()}
         arrays["names"] = np.frombuffer(msgspec.json.encode(list(series)), np.uint8)
         arrays["incidents"] = np.frombuffer(msgspec.json.encode(incidents), np.uint8)
+        arrays["resolved"] = np.frombuffer(msgspec.json.encode(resolved), np.uint8)
+        arrays["muting"] = np.frombuffer(self._muting.snapshot(partition), np.uint8)
         return arrays
 
     def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -120,28 +164,32 @@ class SeriesPipeline:
             return
         names = msgspec.json.decode(arrays["names"].tobytes(), type=list[str])
         slots = np.array([self._table.add(partition, name) for name in names], np.int64)
-        self._begin_tails(self._table.take_new())
+        self._begin_series(self._table.take_new())
         known = {name: self._table.columns[name][slots] for name in ("learned", "center", "scale")}
         self._table.restore(slots, arrays)
         self._windows.restore(slots, arrays)
         self._rescale(slots, known)
-        self._tail.scatter(
-            slots, {name.removeprefix(_TAIL): a for name, a in arrays.items() if name.startswith(_TAIL)}
-        )
-        incidents = msgspec.json.decode(arrays["incidents"].tobytes(), type=dict[int, OpenIncident])
-        self._incidents.open |= {int(slots[index]): incident for index, incident in incidents.items()}
+        self._tail.scatter(slots, _beginning(_TAIL, arrays))
+        self._silence.restore(partition, slots, _beginning(_SILENCE, arrays))
+        self._incidents.restore(_incidents(arrays, "incidents", slots), _incidents(arrays, "resolved", slots))
+        if "muting" in arrays:
+            self._muting.restore(partition, arrays["muting"].tobytes())
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
         freed = self._table.drop(partition)
-        self._threshold_S[freed[freed < len(self._threshold_S)]] = np.inf
+        self._thresholds.forget(freed)
+        self._accepting_S[freed[freed < len(self._accepting_S)]] = False
         self._windows.free(freed)
-        for slot in freed.tolist():
-            self._incidents.open.pop(slot, None)
+        self._silence.drop(partition, freed)
+        self._incidents.forget(freed)
+        self._muting.drop(partition)
 
-    def _begin_tails(self, new: list[int]) -> None:
+    def _begin_series(self, new: list[int]) -> None:
         if new:
-            self._tail.begin(np.array(new, np.int64), [self._table.names[slot] for slot in new])
+            slots = np.array(new, np.int64)
+            self._tail.begin(slots, [self._table.names[slot] for slot in new])
+            self._thresholds.begin(slots)
 
     def _rescale(self, slots: IntArray, known: Mapping[str, npt.NDArray[Any]]) -> None:
         """Move restored buffers to this model's own scaling, where it knows the series by another one."""
@@ -152,46 +200,46 @@ class SeriesPipeline:
         if differs.any():
             self._windows.rescale(slots[differs], known["center"][differs], known["scale"][differs])
 
-    def _set_thresholds(self, slots: IntArray) -> None:
-        """Give a threshold to each of these series whose interval is known and that has none."""
-        more = self._table.capacity - len(self._threshold_S)
-        self._threshold_S = np.concatenate([self._threshold_S, np.full(max(more, 0), np.inf)])
-        interval_S = self._table.columns["interval_ms"]
-        new = slots[np.isinf(self._threshold_S[slots]) & (interval_S[slots] > 0)]
+    def _begin_accepting(self, slots: IntArray) -> None:
+        """Tell the tails of these series when to accept a level, once their interval is known."""
+        if self._plan.accept_after_ms is None:
+            return
+        more = self._table.capacity - len(self._accepting_S)
+        if more:
+            self._accepting_S = np.append(self._accepting_S, np.zeros(more, np.bool_))
+        interval_ms_S = self._table.columns["interval_ms"]
+        # Before its first window is complete a series has no interval, and no score either.
+        new = slots[~self._accepting_S[slots] & (interval_ms_S[slots] > 0)]
         if len(new):
-            # Before its first window is complete a series has no interval, and no score either.
-            names = [self._table.names[slot] for slot in new.tolist()]
-            self._threshold_S[new] = self._plan.thresholds(names, interval_S[new])
-            if self._plan.accept_after_ms is not None:
-                points = self._detector.points_to_accept(self._plan.accept_after_ms, interval_S[new])
-                self._tail.accept_after(new, points)
+            self._accepting_S[new] = True
+            points = self._detector.points_to_accept(self._plan.accept_after_ms, interval_ms_S[new])
+            self._tail.accept_after(new, points)
 
-    def _alerts(self, scores: Scores, threshold_K: FloatArray) -> list[Alert]:
+    def _alerts(self, scores: Scores, threshold_K: FloatArray, stops: Stops) -> list[Alert]:
         """Follow the incidents through these scores; return what is to be told of them."""
         table, judged = self._table, scores.judged
         transitions = self._incidents.follow(
-            judged, scores.score_K, threshold_K, table.names, table.partitions, scores.accepted_K
+            judged, scores.score_K, threshold_K, table.names, table.partitions, scores.accepted_K, stops
         )
         if not transitions:
             return []
+        alerts = self._stale_alerts(transitions)
+        transitions = [transition for transition in transitions if transition.stop is None]
+        if not transitions:
+            return alerts
         columns, names = table.columns, self._detector.spec.features
         positions = [transition.position for transition in transitions]
         slot_K = judged.slot_M[positions]
         why = scores.explain(positions)
         expected_KF = why.expected_KF * columns["scale"][slot_K] + columns["center"][slot_K]
         band_KF = why.band_KF * columns["scale"][slot_K]
-        alerts: list[Alert] = []
         for k, transition in enumerate(transitions):
             position, slot = transition.position, int(slot_K[k])
-            topic, partition = self._table.partitions[slot]
-            series = self._table.names[slot]
             observed_F = judged.values_MF[position]
             alerts.append(
-                Alert(
+                self._alert(
+                    slot,
                     incident=transition.incident,
-                    stream=self._plan.name,
-                    series=series,
-                    fields=self._plan.fields_of(series),
                     state=transition.state,
                     severity=SEVERITIES[transition.severity],
                     score=round(transition.score, 6),
@@ -199,15 +247,88 @@ class SeriesPipeline:
                     opened_ms=transition.opened_ms,
                     event_ms=int(judged.time_ms_M[position]),
                     features=feature_views(names, observed_F, expected_KF[k], band_KF[k], why.share_KF[k]),
-                    model_version=self._plan.model_version,
-                    topic=topic,
-                    partition=partition,
                     offset=int(judged.offset_M[position]),
                     row=int(judged.inner_M[position]),
                     points_back=int(why.back_K[k]),
                 )
             )
         return alerts
+
+    def _stale_alerts(self, transitions: Sequence[Transition]) -> list[Alert]:
+        """Return what is to be told of incidents whose series stopped."""
+        return [
+            self._alert(
+                transition.stop.slot,
+                incident=transition.incident,
+                state="stale",
+                severity=SEVERITIES[transition.severity],
+                score=round(transition.score, 6),
+                threshold=round(transition.threshold, 6),
+                opened_ms=transition.opened_ms,
+                event_ms=transition.stop.event_ms,
+                features={},
+                offset=transition.stop.offset,
+                row=transition.stop.row,
+            )
+            for transition in transitions
+            if transition.stop is not None
+        ]
+
+    def _silence_alerts(self, quiet: Sequence[Quiet]) -> list[Alert]:
+        """Return what is to be told of silences; the first deadline and the series name the incident of one."""
+        alerts: list[Alert] = []
+        for one in quiet:
+            if one.state != "stopped":
+                place, series = self._table.partitions[one.slot], self._table.names[one.slot]
+                alerts.append(
+                    self._alert(
+                        one.slot,
+                        incident=derived_id(self._plan.name, place, one.opened_ms, 0, series, "silent"),
+                        state=one.state,
+                        severity=SILENCE_SEVERITY,
+                        score=None,
+                        threshold=None,
+                        opened_ms=one.opened_ms,
+                        event_ms=one.event_ms,
+                        features={},
+                        offset=one.offset,
+                        row=one.row,
+                    )
+                )
+        return alerts
+
+    def _alert(self, slot: int, **told: Any) -> Alert:
+        """Return an alert of a series with what is told beside its name and place."""
+        (topic, partition), series = self._table.partitions[slot], self._table.names[slot]
+        return Alert(
+            stream=self._plan.name,
+            series=series,
+            fields=self._plan.fields_of(series),
+            model_version=self._plan.model_version,
+            topic=topic,
+            partition=partition,
+            **told,
+        )
+
+
+def _stops(quiet: Sequence[Quiet]) -> Stops:
+    stops: Stops = {}
+    for one in quiet:
+        if one.state in ("stopped", "silent"):
+            stops.setdefault(one.slot, []).append(one)
+    return stops
+
+
+def _beginning(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _incidents(arrays: Mapping[str, npt.NDArray[Any]], name: str, slots: IntArray) -> dict[int, OpenIncident]:
+    """Return the incidents of a checkpoint by slot; the first ones hold no resolved incidents."""
+    if name not in arrays:
+        return {}
+    kept = msgspec.json.decode(arrays[name].tobytes(), type=dict[int, OpenIncident])
+    return {int(slots[index]): incident for index, incident in kept.items()}
 
 
 def _scored(judged: Sequence[tuple[Points, FloatArray, FloatArray]], names: Sequence[str]) -> Scored:

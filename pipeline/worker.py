@@ -266,6 +266,9 @@ class Worker:
             for alert in outcome.alerts:
                 if self._is_new(TopicPartition(alert.topic, alert.partition), alert.offset):
                     metrics.ALERTS.labels(lane.name, alert.state).inc()
+            for alert, reason in outcome.muted:
+                if self._is_new(TopicPartition(alert.topic, alert.partition), alert.offset):
+                    metrics.ALERTS_MUTED.labels(lane.name, alert.state, reason).inc()
             for reject in outcome.rejects:
                 if self._is_new(reject.partition, reject.record.offset):
                     metrics.RECORDS_REJECTED.labels(lane.name, reject.reason).inc()

@@ -24,7 +24,19 @@ ONE_IMPORTER = (
 CLIENT_LIBRARIES = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "rich", "typer")
 PYARROW = {"pipeline/connectors/parquet.py", "pipeline/formats/arrow.py"}
 """It is two libraries under one name: files for a connector, and a codec without I/O for a format."""
-STAGES = ("decode", "tables", "series", "windows", "scoring", "incidents", "alerts", "dead_letters")
+STAGES = (
+    "decode",
+    "tables",
+    "series",
+    "silence",
+    "thresholds",
+    "windows",
+    "scoring",
+    "incidents",
+    "alerts",
+    "muting",
+    "dead_letters",
+)
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py", "manager.py", "misc.py"}
 
 

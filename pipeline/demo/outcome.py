@@ -69,7 +69,7 @@ def tally_and_view(outcome: StreamOutcome) -> tuple[Tally, StreamView]:
 def _series(outcome: StreamOutcome, recorded: Recorded, spans: Sequence[Span]) -> tuple[Judged, SeriesView]:
     assert recorded.time_ms_N is not None
     alerts = [alert for alert in outcome.alerts if alert.series == recorded.name]
-    opened = [alert for alert in alerts if alert.state == "opened"]
+    opened = [alert for alert in alerts if alert.state in ("opened", "reopened")]
     judged = judge_series(opened, recorded.time_ms_N, spans, outcome.window)
     of_series_P = outcome.curves["series"] == recorded.name
     replayed_ms_N = recorded.time_ms_N[recorded.train_rows :]

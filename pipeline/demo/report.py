@@ -234,7 +234,8 @@ def _lasting(incident: IncidentView) -> str:
         return "open at the end"
     minutes = (incident.ended_ms - incident.opened_ms) / 60_000
     lasted = f"{minutes:.0f} min" if minutes < 180 else f"{minutes / 60:.0f} h"
-    return f"accepted after {lasted}" if incident.accepted else f"for {lasted}"
+    ending = "accepted after" if incident.accepted else "stopped after" if incident.stale else "for"
+    return f"{ending} {lasted}"
 
 
 def _reason(name: str, view: FeatureView) -> str:

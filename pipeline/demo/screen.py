@@ -132,11 +132,13 @@ class Screen:
 
 
 def _alert_line(alert: Alert) -> Text:
-    name, view = next(iter(alert.features.items()))
     text = Text("  ")
     text.append(f"{alert.severity:<8}", style=_COLOURS[alert.severity])
     text.append(f" {alert.series or alert.stream}", style="bold")
-    text.append(f"  {moment(alert.event_ms)}  score {min(alert.score, 100):.0f}  ", style="dim")
-    text.append(f"{name} {short(view.observed)}, expected {short(view.expected)}")
+    text.append(f"  {moment(alert.event_ms)}  ", style="dim")
+    if alert.score is not None:
+        text.append(f"score {min(alert.score, 100):.0f}  ", style="dim")
+    for name, view in list(alert.features.items())[:1]:
+        text.append(f"{name} {short(view.observed)}, expected {short(view.expected)}")
     text.truncate(118, overflow="ellipsis")
     return text

@@ -28,13 +28,15 @@ class IncidentView:
     """Where it opened: event time in ms, or the record's number in a table."""
     opened_ms: int
     ended_ms: int | None
-    """None: still open when the replay ended, or a record of a table."""
+    """None: still open when the replay ended, or a record of a table. Of a reopened one, its last end."""
     accepted: bool
     """It ended because its level was accepted."""
     score: float
     threshold: float
     features: Sequence[tuple[str, FeatureView]]
     """As they were at the opening, largest share first."""
+    stale: bool = False
+    """It ended because its series stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,12 @@ def incidents_of(
     views = []
     for incident, course in of_incident.items():
         first = next((alert for alert in course if alert.state == "opened"), None)
-        if first is None:
+        if first is None or first.threshold is None:
             continue
-        worst = max(course, key=lambda alert: alert.score)
-        ended = next((alert for alert in course if alert.state in ENDS), None)
+        highest, worst = max(
+            ((alert.score, alert) for alert in course if alert.score is not None), key=lambda told: told[0]
+        )
+        ended = course[-1] if course[-1].state in ENDS else None
         views.append(
             IncidentView(
                 incident,
@@ -98,9 +102,10 @@ def incidents_of(
                 first.opened_ms,
                 ended.event_ms if ended else None,
                 ended is not None and ended.state == "accepted",
-                worst.score,
+                highest,
                 first.threshold,
                 list(first.features.items()),
+                ended is not None and ended.state == "stale",
             )
         )
     return sorted(views, key=lambda view: view.x)

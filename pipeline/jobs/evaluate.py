@@ -33,7 +33,7 @@ from pipeline.connectors.parquet import configuration_of, read_labelled
 from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.judge import Online, Task, check_architecture, judge
 from pipeline.jobs.results import Key, Result, read_results, write_results
-from pipeline.setting_types import parse_accept_after
+from pipeline.setting_types import parse_duration_or_never
 
 METRICS = "metrics.csv"
 
@@ -115,7 +115,7 @@ def parse_online(online: bool, accept_after: str | None) -> Online | None:
     if accept_after is not None and not online:
         raise ConfigError(f"--accept-after {accept_after}: only recalibrated scores learn a level; add --online")
     try:
-        return Online(None if accept_after is None else parse_accept_after(accept_after)) if online else None
+        return Online(None if accept_after is None else parse_duration_or_never(accept_after)) if online else None
     except ValueError as error:
         raise ConfigError(f"--accept-after: {error}") from error
 

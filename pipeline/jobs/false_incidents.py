@@ -1,7 +1,7 @@
 """False incidents of an evaluated series, counted by the same stage that raises them in production.
 
-An incident is false where it opens outside every labelled span widened by one window. A budget allows so many
-in the rows where one could open.
+An incident is false where it opens, or is reopened, outside every labelled span widened by one window: both are
+told to people. A budget allows so many in the rows where one could open.
 
 Legend: N scored rows.
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.alert_settings import AlertSettings
 from pipeline.budgets import Budget
-from pipeline.config import AlertSettings
 from pipeline.protocols import TopicPartition
-from pipeline.stages.incidents import Incidents
+from pipeline.stages.incidents import STARTS, Incidents
 from pipeline.stages.series import Points
 
 FloatArray = npt.NDArray[np.float64]
@@ -29,6 +29,7 @@ class FalseIncidents:
     """How often a series would have been alarmed about nothing."""
 
     opened: int
+    """Openings and reopenings."""
     quiet_rows: int
     """Rows outside the widened spans."""
     allowed: float
@@ -77,12 +78,15 @@ def false_incidents(
         offset_M=np.arange(rows),
         inner_M=np.zeros(rows, np.int64),
     )
-    stage = Incidents("evaluation", AlertSettings().quiet_points)
+    usual = AlertSettings()
+    stage = Incidents(
+        "evaluation", usual.quiet_points, hysteresis=usual.hysteresis, merge_points=usual.merge_points
+    )
     partition = TopicPartition("evaluation", 0)
     accepted_N = np.zeros(rows, np.bool_) if accepted_N is None else accepted_N
     threshold_N = np.full(rows, threshold)
     transitions = stage.follow(points, score_N, threshold_N, ["series"], [partition], accepted_N)
     near_N = widened(label_N, window)
-    opened = sum(one.state == "opened" and not near_N[one.position] for one in transitions)
+    opened = sum(one.state in STARTS and not near_N[one.position] for one in transitions)
     quiet = int((~near_N).sum())
     return FalseIncidents(opened, quiet, quiet / float(budget.points_per_incident(interval_ms)))

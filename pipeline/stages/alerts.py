@@ -31,6 +31,25 @@ class FeatureView(msgspec.Struct, frozen=True):
     """How far from the expected value is usual, in the same unit: 99 of 100 training points were as near."""
 
 
+class StormMember(msgspec.Struct, frozen=True):
+    """One series of a storm."""
+
+    series: str
+    incident: str
+    severity: Severity
+    score: float | None
+    """null: it is silent."""
+
+
+class StormView(msgspec.Struct, frozen=True):
+    """What a storm holds."""
+
+    series: int
+    """How many have joined it so far."""
+    worst: list[StormMember]
+    """Some of them, the worst first."""
+
+
 class Alert(msgspec.Struct, frozen=True):
     """One transition of an incident: the body of an alert."""
 
@@ -38,35 +57,51 @@ class Alert(msgspec.Struct, frozen=True):
     """Id of the incident: the same in all its alerts."""
     stream: str
     series: str
-    """Name of the series; "" for records of kind `features`."""
+    """Name of the series; "" for records of kind `features`, and for a storm."""
     fields: dict[str, str]
     """What names the series: its fields, or the record's key."""
     state: State
-    """accepted: the series has been as strange for `accept_after`, which is its usual from here on."""
+    """reopened: strange again soon after it was resolved. repeated: it goes on unchanged. accepted: the series has
+    been as strange for `accept_after`, which is its usual from here on. silent: an incident of its own, the series
+    has sent nothing for `silence` intervals. stale: the series has stopped, so nothing more will be told. storm: an
+    incident of its own, so many series began one that no more are told one by one."""
     severity: Severity
-    score: float
-    """-10 log10 of the probability that a normal point looks as strange; the incident's highest so far."""
-    threshold: float
+    score: float | None
+    """-10 log10 of the probability that a normal point looks as strange; the incident's highest since it was opened
+    or reopened. null: the incident is of silence, or a storm."""
+    threshold: float | None
+    """null as `score` is."""
     opened_ms: int
-    """Event time of the record that opened the incident, ms since the epoch."""
+    """Event time of the record that opened the incident, or the deadline that a silent series missed; of a storm,
+    the partition's time; ms since the epoch."""
     event_ms: int
-    """Event time of the record that caused this alert."""
+    """Event time of the record that caused this alert; of a silent or stale one, the deadline that has passed; of a
+    storm, and of what was muted first and is told now, the partition's time."""
     features: dict[str, FeatureView]
-    """Largest share first."""
+    """Largest share first. Empty where no point was judged just now: of storms, of silent and stale ones, and of
+    what was muted first."""
     model_version: str
     topic: str
     partition: int
     offset: int
+    """Of the record that caused this alert; of a silent or stale one, a record of another series, with which the
+    partition's time passed the deadline."""
     row: int = 0
     """Row in the record, for formats that hold several."""
     points_back: int = 0
     """How many points before this one, within its window, the error is largest; 0: it is this one."""
+    storm: StormView | msgspec.UnsetType = msgspec.UNSET
+    """Of a storm only."""
 
     @property
     def id(self) -> str:
-        """Derived from where the record lies and what it did: a consumer can drop repeats by it."""
+        """Derived from where the record lies and what it did: a consumer can drop repeats by it.
+
+        What a silence did is derived from the deadline in place of a record.
+        """
         place = TopicPartition(self.topic, self.partition)
-        return derived_id(self.stream, place, self.offset, self.row, self.series, self.state)
+        at = self.event_ms if self.state in ("silent", "stale") else self.offset
+        return derived_id(self.stream, place, at, self.row, self.series, self.state)
 
 
 class CloudEvent(msgspec.Struct, frozen=True):
@@ -76,7 +111,15 @@ class CloudEvent(msgspec.Struct, frozen=True):
     id: str
     source: str
     type: Literal[
-        "offkey.incident.opened", "offkey.incident.worsened", "offkey.incident.resolved", "offkey.incident.accepted"
+        "offkey.incident.opened",
+        "offkey.incident.reopened",
+        "offkey.incident.worsened",
+        "offkey.incident.repeated",
+        "offkey.incident.resolved",
+        "offkey.incident.accepted",
+        "offkey.incident.silent",
+        "offkey.incident.stale",
+        "offkey.incident.storm",
     ]
     subject: str
     time: str

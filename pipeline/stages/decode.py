@@ -95,6 +95,8 @@ class Batch:
     row_N: IntArray
     """Index of each row's record in the `PartitionRecords` it came from."""
     offset_N: IntArray
+    published_ms_N: IntArray
+    """Kafka timestamps of the rows' records; -1: there is none."""
     inner_N: IntArray | None = None
     """Row in the record; None: a record is one row."""
     code_N: IntArray | None = None
@@ -262,13 +264,19 @@ class RowDecoder(Decoder):
             good_N = ~bad_N
             row_N, time_ms_N, values_NF = row_N[good_N], time_ms_N[good_N], values_NF[good_N]
         rejects.sort(key=lambda reject: reject.row)
-        offset_N = np.array([record.offset for record in records], np.int64)[row_N]
-        return Batch(arrived.partition, series, time_ms_N, values_NF, row_N, offset_N), rejects
+        return Batch(arrived.partition, series, time_ms_N, values_NF, row_N, *places(records, row_N)), rejects
 
     def _times_of(self, rows: list[tuple[Any, ...]]) -> IntArray:
         if self._time_unit == "iso8601":
             return np.array([_epoch_ms(row[-1]) for row in rows], np.int64)
         return self._times(np.array([row[-1] for row in rows], np.float64), self._time_unit)
+
+
+def places(records: Sequence[RawRecord], row_N: IntArray) -> tuple[IntArray, IntArray]:
+    """Return (offset, Kafka timestamp) of each row's record."""
+    offset_R = np.array([record.offset for record in records], np.int64)
+    published_ms_R = np.array([record.timestamp for record in records], np.int64)
+    return offset_R[row_N], published_ms_R[row_N]
 
 
 def key_of(record: RawRecord) -> str:

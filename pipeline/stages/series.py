@@ -52,6 +52,8 @@ class Points:
 @dataclass(frozen=True, slots=True)
 class Admitted:
     points: Points
+    place_M: IntArray
+    """Where each point stands among the records of all batches."""
     late: int
     """Records not later than the last one of their series: counted and left out."""
     lacking: Sequence[tuple[TopicPartition, int, int, str]]
@@ -104,7 +106,7 @@ class SeriesTable:
     def admit(self, batches: Sequence[Batch]) -> Admitted:
         """Give each record its slot, leave out the late ones, hold what is missing; the table moves on."""
         if not batches:
-            return Admitted(self._empty_points(), 0, (), 0)
+            return Admitted(self._empty_points(), np.zeros(0, np.int64), 0, (), 0)
         moved = self._moved
         slot_N = np.concatenate([self._slots_of(batch) for batch in batches])
         moved = self._moved - moved
@@ -127,7 +129,7 @@ class SeriesTable:
         index_M = self._advance(slot_M, time_ms_M, values_MF)
         points = Points(slot_M, index_M, time_ms_M, values_MF, held_N[keep_N], offset_N[keep_N], inner_N[keep_N])
         unheld = [(self.partitions[slot_N[i]], int(row_N[i]), int(inner_N[i]), why) for i, why in lacking.items()]
-        return Admitted(points, int(late_N.sum()), unheld, moved)
+        return Admitted(points, order_N[keep_N], int(late_N.sum()), unheld, moved)
 
     def drop(self, partition: TopicPartition) -> IntArray:
         """Forget a partition's series; return the slots that became free."""

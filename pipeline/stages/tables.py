@@ -27,6 +27,7 @@ from pipeline.stages.decode import (
     IntArray,
     Reject,
     key_of,
+    places,
     series_name,
     unreadable,
 )
@@ -154,8 +155,8 @@ class TableDecoder(Decoder):
             values_NF, time_ms_N, code_N = values_NF[good_N], time_ms_N[good_N], code_N[good_N]
             row_N, inner_N = row_N[good_N], inner_N[good_N]
         rejects.sort(key=lambda reject: (reject.row, reject.inner or 0))
-        offset_N = np.array([record.offset for record in arrived.records], np.int64)[row_N]
-        return Batch(arrived.partition, names, time_ms_N, values_NF, row_N, offset_N, inner_N, code_N), rejects
+        place_N = places(arrived.records, row_N)
+        return Batch(arrived.partition, names, time_ms_N, values_NF, row_N, *place_N, inner_N, code_N), rejects
 
     def _row_rejects(
         self, arrived: PartitionRecords, row_N: IntArray, inner_N: IntArray, reason_of: dict[int, str]

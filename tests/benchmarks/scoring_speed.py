@@ -65,6 +65,7 @@ def through_rings(detector: Detector, x_NF: FloatArray) -> Callable[[], None]:
             x_NF,
             np.arange(ROWS),
             np.arange(ROWS),
+            np.full(ROWS, -1),
         )
         for _ in scorer.score_windows(table.admit([batch]).points, windows, tail):
             pass

@@ -3,7 +3,8 @@
 Twenty seeded series of several kinds of noise and seasons, a point every ten minutes. One model learns from their
 first month; the other eleven are scored as a worker scores them and counted by the stage of incidents. Printed are
 the false incidents of each kind and of all, as multiples of each budget, with the worker's recalibration, which
-accepts levels after a day, and with the trained one alone, and how far the trained tail had to be extrapolated.
+accepts levels after a day, and with the trained one alone, and how far the trained tail had to be extrapolated. A
+budget of the stream allows so many of all twenty series together.
 """
 
 import json
@@ -17,14 +18,18 @@ import numpy.typing as npt
 import torch
 
 from models.calibration import SERIES_PACE
+from models.detector import Judgement
 from models.fitting import fit_detector
 from models.plan import plan_of
 from pipeline.budgets import Budget, parse_budget
 from pipeline.jobs.false_incidents import false_incidents
+from pipeline.stages.thresholds import halvings_of
 
 INTERVAL_MS, DAY = 600_000, 144
 TRAINED, POINTS, EACH = 30 * DAY, 365 * DAY, 4
 BUDGETS = ("1 per day", "1 per 1000 points", "1 per week")
+STREAM_BUDGETS = ("1 per day", "1 per week")
+"""For series that may each raise one incident a day."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -86,6 +91,8 @@ def main() -> None:
             "thresholds": [round(min(threshold.values()), 1), round(max(threshold.values()), 1)],
             "training rows beyond the highest": int(TRAINED * 10 ** (-max(threshold.values()) / 10)),
         }
+    for text in STREAM_BUDGETS:
+        found[f"stream {text}"] = of_stream(scores["as in a worker"], judgement, text, detector.spec.window)
     machine = f"{platform.machine()}, Python {platform.python_version()}"
     print(json.dumps({**found, "seconds": round(time.perf_counter() - began_s), "machine": machine}))
 
@@ -108,6 +115,19 @@ def of_budget(
         for kind in (name.rsplit("-", 1)[0], "all"):
             ratios.setdefault(kind, []).append(counted.opened / counted.allowed)
     return {kind: round(float(np.mean(each)), 2) for kind, each in ratios.items()}
+
+
+def of_stream(
+    scores: Mapping[str, FloatArray], judgement: Judgement, text: str, window: int
+) -> dict[str, float | int]:
+    """Return the false incidents of all series as a multiple of the stream's budget, by the stage of thresholds."""
+    each, whole = parse_budget(BUDGETS[0]), parse_budget(text)
+    points, allowed_points = (float(one.points_per_incident(float(INTERVAL_MS))) for one in (each, whole))
+    halvings = int(halvings_of(np.array([len(scores)]), points / allowed_points)[0])
+    asked = np.array([points * 2.0**halvings])
+    threshold = {name: float(judgement.thresholds([name], asked)[0]) for name in scores}
+    ratio = of_budget(scores, threshold, whole, window)["all"] * len(scores)
+    return {"halvings": halvings, "false incidents": round(ratio, 2)}
 
 
 if __name__ == "__main__":

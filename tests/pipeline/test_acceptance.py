@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import AlertSettings
+from pipeline.alert_settings import AlertSettings
 from pipeline.stages.alerts import Alert
 from pipeline.stages.incidents import ENDS
 from pipeline.stream import StreamPipeline

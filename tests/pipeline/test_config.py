@@ -173,6 +173,65 @@ MISTAKES = [
         ":4: streams.machines.alerts.accept_after: 0 is too short or too long; write one from 1s to 36500 days, or "
         "never",
     ),
+    (
+        GOOD + "    kind: features\n    alerts:\n      silence: 5\n",
+        ":6: streams.machines.alerts.silence: it needs `kind: series`: records of features have no interval",
+    ),
+    (
+        GOOD + "    kind: features\n    alerts:\n      repeat_after: 1h\n",
+        ":6: streams.machines.alerts.repeat_after: it needs `kind: series`: records of features raise",
+    ),
+    (
+        GOOD + "    alerts: {repeat_after: often}\n",
+        ":4: streams.machines.alerts.repeat_after: 'often' is no duration; write for example 30s, 5 min, 2h or 1 "
+        "day, or never",
+    ),
+    (GOOD + "    alerts: {silence: 1}\n", ":4: streams.machines.alerts.silence is 1; it takes 2 or more"),
+    # Budgets of streams, storms, maintenance.
+    (
+        GOOD + "    alerts:\n      stream_budget: 1 per 1000 records\n",
+        ":5: streams.machines.alerts.stream_budget: a budget of all series needs times, not records",
+    ),
+    (
+        GOOD + "    alerts:\n      stream_budget: 1 per day\n      budget: 1 per 1000 points\n",
+        ":6: streams.machines.alerts.budget: a budget of all series needs times, not records",
+    ),
+    (
+        GOOD + "    kind: features\n    alerts:\n      stream_budget: 1 per day\n",
+        ":6: streams.machines.alerts.stream_budget: it needs `kind: series`: records of features have one budget",
+    ),
+    (GOOD + "    alerts: {storm: 1}\n", ":4: streams.machines.alerts.storm is 1; it takes 2 or more"),
+    (
+        GOOD + "    alerts: {storm_within: 1 min}\n",
+        ":4: streams.machines.alerts.storm_within: it needs `storm`, a number of series; set that too",
+    ),
+    (
+        GOOD + "    alerts: {storm: 5, storm_within: 2 days}\n",
+        ":4: streams.machines.alerts.storm_within: '2 days' is too short or too long; write one from 1ms to 1 day",
+    ),
+    (
+        GOOD
+        + "    alerts:\n      maintenance:\n      - {from: 2026-03-01T22:00Z, to: 2026-03-02T22:00Z, form: a}\n",
+        ":6: streams.machines.alerts.maintenance.0.form is no setting; did you mean 'from'?",
+    ),
+    (
+        GOOD + "    alerts:\n      maintenance:\n      - {to: 2026-03-02T22:00:00Z}\n",
+        ":6: streams.machines.alerts.maintenance.0.from is missing; add it",
+    ),
+    (
+        GOOD + "    alerts:\n      maintenance:\n      - {from: 2026-03-01T22:00:00, to: 2026-03-02T22:00:00Z}\n",
+        ":6: streams.machines.alerts.maintenance.0.from: '2026-03-01 22:00:00' is no moment; write one with its",
+    ),
+    (
+        GOOD + "    alerts:\n      maintenance:\n      - {from: tonight, to: 2026-03-02T22:00:00Z}\n",
+        ":6: streams.machines.alerts.maintenance.0.from: 'tonight' is no moment; write one with its zone",
+    ),
+    (
+        GOOD + "    alerts:\n      maintenance:\n      - {from: 2026-03-02T22:00:00Z, to: 2026-03-02T22:00:00Z}\n",
+        ":6: streams.machines.alerts.maintenance.0.to: it is not later than `from`; write the end of the window",
+    ),
+    (GOOD + "    alerts: {hysteresis: -1}\n", ":4: streams.machines.alerts.hysteresis is -1; it takes 0.0 or more"),
+    (GOOD + "    alerts: {merge_points: true}\n", ":4: streams.machines.alerts.merge_points: True is no number"),
     (GOOD + "    alerts: {accept_after: null}\n", ":4: streams.machines.alerts.accept_after: None is no duration"),
     (
         GOOD + "    kind: features\n    model: {views: [{window: 8}]}\n",
@@ -393,3 +452,10 @@ def test_every_setting_is_described() -> None:
         if not field.get("description")
     ]
     assert silent == []
+
+
+def test_a_maintenance_window_is_read_with_its_zone(tmp_path: Path) -> None:
+    window = "{series: 'db-*', from: 2026-03-01T22:00:00.5+01:00, to: '2026-03-01T22:00:00Z', note: disks}"
+    settings = load_settings(write(tmp_path, f"{GOOD}    alerts:\n      maintenance:\n      - {window}\n"))
+    (kept,) = settings.streams["machines"].alerts.maintenance
+    assert (kept.series, kept.from_ms, kept.to_ms) == ("db-*", 1_772_398_800_500, 1_772_402_400_000)

@@ -54,6 +54,17 @@ def test_a_span_is_found_once_however_many_incidents_open_in_it() -> None:
     assert judged.found == [True, False]
 
 
+def test_an_incident_that_is_reopened_is_told_again_and_counted_again() -> None:
+    course = [alert("a", 50 * MINUTE), alert("a", 105 * MINUTE, state="reopened")]
+    course += [alert("a", 200 * MINUTE, state="reopened"), alert("b", 97 * MINUTE)]
+    judged = judge_series(course, TIMES, SPANS, WINDOW)
+    assert (judged.verdicts, judged.found, judged.false_alarms) == (
+        {"a": "found", "b": "near"},
+        [True, False],
+        2,
+    )
+
+
 def test_without_labels_every_opening_is_false() -> None:
     assert judge_series([alert("a", MINUTE)], TIMES, [], WINDOW).verdicts == {"a": "false"}
 

@@ -188,12 +188,24 @@ def test_alerts_become_incidents_with_their_whole_course() -> None:
 
 
 def test_an_incident_whose_level_was_accepted_says_so() -> None:
-    ended = [alert("a", 86_400_000, state=state, opened_ms=0) for state in ("resolved", "accepted")]
-    resolved, accepted = (incidents_of([alert("a", 0), last], {"a": "false"})[0] for last in ended)
+    ended = [alert("a", 86_400_000, state=state, opened_ms=0) for state in ("resolved", "accepted", "stale")]
+    resolved, accepted, stale = (incidents_of([alert("a", 0), last], {"a": "false"})[0] for last in ended)
     assert (resolved.accepted, accepted.accepted) == (False, True)
     shown = incident(1, 1.7e12 + 700 * 60_000)
-    for view, text in ((resolved, ">for 24 h<"), (accepted, ">accepted after 24 h<")):
+    for view, text in (
+        (resolved, ">for 24 h<"),
+        (accepted, ">accepted after 24 h<"),
+        (stale, ">stopped after 24 h<"),
+    ):
         assert text in report(series("web-1", [replace(view, x=shown.x, features=shown.features)]))
+
+
+def test_an_incident_that_is_reopened_is_one_until_its_last_end() -> None:
+    again = [alert("a", 3000, state="resolved"), alert("a", 4000, state="reopened", score=50.0)]
+    (still_open,) = incidents_of([alert("a", 1000), *again], {"a": "found"})
+    assert (still_open.ended_ms, still_open.score) == (None, 50.0)
+    ended = [alert("a", 9000, state="resolved")]
+    assert incidents_of([alert("a", 1000), *again, *ended], {"a": "found"})[0].ended_ms == 9000
 
 
 @pytest.mark.parametrize("span_ms", [2 * 3_600_000, 86_400_000, 30 * 86_400_000, 900 * 86_400_000])

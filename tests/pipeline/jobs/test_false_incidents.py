@@ -48,6 +48,8 @@ def test_spans_are_widened_on_both_sides_and_end_with_the_series() -> None:
         ([530], 1),
         ([100, 104, 108], 1),
         ([100, 106], 2),
+        ([100, 130], 2),
+        ([510, 535], 1),
         ([100, 510, 900], 2),
     ],
 )

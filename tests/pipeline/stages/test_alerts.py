@@ -3,13 +3,14 @@
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jsonschema
 import msgspec
 import pytest
 
-from pipeline.stages.alerts import Alert, FeatureView, message, structured
+from pipeline.stages.alerts import EVENT_TYPE, Alert, CloudEvent, FeatureView, message, structured
+from pipeline.stages.incidents import State
 
 SCHEMA = json.loads(files("pipeline").joinpath("alert.schema.json").read_text())
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -54,13 +55,19 @@ def test_binary_mode_carries_the_attributes_in_headers() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"state": "worsened"}, {"state": "resolved"}, {"state": "accepted"}, {"series": "", "fields": {}}],
+    [
+        {},
+        *({"state": state} for state in ("reopened", "worsened", "repeated", "resolved", "accepted")),
+        {"series": "", "fields": {}},
+        {"state": "stale", "features": {}},
+        {"state": "silent", "features": {}, "score": None, "threshold": None},
+    ],
 )
 def test_structured_mode_is_valid_under_the_schema(changes: dict[str, Any]) -> None:
     sent = message(alert(**changes), "offkey.alerts")
     event = json.loads(msgspec.json.encode(structured(dict(sent.headers), sent.value or b"")))
     jsonschema.validate(event, SCHEMA, cls=jsonschema.Draft202012Validator)
-    assert event["data"]["score"] == 41.5
+    assert event["data"]["score"] == changes.get("score", 41.5)
 
 
 def test_the_schema_refuses_what_is_no_alert() -> None:
@@ -85,4 +92,16 @@ def test_alerts_tell_how_far_from_the_expected_value_is_usual() -> None:
 
 def test_ids_differ_by_transition_and_repeat_by_place() -> None:
     assert alert().id == alert(score=99.0).id
-    assert len({alert(state=state).id for state in ("opened", "worsened", "resolved", "accepted")}) == 4
+    assert len({alert(state=state).id for state in get_args(State)}) == len(get_args(State))
+
+
+@pytest.mark.parametrize("state", ["silent", "stale"])
+def test_what_a_silence_did_is_named_by_its_deadline(state: str) -> None:
+    """Which record tells of it is another matter."""
+    assert alert(state=state, offset=18).id == alert(state=state).id
+    assert alert(state=state, event_ms=1).id != alert(state=state).id
+
+
+def test_every_state_is_a_type_of_event() -> None:
+    types = get_type_hints(CloudEvent)["type"]
+    assert set(get_args(types)) == {EVENT_TYPE + state for state in get_args(State)}

@@ -1,16 +1,29 @@
 """The course of an incident, whatever the polls; ids that anyone can derive again."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.calibration import LOWEST_THRESHOLD
 from pipeline.protocols import TopicPartition
-from pipeline.stages.incidents import Incidents, Transition, derived_id, severity_of
+from pipeline.stages.incidents import (
+    LEAST_BOUND,
+    Incidents,
+    OpenIncident,
+    Stops,
+    Transition,
+    derived_id,
+    severity_of,
+)
 from pipeline.stages.series import Points
+from pipeline.stages.silence import NO_MORE, Quiet
 
 PLACE = TopicPartition("metrics", 0)
 NAN = float("nan")
@@ -27,11 +40,17 @@ def points(scored: Sequence[tuple[int, float]], first_offset: int = 0) -> tuple[
 
 
 def follow(
-    incidents: Incidents, scored: Sequence[tuple[int, float]], first_offset: int = 0, accepted: Sequence[int] = ()
+    incidents: Incidents,
+    scored: Sequence[tuple[int, float]],
+    first_offset: int = 0,
+    accepted: Sequence[int] = (),
+    stops: Stops | None = None,
 ) -> list[Transition]:
     made, score_M = points(scored, first_offset)
     accepted_M = np.isin(made.offset_M, accepted)
-    return incidents.follow(made, score_M, np.full(len(made), 30.0), ["a", "b", "c"], [PLACE] * 3, accepted_M)
+    return incidents.follow(
+        made, score_M, np.full(len(made), 30.0), ["a", "b", "c"], [PLACE] * 3, accepted_M, stops
+    )
 
 
 def test_an_incident_opens_worsens_and_is_resolved() -> None:
@@ -76,22 +95,231 @@ def test_the_first_alert_may_be_of_the_worst_kind() -> None:
     assert (opened.state, opened.severity) == ("opened", 2)
 
 
-@given(
-    scored=st.lists(st.tuples(st.integers(0, 2), st.sampled_from([5.0, 30.0, 45.0, 70.0, NAN])), max_size=40),
-    cuts=st.lists(st.integers(0, 40), max_size=5),
-    accepted=st.lists(st.integers(0, 39), max_size=4),
-)
-def test_polls_do_not_matter(scored: list[tuple[int, float]], cuts: list[int], accepted: list[int]) -> None:
-    def run(edges: Sequence[int]) -> list[tuple[str, str, float, int]]:
-        incidents, found = Incidents("machines", quiet_points=2), []
-        for low, high in pairwise(edges):
-            made, _ = points(scored[low:high], low)
-            for each in follow(incidents, scored[low:high], low, accepted):
-                found.append((each.incident, each.state, each.score, int(made.offset_M[each.position])))
-        return sorted(found)
+def states(incidents: Incidents, scores: Sequence[float], **how: Any) -> list[tuple[int, str]]:
+    return [(each.position, each.state) for each in follow(incidents, [(0, score) for score in scores], **how)]
 
-    whole = [0, len(scored)]
-    assert run(sorted({*whole, *(cut for cut in cuts if cut <= len(scored))})) == run(whole)
+
+def test_an_incident_goes_on_above_a_lower_bound_but_opens_by_the_threshold_alone() -> None:
+    scores = [26.0, 29.9, 31, 26, 25, 24.9, 27, 24.9, 24.9, 29.9, 29.9]
+    assert states(Incidents("machines", 2, hysteresis=5.0), scores) == [(2, "opened"), (8, "resolved")]
+    assert states(Incidents("machines", 2), scores) == [(2, "opened"), (4, "resolved")]
+
+
+def test_the_lower_bound_lies_no_lower_than_any_threshold() -> None:
+    """Where more than one normal point in ten reaches it, an incident would hardly ever end."""
+    assert LEAST_BOUND == LOWEST_THRESHOLD
+    assert states(Incidents("machines", 2, hysteresis=50.0), [31.0, 10, 9.9, 9.9]) == [
+        (0, "opened"),
+        (3, "resolved"),
+    ]
+
+
+def test_the_lower_bound_lifts_no_score_and_no_severity() -> None:
+    found = follow(Incidents("machines", 1, hysteresis=5.0), [(0, s) for s in (30.0, 29, 28, 20)])
+    assert [(each.state, each.score, each.severity) for each in found] == [("opened", 30, 0), ("resolved", 30, 0)]
+
+
+def test_an_incident_that_comes_back_soon_is_the_same_one_with_a_severity_of_its_own() -> None:
+    incidents = Incidents("machines", quiet_points=1, merge_points=3)
+    scores = [55.0, 20, 20, 20, 31, 42, 20, 20, 20, 20, 33]
+    found = follow(incidents, [(0, score) for score in scores])
+    assert [(each.position, each.state, each.score, each.severity) for each in found] == [
+        (0, "opened", 55.0, 2),
+        (1, "resolved", 55.0, 2),
+        (4, "reopened", 31.0, 0),
+        (5, "worsened", 42.0, 1),
+        (6, "resolved", 42.0, 1),
+        (10, "opened", 33.0, 0),
+    ]
+    assert len({each.incident for each in found[:5]}) == 1
+    assert {each.opened_ms for each in found[:5]} == {0}
+    assert found[5].incident != found[0].incident
+
+
+def test_what_was_accepted_is_not_reopened() -> None:
+    incidents = Incidents("machines", quiet_points=1, merge_points=9)
+    assert states(incidents, [35.0, 36, 37], accepted=[1]) == [(0, "opened"), (1, "accepted"), (2, "opened")]
+
+
+def test_an_unchanged_incident_is_repeated_by_the_time_of_its_points() -> None:
+    """Points are 10 ms apart. A quiet point repeats nothing, and what was told in between counts."""
+    incidents = Incidents("machines", quiet_points=3, hysteresis=5.0, repeat_after_ms=30)
+    scores = [31.0, 31, 31, 26, 31, 20, 20, 26, 41, 31, 31, 31]
+    expected = [(0, "opened"), (3, "repeated"), (7, "repeated"), (8, "worsened"), (11, "repeated")]
+    assert states(incidents, scores) == expected
+
+
+LAST, _ = NO_MORE
+
+
+def quiet_at(slot: int, offset: int, until: int = LAST) -> Quiet:
+    return Quiet(slot, "silent", opened_ms=5, event_ms=5, offset=offset, row=0, until=(until, 0))
+
+
+def test_an_incident_of_a_series_that_stopped_is_stale_and_not_reopened() -> None:
+    incidents = Incidents("machines", quiet_points=2, merge_points=9)
+    scored = [(0, 41.0), (1, 31.0), (0, 35.0), (1, 5.0)]
+    made, score_M = points(scored)
+    stops = {0: [quiet_at(0, offset=1, until=2)], 1: [quiet_at(1, offset=3)]}
+    how = (np.full(4, 30.0), ["a", "b"], [PLACE] * 2, np.zeros(4, bool))
+    found = incidents.follow(made, score_M, *how, stops)
+    assert [(each.state, each.score, each.position) for each in found] == [
+        ("opened", 41.0, 0),
+        ("stale", 41.0, -1),
+        ("opened", 35.0, 1),
+        ("opened", 31.0, 2),
+    ]
+    assert [each.state for each in incidents.stop(stops)] == ["stale"]
+    assert (list(incidents.open), stops) == ([0], {})
+
+
+def test_a_stop_counts_no_quiet_point_twice() -> None:
+    incidents = Incidents("machines", quiet_points=2)
+    follow(incidents, [(0, 41.0)])
+    stops = {0: [quiet_at(0, offset=2)]}
+    assert follow(incidents, [(0, 5.0), (1, 5.0)], 1, stops=stops) == []
+    assert [each.state for each in incidents.stop(stops)] == ["stale"]
+
+
+@pytest.mark.parametrize("until", [3, LAST])
+def test_what_was_resolved_before_a_stop_is_not_reopened(until: int) -> None:
+    incidents = Incidents("machines", quiet_points=1, merge_points=9)
+    scored = [(0, 41.0), (0, 5.0), (1, 5.0), (0, 41.0)]
+    cut = 4 if until == 3 else 3
+    stops = {0: [quiet_at(0, offset=2, until=until)]}
+    found = follow(incidents, scored[:cut], stops=stops)
+    assert incidents.stop(stops) == []
+    found += follow(incidents, scored[cut:], cut)
+    assert [each.state for each in found] == ["opened", "resolved", "opened"]
+
+
+def test_a_checkpoint_of_before_goes_on() -> None:
+    """The first ones hold neither when an incident was last told of, nor how a resolved one is opened again."""
+    early = b'{"incident": "x", "opened_ms": 0, "threshold": 30.0, "peak": 35.0, "severity": 0, "quiet": 1}'
+    incidents = Incidents("machines", quiet_points=2, repeat_after_ms=40)
+    incidents.restore({0: msgspec.json.decode(early, type=OpenIncident)}, {})
+    assert states(incidents, [31.0] * 5, first_offset=1) == [(3, "repeated")]
+
+
+def one_by_one(
+    scored: Sequence[tuple[int, float]],
+    accepted: Sequence[int],
+    stopped: Sequence[tuple[int, int]],
+    rules: Mapping[str, Any],
+) -> list[Any]:
+    """The rules once more, without tables: (series, state, opened at, score, offset) of each transition."""
+    now: dict[int, dict[str, Any]] = {}
+    resolved: dict[int, dict[str, Any]] = {}
+    told: list[Any] = []
+    for offset, (slot, score) in enumerate(scored):
+        for gone in sorted(gone for at, gone in stopped if at == offset - 1):
+            resolved.pop(gone, None)
+            if gone in now:
+                ended = now.pop(gone)
+                told.append((gone, "stale", ended["opened"], ended["peak"], offset - 1))
+        if math.isnan(score):
+            continue
+        one: dict[str, Any] | None = now.get(slot)
+        state: str | None = None
+        if one is None:
+            if score < 30 or offset in accepted:
+                continue
+            one, state = {"opened": offset}, "opened"
+            if slot in resolved and offset - resolved[slot]["ended"] <= rules["merge_points"]:
+                one, state = resolved[slot], "reopened"
+            one.update(peak=score, severity=min((score - 30) // 10, 2), quiet=0)
+            now[slot] = one
+            resolved.pop(slot, None)
+        else:
+            one["quiet"] = 0 if score >= max(30 - rules["hysteresis"], 10) else one["quiet"] + 1
+            if not one["quiet"] and 10 * (offset - one["told"]) >= (rules["repeat_after_ms"] or math.inf):
+                state = "repeated"
+            if score >= 30:
+                one["peak"] = max(one["peak"], score)
+                if (severity := min((score - 30) // 10, 2)) > one["severity"]:
+                    one["severity"], state = severity, "worsened"
+            if offset in accepted:
+                state = "accepted"
+            elif one["quiet"] >= rules["quiet_points"]:
+                state = "resolved"
+        if state is not None:
+            told.append((slot, state, one["opened"], one["peak"], offset))
+            one["told"] = offset
+        if state in ("accepted", "resolved"):
+            del now[slot]
+            if state == "resolved" and rules["merge_points"]:
+                resolved[slot] = one | {"ended": offset}
+    return sorted(told)
+
+
+@settings(max_examples=600)
+@given(
+    scored=st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from([5.0, 24.0, 27.0, 30.0, 45.0, 70.0, NAN])),
+        min_size=5,
+        max_size=60,
+    ),
+    cuts=st.lists(st.integers(0, 60), max_size=5),
+    accepted=st.lists(st.integers(0, 59), max_size=4),
+    quiet_points=st.integers(1, 4),
+    hysteresis=st.sampled_from([0.0, 5.0]),
+    merge_points=st.sampled_from([0, 9]),
+    repeat_after_ms=st.sampled_from([None, 70]),
+    stops=st.sets(st.tuples(st.integers(0, 59), st.integers(0, 2)), max_size=4),
+)
+def test_polls_and_restarts_do_not_matter(
+    scored: list[tuple[int, float]],
+    cuts: list[int],
+    accepted: list[int],
+    quiet_points: int,
+    stops: set[tuple[int, int]],
+    **rules: Any,
+) -> None:
+    """`stops` are (offset of another series' record, slot); offsets and cuts are taken modulo what there is."""
+    scored = [*scored, (0, NAN)]
+    ends = len(scored) - 1
+    cuts, accepted = [cut % len(scored) for cut in cuts], [at % len(scored) for at in accepted]
+    placed = {(at % max(ends, 1), slot) for at, slot in stops}
+    stopped = sorted((at, slot) for at, slot in placed if at < ends and scored[at][0] != slot)
+    made = Incidents("machines", quiet_points, **rules)
+    found: list[Any] = []
+    ids: dict[str, tuple[int, int]] = {}
+    for low, high in pairwise(sorted({0, len(scored), *cuts})):
+        some, _ = points(scored[low:high], low)
+        quiet: dict[int, list[Quiet]] = {}
+        for at, slot in stopped:
+            if low <= at < high:
+                until = next((next_ for next_ in range(at + 1, high) if scored[next_][0] == slot), LAST)
+                quiet.setdefault(slot, []).append(quiet_at(slot, at, until))
+        transitions = follow(made, scored[low:high], low, accepted, quiet)
+        for each in [*transitions, *made.stop(quiet)]:
+            if each.stop is None:
+                slot, offset = int(some.slot_M[each.position]), int(some.offset_M[each.position])
+            else:
+                slot, offset = each.stop.slot, each.stop.offset
+            found.append((slot, each.state, each.opened_ms // 10, each.score, offset))
+            assert ids.setdefault(each.incident, (slot, each.opened_ms)) == (slot, each.opened_ms)
+        restarted = Incidents("machines", quiet_points, **rules)
+        kept = [msgspec.json.encode(each) for each in (made.open, made.recent(np.full(3, high)))]
+        restarted.restore(*(msgspec.json.decode(each, type=dict[int, OpenIncident]) for each in kept))
+        made = restarted
+    assert sorted(found) == one_by_one(scored, accepted, stopped, {"quiet_points": quiet_points, **rules})
+    assert len(ids) == sum(state == "opened" for _, state, *_ in found)
+
+
+def test_resolved_incidents_are_kept_as_long_as_they_may_be_reopened() -> None:
+    incidents = Incidents("machines", quiet_points=1, merge_points=4)
+    follow(incidents, [(0, 31.0), (0, 5.0)])
+    assert list(incidents.recent(np.array([5]))) == [0]
+    assert list(incidents.recent(np.array([6]))) == []
+
+
+def test_slots_given_away_keep_nothing() -> None:
+    incidents = Incidents("machines", quiet_points=1, merge_points=9)
+    follow(incidents, [(0, 31.0), (0, 5.0), (1, 31.0)])
+    incidents.forget(np.array([0, 1]))
+    assert (len(incidents), incidents.open, incidents.recent(np.zeros(2, np.int64))) == (0, {}, {})
+    assert states(incidents, [31.0], first_offset=3) == [(0, "opened")]
 
 
 @pytest.mark.parametrize(("score", "severity"), [(30, 0), (39.99, 0), (40, 1), (50, 2), (1000, 2)])

@@ -26,6 +26,7 @@ def batch(rows: Sequence[Row], first_offset: int = 0, place: TopicPartition = PL
         np.array([[row[2], 1.0] for row in rows]).reshape(count, 2),
         np.arange(count),
         np.arange(first_offset, first_offset + count),
+        np.full(count, -1),
     )
 
 

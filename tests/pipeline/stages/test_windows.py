@@ -35,7 +35,7 @@ def stages(known: bool) -> tuple[SeriesTable, Windows]:
 def poll(names: Sequence[str], first_offset: int) -> Batch:
     """The value of a point is its offset, so that windows can be told apart."""
     offset_N = np.arange(first_offset, first_offset + len(names))
-    return Batch(PLACE, names, offset_N, offset_N[:, None].astype(float), offset_N, offset_N)
+    return Batch(PLACE, names, offset_N, offset_N[:, None].astype(float), offset_N, offset_N, offset_N)
 
 
 def run(table: SeriesTable, windows: Windows, batch: Batch) -> dict[int, list[float]]:
@@ -126,7 +126,7 @@ def test_a_large_counter_keeps_its_small_steps() -> None:
     table, windows = stages(known=False)
     values = 1e12 + np.arange(8.0)[:, None]
     offset_N = np.arange(8)
-    points = table.admit([Batch(PLACE, ["a"] * 8, offset_N, values, offset_N, offset_N)]).points
+    points = table.admit([Batch(PLACE, ["a"] * 8, offset_N, values, offset_N, offset_N, offset_N)]).points
     for ready in windows.rounds(points):
         step = windows.gather(torch.from_numpy(ready.end_M)).diff(dim=1) * float(table.columns["scale"][0, 0])
         torch.testing.assert_close(step.float(), torch.ones_like(step, dtype=torch.float32))
