@@ -96,6 +96,8 @@ def config(broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
             "topic": topics[name],
             "model": {"architecture": "vanilla", "hidden": 8, "max_epochs": 2},
         }
+    # As much as the four series' own budgets: the worker asks for the partitions that share it.
+    settings["streams"]["machines"]["alerts"] |= {"stream_budget": "4 per day", "storm": 50}
     path = tmp_path / "offkey.yaml"
     path.write_text(json.dumps(settings))
     return path
