@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_letters
+from pipeline import cli_letters, cli_worker
 from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
-    from pipeline.connectors.connection import Connection
     from pipeline.connectors.storage import ObjectStorage
-    from pipeline.stopping import Stop
-    from pipeline.worker import Worker
 
 app = typer.Typer(
     name="offkey",
@@ -101,11 +98,12 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
 
     from pipeline.check import Outside, check_all
     from pipeline.config import load_settings
+    from pipeline.connectors.connection import Connection
     from pipeline.connectors.kafka import KafkaCluster, history, refuses_zombies
     from pipeline.connectors.registry import StoredRegistry
 
     settings = load_settings(config)
-    connection = _connection(settings)
+    connection = Connection.of(settings.kafka)
     outside = Outside(
         storage=lambda: _storage(settings),
         registry=lambda: StoredRegistry(_storage(settings)),
@@ -148,6 +146,7 @@ def train(
     chosen = _chosen(settings, streams)
 
     from models.resume import Unfinished
+    from pipeline.connectors.connection import Connection
     from pipeline.connectors.kafka import history
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.fields import records_of_rows
@@ -158,7 +157,7 @@ def train(
         if wrong := wrong_option(settings.streams[name]):
             place = settings.place_of("streams", name, "model", wrong[0])
             raise ConfigError(f"{place}: streams.{name}.model: {wrong[1]}")
-    storage = _storage(settings)
+    storage, connection = _storage(settings), Connection.of(settings.kafka)
     registry, device = StoredRegistry(storage), choose_device(settings.device)
     for name in chosen:
         stream = settings.streams[name]
@@ -166,13 +165,13 @@ def train(
         def say(text: str, name: str = name) -> None:
             print(f"{name}: {text}", file=sys.stderr)
 
-        newest = history(_connection(settings), stream.topic, _NEWEST_RECORDS)
+        newest = history(connection, stream.topic, _NEWEST_RECORDS)
         most = records_of_rows(max_records, stream, newest)
         with _training_bar(name, hidden=as_json) as progress:
             trained = train_stream(
                 name,
                 stream,
-                history(_connection(settings), stream.topic, most),
+                history(connection, stream.topic, most),
                 registry,
                 now=lambda: datetime.now(UTC),
                 device=device,
@@ -191,53 +190,7 @@ def train(
             print(f"{name}: {trained.support}")
 
 
-@app.command()
-def worker(
-    config: ConfigPath,
-    leave: Annotated[
-        bool, typer.Option("--leave", help="When it stops, give up kafka.instance_id: partitions move at once.")
-    ] = False,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Run so many on this machine; one that dies is started again.")
-    ] = None,
-    supervised: Annotated[str | None, typer.Option(hidden=True)] = None,
-) -> None:
-    """Score records and publish alerts, until SIGTERM or Ctrl-C."""
-    from pipeline.config import load_settings
-
-    settings = load_settings(config)
-    logger = logging.getLogger(__name__)
-    if leave and settings.kafka.instance_id is None:
-        logger.warning("--leave is needless without kafka.instance_id: the worker leaves whenever it stops")
-    if processes is not None:
-        from pipeline.supervisor import supervise
-
-        return supervise(config, settings, processes, leave)
-
-    from pipeline.health import Health, serve
-    from pipeline.stopping import Stop, stop_on_signals
-    from pipeline.supervised import Place, settings_of
-
-    place = Place.parse(supervised) if supervised else None
-    settings = settings_of(settings, place.number) if place else settings
-    kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
-    # The group takes away the partitions of who is longer than the first; the waits for others come on top.
-    health = Health(kafka.max_poll_interval + max(kafka.connect_timeout, kafka.delivery_timeout))
-    # The signals are this command's until the process has ended, for that may hang too.
-    stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
-    if place:
-        place.tie(health, stop)
-    host, port = settings.metrics.host, serve(settings.metrics.host, settings.metrics.port, health)
-    with _worker(settings, stop) as built:
-        from pipeline.worker import quiet_collector
-
-        logger.info("scoring %s; metrics on http://%s:%d/metrics", ", ".join(settings.streams), host, port)
-        health.worker = built
-        quiet_collector()
-        built.run(stop)
-    if leave and kafka.instance_id is not None:
-        _leave_for_good(settings, kafka.instance_id, stop)
-    logger.info("left the group; all offsets are committed")
+app.command("worker")(cli_worker.worker)
 
 
 @app.command()
@@ -318,75 +271,10 @@ def _chosen(settings: "Settings", streams: list[str] | None) -> list[str]:
     return streams or list(settings.streams)
 
 
-def _connection(settings: "Settings") -> "Connection":
-    from pipeline.connectors.connection import Connection
-
-    kafka = settings.kafka
-    return Connection(kafka.bootstrap_servers, kafka.client_id, kafka.connect_timeout)
-
-
 def _storage(settings: "Settings") -> "ObjectStorage":
     from pipeline.connectors.storage import ObjectStorage
 
     return ObjectStorage(settings.storage)
-
-
-def _leave_for_good(settings: "Settings", instance_id: str, stop: "Stop") -> None:
-    """Take a static member out of its group: the client itself only goes silent, to come back later."""
-    from dataclasses import replace
-
-    from pipeline.connectors.kafka import KafkaCluster
-
-    quick = replace(_connection(settings), connect_timeout_s=max(stop.left_s(), 0.1))
-    with contextlib.closing(KafkaCluster(quick)) as cluster:
-        if not cluster.remove_member(settings.kafka.group_id, instance_id):
-            logging.getLogger(__name__).warning("the group has no member %s any more", instance_id)
-
-
-@contextlib.contextmanager
-def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
-    """Build the production worker; it leaves its group when the block ends, in what is left of a stop's budget."""
-    import torch
-
-    from pipeline import metrics
-    from pipeline.connectors.checkpoints import StoredCheckpoints
-    from pipeline.connectors.connection import GroupOptions
-    from pipeline.connectors.kafka import KafkaCluster, KafkaSource, open_delivery
-    from pipeline.connectors.registry import StoredRegistry
-    from pipeline.lanes import build_lane, choose_device, load_champion
-    from pipeline.worker import Worker, WorkerOptions
-
-    storage, connection, kafka = _storage(settings), _connection(settings), settings.kafka
-    device, registry = choose_device(settings.device), StoredRegistry(storage)
-    # A chunk of windows is too small for a second thread; the other cores are for other workers.
-    torch.set_num_threads(1)
-    champions = {name: load_champion(name, stream, registry) for name, stream in settings.streams.items()}
-    lanes = []
-    with contextlib.closing(KafkaCluster(connection)) as cluster:
-        for topic in (settings.topics.alerts, settings.topics.dead_letters):
-            cluster.topic(topic, "WRITE")
-        for name, (detector, version) in champions.items():
-            stream = settings.streams[name]
-            shared = stream.alerts.stream_budget is not None
-            partitions = cluster.topic(stream.topic).partitions if shared else 1
-            lanes.append(build_lane(name, stream, detector, version, device, partitions))
-            metrics.MODEL.labels(name, version, detector.name).set(1)
-            metrics.MODEL_PROMOTED.labels(name).set(registry.promotions(name)[-1].promoted_ms / 1000)
-    group = GroupOptions.of(kafka)
-    options = WorkerOptions(
-        settings.topics.alerts,
-        settings.topics.dead_letters,
-        delivery_timeout_s=kafka.delivery_timeout,
-        checkpoint_every_s=settings.worker.checkpoint_every,
-        retry_deadline_s=settings.worker.retry_deadline,
-        max_rejects_in_a_row=settings.worker.max_rejects_in_a_row,
-    )
-    with contextlib.ExitStack() as opened:
-        source = KafkaSource(connection, group, [lane.topic for lane in lanes])
-        opened.callback(lambda: source.close(min(5.0, stop.left_s())))
-        delivery = open_delivery(kafka.delivery, connection, group, source, kafka.delivery_timeout)
-        opened.callback(lambda: delivery.close(min(5.0, stop.left_s())))
-        yield Worker(lanes, source, delivery, StoredCheckpoints(storage), options)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
-    from pipeline.connectors.connection import Connection
     from pipeline.letters.tally import Kind
     from pipeline.stages.dead_letters import Letter
 
@@ -50,6 +49,7 @@ def list_letters(
     from rich.console import Console
 
     from pipeline.config import load_settings
+    from pipeline.connectors.connection import Connection
     from pipeline.connectors.kafka import KafkaLog
     from pipeline.letters import report
     from pipeline.letters.lines import line_of
@@ -58,7 +58,7 @@ def list_letters(
     settings = load_settings(config)
     wanted = _wanted(settings, stream, reason)
     topic, streams = settings.topics.dead_letters, _streams(settings)
-    log = KafkaLog(_connection(settings), topic)
+    log = KafkaLog(Connection.of(settings.kafka), topic)
     with _bar("reading", log.retained(), hidden=as_json) as told:
         counted = tally(log, told)
     kinds = sorted(filter(wanted, counted.kinds.values()), key=lambda kind: (kind.topic, kind.reason))
@@ -108,6 +108,7 @@ def replay_letters(
     Stopped anywhere, a replay that is started again sends what is left.
     """
     from pipeline.config import load_settings
+    from pipeline.connectors.connection import Connection
     from pipeline.connectors.kafka import KafkaCluster, KafkaLog, KafkaTransactions
     from pipeline.letters import report
     from pipeline.letters.lines import read_repairs
@@ -115,7 +116,7 @@ def replay_letters(
 
     settings = load_settings(config)
     wanted = _wanted(settings, stream, reason)
-    topic, streams, connection = settings.topics.dead_letters, _streams(settings), _connection(settings)
+    topic, streams, connection = settings.topics.dead_letters, _streams(settings), Connection.of(settings.kafka)
     repairs = read_repairs(edit, topic) if edit else None
     if not (yes or dry_run or sys.stdin.isatty()):
         raise ConfigError("a replay asks before it sends, and there is no terminal; give --yes, or --dry-run")
@@ -182,13 +183,6 @@ def _unknown(what: str, name: str, known: Collection[str]) -> str:
 
 def _streams(settings: "Settings") -> dict[str, str]:
     return {each.topic: name for name, each in settings.streams.items()}
-
-
-def _connection(settings: "Settings") -> "Connection":
-    from pipeline.connectors.connection import Connection
-
-    kafka = settings.kafka
-    return Connection(kafka.bootstrap_servers, kafka.client_id, kafka.connect_timeout)
 
 
 @contextlib.contextmanager

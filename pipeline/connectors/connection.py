@@ -24,6 +24,11 @@ class Connection:
     client_id: str = "offkey"
     connect_timeout_s: float = 10.0
 
+    @classmethod
+    def of(cls, kafka: "KafkaSettings") -> Self:
+        """Return what the settings say."""
+        return cls(kafka.bootstrap_servers, kafka.client_id, kafka.connect_timeout)
+
     def options(self) -> dict[str, Any]:
         """Return what consumers, producers and admin clients share."""
         return {
