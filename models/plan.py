@@ -30,8 +30,18 @@ _WIDE = {"hidden": 128, "latent": 128, "swapped": 0.0, "noise": 0.3}
 """The denoising autoencoder of features."""
 _STORED = 256
 """Records that the default of features measures distances from."""
-_STEADY = {"epoch_windows": 12_800, "least_epoch_windows": 12_800}
-"""Training of features: 50 batches an epoch whatever the table, for small ones teach little in a few batches."""
+_STEADY = {
+    "epoch_windows": 12_800,
+    "least_epoch_windows": 12_800,
+    "batch_windows": 256,
+    "learning_rate": 2e-3,
+    "max_epochs": 30,
+    "patience": 30,
+    "trimmed_from": 1 / 3,
+}
+"""Training of features: 50 batches an epoch whatever the table, for small ones teach little in a few batches.
+
+None ends early: noise is added to every batch, and the distance to stored records counts beside the loss."""
 _JUDGED = 3
 LEAST_WINDOW, LEAST_WINDOWS = 8, 100
 """Rows of the shortest window that the default falls back on, and windows that must lie whole within series: what
