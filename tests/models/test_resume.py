@@ -22,7 +22,7 @@ from tests.streams import series_rows
 VIEWS = ({"window": 8, "inputs": "values"}, {"window": 6, "inputs": "centred"})
 EPOCHS = 5
 FOLDER = "models/s/unfinished"
-SHORT = {"max_epochs": 100_000, "patience": 100_000, "max_seconds": 0.5}
+SHORT: Any = {"max_epochs": 100_000, "patience": 100_000, "max_seconds": 0.5}
 
 
 class Killing(ObjectStorage):
@@ -83,7 +83,8 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(network: str, writes:
 @pytest.mark.parametrize("writes", [2, 3])
 def test_a_training_that_was_about_to_end_early_still_does(writes: int, tmp_path: Path) -> None:
     """No epoch brings nine tenths, so the second one is the half; killed with it or after it, four there are."""
-    storage, options = ObjectStorage(f"file://{tmp_path}"), {"patience": 1, "least_gain": 0.9}
+    storage = ObjectStorage(f"file://{tmp_path}")
+    options: Any = {"patience": 1, "least_gain": 0.9}
     kill_after("vanilla", writes, storage.url, **options)
     whole, told = trained("vanilla", None, **options)
     resumed, told_again = trained("vanilla", Unfinished(storage, FOLDER), **options)
