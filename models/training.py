@@ -37,7 +37,7 @@ class TrainingConfig:
     """How long and how fast to learn."""
 
     seed: int = 0
-    max_epochs: int = 10
+    max_epochs: int = 8
     max_seconds: float = 60.0
     patience: int = 2
     """Epochs at the full learning rate that may bring less than `least_gain`; then it falls, and training ends."""
@@ -102,7 +102,7 @@ def train(
     if view.network.closed_form:
         return _solved(view, windows, learning_N, stopping_N, random)
     optimizer = torch.optim.AdamW(
-        view.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        view.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     mixed = {"auto": device.type == "cuda", "always": True, "never": False}[config.mixed_precision]
     rounds = max(1, math.ceil(config.least_epoch_windows / max(len(learning_N), 1)))
