@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.calibration import SERIES_PACE
 from models.dataset import Columns, TooFewRows
 from models.detector import Detector
 from models.evaluation import auc_pr, auroc
 from models.fitting import fit_detector
 from models.mapping import Delay
+from models.online_tail import SERIES_PACE
 from models.plan import DEFAULT, Plan, plan_of
 from models.spec import Kind
 from pipeline.budgets import parse_budget

@@ -11,16 +11,11 @@ from hypothesis import strategies as st
 from models.calibration import (
     CLUSTER_LEVELS,
     DECIBEL,
-    SERIES_PACE,
-    STREAM_PACE,
-    OnlineTail,
-    Pace,
-    Usual,
     alert_threshold,
     cluster_sizes,
     fit_pooled_tail,
-    quantiles,
 )
+from models.online_tail import SERIES_PACE, STREAM_PACE, OnlineTail, Pace, Usual, quantiles
 
 CPU = torch.device("cpu")
 
