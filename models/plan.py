@@ -36,7 +36,7 @@ _STEADY = {
     "batch_windows": 256,
     "learning_rate": 2e-3,
     "max_epochs": 30,
-    "patience": 30,
+    "patience": 10**9,
     "trimmed_from": 1 / 3,
 }
 """Training of features: 50 batches an epoch whatever the table, for small ones teach little in a few batches.

@@ -50,19 +50,16 @@ class Course:
     """Held-out loss of the best weights."""
     best: dict[str, Tensor] = field(default_factory=dict)
     least: float = math.inf
-    """Held-out loss that an epoch has to gain on."""
+    """Held-out loss that is to be gained on."""
     waited: int = 0
-    """Epochs since one did."""
+    """Batches since it was."""
     seconds: float = 0.0
     over: bool = False
 
-    def stalled(self, held_out: float, patience: int, least_gain: float) -> bool:
-        """Take note of an epoch's held-out loss; tell whether this many have passed without a gain."""
-        if held_out < (1 - least_gain) * self.least:
-            self.least, self.waited = held_out, 0
-        else:
-            self.waited += 1
-        return self.waited >= patience
+    def gained(self, held_out: float, batches: int, least_gain: float) -> None:
+        """Take note of the held-out loss after an epoch of so many batches."""
+        gain = held_out < (1 - least_gain) * self.least
+        self.least, self.waited = (held_out, 0) if gain else (self.least, self.waited + batches)
 
 
 class Unfinished:

@@ -2,9 +2,9 @@
 
 The learning rate stands still for half of the training and falls to zero over the other half, which costs
 nothing and brings different seeds nearer to one another ("warm-up, stable, decay": Hu et al., "MiniCPM", 2024).
-Early stopping (Prechelt, "Early Stopping - But When?", 1998) and such a schedule work together: when epochs bring
-little at the full rate, that is the half. The rate falls over as many epochs as there were, which is where the loss
-of a rate that stood still too long goes, and the training ends.
+Early stopping (Prechelt, "Early Stopping - But When?", 1998) works by that schedule: when more batches bring little
+at the full rate, half of the training is over. The rate falls over as many epochs as there were, which takes off
+what standing still cannot, and the training ends.
 
 Training data hold anomalies, and an autoencoder learns to reconstruct those that come often. So each batch leaves
 out the windows that it explains worst: a trimmed loss, as in least trimmed squares (Rousseeuw, "Least Median of
@@ -39,10 +39,12 @@ class TrainingConfig:
     seed: int = 0
     max_epochs: int = 8
     max_seconds: float = 60.0
-    patience: int = 2
-    """Epochs at the full learning rate that may bring less than `least_gain`; then it falls, and training ends."""
+    patience: int = 100
+    """Batches at the full learning rate that may bring less than `least_gain`; then it falls, and training ends.
+
+    Counted at the ends of epochs: those of a short series hold too few batches to say what more would bring."""
     least_gain: float = 0.05
-    """What an epoch has to take off the least held-out loss so far, as a share of it; 0: anything."""
+    """What they have to take off the least held-out loss so far, as a share of it; 0: anything."""
     batch_windows: int = 64
     epoch_windows: int = 40_000
     """Most windows of an epoch, drawn anew each time: a bound for streams of thousands of series."""
@@ -140,7 +142,9 @@ def train(
             course.best = copy.deepcopy(view.network.state_dict())
             # While a loss is warmed up, the reconstruction is better than it may stay.
             course.lowest = held_out if share > WARM_UP else math.inf
-        if share < 0.5 and len(held_out_N) and course.stalled(held_out, config.patience, config.least_gain):
+        if len(held_out_N):
+            course.gained(held_out, len(batches), config.least_gain)
+        if share < 0.5 and course.waited >= config.patience:
             course.planned = 2 * course.epochs
         course.seconds, course.over = clock() - started_s, share == 1
         if unfinished:

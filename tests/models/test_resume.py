@@ -22,7 +22,7 @@ from tests.streams import series_rows
 VIEWS = ({"window": 8, "inputs": "values"}, {"window": 6, "inputs": "centred"})
 EPOCHS = 5
 FOLDER = "models/s/unfinished"
-SHORT: Any = {"max_epochs": 100_000, "patience": 100_000, "max_seconds": 0.5}
+SHORT: Any = {"max_epochs": 100_000, "patience": 10**9, "max_seconds": 0.5}
 
 
 class Killing(ObjectStorage):
@@ -44,7 +44,7 @@ def trained(
     torch.set_num_threads(1)
     values = series_rows(["a", "b"], rows, 1, {})
     columns = {name: (60_000 * np.arange(rows), values[number]) for number, name in enumerate("ab")}
-    options = {"max_epochs": EPOCHS, "patience": EPOCHS, **options}
+    options = {"max_epochs": EPOCHS, **options}
     plan = plan_of("series", 2, "default", {"network": network, **options}, views=VIEWS)
     told: list[float] = []
     detector = fit_detector(
@@ -82,7 +82,7 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(network: str, writes:
 
 @pytest.mark.parametrize("writes", [2, 3])
 def test_a_training_that_was_about_to_end_early_still_does(writes: int, tmp_path: Path) -> None:
-    """No epoch brings nine tenths, so the second one is the half; killed with it or after it, four there are."""
+    """No batch brings nine tenths, so the second epoch is the half; killed with it or after it, four there are."""
     storage = ObjectStorage(f"file://{tmp_path}")
     options: Any = {"patience": 1, "least_gain": 0.9}
     kill_after("vanilla", writes, storage.url, **options)
