@@ -17,9 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.calibration import OnlineTail, Pace, PooledTail, Usual, alert_threshold
+from models.calibration import PooledTail, alert_threshold
 from models.dataset import padded
 from models.mapping import Delay, Reach
+from models.online_tail import OnlineTail, Pace, Usual
 from models.reader import Reader
 from models.scaling import LIMIT, Scaling
 from models.spec import ModelSpec

@@ -21,9 +21,10 @@ import safetensors.numpy
 import torch
 
 from models import architectures
-from models.calibration import CLUSTER_LEVELS, PooledTail, with_far_quantile
+from models.calibration import CLUSTER_LEVELS, PooledTail
 from models.detector import Calibration, Detector, Judgement
 from models.mapping import Delay, reach_of
+from models.online_tail import with_far_quantile
 from models.scaling import Scaling
 from models.spec import ModelSpec
 from models.views import View, ViewConfig

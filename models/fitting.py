@@ -15,12 +15,8 @@ from torch import Tensor
 
 from models.calibration import (
     CLUSTER_LEVELS,
-    SERIES_PACE,
-    STREAM_PACE,
     cluster_sizes,
     fit_pooled_tail,
-    quantiles,
-    rescored,
 )
 from models.dataset import (
     Columns,
@@ -34,6 +30,7 @@ from models.dataset import (
 )
 from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
 from models.mapping import DELAYS, Delay, Reach, reach_of
+from models.online_tail import SERIES_PACE, STREAM_PACE, quantiles, rescored
 from models.plan import LEAST_WINDOWS, Plan, whole_windows
 from models.reader import Reader
 from models.resume import Unfinished, hash_of

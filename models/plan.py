@@ -31,7 +31,17 @@ _WIDE = {"hidden": 128, "latent": 128, "swapped": 0.0, "noise": 0.3}
 _STORED = 256
 """Records that the default of features measures distances from."""
 _STEADY = {"epoch_windows": 12_800, "least_epoch_windows": 12_800}
-"""Training of features: 50 batches an epoch whatever the table, for small ones teach little in a few batches."""
+"""Epochs of the default of features: 50 batches whatever the table, for small ones teach little in few batches."""
+_OF_RECORDS = {
+    "batch_windows": 256,
+    "learning_rate": 2e-3,
+    "max_epochs": 30,
+    "patience": 10**9,
+    "trimmed_from": 1 / 3,
+}
+"""Training of features: slower, and none ends early.
+
+Trained as series are, `vanilla` came to rebuild the attacks among the web requests of the demo, too."""
 _JUDGED = 3
 LEAST_WINDOW, LEAST_WINDOWS = 8, 100
 """Rows of the shortest window that the default falls back on, and windows that must lie whole within series: what
@@ -125,6 +135,8 @@ def plan_of(
     scaling = own.pop("scaling", _SCALING[kind])
     if scaling not in get_args(ScalingKind):
         raise ValueError(f"option 'scaling' is {scaling!r}; it takes one of: {', '.join(get_args(ScalingKind))}")
+    if kind == "features":
+        training = {**_OF_RECORDS, **training}
     if architecture == DEFAULT:
         network = own.pop("network", _NETWORKS[kind])
         if not isinstance(network, str):

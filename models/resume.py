@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,12 +43,23 @@ class Storage(Protocol):
 class Course:
     """How far the training of a network has come."""
 
+    planned: int
+    """Epochs that it will have."""
     epochs: int = 0
     lowest: float = math.inf
     """Held-out loss of the best weights."""
     best: dict[str, Tensor] = field(default_factory=dict)
+    least: float = math.inf
+    """Held-out loss that is to be gained on."""
+    waited: int = 0
+    """Batches since it was."""
     seconds: float = 0.0
     over: bool = False
+
+    def gained(self, held_out: float, batches: int, least_gain: float) -> None:
+        """Take note of the held-out loss after an epoch of so many batches."""
+        gain = held_out < (1 - least_gain) * self.least
+        self.least, self.waited = (held_out, 0) if gain else (self.least, self.waited + batches)
 
 
 class Unfinished:
@@ -90,11 +101,11 @@ class Unfinished:
 
     def restore(
         self, part: str, network: nn.Module, optimizer: torch.optim.Optimizer, random: np.random.Generator
-    ) -> Course:
-        """Return how far a part of the training had come, and put all of its states back."""
+    ) -> Course | None:
+        """Return how far a part of the training had come, and put all of its states back; None: nowhere."""
         found = self._read(f"{self._folder}/{part}")
         if found is None:
-            return Course()
+            return None
         numbers, tensors = found
         network.load_state_dict(_below("network", tensors))
         states: dict[int, dict[str, Tensor]] = {}
@@ -107,7 +118,7 @@ class Unfinished:
         if "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], _device(network))
         best = {name: tensor.to(_device(network)) for name, tensor in _below("best", tensors).items()}
-        return Course(numbers["epochs"], numbers["lowest"], best, numbers["seconds"], numbers["over"])
+        return Course(**{each.name: numbers[each.name] for each in fields(Course)} | {"best": best})
 
     def save(
         self,

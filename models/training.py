@@ -2,12 +2,15 @@
 
 The learning rate stands still for half of the training and falls to zero over the other half, which costs
 nothing and brings different seeds nearer to one another ("warm-up, stable, decay": Hu et al., "MiniCPM", 2024).
+Early stopping (Prechelt, "Early Stopping - But When?", 1998) works by that schedule: when more batches bring little
+at the full rate, half of the training is over. The rate falls over as many epochs as there were, which takes off
+what standing still cannot, and the training ends.
 
 Training data hold anomalies, and an autoencoder learns to reconstruct those that come often. So each batch leaves
 out the windows that it explains worst: a trimmed loss, as in least trimmed squares (Rousseeuw, "Least Median of
 Squares Regression", 1984); robust autoencoders go further (Zhou and Paffenroth, "Anomaly Detection with Robust Deep
-Autoencoders", KDD 2017). It begins when the warm-up of losses is over: what is normal and rare looks as bad as an
-anomaly at first, and would never be learned.
+Autoencoders", KDD 2017). It begins when something has been learned: what is normal and rare looks as bad as an
+anomaly at first, and would never be. Long after, what recurs has been learned, too.
 
 Legend: B batch, T steps, F features, N windows.
 """
@@ -34,26 +37,35 @@ class TrainingConfig:
     """How long and how fast to learn."""
 
     seed: int = 0
-    max_epochs: int = 30
+    max_epochs: int = 8
     max_seconds: float = 60.0
-    batch_windows: int = 256
+    patience: int = 100
+    """Batches at the full learning rate that may bring less than `least_gain`; then it falls, and training ends.
+
+    Counted at the ends of epochs: those of a short series hold too few batches to say what more would bring."""
+    least_gain: float = 0.05
+    """What they have to take off the least held-out loss so far, as a share of it; 0: anything."""
+    batch_windows: int = 64
     epoch_windows: int = 40_000
     """Most windows of an epoch, drawn anew each time: a bound for streams of thousands of series."""
     least_epoch_windows: int = 0
     """Fewest windows of an epoch: it goes through a small training set several times."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 1e-4
     trimmed: float = 0.05
     """Share of each batch's windows, those of largest loss, that nothing is learned from; 0 learns from all.
 
     A larger one would also leave out what is normal and takes an hour a day."""
+    trimmed_from: float = 0.15
+    """Share of the training in which nothing is left out yet."""
 
     mixed_precision: Literal["auto", "always", "never"] = "auto"
     """Reckon losses in bfloat16 where it does no harm, beside weights in float32. auto: on a GPU."""
 
     def __post_init__(self) -> None:
-        if not self.trimmed < 1:
-            raise ValueError(f"option 'trimmed' is {self.trimmed}; it takes a share below 1")
+        for share in ("trimmed", "least_gain"):
+            if not getattr(self, share) < 1:
+                raise ValueError(f"option {share!r} is {getattr(self, share)}; it takes a share below 1")
 
 
 @dataclass(frozen=True)
@@ -92,19 +104,19 @@ def train(
     if view.network.closed_form:
         return _solved(view, windows, learning_N, stopping_N, random)
     optimizer = torch.optim.AdamW(
-        view.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        view.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     mixed = {"auto": device.type == "cuda", "always": True, "never": False}[config.mixed_precision]
     rounds = max(1, math.ceil(config.least_epoch_windows / max(len(learning_N), 1)))
     epoch_windows = max(config.epoch_windows, config.least_epoch_windows)
     held_out_N = random.permutation(stopping_N)[: config.epoch_windows // 4]
-    course = unfinished.restore(part, view.network, optimizer, random) if unfinished else Course()
+    course = (unfinished and unfinished.restore(part, view.network, optimizer, random)) or Course(config.max_epochs)
     started_s = clock() - course.seconds
 
     def done(epochs: float) -> float:
         # Time is left out of it until it presses, so that a training with time to spare can be repeated to the bit.
         seconds = (clock() - started_s) / max(config.max_seconds, 1e-9)
-        return min(max(epochs / config.max_epochs, seconds if seconds > 0.5 else 0.0), 1.0)
+        return min(max(epochs / course.planned, seconds if seconds > 0.5 else 0.0), 1.0)
 
     while not course.over:
         view.train()
@@ -119,7 +131,7 @@ def train(
             z_BTF = torch.from_numpy(windows.take(chosen_B)).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 loss_B = losses(view, z_BTF, share)
-            loss = trimmed_mean(loss_B, config.trimmed if share > WARM_UP else 0.0)
+            loss = trimmed_mean(loss_B, config.trimmed if share > config.trimmed_from else 0.0)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(view.network.parameters(), 1.0)
@@ -130,6 +142,10 @@ def train(
             course.best = copy.deepcopy(view.network.state_dict())
             # While a loss is warmed up, the reconstruction is better than it may stay.
             course.lowest = held_out if share > WARM_UP else math.inf
+        if len(held_out_N):
+            course.gained(held_out, len(batches), config.least_gain)
+        if share < 0.5 and course.waited >= config.patience:
+            course.planned = 2 * course.epochs
         course.seconds, course.over = clock() - started_s, share == 1
         if unfinished:
             unfinished.save(part, course, view.network, optimizer, random)

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.calibration import SERIES_PACE
 from models.detector import Detector
+from models.online_tail import SERIES_PACE
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
 from pipeline.stages.decode import FloatArray, IntArray

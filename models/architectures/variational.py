@@ -4,7 +4,9 @@ Training maximises a lower bound of the likelihood (Kingma and Welling, "Auto-En
 2014): a normal likelihood whose spread is learned for each channel (Rybkin et al., "Simple and Effective VAE
 Training with Calibrated Decoders", ICML 2021), less the distance of the codes from a standard normal, which
 grows from nothing over the first third of the training lest the codes collapse. It is scored by the
-reconstruction from the mean code. Use it to generate, and where training data are few or dirty.
+reconstruction from the mean code: errors of drawn codes, be they one or many, find less on measured series
+(`tests/benchmarks/results/README.md`) and differ from time to time. Use it to generate, and where training data
+are few or dirty.
 
 Legend: B batch, T steps, C channels, L latent.
 """

@@ -5,6 +5,7 @@ The only module that draws with matplotlib; it takes no part in anything that is
 Legend: N rows of the series, S scored rows, F features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pipeline.jobs.results import Result
 try:
     import matplotlib
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 except ModuleNotFoundError as error:
     raise ConfigError("--figures needs matplotlib, not installed here: pip install 'offkey[evaluate]'") from error
 
@@ -56,19 +57,48 @@ def draw(task: FigureTask) -> None:
     """Write the figure, as PNG: of a series over time, of a table the scores of normal and labelled rows."""
     rows, scores = read_labelled(task.path), read_scores(task.scores)
     with matplotlib.rc_context(_STYLE):
-        figure = _series(rows, scores, task.result) if rows.kind == "series" else _table(scores, task.result)
-        task.figure.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = task.figure.with_name(f".{task.figure.name}")
-        figure.savefig(unfinished, dpi=120, format="png", facecolor="white")
-        unfinished.replace(task.figure)
+        if rows.kind == "series":
+            figure = Figure(figsize=(12, _height(rows)), layout="constrained")
+            _series(figure, rows, scores, task.result)
+        else:
+            figure = _table(scores, task.result)
+        _write(figure, task.figure)
 
 
-def _series(rows: Labelled, scores: dict[str, npt.NDArray[Any]], result: Result) -> Figure:
-    assert rows.train_N is not None
+def draw_below_each_other(tasks: Sequence[FigureTask], titles: Sequence[str], path: Path) -> None:
+    """Write one figure of several series, each under a title that comes before its own."""
+    each = [read_labelled(task.path) for task in tasks]
+    with matplotlib.rc_context(_STYLE):
+        heights = [_height(rows) for rows in each]
+        figure = Figure(figsize=(12, sum(heights)), layout="constrained")
+        parts = figure.subfigures(len(tasks), 1, height_ratios=heights, hspace=0.03, squeeze=False)[:, 0]
+        for part, rows, task, title in zip(parts, each, tasks, titles, strict=True):
+            _series(part, rows, read_scores(task.scores), task.result, f"{title}: ")
+        _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    figure.savefig(unfinished, dpi=120, format="png", facecolor="white")
+    unfinished.replace(path)
+
+
+def _height(rows: Labelled) -> float:
+    return 1.4 + 0.85 * sum(_heights(rows))
+
+
+def _heights(rows: Labelled) -> list[float]:
+    """Return how high the panels of a series are: a line each or one map for its features, then the scores."""
     count = len(rows.features)
-    as_lines = count <= _MOST_LINES
-    heights = [*([0.75] * count if as_lines else [3.2]), 2.2]
-    figure = Figure(figsize=(12, 1.4 + 0.85 * sum(heights)), layout="constrained")
+    return [*([0.75] * count if count <= _MOST_LINES else [3.2]), 2.2]
+
+
+def _series(
+    figure: Figure | SubFigure, rows: Labelled, scores: dict[str, npt.NDArray[Any]], result: Result, title: str = ""
+) -> None:
+    assert rows.train_N is not None
+    heights, as_lines = _heights(rows), len(rows.features) <= _MOST_LINES
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     time_N = rows.time_ms_N.astype("datetime64[ms]")
     spans = _shown_spans(rows.label_N, time_N)
@@ -97,8 +127,7 @@ def _series(rows: Labelled, scores: dict[str, npt.NDArray[Any]], result: Result)
     locator = AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
     panels[-1].xaxis.set_major_locator(locator)
     panels[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    _title(figure, result)
-    return figure
+    _title(figure, result, title)
 
 
 def _map(panel: Any, rows: Labelled, time_N: npt.NDArray[Any]) -> None:
@@ -146,12 +175,12 @@ def _table(scores: dict[str, npt.NDArray[Any]], result: Result) -> Figure:
     return figure
 
 
-def _title(figure: Figure, result: Result) -> None:
+def _title(figure: Figure | SubFigure, result: Result, before: str = "") -> None:
     if result.vus_pr_causal is None:
         told = f"AUROC {result.auroc:.3f}, setting {result.setting}"
     else:
         told = f"VUS-PR {result.vus_pr_causal:.3f} causal, {result.vus_pr_settled:.3f} settled"
-    name = f"{result.group} / {result.series}"
+    name = f"{before}{result.group} / {result.series}"
     figure.suptitle(f"{name}     {told}     {result.architecture}", x=0.01, ha="left", fontsize=11, color=_INK)
 
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.calibration import OnlineTail, Pace
 from models.detector import Detector
+from models.online_tail import OnlineTail, Pace
 from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.series import BoolArray, Points
 from pipeline.stages.windows import Near, Round, Windows

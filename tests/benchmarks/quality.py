@@ -87,17 +87,27 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def group_means(results: Sequence[Result]) -> str:
-    """Return VUS-PR by architecture, settled and causal."""
+    """Return VUS-PR by architecture, settled and causal; and how far the means of single seeds lie apart."""
     names = sorted({result.group for result in results if result.vus_pr_causal is not None})
     rows = []
     for architecture in _architectures(results):
-        seeds = len({result.seed for result in results if result.architecture == architecture})
+        own = [result for result in results if result.architecture == architecture]
+        seeds = sorted({result.seed for result in own})
         for kind, value in KINDS.items():
-            means = {name: own.mean() for name, own in groups_of(by_series(results, architecture, value)).items()}
+            means = _means(own, architecture, value)
             if means:
                 cells = [_figure(means.get(name)) for name in names]
-                rows.append([f"{architecture}, {kind}", *cells, _figure(_mean(means, names)), str(seeds)])
-    return table(["VUS-PR", *names, "mean of groups", "seeds"], rows)
+                alone = [_means([one for one in own if one.seed == seed], architecture, value) for seed in seeds]
+                each = [mean for mean in (_mean(of_seed, names) for of_seed in alone) if mean is not None]
+                apart = _figure(max(each) - min(each) if len(each) > 1 else None)
+                rows.append(
+                    [f"{architecture}, {kind}", *cells, _figure(_mean(means, names)), str(len(seeds)), apart]
+                )
+    return table(["VUS-PR", *names, "mean of groups", "seeds", "apart"], rows)
+
+
+def _means(results: Iterable[Result], architecture: str, value: Value) -> dict[str, float]:
+    return {name: float(own.mean()) for name, own in groups_of(by_series(results, architecture, value)).items()}
 
 
 def differences(results: Sequence[Result], ours: str, peer: str) -> str:

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.calibration import SERIES_PACE
 from models.detector import Detector
 from models.fitting import fit_detector
+from models.online_tail import SERIES_PACE
 from models.plan import plan_of
 from pipeline.protocols import TopicPartition
 from pipeline.stages.decode import Batch

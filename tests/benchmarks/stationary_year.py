@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.calibration import SERIES_PACE
 from models.detector import Judgement
 from models.fitting import fit_detector
+from models.online_tail import SERIES_PACE
 from models.plan import plan_of
 from pipeline.budgets import Budget, parse_budget
 from pipeline.jobs.false_incidents import false_incidents

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.calibration import CLUSTER_LEVELS, DECIBEL, STREAM_PACE, OnlineTail, Pace, alert_threshold, quantiles
+from models.calibration import CLUSTER_LEVELS, DECIBEL, alert_threshold
+from models.online_tail import STREAM_PACE, OnlineTail, Pace, quantiles
 
 RECORDS, BUDGET = 300_000, 1_000
 THRESHOLD = float(alert_threshold(np.array([float(BUDGET)]), (1.0,) * len(CLUSTER_LEVELS))[0])

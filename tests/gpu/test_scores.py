@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from models import architectures
-from models.calibration import SERIES_PACE, OnlineTail, quantiles
 from models.files import from_files, to_files
+from models.online_tail import SERIES_PACE, OnlineTail, quantiles
 from pipeline.lanes import build_lane
 from pipeline.protocols import PartitionRecords, TopicPartition
 from tests.pipeline.test_streams import PLACES, records_of, run, scores

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import acceptance
-from models.calibration import DECIBEL, SERIES_PACE, OnlineTail, Usual
+from models.calibration import DECIBEL
+from models.online_tail import SERIES_PACE, OnlineTail, Usual
 
 CPU = torch.device("cpu")
 NORMAL: Usual = (DECIBEL * math.log(2), SERIES_PACE.gap, DECIBEL * math.log(8))

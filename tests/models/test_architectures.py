@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from models import architectures
-from models.calibration import SERIES_PACE
 from models.detector import Detector
 from models.files import from_files, to_files
+from models.online_tail import SERIES_PACE
 from models.plan import plan_of
 from models.spec import ModelSpec
 from tests.streams import fit

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from models.architectures import available
-from models.calibration import STREAM_PACE
 from models.dataset import FloatArray
 from models.detector import Detector
 from models.evaluation import auroc
 from models.files import from_files, to_files
 from models.fitting import fit_detector
+from models.online_tail import STREAM_PACE
 from models.plan import plan_of
 from models.scaling import LIMIT, compressed, expanded, fit_features
 from models.views import View, ViewConfig

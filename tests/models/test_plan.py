@@ -88,3 +88,11 @@ def test_a_view_takes_known_kinds_only(key: str, value: str) -> None:
 def test_a_view_with_an_unknown_key_names_the_nearest_one() -> None:
     with pytest.raises(ValueError, match="a view has no key 'ofset'; did you mean 'offset'"):
         plan_of("series", 2, "default", {}, views=[{"window": 8, "ofset": 1.0}])
+
+
+@pytest.mark.parametrize("architecture", ["default", "vanilla"])
+def test_features_train_more_slowly_unless_somebody_says_otherwise(architecture: str) -> None:
+    series, features = (plan_of(kind, 2, architecture, {}).training for kind in ("series", "features"))
+    assert (features.batch_windows, features.learning_rate) == (4 * series.batch_windows, series.learning_rate / 2)
+    assert features.patience > features.max_epochs * features.epoch_windows
+    assert plan_of("features", 2, architecture, {"batch_windows": 64}).training.batch_windows == 64

@@ -1,5 +1,6 @@
 """A training that was killed goes on, and ends where it would have."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.files import to_files
+from models.files import MANIFEST, to_files
 from models.fitting import fit_detector
 from models.plan import plan_of
 from models.resume import Unfinished
@@ -21,6 +22,7 @@ from tests.streams import series_rows
 VIEWS = ({"window": 8, "inputs": "values"}, {"window": 6, "inputs": "centred"})
 EPOCHS = 5
 FOLDER = "models/s/unfinished"
+SHORT: Any = {"max_epochs": 100_000, "patience": 10**9, "max_seconds": 0.5}
 
 
 class Killing(ObjectStorage):
@@ -42,7 +44,8 @@ def trained(
     torch.set_num_threads(1)
     values = series_rows(["a", "b"], rows, 1, {})
     columns = {name: (60_000 * np.arange(rows), values[number]) for number, name in enumerate("ab")}
-    plan = plan_of("series", 2, "default", {"network": network, "max_epochs": EPOCHS, **options}, views=VIEWS)
+    options = {"max_epochs": EPOCHS, **options}
+    plan = plan_of("series", 2, "default", {"network": network, **options}, views=VIEWS)
     told: list[float] = []
     detector = fit_detector(
         "series",
@@ -56,9 +59,9 @@ def trained(
     return to_files(detector), told
 
 
-def kill_after(network: str, writes: int, url: str) -> None:
+def kill_after(network: str, writes: int, url: str, **options: Any) -> None:
     """Train in a process of its own that is killed at the end of an epoch."""
-    asked = [sys.executable, "-m", "tests.models.test_resume", network, str(writes), url]
+    asked = [sys.executable, "-m", "tests.models.test_resume", network, str(writes), url, json.dumps(options)]
     root = Path(__file__).parents[2]
     done = subprocess.run(asked, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, timeout=120)
     assert done.returncode == -signal.SIGKILL
@@ -75,6 +78,19 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(network: str, writes:
     assert said == [f"goes on with the training that was interrupted, after {writes} epochs"]
     # The first thing told is the epoch after the last one, or a whole view.
     assert told[0] == pytest.approx(min((writes + 1) / EPOCHS, 1) / 3)
+
+
+@pytest.mark.parametrize("writes", [2, 3])
+def test_a_training_that_was_about_to_end_early_still_does(writes: int, tmp_path: Path) -> None:
+    """No batch brings nine tenths, so the second epoch is the half; killed with it or after it, four there are."""
+    storage = ObjectStorage(f"file://{tmp_path}")
+    options: Any = {"patience": 1, "least_gain": 0.9}
+    kill_after("vanilla", writes, storage.url, **options)
+    whole, told = trained("vanilla", None, **options)
+    resumed, told_again = trained("vanilla", Unfinished(storage, FOLDER), **options)
+    assert resumed == whole
+    assert told_again == told[writes:]
+    assert [view["epochs"] for view in json.loads(whole[MANIFEST])["training"]["views"]] == [4, 4]
 
 
 @pytest.mark.parametrize("change", [{"rows": 401}, {"latent": 3}])
@@ -100,8 +116,8 @@ def test_a_file_of_something_else_is_no_training(content: bytes, tmp_path: Path)
 def test_time_used_before_counts(tmp_path: Path) -> None:
     """Killed after its time was over, a view has no further epoch."""
     storage = ObjectStorage(f"file://{tmp_path}")
-    first, _ = trained("vanilla", Unfinished(storage, FOLDER), max_epochs=100_000, max_seconds=0.5)
-    again, told = trained("vanilla", Unfinished(storage, FOLDER), max_epochs=100_000, max_seconds=0.5)
+    first, _ = trained("vanilla", Unfinished(storage, FOLDER), **SHORT)
+    again, told = trained("vanilla", Unfinished(storage, FOLDER), **SHORT)
     assert again == first
     assert told == [1 / 3, 2 / 3, 1.0]
 
@@ -120,7 +136,7 @@ def test_it_is_written_every_few_seconds_and_when_a_view_is_done(
 
 
 if __name__ == "__main__":
-    _, network, writes, url = sys.argv
+    _, network, writes, url, options = sys.argv
     killing = Killing(url)
     killing.left = int(writes)
-    trained(network, Unfinished(killing, FOLDER, every_s=0.0))
+    trained(network, Unfinished(killing, FOLDER, every_s=0.0), **json.loads(options))

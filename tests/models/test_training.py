@@ -1,18 +1,25 @@
 """Training on what users have: few rows, constant columns, gaps."""
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from numpy.random import Generator
+from torch import nn
+from torch.optim import Optimizer
 
 from models import architectures
 from models.architectures import vanilla
 from models.dataset import windows_of
 from models.plan import plan_of
+from models.resume import Course, Unfinished
 from models.scaling import Scaling, estimated, fit_features, fit_series
 from models.spec import Kind, ModelSpec
-from models.training import solve, trimmed_mean
+from models.training import TrainingConfig, solve, train, trimmed_mean
 from models.views import View, ViewConfig
+from pipeline.connectors.storage import ObjectStorage
 from tests.streams import fit
 
 CPU = torch.device("cpu")
@@ -174,9 +181,10 @@ def test_a_precision_that_there_is_not_is_refused() -> None:
         plan_of("series", 1, "vanilla", {"mixed_precision": True})
 
 
-def test_a_share_that_leaves_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"option 'trimmed' is 1\.0; it takes a share below 1"):
-        fit(ModelSpec("series", ("a",), 8), "vanilla", {"trimmed": 1.0}, {"s": (times(100), np.ones((100, 1)))})
+@pytest.mark.parametrize("option", ["trimmed", "least_gain"])
+def test_a_share_that_leaves_nothing_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=rf"option '{option}' is 1\.0; it takes a share below 1"):
+        fit(ModelSpec("series", ("a",), 8), "vanilla", {option: 1.0}, {"s": (times(100), np.ones((100, 1)))})
 
 
 def test_an_architecture_with_one_loss_for_the_batch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,11 +193,63 @@ def test_an_architecture_with_one_loss_for_the_batch_is_named(monkeypatch: pytes
         fit(ModelSpec("series", ("a",), 8), "vanilla", {}, {"s": (times(300), np.ones((300, 1)))})
 
 
+class Watching(Unfinished):
+    """Keeps nothing, but notes the learning rate that each epoch ends with, and its held-out loss."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(ObjectStorage(folder.as_uri()), "none")
+        self.rates: list[float] = []
+
+    def save(self, part: str, course: Course, network: nn.Module, optimizer: Optimizer, random: Generator) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def test_training_ends_early_where_there_is_no_more_to_learn(tmp_path: Path) -> None:
+    """It is nearly as good as one that takes all of its epochs, and its learning rate has fallen as low."""
+    time_T, random = np.arange(4000)[:, None], np.random.default_rng(0)
+    columns = {"s": (times(4000), np.sin(time_T / [5.0, 11.0]) + 0.3 * random.standard_normal((4000, 2)))}
+    whole, early = Watching(tmp_path), Watching(tmp_path)
+    trained = {}
+    for watching, patience in ((whole, 10_000), (early, 50)):
+        options = {"max_epochs": 40, "patience": patience}
+        told: list[float] = []
+        how = {"unfinished": watching, "progress": told.append}
+        detector = fit(ModelSpec("series", ("a", "b"), 16), "vanilla", options, columns, **how)
+        (trained[patience],) = detector.training["views"]
+    assert trained[10_000]["epochs"] == len(whole.rates) == 40
+    epochs = trained[50]["epochs"]
+    assert len(early.rates) == epochs <= 16
+    assert trained[50]["held_out_loss"] < 1.1 * trained[10_000]["held_out_loss"]
+    half = epochs // 2
+    assert early.rates[:half] == whole.rates[:half] == [TrainingConfig().learning_rate] * half
+    assert early.rates[half:] == sorted(set(early.rates[half:]), reverse=True)
+    assert early.rates[-1] < 0.02 * early.rates[0]
+    assert told[-1] == 1.0
+    assert told == sorted(told)
+
+
+def test_nothing_held_out_is_no_reason_to_end() -> None:
+    view = View(1, ViewConfig("vanilla", {}, 8))
+    windows = windows_of([np.random.default_rng(0).random((200, 1), np.float32)], 8)
+    config, none_N = TrainingConfig(max_epochs=12, patience=1, least_gain=0.9), np.arange(0)
+    assert train(view, windows, np.arange(200), none_N, config).epochs == 12
+    assert train(view, windows, np.arange(200), np.arange(200), config).epochs < 12
+
+
+def test_a_loss_is_waited_for_until_it_falls_by_enough() -> None:
+    course, waited = Course(planned=20), []
+    for held_out in (1.0, 0.96, 0.94, 0.93, 0.5, 0.6, 0.48):
+        course.gained(held_out, batches=7, least_gain=0.05)
+        waited.append(course.waited)
+    assert waited == [0, 7, 0, 7, 0, 7, 14]
+
+
 def test_training_ends_by_time() -> None:
     spec = ModelSpec("series", ("a",), 8)
     columns = {"s": (times(2000), np.random.default_rng(0).random((2000, 1)))}
     done: list[float] = []
-    detector = fit(spec, "vanilla", {"max_epochs": 10_000, "max_seconds": 0.3}, columns, progress=done.append)
+    options = {"max_epochs": 10_000, "max_seconds": 0.3, "patience": 10**9}
+    detector = fit(spec, "vanilla", options, columns, progress=done.append)
     assert detector.training["views"][0]["epochs"] < 10_000
     assert done[-1] == 1.0
     assert done == sorted(done)

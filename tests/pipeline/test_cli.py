@@ -355,6 +355,7 @@ def test_a_training_stopped_by_ctrl_c_goes_on(
     produce(Connection(embedded_broker), topic, series_payloads(100))
     stream = SERIES.model_dump(mode="json", exclude_unset=True)
     stream |= {"topic": topic, "model": {"architecture": "vanilla", "max_epochs": 100_000, "max_seconds": 8}}
+    stream["model"] |= {"patience": 10**9}
     path = configured(tmp_path, embedded_broker, streams={"machines": stream})
     with Running(path, command="train") as first:
         wait_for(lambda: bool(storage.list("models/machines")), first)

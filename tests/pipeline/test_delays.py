@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.calibration import SERIES_PACE, OnlineTail
 from models.detector import Detector
 from models.files import from_files, to_files
+from models.online_tail import SERIES_PACE, OnlineTail
 from models.scaling import Scaling
 from pipeline.lanes import build_lane
 from pipeline.protocols import PartitionRecords, TopicPartition

@@ -1,0 +1,283 @@
+"""Surprise -> the score, by what a series shows as it goes on.
+
+A series that is always stranger than its stream, or that drifts, is judged by its own measure. The state is in
+units of surprise, see `calibration`, so it outlives a change of model.
+
+Legend: K points of a poll, S slots.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models import acceptance
+from models.acceptance import Acceptance, Quantiles
+from models.calibration import DECIBEL, FloatArray
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How an `OnlineTail` follows."""
+
+    share: float
+    """The upper quantile that is followed is passed by this share of the points."""
+    block: int
+    """Points that are scored before the state moves."""
+    gap_step: float
+    most_above: int
+    """Points of a block that count as above the upper quantile at most: the bound on what an outage teaches."""
+    far_followed: bool
+    """Whether the tail beyond has a width of its own; otherwise it is as wide as the upper half."""
+
+    @property
+    def gap(self) -> float:
+        """How far the upper quantile of a normal score lies above its median."""
+        return DECIBEL * math.log(0.5 / self.share)
+
+    @property
+    def gaps(self) -> tuple[float, float]:
+        """Bounds of the gap that is followed."""
+        return _LEAST_GAP * self.gap, _MOST_GAP * self.gap
+
+    @property
+    def far_share(self) -> float:
+        """The far quantile is passed by this share of the points."""
+        return self.share / _FURTHER
+
+
+_FURTHER = 8
+_FAR = DECIBEL * math.log(_FURTHER)
+"""How far the far quantile of a normal score lies above the upper one."""
+
+SERIES_PACE = Pace(share=0.02, block=16, gap_step=0.5, most_above=2, far_followed=True)
+"""One series, with some hundred to some thousand points a week."""
+STREAM_PACE = Pace(share=0.002, block=4096, gap_step=8.0, most_above=66, far_followed=False)
+"""All records of a stream together: enough of them to follow a quantile near the usual budgets, so that little
+rests on the shape of the tail beyond it. As with adaptive conformal inference (Gibbs and Candes, 2021), the rate
+of alerts is held whatever becomes of the errors' distribution, if it does so slowly. Chosen without labels, by
+that rate on synthetic streams: `tests/benchmarks/stream_pace.py`."""
+
+_MEDIAN = DECIBEL * math.log(2)
+_MEDIAN_STEP = 0.10
+_LEAST_GAP, _MOST_GAP = 0.25, 20.0
+"""Bounds of the gaps, in those of a normal score."""
+
+Usual = tuple[float, float, float]
+"""A series' median surprise, and how far above it lie the upper quantile and, above that, the far one."""
+
+
+class OnlineTail:
+    """Three quantiles of each series' surprise, followed as it goes on: 32 bytes a series, or 76 with `accepting`.
+
+    The score puts the series' median, upper and far quantile where those of a normal score lie, and goes on in a
+    straight line: the tail above is exponential, as of peaks over the upper quantile, with a width of its own.
+
+    Quantiles are followed by stochastic approximation (Robbins and Monro, 1951) in blocks of points of a
+    series. All points of a block are scored by the state at its start, and within a block only whole numbers
+    are added up, so a score depends neither on how polls cut the stream nor on the order of sums on a device.
+    How many of a block's points lie above a quantile counts, never by how much, and only so many of them: an
+    outage cannot teach it quickly, a level that stays is learned within some hundred points.
+
+    With `accepting`, an outage teaches next to nothing, and a level that stays is learned at once when its time has
+    come: see `models.acceptance`.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        pace: Pace,
+        initial: Mapping[str, Usual] | None = None,
+        *,
+        accepting: bool = False,
+    ) -> None:
+        """`initial` holds the usual surprise of the series that were there in training."""
+        self._device = device
+        self._pace = pace
+        self._initial = initial or {}
+        columns = dict.fromkeys(("median", "gap", "far"), torch.float32) | {"seen": torch.int64}
+        columns |= dict.fromkeys(("above_median", "above_upper", "above_far"), torch.int32)
+        self._acceptance: Acceptance | None = None
+        if accepting:
+            self._acceptance = Acceptance(pace.block, pace.gaps, _FAR / pace.gap)
+            columns |= acceptance.COLUMNS
+        self._columns = {name: torch.zeros(0, dtype=dtype, device=device) for name, dtype in columns.items()}
+
+    def begin(self, slots: npt.NDArray[np.int64], names: list[str]) -> None:
+        """Give slots the state of a series that was never seen here."""
+        self._reserve(int(slots.max(initial=-1)) + 1)
+        index = torch.from_numpy(slots).to(self._device)
+        start = torch.tensor(
+            [self._initial.get(name, (_MEDIAN, self._pace.gap, _FAR)) for name in names], device=self._device
+        )
+        for column in self._columns.values():
+            column[index] = 0
+        self._columns["median"][index] = start[:, 0]
+        self._columns["gap"][index] = start[:, 1]
+        self._columns["far"][index] = start[:, 2]
+        if self._acceptance is not None:
+            often = [0 if name in self._initial else acceptance.NO_HISTORY for name in names]
+            self._columns["often"][index] = torch.tensor(often, dtype=torch.int32, device=self._device)
+
+    def accept_after(self, slots: npt.NDArray[np.int64], points: FloatArray) -> None:
+        """Set how many points a level stays until it is accepted; until then a slot learns as without `accepting`.
+
+        It follows from the settings, so `gather` leaves it out.
+        """
+        assert self._acceptance is not None
+        index = torch.from_numpy(slots).to(self._device)
+        self._columns["patience"][index] = self._acceptance.patience(points).to(self._device)
+
+    def gather(self, slots: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """Return the state of these slots, for a checkpoint."""
+        index = torch.from_numpy(slots).to(self._device)
+        kept = {name: column for name, column in self._columns.items() if name != "patience"}
+        return {name: column[index].cpu().numpy() for name, column in kept.items()}
+
+    def scatter(self, slots: npt.NDArray[np.int64], state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `gather` returned, here, without `accepting`, or in its first format: no far quantile."""
+        self._reserve(int(slots.max(initial=-1)) + 1)
+        index = torch.from_numpy(slots).to(self._device)
+        early = {"far": state["gap"] * np.float32(_FAR / self._pace.gap), "above_far": 0 * state["above_upper"]}
+        # The block under way was not summed up from its start: should it be elevated, it does not count as one.
+        early["stays"] = -(state["seen"] % self._pace.block > 0).astype(np.int32)
+        for name in self._columns.keys() - {"patience"}:
+            column = self._columns[name]
+            kept = state[name] if name in state else early.get(name, np.zeros(len(slots)))
+            column[index] = torch.from_numpy(np.ascontiguousarray(kept)).to(self._device, column.dtype)
+
+    def score(self, slot_K: Tensor, surprise_K: Tensor) -> Tensor:
+        """Score points that are sorted by slot, and within a slot by offset; the state moves on."""
+        return self.follow(slot_K, surprise_K)[0]
+
+    def follow(self, slot_K: Tensor, surprise_K: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (scores, with which points a level was accepted); else as `score`."""
+        score_K = torch.empty_like(surprise_K)
+        accepted_K = torch.zeros(len(slot_K), dtype=torch.bool, device=self._device)
+        if not len(slot_K):
+            return score_K, accepted_K
+        seen = self._columns["seen"]
+        slots, place_K, count = torch.unique_consecutive(slot_K, return_inverse=True, return_counts=True)
+        start = count.cumsum(0) - count
+        index_K = seen[slot_K] + torch.arange(len(slot_K), device=self._device) - start[place_K]
+        block = self._pace.block
+        block_K = index_K // block - (seen[slots] // block)[place_K]
+        order_K = torch.argsort(block_K, stable=True)
+        for chosen in torch.split(order_K, torch.bincount(block_K).tolist()):
+            score_K[chosen], accepted_K[chosen] = self._block(slot_K[chosen], surprise_K[chosen])
+        return score_K, accepted_K
+
+    def _block(self, slot_K: Tensor, surprise_K: Tensor) -> tuple[Tensor, Tensor]:
+        """Score points of which no series has more than the rest of its block."""
+        state = self._columns
+        median_K, gap_K, far_K = (state[name][slot_K] for name in ("median", "gap", "far"))
+        above_K = surprise_K - median_K
+        beyond_K = above_K - gap_K
+        score_K = _scores(surprise_K, above_K, beyond_K, median_K, gap_K, far_K, self._pace.gap)
+        state["seen"].index_add_(0, slot_K, torch.ones_like(slot_K))
+        state["above_median"].index_add_(0, slot_K, (above_K > 0).int())
+        state["above_upper"].index_add_(0, slot_K, (beyond_K > 0).int())
+        state["above_far"].index_add_(0, slot_K, (beyond_K > far_K).int())
+        if self._acceptance is not None:
+            self._acceptance.count(state, slot_K, surprise_K)
+        slots, count = torch.unique_consecutive(slot_K, return_counts=True)
+        accepted_K = torch.zeros_like(slot_K, dtype=torch.bool)
+        accepted_K[count.cumsum(0) - 1] = self._learn(slots)
+        return score_K, accepted_K
+
+    def _learn(self, slots: Tensor) -> Tensor:
+        """Move on the slots whose block is full; tell of all of them whose level was accepted."""
+        state, pace = self._columns, self._pace
+        ends = state["seen"][slots] % pace.block == 0
+        accepted, full = torch.zeros_like(ends), slots[ends]
+        before = Quantiles(*(state[name][full] for name in ("median", "gap", "far")))
+        usual = self._learned(full, before)
+        if self._acceptance is not None:
+            elevated = 2 * state["above_upper"][full] > pace.block
+            usual, accepted[ends] = self._acceptance.decide(state, full, elevated, before, usual)
+        for name, moved in zip(("median", "gap", "far"), usual, strict=True):
+            state[name][full] = moved
+        for name in ("above_median", "above_upper", "above_far"):
+            state[name][full] = 0
+        return accepted
+
+    def _learned(self, full: Tensor, usual: Quantiles) -> Quantiles:
+        """Return the quantiles moved by what was counted in a block."""
+        state, pace = self._columns, self._pace
+        median, gap, far = usual
+        upper = state["above_upper"][full].clamp(max=pace.most_above) / pace.block
+        middle = state["above_median"][full] / pace.block
+        moved = median + _MEDIAN_STEP * gap * (middle - 0.5)
+        widened = (gap * (1 + pace.gap_step * (upper - pace.share))).clamp(*pace.gaps)
+        if pace.far_followed:
+            # Of an outage one point a block counts: the far quantile is what the threshold rests on.
+            beyond = state["above_far"][full].clamp(max=1) / pace.block
+            further = far * (1 + pace.gap_step * (beyond - pace.far_share))
+            further = further.clamp(_LEAST_GAP * _FAR, _MOST_GAP * _FAR)
+        else:
+            further = widened * (_FAR / pace.gap)
+        return Quantiles(moved.clamp(min=0.1 * _MEDIAN), widened, further)
+
+    def _reserve(self, slots: int) -> None:
+        more = slots - len(self._columns["seen"])
+        if more > 0:
+            more = max(more, len(self._columns["seen"]), 64)
+            for name, column in self._columns.items():
+                self._columns[name] = torch.cat([column, column.new_zeros(more)])
+
+
+def _scores(
+    surprise_K: Tensor,
+    above_K: Tensor,
+    beyond_K: Tensor,
+    median_K: Tensor,
+    gap_K: Tensor,
+    far_K: Tensor,
+    gap: float,
+) -> Tensor:
+    """Return scores on the lines through the origin, the median, the upper and the far quantile, and on beyond."""
+    upper_K = _MEDIAN + gap + beyond_K * (_FAR / far_K)
+    middle_K = torch.where(beyond_K >= 0, upper_K, _MEDIAN + above_K * (gap / gap_K))
+    return torch.where(above_K >= 0, middle_K, surprise_K.clamp(min=0) * (_MEDIAN / median_K))
+
+
+def quantiles(surprise_N: FloatArray, pace: Pace) -> Usual:
+    """Return the usual surprise in training: where an `OnlineTail` starts.
+
+    Drawn towards that of a normal score by as many points as a thin tail needs to be seen at all; of no points at
+    all, it is that.
+    """
+    if not len(surprise_N):
+        return _MEDIAN, pace.gap, _FAR
+    median, upper, far = np.quantile(surprise_N, [0.5, 1 - pace.share, 1 - pace.far_share])
+    weight, far_weight = (len(surprise_N) / (len(surprise_N) + 2 / share) for share in (pace.share, pace.far_share))
+    gap = float(np.clip(upper - median, *pace.gaps))
+    gap = math.exp(weight * math.log(gap) + (1 - weight) * math.log(pace.gap))
+    as_wide = gap * _FAR / pace.gap
+    seen = float(np.clip(far - upper, _LEAST_GAP * _FAR, _MOST_GAP * _FAR))
+    return (
+        float(max(weight * median + (1 - weight) * _MEDIAN, 0.1 * _MEDIAN)),
+        gap,
+        math.exp(far_weight * math.log(seen) + (1 - far_weight) * math.log(as_wide))
+        if pace.far_followed
+        else as_wide,
+    )
+
+
+def with_far_quantile(usual_S2: FloatArray, kind: str) -> FloatArray:
+    """Return the usual surprise of series as an earlier version kept it, with a tail as wide as the upper half."""
+    pace = SERIES_PACE if kind == "series" else STREAM_PACE
+    return np.column_stack([usual_S2, usual_S2[:, 1] * (_FAR / pace.gap)])
+
+
+def rescored(surprise_N: FloatArray, usual: Usual, pace: Pace) -> FloatArray:
+    """Return the scores of surprise under an `OnlineTail` that stands still."""
+    surprise, (median, gap, far) = torch.from_numpy(surprise_N), (torch.tensor(each) for each in usual)
+    above = surprise - median
+    scores: FloatArray = _scores(surprise, above, above - gap, median, gap, far, pace.gap).numpy()
+    return scores
