@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pipeline.protocols import TopicPartition
 from pipeline.stages.decode import MAX_TIME_MS, Batch, FloatArray, IntArray
+from pipeline.stages.slot_arrays import grown
 
 BoolArray = npt.NDArray[np.bool_]
 KnownScaling = Callable[[str], tuple[FloatArray, FloatArray] | None]
@@ -80,17 +81,17 @@ class SeriesTable:
     def __post_init__(self) -> None:
         self.columns: dict[str, npt.NDArray[Any]] = {
             "count": np.zeros(0, np.int64),
-            "first_time_ms": np.zeros(0, np.int64),
             "last_time_ms": np.zeros(0, np.int64),
             "interval_ms": np.zeros(0, np.float64),
-            "held_run": np.zeros(0, np.int64),
             "learned": np.zeros(0, np.bool_),
             "center": np.zeros((0, self.n_features), np.float64),
             "scale": np.zeros((0, self.n_features), np.float64),
-            "last_values": np.zeros((0, self.n_features), np.float64),
         }
         """One row a slot. `interval_ms`: 0 while it is not known. `learned`: the scaling is final; before that
-        the first value is its centre."""
+        the first value is its centre. Only what is held for missing features needs the last values."""
+        if self.hold_points:
+            self.columns["held_run"] = np.zeros(0, np.int64)
+            self.columns["last_values"] = np.zeros((0, self.n_features), np.float64)
 
     def __len__(self) -> int:
         return sum(len(held) for held in self.slots.values())
@@ -166,11 +167,12 @@ class SeriesTable:
         """Put back what `snapshot` returned; a series keeps the interval that the model knows of it."""
         of_model_ms = self.columns["interval_ms"][slots]
         for name, column in self.columns.items():
-            column[slots] = arrays[name]
+            # A state that was left without holding knows no values to hold.
+            column[slots] = arrays.get(name, 0 if name == "held_run" else np.nan)
         self.columns["interval_ms"][slots] = np.where(of_model_ms > 0, of_model_ms, arrays["interval_ms"])
 
         warming = arrays["interval_ms"] == 0
-        counts = arrays["count"][warming] - 1
+        counts = np.maximum(arrays["count"][warming] - 1, 0)
         if _STEPS in arrays:
             parts = np.split(arrays[_STEPS], np.cumsum(counts)[:-1])
         else:
@@ -237,8 +239,9 @@ class SeriesTable:
                 if late_N[i]:
                     continue
                 if missing_NF[i].any():
-                    if not known or run >= self.hold_points:
-                        lacking[int(i)] = "held_too_long" if known else "missing_field"
+                    holds = known and not np.isnan(last_F[missing_NF[i]]).any()
+                    if not holds or run >= self.hold_points:
+                        lacking[int(i)] = "held_too_long" if holds else "missing_field"
                         continue
                     run += 1
                     held_N[i] = True
@@ -260,7 +263,6 @@ class SeriesTable:
         index_M = columns["count"][slot_M] + rank_M
 
         new = columns["count"][slots] == 0
-        columns["first_time_ms"][slots[new]] = time_ms_M[start_S[new]]
         provisional = new & ~columns["learned"][slots]
         columns["center"][slots[provisional]] = values_MF[start_S[provisional]]
         unknown = columns["interval_ms"][slots] == 0
@@ -272,7 +274,8 @@ class SeriesTable:
 
         columns["count"][slots] += length_S
         columns["last_time_ms"][slots] = time_ms_M[end_S - 1]
-        columns["last_values"][slots] = values_MF[end_S - 1]
+        if self.hold_points:
+            columns["last_values"][slots] = values_MF[end_S - 1]
         return index_M
 
     def _learn_intervals(self, slots: IntArray, low_S: IntArray, high_S: IntArray, step_ms_M: IntArray) -> None:
@@ -289,11 +292,11 @@ class SeriesTable:
             self.columns["interval_ms"][full] = np.maximum(np.median(first_SM, axis=1), 1.0)
 
     def _grow(self) -> None:
-        capacity = max(64, 2 * self.capacity)
+        capacity = grown(self.capacity, self.capacity + 1)
         for name, column in self.columns.items():
-            grown = np.zeros((capacity, *column.shape[1:]), column.dtype)
-            grown[: len(column)] = column
-            self.columns[name] = grown
+            longer = np.zeros((capacity, *column.shape[1:]), column.dtype)
+            longer[: len(column)] = column
+            self.columns[name] = longer
 
     def _empty_points(self) -> Points:
         none, no_values = np.zeros(0, np.int64), np.zeros((0, self.n_features))

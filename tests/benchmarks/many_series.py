@@ -99,7 +99,9 @@ def repeated(arrays: Mapping[str, npt.NDArray[Any]], series: int, few: int) -> A
     return many
 
 
-def live_polls(partition: TopicPartition, series: int, polled: int, first: int = _WARM) -> Iterator[PartitionRecords]:
+def live_polls(
+    partition: TopicPartition, series: int, polled: int, first: int = _WARM
+) -> Iterator[PartitionRecords]:
     """Yield polls without end, every series once in a point of time."""
     offset, point = first * series, first
     while True:

@@ -3,7 +3,8 @@
 For each number of series the stages of one stream are restored from a synthesised state with full buffers (one
 feature, window 64, one dense view) in a process of their own, and go on with live polls, every series once in each
 point of time. `rss` is by how much the process has grown, in bytes a series; `of` adds up what each part of the
-pipeline holds. `points_per_s` is of `process` alone, decoding from JSON included, by the time of one core: others may be at work.
+pipeline holds. `points_per_s` is of `process` alone, decoding from JSON included, by the time that one core worked:
+others may be at work beside it.
 """
 
 import argparse
