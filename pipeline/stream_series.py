@@ -16,6 +16,7 @@ from models.calibration import SERIES_PACE
 from models.detector import Detector
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
+from pipeline.stages.bounds import Evicted
 from pipeline.stages.decode import REASONS, FloatArray, IntArray, Reject
 from pipeline.stages.incidents import SEVERITIES, Incidents, OpenIncident
 from pipeline.stages.scoring import Scorer, Scores
@@ -40,6 +41,7 @@ class SeriesPipeline:
             known_scaling=detector.scaling.for_series,
             known_interval_ms=detector.calibration.interval_of,
             hold_points=plan.hold_points,
+            bounds=plan.bounds,
         )
         self._windows = Windows(
             self._table, estimate_scaling=detector.scaling.for_new, device=device, near=scorer.near
@@ -67,6 +69,7 @@ class SeriesPipeline:
             decoded = [self._plan.decoder.decode(records) for records in arrived]
             rejects = [reject for _, found in decoded for reject in found]
         with measure("series"):
+            self._empty(self._table.take_evicted())
             admitted = self._table.admit([batch for batch, _ in decoded])
             self._begin_tails(self._table.take_new())
             records_of = {records.partition: records.records for records in arrived}
@@ -85,6 +88,7 @@ class SeriesPipeline:
                 threshold_K = self._threshold_S[scores.judged.slot_M]
                 alerts += self._alerts(scores, threshold_K)
                 judged.append((scores.judged, scores.score_K, threshold_K))
+        alerts += self._ended(admitted.evicted)
         names = self._table.names
         return Outcome(
             sorted(alerts, key=lambda alert: (alert.partition, alert.offset)),
@@ -95,21 +99,21 @@ class SeriesPipeline:
             late=admitted.late,
             held=int(points.held_M.sum()),
             series_moved=admitted.moved,
+            evicted=[(self._table.partitions[each.slot], each.offset, each.reason) for each in admitted.evicted],
         )
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
         """Return the state of a partition: names, the table's rows, buffers, tails, open incidents."""
-        held, count = self._table.slots.get(partition, {}), self._table.columns["count"]
-        series = {name: slot for name, slot in held.items() if count[slot] > 0}
-        slots = np.fromiter(series.values(), np.int64, len(series))
+        slots = self._table.held(partition)
         index_of = {slot: index for index, slot in enumerate(slots.tolist())}
         incidents = {
             index_of[slot]: incident for slot, incident in self._incidents.open.items() if slot in index_of
         }
         arrays: Arrays = self._table.snapshot(slots)
         arrays |= {_TAIL + name: column for name, column in self._tail.gather(slots).items()}
-        arrays |= self._windows.snapshot(slots)
-        arrays["names"] = np.frombuffer(msgspec.json.encode(list(series)), np.uint8)
+        arrays |= self._windows.snapshot(slots) | self._table.snapshot_bounds(partition, slots)
+        names = [self._table.names[slot] for slot in slots.tolist()]
+        arrays["names"] = np.frombuffer(msgspec.json.encode(names), np.uint8)
         arrays["incidents"] = np.frombuffer(msgspec.json.encode(incidents), np.uint8)
         return arrays
 
@@ -119,10 +123,11 @@ class SeriesPipeline:
         if not arrays:
             return
         names = msgspec.json.decode(arrays["names"].tobytes(), type=list[str])
-        slots = np.array([self._table.add(partition, name) for name in names], np.int64)
+        slots = self._table.add_all(partition, names)
         self._begin_tails(self._table.take_new())
         known = {name: self._table.columns[name][slots] for name in ("learned", "center", "scale")}
         self._table.restore(slots, arrays)
+        self._table.restore_bounds(partition, slots, arrays)
         self._windows.restore(slots, arrays)
         self._rescale(slots, known)
         self._tail.scatter(
@@ -133,11 +138,48 @@ class SeriesPipeline:
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
-        freed = self._table.drop(partition)
+        self._empty(self._table.drop(partition))
+
+    def divide(self, partition: TopicPartition, partitions: int) -> None:
+        """Say among how many partitions the series that the stream may hold are divided."""
+        self._table.divide(partition, partitions)
+
+    def _empty(self, freed: IntArray) -> None:
+        """Forget what belonged to series that are gone."""
+        if not len(freed):
+            return
         self._threshold_S[freed[freed < len(self._threshold_S)]] = np.inf
         self._windows.free(freed)
         for slot in freed.tolist():
             self._incidents.open.pop(slot, None)
+
+    def _ended(self, evicted: Sequence[Evicted]) -> list[Alert]:
+        """End the incidents of series that had to leave: nobody would ever say that they are over."""
+        alerts: list[Alert] = []
+        for each in evicted:
+            incident = self._incidents.open.pop(each.slot, None)
+            if incident is not None:
+                (topic, partition), series = self._table.partitions[each.slot], self._table.names[each.slot]
+                alerts.append(
+                    Alert(
+                        incident=incident.incident,
+                        stream=self._plan.name,
+                        series=series,
+                        fields=self._plan.fields_of(series),
+                        state="resolved",
+                        severity=SEVERITIES[incident.severity],
+                        score=round(incident.peak, 6),
+                        threshold=round(incident.threshold, 6),
+                        opened_ms=incident.opened_ms,
+                        event_ms=each.time_ms,
+                        features={},
+                        model_version=self._plan.model_version,
+                        topic=topic,
+                        partition=partition,
+                        offset=each.offset,
+                    )
+                )
+        return alerts
 
     def _begin_tails(self, new: list[int]) -> None:
         if new:

@@ -14,7 +14,20 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "models").rglob("*.py")])
 ONE_IMPORTER = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "matplotlib")
 CLIENT_LIBRARIES = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "rich", "typer")
-STAGES = ("decode", "slot_arrays", "series", "fading", "windows", "scoring", "incidents", "alerts", "dead_letters")
+STAGES = (
+    "decode",
+    "bounds",
+    "name_index",
+    "slot_arrays",
+    "seats",
+    "series",
+    "fading",
+    "windows",
+    "scoring",
+    "incidents",
+    "alerts",
+    "dead_letters",
+)
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py", "manager.py", "misc.py"}
 
 
