@@ -22,8 +22,8 @@ from pipeline.stages.series import runs
 from pipeline.stages.slot_arrays import SlotArray, grown
 
 _NONE = -torch.inf
-_ROUNDING = 4 * float(np.finfo(np.float32).eps)
-"""Of the largest fading: how far rounding may bring two fadings nearer than their ages are."""
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)
+"""Of the numbers at hand: more than rounding moves a faded error against another one."""
 
 
 def kept_errors(views: int) -> int:
@@ -46,8 +46,8 @@ class _Store:
         self.errors.rows[index_U] = _NONE
 
     def write(self, index_U: Tensor, error_UVK: Tensor, age_UVK: Tensor) -> None:
-        self.errors.rows[index_U] = error_UVK
-        self.ages.rows[index_U] = age_UVK.to(self.ages.rows.dtype)
+        self.errors.rows.index_copy_(0, index_U, error_UVK)
+        self.ages.rows.index_copy_(0, index_U, age_UVK.to(self.ages.rows.dtype))
 
 
 class FadingErrors:
@@ -57,11 +57,13 @@ class FadingErrors:
         assert reach.ahead == 0, "a row that waits is judged by later windows too"
         views = len(reach.fading_VR)
         self._behind = reach.behind
-        self._fading_VA = reach.fading_VR.flip(1).to(device)
+        self._fading_VA = reach.fading_VR.flip(1).contiguous().to(device)
         """What is taken off an error of each age."""
         fading_VA = self._fading_VA.double()
         finite_VA = fading_VA.masked_fill(fading_VA.isinf(), 0)
-        self._margin_V1 = _ROUNDING * finite_VA.amax(dim=1)[:, None]
+        self._margin_V1 = (_ROUNDING * finite_VA.amax(dim=1)[:, None]).float()
+        self._first_V1 = torch.arange(0, self._fading_VA.numel(), reach.behind + 1, device=device).int()[:, None]
+        """Where each view's fading begins."""
         self._device = device
         self._kept = min(kept_errors(views), reach.behind)
         ages = np.uint8 if reach.behind < 255 else np.int16
@@ -187,12 +189,13 @@ class FadingErrors:
 
     def _moved_on(self, store: _Store, index_U: Tensor, new_UV: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return (what is said of the new rows, errors and ages to keep, which slots had no place for the new)."""
-        error_UVK = store.errors.rows[index_U]
-        age_UVK = store.ages.rows[index_U].long() + 1
-        fading_UVK = self._fading_VA[torch.arange(len(self._fading_VA), device=self._device)[:, None], age_UVK]
-        found_UV = torch.maximum(new_UV - self._fading_VA[:, 0], (error_UVK - fading_UVK).amax(dim=2))
-        least_UVK = error_UVK.double() - fading_UVK + self._margin_V1
-        below_UVK = (new_UV[:, :, None] >= least_UVK) | (age_UVK >= self._behind)
+        error_UVK = store.errors.rows.index_select(0, index_U)
+        age_UVK = store.ages.rows.index_select(0, index_U).int() + 1
+        place = (age_UVK + self._first_V1).view(-1)
+        faded_UVK = error_UVK - self._fading_VA.view(-1).index_select(0, place).view_as(error_UVK)
+        found_UV = torch.maximum(new_UV - self._fading_VA[:, 0], faded_UVK.amax(dim=2))
+        least_UV = new_UV - self._margin_V1[:, 0] - _ROUNDING * new_UV.abs()
+        below_UVK = (faded_UVK <= least_UV[:, :, None]) | (age_UVK >= self._behind)
         error_UVK = error_UVK.masked_fill(below_UVK, _NONE)
         kept_UV1, place_UV1 = error_UVK.min(dim=2, keepdim=True)
         new_UV1 = new_UV[:, :, None]
