@@ -178,9 +178,8 @@ class OnlineTail:
         """Give slots the state of a series that was never seen here."""
         self._reserve(int(slots.max(initial=-1)) + 1)
         index = torch.from_numpy(slots).to(self._device)
-        start = torch.tensor(
-            [self._initial.get(name, (_MEDIAN, self._pace.gap, _FAR)) for name in names], device=self._device
-        )
+        usual = _MEDIAN, self._pace.gap, _FAR
+        start = torch.tensor([self._initial.get(name, usual) for name in names], device=self._device)
         for column in self._columns.values():
             column[index] = 0
         self._columns["median"][index] = start[:, 0]

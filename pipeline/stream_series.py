@@ -112,7 +112,7 @@ class SeriesPipeline:
         arrays: Arrays = self._table.snapshot(slots)
         arrays |= {_TAIL + name: column for name, column in self._tail.gather(slots).items()}
         arrays |= self._windows.snapshot(slots) | self._table.snapshot_bounds(partition, slots)
-        names = [self._table.names[slot] for slot in slots.tolist()]
+        names = list(map(self._table.names.__getitem__, slots.tolist()))
         arrays["names"] = np.frombuffer(msgspec.json.encode(names), np.uint8)
         arrays["incidents"] = np.frombuffer(msgspec.json.encode(incidents), np.uint8)
         return arrays
@@ -183,7 +183,8 @@ class SeriesPipeline:
 
     def _begin_tails(self, new: list[int]) -> None:
         if new:
-            self._tail.begin(np.array(new, np.int64), [self._table.names[slot] for slot in new])
+            names = self._table.names
+            self._tail.begin(np.array(new, np.int64), [names[slot] for slot in new])
 
     def _rescale(self, slots: IntArray, known: Mapping[str, npt.NDArray[Any]]) -> None:
         """Move restored buffers to this model's own scaling, where it knows the series by another one."""
@@ -202,7 +203,7 @@ class SeriesPipeline:
         new = slots[np.isinf(self._threshold_S[slots]) & (interval_S[slots] > 0)]
         if len(new):
             # Before its first window is complete a series has no interval, and no score either.
-            names = [self._table.names[slot] for slot in new.tolist()]
+            names = list(map(self._table.names.__getitem__, new.tolist()))
             self._threshold_S[new] = self._plan.thresholds(names, interval_S[new])
             if self._plan.accept_after_ms is not None:
                 points = self._detector.points_to_accept(self._plan.accept_after_ms, interval_S[new])

@@ -174,7 +174,9 @@ class SeriesTable:
         for column in columns.values():
             column[slots] = 0
         columns["scale"][slots] = 1.0
-        for slot, name in zip(slots.tolist(), [self.names[slot] for slot in slots.tolist()], strict=True):
+        names = self.names
+        for slot in slots.tolist():
+            name = names[slot]
             known = self.known_scaling(name)
             if known is not None:
                 columns["center"][slot], columns["scale"][slot] = known
