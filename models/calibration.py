@@ -106,11 +106,24 @@ def alert_threshold(points_per_incident: FloatArray, cluster_points: npt.ArrayLi
     needed_SK = levels / DECIBEL + np.log(np.column_stack([sizes_SK[:, :1], sizes_SK]))
     needed_SK = np.maximum.accumulate(needed_SK, axis=1)
     asked_S = np.log(np.maximum(points_per_incident, 1.0))
-    inside_S = [np.interp(asked, needed_K, levels) for asked, needed_K in zip(asked_S, needed_SK, strict=True)]
+    inside_S = _between(asked_S, needed_SK, levels)
     # Beyond the last level clusters stay as small as there.
     beyond_S = DECIBEL * np.maximum(asked_S - needed_SK[:, -1], 0)
-    threshold: FloatArray = np.maximum(np.array(inside_S) + beyond_S, LOWEST_THRESHOLD)
+    threshold: FloatArray = np.maximum(inside_S + beyond_S, LOWEST_THRESHOLD)
     return threshold
+
+
+def _between(at_S: FloatArray, known_SK: FloatArray, values_K: FloatArray) -> FloatArray:
+    """Return `np.interp` of each row by itself: there may be a million series."""
+    last = len(values_K) - 1
+    low_S = np.clip((known_SK <= at_S[:, None]).sum(axis=1) - 1, 0, last - 1)
+    each_S = np.arange(len(at_S))
+    from_S, width_S = known_SK[each_S, low_S], known_SK[each_S, low_S + 1] - known_SK[each_S, low_S]
+    slope_S = (values_K[low_S + 1] - values_K[low_S]) / np.where(width_S > 0, width_S, 1.0)
+    inside_S = slope_S * (at_S - from_S) + values_K[low_S]
+    inside_S = np.where(at_S < known_SK[:, 0], values_K[0], inside_S)
+    found_S: FloatArray = np.where(at_S >= known_SK[:, last], values_K[last], inside_S)
+    return found_S
 
 
 def cluster_sizes(each: Sequence[FloatArray]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:

@@ -31,6 +31,7 @@ from pipeline.setting_types import (
     LONGEST_WAIT,
     WRITTEN,
     Duration,
+    DurationOrNever,
     FieldPath,
     FieldPaths,
     Name,
@@ -187,6 +188,10 @@ class StreamSettings(Section):
     """A null or absent feature rejects the record, or takes the series' last value for some points."""
     hold_points: Whole = 5
     """For how many points in a row, with `missing: hold`; a held point never raises an alert."""
+    max_series: Whole = 1_000_000
+    """Most series held, each partition its share; beyond, a new one takes the place of the least recently seen."""
+    series_ttl: Annotated[DurationOrNever, Field(json_schema_extra={"default": "never"})] = None
+    """After how long without a record, by the time of its partition's records, a series is forgotten; or never."""
     max_record_bytes: Whole = 1_048_576
     """A larger value is rejected; of Arrow also one that is larger unpacked, or has more rows times columns."""
     model: ModelSettings = ModelSettings()
@@ -206,6 +211,9 @@ class StreamSettings(Section):
             raise mistake_at(("missing",), "`hold` needs `kind: series`: a record of features has no last value")
         if self.kind == "features" and self.series is not None:
             raise mistake_at(("series",), "it needs `kind: series`: records of features belong to no series")
+        for key in ("max_series", "series_ttl"):
+            if self.kind == "features" and key in self.model_fields_set:
+                raise mistake_at((key,), "it needs `kind: series`: records of features belong to no series")
         if self.kind == "features" and self.alerts.delay:
             raise mistake_at(
                 ("alerts", "delay"), "it needs `kind: series`: after a record of features comes no other"

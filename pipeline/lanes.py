@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError, RegistryError
 from pipeline.fields import decoder_of
 from pipeline.protocols import Registry
 from pipeline.setting_types import split_path
+from pipeline.stages.bounds import Bounds
 from pipeline.stages.decode import split_series_name
 from pipeline.stages.muting import Maintenance, StormLimit
 from pipeline.stages.scoring import Scorer
@@ -103,6 +104,9 @@ def build_lane(
         accept_after_ms=None if alerts.accept_after is None else 1000 * alerts.accept_after,
         hold_points=settings.hold_points if settings.missing == "hold" else 0,
         model_version=version,
+        bounds=Bounds(
+            settings.max_series, None if settings.series_ttl is None else int(1000 * settings.series_ttl)
+        ),
     )
     scorer = Scorer(detector.to(device), device, settings.alerts.delay)
     kind = SeriesPipeline if settings.kind == "series" else FeaturesPipeline

@@ -5,9 +5,9 @@ the configuration; `reason` of a dead letter is a key of `pipeline.stages.decode
 its exported name in capitals, without prefix and suffix. A record of many rows is one record, and as many points.
 
 After a restart the records from the checkpoint to the committed offset are replayed. What leaves the worker and
-what it has read (records, rejected ones, alerts, muted ones) is counted once, replays left out. What the stages do
-with points (scored, warming, held, late, moved series, records of a batch, durations) is counted as often as it is
-done, replays included; `offkey_records_replayed_total` says how many records those were.
+what it has read (records, rejected ones, alerts, muted ones, evicted series) is counted once, replays left out.
+What the stages do with points (scored, warming, held, late, moved series, records of a batch, durations) is counted
+as often as it is done, replays included; `offkey_records_replayed_total` says how many records those were.
 
 Defined at import, since the client's registry is global; `pipeline.health` serves them.
 """
@@ -85,6 +85,12 @@ SERIES_MOVED = Counter(
 PROCESS_RESTARTS = Counter(
     "offkey_process_restarts",
     "Times that this process of `offkey worker --processes` was started again; each port shows its own.",
+)
+SERIES_EVICTED = Counter(
+    "offkey_series_evicted",
+    "Series that were forgotten, by why: max_series (too many, this one least recently seen) or series_ttl (not "
+    "seen for so long). Where it keeps rising by max_series, series come back and warm up again and again.",
+    ["stream", "reason"],
 )
 
 EXPOSITION = make_wsgi_app()

@@ -219,6 +219,10 @@ class Partitions:
 
     def _is_added(self, lane: Lane, partition: TopicPartition, topic_id: str) -> bool:
         """Tell a partition that came after the group's start on the topic from one that was there already."""
+        return partition.partition >= self._partitions_at_first(lane, partition, topic_id)
+
+    def _partitions_at_first(self, lane: Lane, partition: TopicPartition, topic_id: str) -> int:
+        """Return how many partitions the topic had when the stream began on it."""
         topic = partition.topic
 
         def partitions_now() -> int:
@@ -235,7 +239,7 @@ class Partitions:
         if at_first is None:
             at_first = self.checkpoints.partitions_at_first(lane.name, topic, topic_id, partitions_now)
             self._at_first[topic, topic_id] = at_first
-        return partition.partition >= at_first
+        return at_first
 
     def _commit_added(self, lane: Lane, partition: TopicPartition, held: OffsetRange) -> int:
         """Commit the earliest offset of a partition that was added to its topic."""
@@ -250,6 +254,7 @@ class Partitions:
         return held.begin
 
     def _begin(self, lane: Lane, partition: TopicPartition, start: int, topic_id: str) -> None:
+        self._divide(lane, partition, topic_id)
         lane.pipeline.restore(partition, {})
         progress = Progress(start, start, -1, topic_id)
         self._write_first(partition, progress)
@@ -258,6 +263,7 @@ class Partitions:
         metrics.STATE_RESTORED.labels(lane.name, "cold").inc()
 
     def _restore(self, lane: Lane, partition: TopicPartition, checkpoint: Checkpoint, committed: int) -> None:
+        self._divide(lane, partition, checkpoint.topic_id)
         lane.pipeline.restore(partition, checkpoint.arrays)
         reached = checkpoint.next_offset
         self.source.start(partition, reached)
@@ -269,6 +275,14 @@ class Partitions:
                 "%s: the state was left by model %s and goes on with %s",
                 *(_name(partition), checkpoint.model_version, lane.model_version),
             )
+
+    def _divide(self, lane: Lane, partition: TopicPartition, topic_id: str) -> None:
+        """Give a partition its share of the series that its stream may hold.
+
+        The number that divides them is kept in storage: with the one of today, a partition that is added would have
+        series leave in a replay that stayed when their records were first read.
+        """
+        lane.pipeline.divide(partition, self._partitions_at_first(lane, partition, topic_id))
 
     def _write_first(self, partition: TopicPartition, progress: Progress) -> None:
         """Write the checkpoint that a partition begins with; storage that has worked before may be away for now."""

@@ -8,13 +8,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert
+from pipeline.stages.bounds import Bounds, Reason
 from pipeline.stages.decode import Decoder, FloatArray, IntArray, Reject
 from pipeline.stages.muting import Maintenance, Muted, StormLimit
 from pipeline.stages.thresholds import OfBudget
@@ -53,6 +54,8 @@ class StreamPlan:
     hold_points: int
     """0: a missing feature rejects the record."""
     model_version: str
+    bounds: Bounds = field(default_factory=Bounds)
+    """How many series are held, and for how long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Outcome:
     series_moved: int = 0
     muted: Sequence[Muted] = ()
     """Alerts that are not told."""
+    evicted: Sequence[tuple[TopicPartition, int, Reason]] = ()
+    """(partition, offset, why) of each series that had to leave."""
 
     @property
     def scored(self) -> Scored:
@@ -126,6 +131,9 @@ class StreamPipeline(Protocol):
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
+
+    def divide(self, partition: TopicPartition, partitions: int) -> None:
+        """Say, before its state is put back, among how many partitions the stream's bounds are divided."""
 
 
 @dataclass(frozen=True, slots=True)

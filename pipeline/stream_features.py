@@ -84,6 +84,9 @@ class FeaturesPipeline:
         if arrays:
             self._tail.scatter(np.array([slot]), arrays)
 
+    def divide(self, partition: TopicPartition, partitions: int) -> None:
+        """Do nothing: records of features belong to no series."""
+
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
         self._slots.pop(partition, None)

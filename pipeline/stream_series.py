@@ -52,6 +52,7 @@ class SeriesPipeline:
             known_scaling=detector.scaling.for_series,
             known_interval_ms=detector.calibration.interval_of,
             hold_points=plan.hold_points,
+            bounds=plan.bounds,
         )
         self._windows = Windows(
             self._table, estimate_scaling=detector.scaling.for_new, device=device, near=scorer.near
@@ -91,9 +92,10 @@ class SeriesPipeline:
             decoded = [self._plan.decoder.decode(records) for records in arrived]
             rejects = [reject for _, found in decoded for reject in found]
         with measure("series"):
+            self._empty(self._table.take_evicted())
             batches = [batch for batch, _ in decoded]
             admitted = self._table.admit(batches)
-            self._begin_series(self._table.take_new())
+            self._begin_tails(self._table.take_new())
             records_of = {records.partition: records.records for records in arrived}
             rejects += [
                 self._plan.decoder.reject(place, records_of[place][row], row, inner, reason)
@@ -103,7 +105,7 @@ class SeriesPipeline:
             # The tails are told how long a level has to stay before any of its points is scored.
             self._begin_accepting(np.unique(points.slot_M))
         with measure("silence"):
-            quiet = self._silence.follow(batches, points, admitted.place_M)
+            quiet = self._silence.follow(batches, points, admitted.place_M, admitted.evicted)
             stops = _stops(quiet)
         alerts: list[Alert] = []
         judged: list[tuple[Points, FloatArray, FloatArray]] = []
@@ -136,22 +138,22 @@ class SeriesPipeline:
             held=int(points.held_M.sum()),
             series_moved=admitted.moved,
             muted=muted,
+            evicted=[(self._table.partitions[each.slot], each.offset, each.reason) for each in admitted.evicted],
         )
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
         """Return the state of a partition: names, the table's rows, buffers, tails, open incidents."""
-        held, count = self._table.slots.get(partition, {}), self._table.columns["count"]
-        series = {name: slot for name, slot in held.items() if count[slot] > 0}
-        slots = np.fromiter(series.values(), np.int64, len(series))
+        slots, count = self._table.held(partition), self._table.columns["count"]
         index_of = {slot: index for index, slot in enumerate(slots.tolist())}
         opened, recent = self._incidents.open_among(slots), self._incidents.recent(count)
         incidents = {index_of[slot]: incident for slot, incident in opened.items()}
         resolved = {index_of[slot]: incident for slot, incident in recent.items() if slot in index_of}
         arrays: Arrays = self._table.snapshot(slots)
         arrays |= {_TAIL + name: column for name, column in self._tail.gather(slots).items()}
-        arrays |= self._windows.snapshot(slots)
+        arrays |= self._windows.snapshot(slots) | self._table.snapshot_bounds(partition, slots)
         arrays |= {_SILENCE + name: rows for name, rows in self._silence.snapshot(partition, slots).items()}
-        arrays["names"] = np.frombuffer(msgspec.json.encode(list(series)), np.uint8)
+        names = list(map(self._table.names.__getitem__, slots.tolist()))
+        arrays["names"] = np.frombuffer(msgspec.json.encode(names), np.uint8)
         arrays["incidents"] = np.frombuffer(msgspec.json.encode(incidents), np.uint8)
         arrays["resolved"] = np.frombuffer(msgspec.json.encode(resolved), np.uint8)
         arrays["muting"] = np.frombuffer(self._muting.snapshot(partition), np.uint8)
@@ -163,10 +165,11 @@ class SeriesPipeline:
         if not arrays:
             return
         names = msgspec.json.decode(arrays["names"].tobytes(), type=list[str])
-        slots = np.array([self._table.add(partition, name) for name in names], np.int64)
-        self._begin_series(self._table.take_new())
+        slots = self._table.add_all(partition, names)
+        self._begin_tails(self._table.take_new())
         known = {name: self._table.columns[name][slots] for name in ("learned", "center", "scale")}
         self._table.restore(slots, arrays)
+        self._table.restore_bounds(partition, slots, arrays)
         self._windows.restore(slots, arrays)
         self._rescale(slots, known)
         self._tail.scatter(slots, _beginning(_TAIL, arrays))
@@ -178,18 +181,27 @@ class SeriesPipeline:
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
         freed = self._table.drop(partition)
+        self._empty(freed)
+        self._silence.drop(partition, freed)
+        self._muting.drop(partition)
+
+    def divide(self, partition: TopicPartition, partitions: int) -> None:
+        """Say among how many partitions the series that the stream may hold are divided."""
+        self._table.divide(partition, partitions)
+
+    def _empty(self, freed: IntArray) -> None:
+        """Forget what belonged to series that are gone."""
+        if not len(freed):
+            return
         self._thresholds.forget(freed)
         self._accepting_S[freed[freed < len(self._accepting_S)]] = False
         self._windows.free(freed)
-        self._silence.drop(partition, freed)
         self._incidents.forget(freed)
-        self._muting.drop(partition)
 
-    def _begin_series(self, new: list[int]) -> None:
+    def _begin_tails(self, new: list[int]) -> None:
         if new:
-            slots = np.array(new, np.int64)
-            self._tail.begin(slots, [self._table.names[slot] for slot in new])
-            self._thresholds.begin(slots)
+            names = self._table.names
+            self._tail.begin(np.array(new, np.int64), [names[slot] for slot in new])
 
     def _rescale(self, slots: IntArray, known: Mapping[str, npt.NDArray[Any]]) -> None:
         """Move restored buffers to this model's own scaling, where it knows the series by another one."""

@@ -28,6 +28,7 @@ from pipeline.errors import AssignmentLost, RecordError, TransientError
 from pipeline.partitions import Partitions, Progress
 from pipeline.protocols import Checkpoints, Delivery, PartitionRecords, Source, TopicPartition
 from pipeline.stages import alerts, dead_letters
+from pipeline.stages.bounds import Reason
 from pipeline.stages.decode import Reject
 from pipeline.stopping import Stop
 from pipeline.stream import Lane, Measure, Outcome, Scored
@@ -69,6 +70,7 @@ class Worker:
         self._checkpoint_due_s = self.clock() + self.settings.checkpoint_every_s
         self._only_replayed = False
         self._told_of_moves: set[str] = set()
+        self._told_evicted: set[tuple[TopicPartition, Reason]] = set()
         self._stop = Stop()
         self.turned_s: float | None = None
         """When the loop last came round, by `clock`; None before its first turn."""
@@ -263,6 +265,10 @@ class Worker:
                     "itself; key topic %s by series",
                     *(lane.name, outcome.series_moved, lane.topic),
                 )
+            for place, offset, why in outcome.evicted:
+                if self._is_new(place, offset):
+                    metrics.SERIES_EVICTED.labels(lane.name, why).inc()
+                    self._tell_evicted(lane, place, offset, why)
             for alert in outcome.alerts:
                 if self._is_new(TopicPartition(alert.topic, alert.partition), alert.offset):
                     metrics.ALERTS.labels(lane.name, alert.state).inc()
@@ -272,6 +278,22 @@ class Worker:
             for reject in outcome.rejects:
                 if self._is_new(reject.partition, reject.record.offset):
                     metrics.RECORDS_REJECTED.labels(lane.name, reject.reason).inc()
+
+    def _tell_evicted(self, lane: Lane, place: TopicPartition, offset: int, reason: Reason) -> None:
+        """Say once of each partition that series leave, and what can be done."""
+        if (place, reason) in self._told_evicted:
+            return
+        self._told_evicted.add((place, reason))
+        where = (f"{place.topic}/{place.partition}", offset, lane.name)
+        if reason == "max_series":
+            logger.warning(
+                "%s: more series than its share, from offset %d on: a new one takes the place of the one least "
+                "recently seen, which warms up again when it comes back; raise streams.%s.max_series, or find out "
+                "what makes so many names (offkey_series_evicted_total counts on)",
+                *where,
+            )
+        else:
+            logger.info("%s: series leave after streams.%s.series_ttl without a record", where[0], lane.name)
 
     def _report(self) -> None:
         lag = self.source.lag()

@@ -63,7 +63,7 @@ class Scorer:
         self._device = device
         self._judgement = detector.calibration.of(delay)
         reach = self._judgement.reach
-        self.near = Near(reach.behind, reach.ahead, len(detector.views))
+        self.near = Near(reach.behind, reach.ahead, len(detector.views), reach)
 
     def online_tail(self, pace: Pace, *, accepting: bool = False) -> OnlineTail:
         """Return the recalibration of the surprise that this scorer finds."""
@@ -96,7 +96,12 @@ class Scorer:
         row_K = torch.from_numpy(ready.end_M[ready.judge_M]).to(self._device)
         position_K = ready.position_M[ready.judge_M]
         error_BV = self._errors(windows.gather, read_B)
-        if near.behind or near.ahead:
+        if windows.fading is not None:
+            slot_M, own_M = points.slot_M[ready.position_M], torch.from_numpy(ready.read_M).to(self._device)
+            error_MV = torch.full((len(slot_M), near.views), -torch.inf, device=self._device)
+            error_MV[own_M] = error_BV
+            surprise_K = judgement.of_points(windows.fading.follow(slot_M, error_MV)[own_M])
+        elif near.behind or near.ahead:
             windows.keep(read_B, error_BV)
             error_KVR = windows.errors_near(row_K)
             if near.ahead:

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.protocols import TopicPartition
+from pipeline.stages.bounds import Bounds, Evicted
 from pipeline.stages.decode import MAX_TIME_MS, Batch, FloatArray, IntArray
+from pipeline.stages.seats import Seats
 
 BoolArray = npt.NDArray[np.bool_]
 KnownScaling = Callable[[str], tuple[FloatArray, FloatArray] | None]
@@ -60,6 +62,8 @@ class Admitted:
     """(partition, row, row in the record, reason) where a missing feature cannot be held."""
     moved: int
     """Series first seen in this poll that stand in another partition too."""
+    evicted: Sequence[Evicted] = ()
+    """Series that had to leave. Their points are among the others; their slots are free with `take_evicted`."""
 
 
 @dataclass
@@ -71,45 +75,65 @@ class SeriesTable:
     known_scaling: KnownScaling
     known_interval_ms: Callable[[str], float | None]
     hold_points: int = 0
-    slots: dict[TopicPartition, dict[str, int]] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
-    partitions: list[TopicPartition] = field(default_factory=list)
-    _free: list[int] = field(default_factory=list)
+    bounds: Bounds = field(default_factory=Bounds)
     _new: list[int] = field(default_factory=list)
     _steps_ms: dict[int, "array[float]"] = field(default_factory=dict)
     """Steps between the points of each series whose interval is not known before its first window is full, as
     32-bit floats: there may be a million such series."""
-    _moved: int = 0
 
     def __post_init__(self) -> None:
+        self._seats = Seats(self.bounds)
         self.columns: dict[str, npt.NDArray[Any]] = {
             "count": np.zeros(0, np.int64),
-            "first_time_ms": np.zeros(0, np.int64),
             "last_time_ms": np.zeros(0, np.int64),
             "interval_ms": np.zeros(0, np.float64),
-            "held_run": np.zeros(0, np.int64),
             "learned": np.zeros(0, np.bool_),
             "center": np.zeros((0, self.n_features), np.float64),
             "scale": np.zeros((0, self.n_features), np.float64),
-            "last_values": np.zeros((0, self.n_features), np.float64),
         }
         """One row a slot. `interval_ms`: 0 while it is not known. `learned`: the scaling is final; before that
-        the first value is its centre."""
+        the first value is its centre. Only what is held for missing features needs the last values."""
+        if self.hold_points:
+            self.columns["held_run"] = np.zeros(0, np.int64)
+            self.columns["last_values"] = np.zeros((0, self.n_features), np.float64)
 
     def __len__(self) -> int:
-        return sum(len(held) for held in self.slots.values())
+        return len(self._seats)
 
     @property
     def capacity(self) -> int:
         return len(self.columns["count"])
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Name of each slot's series."""
+        return self._seats.names
+
+    @property
+    def partitions(self) -> Sequence[TopicPartition]:
+        """Partition of each slot's series."""
+        return self._seats.partitions
+
+    def held(self, partition: TopicPartition) -> IntArray:
+        """Return the slots of a partition's series."""
+        return self._seats.held(partition)
+
+    def are_of(self, partition: TopicPartition, slot_K: IntArray) -> BoolArray:
+        """Tell which of these slots have a series of a partition."""
+        return self._seats.partitions.are(partition, slot_K)
+
+    def divide(self, partition: TopicPartition, partitions: int) -> None:
+        """Give a partition its share, as one of so many, of the series that the stream may hold."""
+        self._seats.divide(partition, partitions)
+
     def admit(self, batches: Sequence[Batch]) -> Admitted:
         """Give each record its slot, leave out the late ones, hold what is missing; the table moves on."""
         if not batches:
             return Admitted(self._empty_points(), np.zeros(0, np.int64), 0, (), 0)
-        moved = self._moved
-        slot_N = np.concatenate([self._slots_of(batch) for batch in batches])
-        moved = self._moved - moved
+        moved = self._seats.moved
+        slot_N = np.concatenate([self._seats.find(batch) for batch in batches])
+        moved = self._seats.moved - moved
+        self._begin()
         order_N = np.argsort(slot_N, kind="stable")
         slot_N = slot_N[order_N]
         time_ms_N = np.concatenate([batch.time_ms_N for batch in batches])[order_N]
@@ -129,53 +153,75 @@ class SeriesTable:
         index_M = self._advance(slot_M, time_ms_M, values_MF)
         points = Points(slot_M, index_M, time_ms_M, values_MF, held_N[keep_N], offset_N[keep_N], inner_N[keep_N])
         unheld = [(self.partitions[slot_N[i]], int(row_N[i]), int(inner_N[i]), why) for i, why in lacking.items()]
-        return Admitted(points, order_N[keep_N], int(late_N.sum()), unheld, moved)
+        return Admitted(points, order_N[keep_N], int(late_N.sum()), unheld, moved, self._seats.evicted)
 
     def drop(self, partition: TopicPartition) -> IntArray:
         """Forget a partition's series; return the slots that became free."""
-        freed = sorted(self.slots.pop(partition, {}).values())
-        for slot in freed:
-            self._steps_ms.pop(slot, None)
-        self._free += reversed(freed)
-        return np.array(freed, np.int64)
+        return self._emptied(self._seats.drop(partition))
 
-    def add(self, partition: TopicPartition, name: str) -> int:
-        """Give a series a slot of its own, with its scaling and interval from training where it was there."""
-        slot = self._free.pop() if self._free else len(self.names)
-        if slot == len(self.names):
-            self.names.append(name)
-            self.partitions.append(partition)
-            if slot == self.capacity:
-                self._grow()
-        self.names[slot], self.partitions[slot] = name, partition
-        self.slots.setdefault(partition, {})[name] = slot
-        for column in self.columns.values():
-            column[slot] = 0
-        self.columns["scale"][slot] = 1.0
-        known = self.known_scaling(name)
-        if known is not None:
-            self.columns["center"][slot], self.columns["scale"][slot] = known
-            self.columns["learned"][slot] = True
-        self.columns["interval_ms"][slot] = self.known_interval_ms(name) or 0.0
-        self._new.append(slot)
-        return slot
+    def take_evicted(self) -> IntArray:
+        """Return the slots whose series had to leave; they are free from here on."""
+        return self._emptied(self._seats.take_evicted())
+
+    def _emptied(self, slots: IntArray) -> IntArray:
+        for slot in slots.tolist() if self._steps_ms else ():
+            self._steps_ms.pop(slot, None)
+        return slots
+
+    def add_all(self, partition: TopicPartition, names: Sequence[str]) -> IntArray:
+        """Give series slots of their own, with their scaling and interval from training where they were there."""
+        slots = self._seats.add_all(partition, names)
+        self._begin()
+        return slots
+
+    def _begin(self) -> None:
+        """Let new slots start as those of series that were never seen here."""
+        slots, columns = self._seats.take_new(), self.columns
+        if not len(slots):
+            return
+        self._grow()
+        for column in columns.values():
+            column[slots] = 0
+        columns["scale"][slots] = 1.0
+        names = self.names
+        for slot in slots.tolist():
+            name = names[slot]
+            known = self.known_scaling(name)
+            if known is not None:
+                columns["center"][slot], columns["scale"][slot] = known
+                columns["learned"][slot] = True
+            interval_ms = self.known_interval_ms(name)
+            if interval_ms:
+                columns["interval_ms"][slot] = interval_ms
+        self._new += slots.tolist()
 
     def snapshot(self, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
-        """Return the rows of these slots, all of which have had points, for a checkpoint."""
+        """Return the rows of these slots, for a checkpoint."""
         held = (self._steps_ms.get(slot) for slot in slots.tolist())
         steps_ms = [np.frombuffer(steps, np.float32) for steps in held if steps]
         rows = {name: column[slots] for name, column in self.columns.items()}
         return {**rows, _STEPS: np.concatenate([np.zeros(0, np.float32), *steps_ms])}
 
+    def snapshot_bounds(self, partition: TopicPartition, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
+        """Return what decides who of a partition leaves, for a checkpoint."""
+        return self._seats.snapshot(partition, slots)
+
+    def restore_bounds(
+        self, partition: TopicPartition, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        """Put back what `snapshot_bounds` returned."""
+        self._seats.restore(partition, slots, arrays)
+
     def restore(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put back what `snapshot` returned; a series keeps the interval that the model knows of it."""
         of_model_ms = self.columns["interval_ms"][slots]
         for name, column in self.columns.items():
-            column[slots] = arrays[name]
+            # A state that was left without holding knows no values to hold.
+            column[slots] = arrays.get(name, 0 if name == "held_run" else np.nan)
         self.columns["interval_ms"][slots] = np.where(of_model_ms > 0, of_model_ms, arrays["interval_ms"])
 
         warming = arrays["interval_ms"] == 0
-        counts = arrays["count"][warming] - 1
+        counts = np.maximum(arrays["count"][warming] - 1, 0)
         if _STEPS in arrays:
             parts = np.split(arrays[_STEPS], np.cumsum(counts)[:-1])
         else:
@@ -191,32 +237,6 @@ class SeriesTable:
         """Return the slots given to series since the last call."""
         new, self._new = self._new, []
         return new
-
-    def _slots_of(self, batch: Batch) -> IntArray:
-        held = self.slots.setdefault(batch.partition, {})
-        if batch.code_N is not None:
-            return self._slots_of_codes(batch, batch.code_N, held)
-        return np.array(
-            [
-                slot if (slot := held.get(name)) is not None else self._add_seen(batch.partition, name)
-                for name in batch.series
-            ],
-            np.int64,
-        )
-
-    def _slots_of_codes(self, batch: Batch, code_N: IntArray, held: Mapping[str, int]) -> IntArray:
-        """Look each name up once; new series get their slots in the order of their first rows."""
-        slot_C = np.array([held.get(name, -1) for name in batch.series], np.int64)
-        slot_N = slot_C[code_N]
-        if (slot_N < 0).any():
-            for code in dict.fromkeys(code_N[slot_N < 0].tolist()):
-                slot_C[code] = self._add_seen(batch.partition, batch.series[code])
-            slot_N = slot_C[code_N]
-        return slot_N
-
-    def _add_seen(self, partition: TopicPartition, name: str) -> int:
-        self._moved += any(name in held for other, held in self.slots.items() if other != partition)
-        return self.add(partition, name)
 
     def _late(self, slot_N: IntArray, time_ms_N: IntArray) -> BoolArray:
         """Mark points not later than every earlier one of their series, in this poll or before."""
@@ -254,8 +274,9 @@ class SeriesTable:
                 if late_N[i]:
                     continue
                 if missing_NF[i].any():
-                    if not known or run >= self.hold_points:
-                        lacking[int(i)] = "held_too_long" if known else "missing_field"
+                    holds = known and not np.isnan(last_F[missing_NF[i]]).any()
+                    if not holds or run >= self.hold_points:
+                        lacking[int(i)] = "held_too_long" if holds else "missing_field"
                         continue
                     run += 1
                     held_N[i] = True
@@ -277,7 +298,6 @@ class SeriesTable:
         index_M = columns["count"][slot_M] + rank_M
 
         new = columns["count"][slots] == 0
-        columns["first_time_ms"][slots[new]] = time_ms_M[start_S[new]]
         provisional = new & ~columns["learned"][slots]
         columns["center"][slots[provisional]] = values_MF[start_S[provisional]]
         unknown = columns["interval_ms"][slots] == 0
@@ -289,7 +309,8 @@ class SeriesTable:
 
         columns["count"][slots] += length_S
         columns["last_time_ms"][slots] = time_ms_M[end_S - 1]
-        columns["last_values"][slots] = values_MF[end_S - 1]
+        if self.hold_points:
+            columns["last_values"][slots] = values_MF[end_S - 1]
         return index_M
 
     def _learn_intervals(self, slots: IntArray, low_S: IntArray, high_S: IntArray, step_ms_M: IntArray) -> None:
@@ -306,11 +327,10 @@ class SeriesTable:
             self.columns["interval_ms"][full] = np.maximum(np.median(first_SM, axis=1), 1.0)
 
     def _grow(self) -> None:
-        capacity = max(64, 2 * self.capacity)
-        for name, column in self.columns.items():
-            grown = np.zeros((capacity, *column.shape[1:]), column.dtype)
-            grown[: len(column)] = column
-            self.columns[name] = grown
+        more = self._seats.capacity - self.capacity
+        if more:
+            for name, column in self.columns.items():
+                self.columns[name] = np.concatenate([column, np.zeros((more, *column.shape[1:]), column.dtype)])
 
     def _empty_points(self) -> Points:
         none, no_values = np.zeros(0, np.int64), np.zeros((0, self.n_features))

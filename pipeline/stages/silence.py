@@ -15,13 +15,14 @@ come back.
 
 With `alerts.silence` a quiet series has an incident of its own, `silent`: resolved by its next record, or `stale`
 when the silence is `STALE` times as long. Without, a series has stopped after `STOPPED_AFTER` intervals. In both
-cases an open incident of the series ends as `stale`: what it told is no longer seen.
+cases an open incident of the series ends as `stale`: what it told is no longer seen. A series that has to leave,
+see `pipeline.stages.bounds`, stops at once, and its silence is over.
 
 What happens is decided by records in offset order, never by polls: its cause is the record that moves the
 watermark to the deadline, and its time is the deadline. One deadline is kept for each partition, the earliest
 that may come; only when the watermark reaches it are all series of the partition looked at.
 
-A series is live from its first full window until it is quiet, and again with its next record.
+A series is live from its first full window until it is quiet or leaves, and again with its next record.
 
 Legend: N accepted records of a partition's poll, K admitted points of them, G spells between two points, S slots,
 C changes of how many series are live.
@@ -35,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.protocols import TopicPartition
+from pipeline.stages.bounds import Evicted
 from pipeline.stages.decode import Batch, FloatArray, IntArray
 from pipeline.stages.series import Points, SeriesTable
 
@@ -63,9 +65,10 @@ class Quiet(msgspec.Struct, frozen=True):
     opened_ms: int
     """The deadline that it missed, ms since the epoch."""
     event_ms: int
-    """The deadline that makes it silent or stale, or the event time of the record that resolves it."""
+    """The deadline that makes it silent or stale, the watermark when it leaves, or the event time of the record
+    that resolves it."""
     offset: int
-    """Of the record that the watermark reached the deadline with, or that resolves it."""
+    """Of the record that the watermark reached the deadline with, that it leaves at, or that resolves it."""
     row: int
     """Of that record."""
     until: tuple[int, int]
@@ -137,13 +140,16 @@ class Silence:
         """How many series have an open incident `silent`."""
         return int((self._columns["state"] == _SILENT).sum())
 
-    def follow(self, batches: Sequence[Batch], points: Points, place_M: IntArray) -> list[Quiet]:
+    def follow(
+        self, batches: Sequence[Batch], points: Points, place_M: IntArray, evicted: Sequence[Evicted] = ()
+    ) -> list[Quiet]:
         """Move the partitions' time on; return what became of their series, in order for each of them.
 
         Args:
             batches: the accepted records, one batch a partition.
             points: those of them that were admitted.
             place_M: where each point stands among the records of all batches.
+            evicted: series that had to leave at some of these records.
         """
         self._reserve()
         self.passed = {}
@@ -151,11 +157,12 @@ class Silence:
         begin = 0
         for batch in batches:
             end = begin + len(batch)
+            left = [each for each in evicted if self._table.partitions[each.slot] == batch.partition]
             if len(batches) == 1:
-                found += self._follow(batch, points, place_M)
+                found += self._follow(batch, points, place_M, left)
             elif len(batch):
                 chosen_K = np.flatnonzero((place_M >= begin) & (place_M < end))
-                found += self._follow(batch, points.take(chosen_K), place_M[chosen_K] - begin)
+                found += self._follow(batch, points.take(chosen_K), place_M[chosen_K] - begin, left)
             begin = end
         return found
 
@@ -194,7 +201,7 @@ class Silence:
         for column in self._columns.values():
             column[slots] = 0
 
-    def _follow(self, batch: Batch, points: Points, place_K: IntArray) -> list[Quiet]:
+    def _follow(self, batch: Batch, points: Points, place_K: IntArray, left: Sequence[Evicted]) -> list[Quiet]:
         partition, count = batch.partition, len(batch)
         before_ms = self._watermark_ms.get(partition, -1)
         time_ms_N = np.where(
@@ -207,6 +214,8 @@ class Silence:
 
         found: list[Quiet] = []
         come_C = np.zeros(0, np.int64)
+        left_slots = np.array([each.slot for each in left], np.int64)
+        left_at = np.array([each.place for each in left], np.int64)
         if len(points):
             slot_K = points.slot_M
             first_K = np.append(True, slot_K[1:] != slot_K[:-1])
@@ -219,7 +228,7 @@ class Silence:
                 np.where(points.index_M >= self._table.window - 1, _WATCHED, _UNWATCHED).astype(np.int8),
                 watermark_ms_N[place_K + 1],
                 np.zeros(len(slot_K), np.int64),
-                np.where(last_K, count, np.append(place_K[1:], count)),
+                np.where(last_K, _ends(slot_K, count, left_slots, left_at), np.append(place_K[1:], count)),
                 np.where(last_K, _NEVER, np.append(points.offset_M[1:], _NEVER)),
                 np.where(last_K, 0, np.append(points.inner_M[1:], 0)),
             )
@@ -236,16 +245,31 @@ class Silence:
             deadline_ms = int(self._deadline_ms(latest).min(initial=_NEVER))
             self._due_ms[partition] = min(self._due_ms.get(partition, _NEVER), deadline_ms)
         if now_ms >= self._due_ms.get(partition, _NEVER):
-            held = self._table.slots[partition]
-            spells = self._now(np.fromiter(held.values(), np.int64, len(held)))
-            spells = spells._replace(end_G=np.full(len(held), count))
+            held = np.append(self._table.held(partition), left_slots)
+            spells = self._now(held)._replace(end_G=_ends(held, count, left_slots, left_at))
             # Those with points of this poll have been followed to its end: none of their deadlines has come.
             spells = self._pass(spells, batch, watermark_ms_N, found)
             self._write(spells)
             self._due_ms[partition] = int(self._deadline_ms(spells).min(initial=_NEVER))
         gone_C = np.array([quiet.offset for quiet in found if quiet.state in ("stopped", "silent")], np.int64)
+        gone_C = np.append(gone_C, self._leave(left, watermark_ms_N, found))
         self._pass_on(batch, watermark_ms_N[1:], come_C, gone_C)
         return sorted(found, key=lambda quiet: (quiet.offset, quiet.row))
+
+    def _leave(self, left: Sequence[Evicted], watermark_ms_N: IntArray, found: list[Quiet]) -> list[int]:
+        """Forget series that had to leave; return the offsets with which live ones did."""
+        gone: list[int] = []
+        for slot, place, offset, row, _ in left:
+            state = self._columns["state"][slot]
+            if state in _LIVE:
+                gone.append(offset)
+            now_ms = int(watermark_ms_N[place + 1])
+            silent = state == _SILENT
+            opened_ms = int(self._columns["opened_ms"][slot]) if silent else now_ms
+            found.append(Quiet(slot, "stale" if silent else "stopped", opened_ms, now_ms, offset, row, NO_MORE))
+            for column in self._columns.values():
+                column[slot] = 0
+        return gone
 
     def _pass_on(self, batch: Batch, watermark_ms_N: IntArray, come_C: IntArray, gone_C: IntArray) -> None:
         """Note what the poll was to the partition: its time, and the offsets where series came alive or left."""
@@ -338,6 +362,16 @@ class Silence:
 
 def _joined(first: _Spells, second: _Spells) -> _Spells:
     return _Spells(*(np.concatenate([a, b]) for a, b in zip(first.columns(), second.columns(), strict=True)))
+
+
+def _ends(slot_G: IntArray, count: int, left_slots: IntArray, left_at: IntArray) -> IntArray:
+    """Return where the last spell of each slot ends: with the poll's records, or where its series has to leave."""
+    if not len(left_slots):
+        return np.full(len(slot_G), count)
+    order = np.argsort(left_slots)
+    near_G = np.minimum(np.searchsorted(left_slots, slot_G, sorter=order), len(order) - 1)
+    found_G = order[near_G]
+    return np.where(left_slots[found_G] == slot_G, left_at[found_G], count)
 
 
 def _tell_resolved(spells: _Spells, next_G: IntArray, points: Points, found: list[Quiet]) -> None:

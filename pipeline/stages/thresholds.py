@@ -35,19 +35,6 @@ class Thresholds:
         self._series_in_budget = math.inf if series_in_budget is None else series_in_budget
         self._threshold_S: dict[int, FloatArray] = {}
         """By how often budgets are halved; infinite where it has not been asked for."""
-        self._number_S = np.zeros(0, np.int64)
-        """Number of each slot's partition, where there is a budget for all."""
-        self._number_of: dict[TopicPartition, int] = {}
-
-    def begin(self, slots: IntArray) -> None:
-        """Tell of series that have got a slot."""
-        if math.isinf(self._series_in_budget):
-            return
-        more = self._table.capacity - len(self._number_S)
-        if more:
-            self._number_S = np.append(self._number_S, np.zeros(more, np.int64))
-        for slot in slots.tolist():
-            self._number_S[slot] = self._number_of.setdefault(self._table.partitions[slot], len(self._number_of))
 
     def forget(self, slots: IntArray) -> None:
         """Forget those of slots that lost their series."""
@@ -59,9 +46,8 @@ class Thresholds:
         if math.isinf(self._series_in_budget):
             return self._halved(0, slot_K)
         halvings_K = np.zeros(len(slot_K), np.int64)
-        number_K = self._number_S[slot_K]
         for partition, own in passed.items():
-            of_partition_K = number_K == self._number_of.get(partition, -1)
+            of_partition_K = self._table.are_of(partition, slot_K)
             live_K = own.live_at(offset_K[of_partition_K])
             halvings_K[of_partition_K] = halvings_of(live_K, self._series_in_budget)
         threshold_K = np.zeros(len(slot_K))
@@ -80,7 +66,7 @@ class Thresholds:
             self._threshold_S[halvings] = kept_S
         new = np.unique(slot_K[np.isinf(kept_S[slot_K])])
         if len(new):
-            names = [self._table.names[slot] for slot in new.tolist()]
+            names = list(map(self._table.names.__getitem__, new.tolist()))
             kept_S[new] = self._of_budget(names, self._table.columns["interval_ms"][new], halvings)
         return kept_S[slot_K]
 

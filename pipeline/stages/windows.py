@@ -5,6 +5,10 @@ front. So every point has its own window as one contiguous slice, even when a se
 and only new values cross to the device. Beside the scaled values of a row, the buffers hold the errors of the
 window that ends there, and where alerts wait for later points, when it was.
 
+Of many series each seldom has more than a point in a poll, and slack is memory that nobody uses: their buffers have
+less of it, and of the errors they hold only those that may still count (`fading`). Buffers change over once, when
+there are `MANY` slots, and keep what they hold: neither layout changes a score.
+
 The first `window` points of a series fill its buffer and are not scored: it is warming. A series that was
 not there in training is scaled by those points, once, when they are complete.
 
@@ -13,7 +17,7 @@ R windows near a row, F features, V views.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,14 +25,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.mapping import Reach
 from pipeline.stages.decode import FloatArray, IntArray
+from pipeline.stages.fading import FadingErrors
 from pipeline.stages.series import Points, SeriesTable, runs
+from pipeline.stages.slot_arrays import SlotArray
 
-SLACK = 64
-"""Points that can be appended before a buffer is compacted; also the most points of a series in a round."""
+SLACK, LEAST_SLACK, _SLACK_SHARE = 64, 8, 8
+"""Points that can be appended before a buffer is compacted; also the most points of a series in a round. With many
+slots an eighth of the depth, at least 8: a compaction then moves eight rows for each point."""
+MANY = 32_768
+"""From so many slots on buffers are lean."""
+_AT_ONCE = 65_536
+"""Slots that are copied or read together: a million at once would need their memory twice."""
 
 _LARGEST = 1e30
 _VALUES, _ERRORS, _TIMES = "rows", "errors", "times_ms"
+_KEPT = (_VALUES, _ERRORS, _TIMES)
 _EMPTY = {_VALUES: 0.0, _ERRORS: -torch.inf}
 """What a row holds that nothing was written to."""
 EstimateScaling = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
@@ -42,6 +55,8 @@ class Near:
     ahead: int = 0
     """Later points that a row waits for."""
     views: int = 1
+    reach: Reach | None = field(default=None, compare=False)
+    """How errors fade; without it all are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +90,22 @@ class Windows:
         self.near = near
         self.window = table.window
         self.depth = max(self.window, near.behind + 1) + near.ahead
-        self._length = self.depth + SLACK
-        self._values_SLF = torch.zeros((0, self._length, table.n_features), device=device)
-        remembered = self._length if near.behind or near.ahead else 0
-        self._errors_SVL = torch.zeros((0, near.views, remembered), device=device)
-        """-inf: of no window that was read. The errors of a view lie side by side, for they are compared."""
-        self._times_SL = np.zeros((0, self._length if near.ahead else 0), np.int64)
-        self._end_S = np.zeros(0, np.int64)
+        self._lean = False
+        self._lay_out(SLACK, None)
+        self._end_S = np.zeros(0, np.int16)
         """Rows in use of each buffer."""
+
+    def _lay_out(self, slack: int, fading: FadingErrors | None) -> None:
+        """Begin with empty buffers of so much slack."""
+        self._slack, self._length = slack, self.depth + slack
+        self._values = SlotArray((self._length, self._table.n_features), np.float32, 0.0, self._device)
+        remembered = self._length if (self.near.behind or self.near.ahead) and fading is None else 0
+        self._errors = SlotArray((self.near.views, remembered), np.float32, _EMPTY[_ERRORS], self._device)
+        """-inf: of no window that was read. The errors of a view lie side by side, for they are compared."""
+        waiting = self._length if self.near.ahead else 0
+        self._times = SlotArray((waiting,), np.int64, 0, torch.device("cpu"))
+        self.fading = fading
+        """Where only the errors are kept that may still count."""
 
     def rounds(self, points: Points) -> Iterator[Round]:
         """Append the points; yield those that complete a window, each point exactly once.
@@ -94,8 +117,8 @@ class Windows:
         self._warm(points, np.flatnonzero(warming_M))
         position_M = np.flatnonzero(~warming_M)
         rank_M = runs(points.slot_M[position_M]).rank_N
-        for low in range(0, int(rank_M.max(initial=-1)) + 1, SLACK):
-            chosen_M = position_M[(rank_M >= low) & (rank_M < low + SLACK)]
+        for low in range(0, int(rank_M.max(initial=-1)) + 1, self._slack):
+            chosen_M = position_M[(rank_M >= low) & (rank_M < low + self._slack)]
             end_M = self._append(points, chosen_M)
             read_M = ~points.held_M[chosen_M]
             waited_M = points.index_M[chosen_M] >= self.window + self.near.ahead
@@ -106,7 +129,7 @@ class Windows:
         """Return the windows x_BTF that end at these rows."""
         features = self._table.n_features
         start_B = (end_B + 1 - self.window) * features
-        return _slices(self._values_SLF, start_B, self.window * features).view(-1, self.window, features)
+        return _slices(self._values.rows, start_B, self.window * features).view(-1, self.window, features)
 
     def errors_near(self, end_B: Tensor) -> Tensor:
         """Return the errors error_BVR of the windows near the rows that these judge; -inf where none was read."""
@@ -114,36 +137,56 @@ class Windows:
         slot_B, row_B = end_B // self._length, end_B % self._length
         start_BV = (slot_B * views * self._length + row_B + 1 - near)[:, None]
         start_BV = start_BV + torch.arange(0, views * self._length, self._length, device=self._device)
-        return _slices(self._errors_SVL, start_BV.flatten(), near).view(-1, views, near)
+        return _slices(self._errors.rows, start_BV.flatten(), near).view(-1, views, near)
 
     def keep(self, end_B: Tensor, error_BV: Tensor) -> None:
         """Keep what was read of the windows that end at these rows."""
-        self._errors_SVL[end_B // self._length, :, end_B % self._length] = error_BV
+        self._errors.rows[end_B // self._length, :, end_B % self._length] = error_BV
 
     def of_rows(self, end_B: Tensor) -> tuple[IntArray, FloatArray]:
         """Return (event times in ms, values) of these rows."""
         row_B = end_B.cpu().numpy()
         slot_B, columns = row_B // self._length, self._table.columns
-        scaled_BF = self._values_SLF.flatten(0, 1)[end_B].cpu().numpy().astype(np.float64)
+        scaled_BF = self._values.rows.flatten(0, 1)[end_B].cpu().numpy().astype(np.float64)
         values_BF = scaled_BF * columns["scale"][slot_B] + columns["center"][slot_B]
-        return self._times_SL.reshape(-1)[row_B], values_BF
+        return self._times.rows.numpy().reshape(-1)[row_B], values_BF
 
     def free(self, slots: IntArray) -> None:
         """Empty the buffers of slots that lost their series."""
         self._grow()
         self._end_S[slots] = 0
+        if self.fading is not None:
+            self.fading.clear(slots)
 
     def snapshot(self, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
         """Return the newest D rows of each slot as [S, D, ...], empty ones after those that are not there yet."""
-        rows_SD = np.maximum(self._end_S[slots] - self.depth, 0)[:, None] + np.arange(self.depth)
-        missing_SD = np.arange(self.depth) >= self._end_S[slots][:, None]
+        kept = {name: track.shape[2:] for name, track in self._tracks.items()}
+        if self.fading is not None:
+            kept[_ERRORS] = torch.Size([self.near.views])
+        arrays: dict[str, npt.NDArray[Any]] = {
+            name: np.empty((len(slots), self.depth, *shape), np.float32) for name, shape in kept.items()
+        }
+        if self.near.ahead:
+            arrays[_TIMES] = np.empty((len(slots), self.depth), np.int64)
+        for low in range(0, len(slots), _AT_ONCE):
+            high = low + _AT_ONCE
+            for name, rows in self._newest(slots[low:high]).items():
+                arrays[name][low:high] = rows
+        return arrays
+
+    def _newest(self, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
+        end_S = self._end_S[slots].astype(np.int64)
+        rows_SD = np.maximum(end_S - self.depth, 0)[:, None] + np.arange(self.depth)
+        missing_SD = np.arange(self.depth) >= end_S[:, None]
         arrays: dict[str, npt.NDArray[Any]] = {}
         for name, track in self._tracks.items():
             rows = track[torch.from_numpy(slots)[:, None], torch.from_numpy(rows_SD)].cpu().numpy()
             rows[missing_SD] = _EMPTY[name]
             arrays[name] = rows
+        if self.fading is not None:
+            arrays[_ERRORS] = self.fading.rows(slots, np.minimum(end_S, self.depth), self.depth)
         if self.near.ahead:
-            arrays[_TIMES] = self._times_SL[slots[:, None], rows_SD]
+            arrays[_TIMES] = self._times.rows.numpy()[slots[:, None], rows_SD]
         return arrays
 
     def restore(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -154,6 +197,11 @@ class Windows:
         A series is taken to have stood still before the rows that are there.
         """
         self._grow()
+        for low in range(0, len(slots), _AT_ONCE):
+            chosen = slice(low, low + _AT_ONCE)
+            self._restore(slots[chosen], {name: arrays[name][chosen] for name in _KEPT if name in arrays})
+
+    def _restore(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         count_S, stored = self._table.columns["count"][slots], arrays[_VALUES].shape[1]
         valid_S = np.minimum(count_S, stored)
         taken_S = np.minimum(valid_S, self.depth)
@@ -161,22 +209,26 @@ class Windows:
         end_S = np.minimum(count_S, self.depth)
         source_SD = np.arange(self.depth) - end_S[:, None] + valid_S[:, None]
         missing_SD = (source_SD < (valid_S - taken_S)[:, None]) | (source_SD >= valid_S[:, None])
-        source_SD = np.clip(source_SD, (valid_S - taken_S)[:, None], valid_S[:, None] - 1)
-        every_S = np.arange(len(slots))[:, None]
-        for name, track in self._tracks.items():
-            kept = arrays.get(name)
-            lacking = self.near.ahead > 0 and _TIMES not in arrays and name != _VALUES
-            if kept is None or kept.shape[2] != track.shape[2] or lacking:
-                track[torch.from_numpy(slots), : self.depth] = _EMPTY[name]
-                continue
-            rows = kept[every_S, source_SD]
-            if name == _ERRORS:
-                rows[missing_SD] = _EMPTY[name]
-                rows[self._judged_already(end_S, stored)] = _EMPTY[name]
-            track[torch.from_numpy(slots), : self.depth] = torch.from_numpy(rows).to(self._device)
-        if self.near.ahead and _TIMES in arrays:
-            self._times_SL[slots, : self.depth] = arrays[_TIMES][every_S, source_SD]
+        source_SD = np.clip(source_SD, (valid_S - taken_S)[:, None], np.maximum(valid_S - 1, 0)[:, None])
+        index, every_S = torch.from_numpy(slots).to(self._device), np.arange(len(slots))[:, None]
         self._end_S[slots] = end_S
+        self._values.rows[index, : self.depth] = self._moved(arrays[_VALUES][every_S, source_SD])
+        if self.near.ahead and _TIMES in arrays:
+            self._times.rows.numpy()[slots, : self.depth] = arrays[_TIMES][every_S, source_SD]
+
+        kept = arrays.get(_ERRORS)
+        if kept is None or kept.shape[2] != self.near.views or (self.near.ahead > 0 and _TIMES not in arrays):
+            errors_SDV = np.full((len(slots), self.depth, self.near.views), _EMPTY[_ERRORS], np.float32)
+        else:
+            errors_SDV = kept[every_S, source_SD]
+            errors_SDV[missing_SD | self._judged_already(end_S, stored)] = _EMPTY[_ERRORS]
+        if self.fading is not None:
+            self.fading.put(slots, end_S, errors_SDV)
+        elif self._errors.rows.shape[2]:
+            self._errors.rows[index, :, : self.depth] = self._moved(errors_SDV.transpose(0, 2, 1))
+
+    def _moved(self, rows: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(rows)).to(self._device)
 
     def _judged_already(self, end_S: IntArray, stored: int) -> npt.NDArray[np.bool_]:
         """Tell which rows [S, D] a shorter delay has judged that would now be judged again."""
@@ -187,18 +239,18 @@ class Windows:
     def rescale(self, slots: IntArray, center_SF: FloatArray, scale_SF: FloatArray) -> None:
         """Move the buffers of these slots from the table's scaling to another one, which the table takes."""
         columns = self._table.columns
-        rows = self._values_SLF[torch.from_numpy(slots).to(self._device)].cpu().numpy().astype(np.float64)
+        rows = self._values.rows[torch.from_numpy(slots).to(self._device)].cpu().numpy().astype(np.float64)
         raw_SLF = rows * columns["scale"][slots][:, None] + columns["center"][slots][:, None]
         moved = torch.from_numpy(_scaled(raw_SLF, center_SF[:, None], scale_SF[:, None]))
-        self._values_SLF[torch.from_numpy(slots).to(self._device)] = moved.to(self._device)
+        self._values.rows[torch.from_numpy(slots).to(self._device)] = moved.to(self._device)
         columns["center"][slots], columns["scale"][slots] = center_SF, scale_SF
         columns["learned"][slots] = True
 
     @property
     def _tracks(self) -> dict[str, Tensor]:
         """What the buffers hold of each row, as [S, L, ...] by its name in a checkpoint."""
-        remembered = {_ERRORS: self._errors_SVL.transpose(1, 2)} if self._errors_SVL.shape[2] else {}
-        return {_VALUES: self._values_SLF, **remembered}
+        remembered = {_ERRORS: self._errors.rows.transpose(1, 2)} if self._errors.rows.shape[2] else {}
+        return {_VALUES: self._values.rows, **remembered}
 
     def _warm(self, points: Points, position_M: IntArray) -> None:
         if not len(position_M):
@@ -211,7 +263,7 @@ class Windows:
             return
         columns = self._table.columns
         rows = torch.from_numpy(self._end_S[slots][:, None] + np.arange(-self.window, 0))
-        rows_STF = self._values_SLF[torch.from_numpy(slots)[:, None], rows].cpu().numpy().astype(np.float64)
+        rows_STF = self._values.rows[torch.from_numpy(slots)[:, None], rows].cpu().numpy().astype(np.float64)
         estimated = [
             self._estimate_scaling(rows_TF * columns["scale"][slot] + columns["center"][slot])
             for slot, rows_TF in zip(slots, rows_STF, strict=True)
@@ -228,11 +280,11 @@ class Windows:
         columns = self._table.columns
         scaled = _scaled(points.values_MF[position_M], columns["center"][slot_M], columns["scale"][slot_M])
         flat = torch.from_numpy(flat_M).to(self._device)
-        self._values_SLF.flatten(0, 1).index_copy_(0, flat, torch.from_numpy(scaled).to(self._device))
-        if self._errors_SVL.shape[2]:
-            self._errors_SVL[flat // self._length, :, flat % self._length] = _EMPTY[_ERRORS]
+        self._values.rows.flatten(0, 1).index_copy_(0, flat, torch.from_numpy(scaled).to(self._device))
+        if self._errors.rows.shape[2]:
+            self._errors.rows[flat // self._length, :, flat % self._length] = _EMPTY[_ERRORS]
         if self.near.ahead:
-            self._times_SL.reshape(-1)[flat_M] = points.time_ms_M[position_M]
+            self._times.rows.numpy().reshape(-1)[flat_M] = points.time_ms_M[position_M]
         self._end_S[slots] += count_S
         return flat_M
 
@@ -245,19 +297,43 @@ class Windows:
         for track in self._tracks.values():
             track[index, :keep] = track[index[:, None], rows_SD]
         if self.near.ahead:
-            self._times_SL[slots, :keep] = self._times_SL[slots[:, None], rows]
+            times_SL = self._times.rows.numpy()
+            times_SL[slots, :keep] = times_SL[slots[:, None], rows]
         self._end_S[slots] = keep
 
     def _grow(self) -> None:
-        more = self._table.capacity - len(self._end_S)
-        if more <= 0:
+        slots = self._table.capacity
+        if slots <= len(self._end_S):
             return
-        values_SLF, errors_SVL = self._values_SLF, self._errors_SVL
-        self._values_SLF = torch.cat([values_SLF, values_SLF.new_zeros((more, *values_SLF.shape[1:]))])
-        unread_SVL = errors_SVL.new_full((more, *errors_SVL.shape[1:]), _EMPTY[_ERRORS])
-        self._errors_SVL = torch.cat([errors_SVL, unread_SVL])
-        self._times_SL = np.concatenate([self._times_SL, np.zeros((more, self._times_SL.shape[1]), np.int64)])
-        self._end_S = np.append(self._end_S, np.zeros(more, np.int64))
+        if slots >= MANY and not self._lean:
+            self._become_lean()
+        self._grow_to(slots)
+
+    def _grow_to(self, slots: int) -> None:
+        for track in (self._values, self._errors, self._times):
+            track.grow(slots)
+        if self.fading is not None:
+            self.fading.grow(slots)
+        self._end_S = np.append(self._end_S, np.zeros(slots - len(self._end_S), self._end_S.dtype))
+
+    def _become_lean(self) -> None:
+        """Take the layout of many slots."""
+        self._lean = True
+        slots, reach = np.arange(len(self._end_S)), self.near.reach
+        end_S, held = np.minimum(self._end_S, self.depth), self._newest(slots)
+        fades = reach is not None and self.near.behind > 0 and self.near.ahead == 0
+        slack = min(SLACK, max(LEAST_SLACK, self.depth // _SLACK_SHARE))
+        self._lay_out(slack, FadingErrors(reach, self._device) if reach is not None and fades else None)
+        self._end_S = self._end_S[:0]
+        self._grow_to(len(slots))
+        self._end_S[:] = end_S
+        self._values.rows[:, : self.depth] = self._moved(held[_VALUES])
+        if self.fading is not None:
+            self.fading.put(slots, end_S.astype(np.int64), held[_ERRORS])
+        elif self._errors.rows.shape[2]:
+            self._errors.rows[:, :, : self.depth] = self._moved(held[_ERRORS].transpose(0, 2, 1))
+        if self.near.ahead:
+            self._times.rows[:, : self.depth] = torch.from_numpy(held[_TIMES])
 
 
 def _scaled(values: FloatArray, center: FloatArray, scale: FloatArray) -> npt.NDArray[np.float32]:

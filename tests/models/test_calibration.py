@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.calibration import CLUSTER_LEVELS, alert_threshold, cluster_sizes, fit_pooled_tail
+from models.calibration import CLUSTER_LEVELS, _between, alert_threshold, cluster_sizes, fit_pooled_tail
 
 
 @pytest.mark.parametrize("decades", [1, 2, 3])
@@ -46,3 +46,12 @@ def test_points_of_one_incident_make_one_cluster() -> None:
     assert pooled[-1] == (6 + 3 + 5) / (3 + 1 + 5)
     assert own[1][-1] == (3 + 5 * pooled[-1]) / (1 + 5)
     assert cluster_sizes([np.zeros(5)])[0] == (1.0,) * len(CLUSTER_LEVELS)
+
+
+def test_rows_are_interpolated_as_one_by_one() -> None:
+    random = np.random.default_rng(0)
+    known_SK = np.maximum.accumulate(random.integers(0, 9, (500, 7)).astype(float), axis=1)
+    values_K = np.array([0.0, *CLUSTER_LEVELS])
+    for at_S in (random.uniform(-2, 11, 500), random.integers(-1, 11, 500).astype(float)):
+        one_by_one = [np.interp(at, known_K, values_K) for at, known_K in zip(at_S, known_SK, strict=True)]
+        np.testing.assert_array_equal(_between(at_S, known_SK, values_K), one_by_one)

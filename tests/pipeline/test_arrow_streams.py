@@ -18,6 +18,7 @@ from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages import tables
 from pipeline.stream import Outcome, Scored, StreamPipeline
 from tests.arrows import arrow_of, rows_of, stream_of
+from tests.pipeline.test_bounded_series import with_guests
 from tests.records import Record
 from tests.streams import (
     BEGIN_MS,
@@ -96,6 +97,21 @@ def test_polls_do_not_matter(cuts: list[int], polls: list[int]) -> None:
     cut = run(lanes(ARROW)[0].pipeline, records, polls)
     assert scores(cut) == scores(undisturbed)
     assert [alert for each in cut for alert in each.alerts] == list(undisturbed[0].alerts)
+
+
+@pytest.mark.parametrize("bounds", [{"max_series": 4}, {"max_series": 5}, {"series_ttl": 1800.0}])
+@settings(max_examples=8, deadline=None)
+@given(cuts=st.lists(st.integers(1, 319), max_size=12), polls=st.lists(st.integers(1, 12), max_size=6))
+def test_series_leave_with_the_rows_that_they_leave_with_in_json(
+    bounds: dict[str, Any], cuts: list[int], polls: list[int]
+) -> None:
+    payloads = with_guests()
+    as_json = run(lanes(SERIES.model_copy(update=bounds))[0].pipeline, records_of(payloads))
+    as_arrow = run(lanes(ARROW.model_copy(update=bounds))[0].pipeline, records_of(arrow_of(payloads, cuts)), polls)
+    assert scores(as_arrow) == scores(as_json)
+    assert told(as_arrow) == told(as_json)
+    reasons = [[why for each in outcomes for _, _, why in each.evicted] for outcomes in (as_arrow, as_json)]
+    assert reasons[0] == reasons[1] != []
 
 
 @pytest.mark.parametrize("delay", [0, 3])

@@ -176,7 +176,7 @@ def surprise_live(detector: Detector, delay: int, values_NF: np.ndarray) -> np.n
         2, detector.spec.window, known_scaling=detector.scaling.for_series, known_interval_ms=lambda name: 1.0
     )
     windows = Windows(table, estimate_scaling=detector.scaling.for_new, device=CPU, near=scorer.near)
-    slot = table.add(PLACE, "a")
+    slot = int(table.add_all(PLACE, ["a"])[0])
     count = len(values_NF)
     index_N, found_N = np.arange(count), np.full(count, np.nan)
     points = Points(np.full(count, slot), index_N, index_N, values_NF, np.zeros(count, bool), index_N, 0 * index_N)

@@ -101,6 +101,7 @@ def test_a_series_in_its_first_window_is_restored_from_an_early_checkpoint() -> 
     run(first, place, records[:20], [])
     early = first.snapshot(place)
     del early["warming_steps_ms"]
+    early["first_time_ms"] = np.full(4, json.loads(records[0].value or b"")["ts"])
     second.restore(place, early)
     run(second, place, records[20:32], [])
     # Four steps over nine minutes, then three of a minute.

@@ -5,11 +5,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.protocols import TopicPartition
-from pipeline.stages.decode import Batch
+from pipeline.stages.bounds import Bounds
+from pipeline.stages.decode import Batch, IntArray
 from pipeline.stages.series import SeriesTable
 from pipeline.stages.silence import NO_MORE, STALE, STOPPED_AFTER, Quiet, Silence
 
@@ -25,28 +27,33 @@ Told = tuple[str, str, int, int, int]
 class Stage:
     """The table of series with the stage of silence behind it."""
 
-    def __init__(self, intervals: int | None = 3) -> None:
-        self.table = SeriesTable(1, WINDOW, known_scaling=lambda name: None, known_interval_ms=INTERVAL_MS.get)
+    def __init__(self, intervals: int | None = 3, max_series: int | None = None) -> None:
+        self.bounds = Bounds(max_series)
+        self.table = SeriesTable(
+            1, WINDOW, known_scaling=lambda name: None, known_interval_ms=INTERVAL_MS.get, bounds=self.bounds
+        )
         self.silence = Silence(self.table, intervals)
 
     def take(self, *polled: tuple[TopicPartition, Sequence[Row], int]) -> list[Quiet]:
         """Give it one poll: partitions, each with its rows and first offset."""
+        self.table.take_evicted()
         batches = [batch(*each) for each in polled]
         admitted = self.table.admit(batches)
-        return self.silence.follow(batches, admitted.points, admitted.place_M)
+        return self.silence.follow(batches, admitted.points, admitted.place_M, admitted.evicted)
 
     def told(self, quiet: Sequence[Quiet]) -> list[Told]:
         return [(self.table.names[q.slot], q.state, q.opened_ms, q.event_ms, q.offset) for q in quiet]
 
     def restarted(self, intervals: int | None = 3, place: TopicPartition = PLACE) -> "Stage":
         """Return a stage that was restored from a snapshot of this one, with slots in another order."""
-        names = list(self.table.slots.get(place, {}))
-        slots = np.array([self.table.slots[place][name] for name in names], np.int64)
+        slots = self.table.held(place)
+        left = self.table.snapshot_bounds(place, slots)
         rows, state = self.table.snapshot(slots), self.silence.snapshot(place, slots)
-        other, order = Stage(intervals), np.arange(len(names))[::-1]
-        moved = np.array([other.table.add(place, names[i]) for i in order], np.int64)
+        other, order = Stage(intervals, self.bounds.max_series), np.arange(len(slots))[::-1]
+        moved = other.table.add_all(place, [self.table.names[slot] for slot in slots[order].tolist()])
         warming = rows.pop("warming_steps_ms")
         other.table.restore(moved, {n: a[order] for n, a in rows.items()} | {"warming_steps_ms": warming})
+        other.table.restore_bounds(place, moved, left | {"last_row": left["last_row"][order]})
         watermark_ms = state.pop("watermark_ms")
         kept = {n: a[order] for n, a in state.items()} | {"watermark_ms": watermark_ms}
         other.silence.restore(place, moved, kept)
@@ -182,8 +189,9 @@ def test_series_that_were_quiet_before_they_were_watched_are_not_told_of() -> No
     before.take((PLACE, merged(steps("a", 0, 200), on_time("b", 1, 11), on_time("c", 2, 27, 155)), 0))
     now = Stage()
     names = ["a", "b", "c"]
-    slots = np.array([now.table.add(PLACE, name) for name in names])
-    now.table.restore(slots, before.table.snapshot(np.array([before.table.slots[PLACE][n] for n in names])))
+    slots = now.table.add_all(PLACE, names)
+    assert [before.table.names[slot] for slot in before.table.held(PLACE).tolist()] == names
+    now.table.restore(slots, before.table.snapshot(before.table.held(PLACE)))
     now.silence.restore(PLACE, slots, {})
     found = now.told(now.take((PLACE, steps("a", 210, 300), 30)))
     assert found == [("c", "silent", 230, 230, 32)]
@@ -198,32 +206,35 @@ def test_a_shorter_setting_tells_what_is_quiet_by_it_with_the_next_record() -> N
     assert shorter.told(shorter.take((PLACE, on_time("a", 61), 20))) == [("b", "silent", 41, 41, 20)]
 
 
-class Counted(dict[TopicPartition, dict[str, int]]):
-    """Series by partition, that tells how often those of a partition were asked for."""
+def test_all_series_are_looked_at_only_when_a_deadline_may_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, polls, asked = Stage(10), 300, list[TopicPartition]()
+    held = stage.table.held
 
-    asked = 0
+    def counted(place: TopicPartition) -> IntArray:
+        asked.append(place)
+        return held(place)
 
-    def __getitem__(self, place: TopicPartition) -> dict[str, int]:
-        self.asked += 1
-        return super().__getitem__(place)
-
-
-def test_all_series_are_looked_at_only_when_a_deadline_may_have_come() -> None:
-    stage, polls, counted = Stage(10), 300, Counted()
-    stage.table.slots = counted
+    monkeypatch.setattr(stage.table, "held", counted)
     for poll in range(polls):
         assert stage.take((PLACE, merged(on_time("a", 10 * poll), on_time("b", 10 * poll + 1)), 2 * poll)) == []
-    assert 0 < counted.asked <= polls / 8
+    assert 0 < len(asked) <= polls / 8
 
 
-def naive(rows: Sequence[Row], intervals: int | None) -> list[Told]:
+def naive(rows: Sequence[Row], intervals: int | None, max_series: int | None = None) -> list[Told]:
     """The rules once more, one record after the other and all series at each."""
     allowed = {name: (intervals or STOPPED_AFTER) * ms for name, ms in INTERVAL_MS.items()}
     series: dict[str, dict[str, Any]] = {}
     now_ms, found = -1, list[Told]()
     for offset, (name, time_ms, published_ms) in enumerate(rows):
         before_ms, now_ms = now_ms, max(now_ms, time_ms if published_ms < 0 else min(time_ms, published_ms))
+        if name not in series and len(series) == max_series:
+            oldest = min(series, key=lambda each: series[each]["row"])
+            left, state = series.pop(oldest), "stopped"
+            if left["state"] == "silent":
+                state = "stale"
+            found.append((oldest, state, left["opened"] if state == "stale" else now_ms, now_ms, offset))
         own = series.setdefault(name, {"count": 0, "last": -1, "state": "unwatched"})
+        own["row"] = offset
         for other, its in series.items():
             if other == name and time_ms > its["last"]:
                 continue
@@ -263,21 +274,33 @@ moves = st.tuples(
     moved=st.lists(moves, max_size=60),
     cuts=st.lists(st.integers(0, 60), max_size=6),
     intervals=st.sampled_from([2, 3, None]),
+    max_series=st.sampled_from([None, 1, 2]),
+    restarts=st.booleans(),
 )
-@example(moved=[("a", 1, 0, True)] * 4 + [("b", 9, 0, True)] * 30, cuts=[9, 17], intervals=3)
+@example(
+    moved=[("a", 1, 0, True)] * 4 + [("b", 9, 0, True)] * 30,
+    cuts=[9, 17],
+    intervals=3,
+    max_series=None,
+    restarts=True,
+)
 def test_polls_and_restarts_do_not_matter(
-    moved: list[tuple[str, int, int, bool]], cuts: list[int], intervals: int | None
+    moved: list[tuple[str, int, int, bool]],
+    cuts: list[int],
+    intervals: int | None,
+    max_series: int | None,
+    restarts: bool,
 ) -> None:
     """Clocks run, jump and are set back; some series are ahead of their Kafka timestamps, some behind."""
     rows, now_ms = list[Row](), 1000
     for name, step_ms, ahead_ms, stamped in moved:
         now_ms = max(now_ms + step_ms, 0)
         rows.append((name, now_ms + ahead_ms + 200, now_ms + 200 if stamped else -1))
-    expected = sorted(naive(rows, intervals))
-    stage, found = Stage(intervals), list[Told]()
+    expected = sorted(naive(rows, intervals, max_series))
+    stage, found = Stage(intervals, max_series), list[Told]()
     for low, high in pairwise(sorted({0, len(rows), *(cut for cut in cuts if cut <= len(rows))})):
         found += stage.told(stage.take((PLACE, rows[low:high], low)))
-        stage = stage.restarted(intervals)
+        stage = stage.restarted(intervals) if restarts else stage
     assert sorted(found) == expected
     assert stage.silence.silent == silent_at_the_end(expected)
 
@@ -299,6 +322,12 @@ def live(stage: Stage, rows: Sequence[Row], cuts: Sequence[int], restart: bool) 
     return counts
 
 
+def test_a_series_that_leaves_is_live_no_more() -> None:
+    rows = [*steps("a", 0, 10), *on_time("b", 10, 20), *on_time("c", 21), *on_time("a", 22)]
+    # `c` takes the place of `a`, and `a` that of `b`: both are watched again from their second record on.
+    assert live(Stage(3, 2), rows, [], False) == [0, 1, 1, 2, 1, 0]
+
+
 def test_a_series_is_live_from_its_first_window_until_it_is_quiet_and_again_with_its_next_record() -> None:
     rows = [*steps("a", 0, 10), *on_time("b", 10, 20), *steps("a", 20, 70), *on_time("b", 71), *steps("a", 80, 90)]
     # `a` from its second record, `b` from its second; that is quiet at 50 and back at 71.
@@ -314,9 +343,13 @@ def test_a_series_is_live_from_its_first_window_until_it_is_quiet_and_again_with
     ),
     cuts=st.lists(st.integers(1, 39), max_size=8),
     restart=st.booleans(),
+    max_series=st.sampled_from([None, 1, 2]),
 )
 def test_how_many_series_are_live_is_a_matter_of_records_alone(
-    rows: list[Row], cuts: list[int], restart: bool
+    rows: list[Row], cuts: list[int], restart: bool, max_series: int | None
 ) -> None:
     rows = [*sorted(rows[: len(rows) // 2], key=lambda row: row[1]), *rows[len(rows) // 2 :]]
-    assert live(Stage(), rows, cuts, restart) == live(Stage(), rows, [], False)
+    stage, whole = Stage(3, max_series), Stage(3, max_series)
+    found = live(stage, rows, cuts, restart)
+    assert found == live(whole, rows, [], False)
+    assert max(found) <= (max_series or 3)

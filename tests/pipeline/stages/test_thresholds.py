@@ -19,8 +19,7 @@ PLACE, OTHER = TopicPartition("metrics", 0), TopicPartition("metrics", 1)
 def table(names: Mapping[TopicPartition, Sequence[str]]) -> SeriesTable:
     made = SeriesTable(1, 2, known_scaling=lambda name: None, known_interval_ms={"quick": 10.0}.get)
     for partition, own in names.items():
-        for name in own:
-            made.add(partition, name)
+        made.add_all(partition, own)
     made.columns["interval_ms"][:] = np.where(made.columns["interval_ms"] > 0, made.columns["interval_ms"], 1000.0)
     return made
 
@@ -30,9 +29,7 @@ def of_budget(names: Sequence[str], interval_ms: FloatArray, halvings: int) -> F
 
 
 def stage(held: SeriesTable, series_in_budget: float | None) -> Thresholds:
-    made = Thresholds(held, of_budget, series_in_budget)
-    made.begin(np.array(held.take_new()))
-    return made
+    return Thresholds(held, of_budget, series_in_budget)
 
 
 def passed(live: int, changes: Mapping[int, int] | None = None) -> Passed:
@@ -79,8 +76,7 @@ def test_a_slot_that_another_series_takes_over_has_its_threshold() -> None:
     made = stage(held, None)
     assert of(made, [0], [1], passed(1)) == [30.0]
     made.forget(held.drop(PLACE))
-    held.add(OTHER, "quick")
-    made.begin(np.array(held.take_new()))
+    held.add_all(OTHER, ["quick"])
     assert of(made, [0], [1], passed(1)) == [50.0]
 
 

@@ -96,13 +96,13 @@ def test_a_snapshot_goes_on_as_if_nothing_had_happened(names: list[str], at: int
     at = min(at, len(names))
     table, windows = stages(known)
     found = run(table, windows, poll(names[:at], 0))
-    held = table.slots.get(PLACE, {})
-    slots = np.array(list(held.values()), np.int64)
+    slots = table.held(PLACE)
+    held = [table.names[slot] for slot in slots.tolist()]
     rows, columns = windows.snapshot(slots), {name: column[slots] for name, column in table.columns.items()}
 
     table, windows = stages(known)
     run(table, windows, poll(["z"] * 5, 0))  # so that the slots are other ones
-    slots = np.array([table.add(PLACE, name) for name in held], np.int64)
+    slots = table.add_all(PLACE, held)
     for name, column in columns.items():
         table.columns[name][slots] = column
     windows.restore(slots, rows)
