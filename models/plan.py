@@ -39,9 +39,7 @@ _OF_RECORDS = {
     "patience": 10**9,
     "trimmed_from": 1 / 3,
 }
-"""Training of features: slower, and none ends early.
-
-Trained as series are, `vanilla` came to rebuild the attacks among the web requests of the demo, too."""
+"""Training of features: slower, and none ends early. Smaller batches were measured on series only."""
 _JUDGED = 3
 LEAST_WINDOW, LEAST_WINDOWS = 8, 100
 """Rows of the shortest window that the default falls back on, and windows that must lie whole within series: what

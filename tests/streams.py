@@ -79,6 +79,10 @@ def fit(spec: ModelSpec, architecture: str, options: Mapping[str, Any], columns:
     return fit_detector(spec.kind, spec.features, plan, columns, device=CPU, **how)
 
 
+_LITTLE: Any = {"hidden": 16, "max_epochs": 3, "batch_windows": 256, "learning_rate": 2e-3}
+"""Learned so little, a network does not make a shifted level its own."""
+
+
 @cache
 def series_detector(architecture: str = "vanilla") -> Detector:
     """A detector for `SERIES`, trained on the series a, b and c; `views` are those of `VIEWS`."""
@@ -90,7 +94,7 @@ def series_detector(architecture: str = "vanilla") -> Detector:
     if architecture == "views":
         plan = plan_of("series", 2, "default", {"latent": 4}, views=VIEWS)
         return fit_detector("series", spec.features, plan, columns, device=CPU, delays=[3])
-    options = {"latent": 4} if architecture in ("linear", "default") else {"hidden": 16, "max_epochs": 3}
+    options = {"latent": 4} if architecture in ("linear", "default") else _LITTLE
     return fit(spec, architecture, options, columns, delays=[3])
 
 
@@ -100,7 +104,7 @@ def features_detector() -> Detector:
     rows = feature_rows(2000, 1)
     spec = ModelSpec("features", ("a", "b", "c"), 1)
     columns = {"": (BEGIN_MS + 1000 * np.arange(len(rows)), rows)}
-    return fit(spec, "vanilla", {"hidden": 16, "max_epochs": 3}, columns)
+    return fit(spec, "vanilla", _LITTLE, columns)
 
 
 def feature_rows(count: int, seed: int, strange: Sequence[int] = ()) -> FloatArray:

@@ -36,7 +36,13 @@ def config(broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
         "series": ["host"],
         "time": "ts",
         "window": 8,
-        "model": {"architecture": "vanilla", "hidden": 8, "max_epochs": 2},
+        "model": {
+            "architecture": "vanilla",
+            "hidden": 8,
+            "max_epochs": 2,
+            "batch_windows": 256,
+            "learning_rate": 2e-3,
+        },
         "alerts": {"budget": "1 per day"},
     }
     settings: dict[str, Any] = {
