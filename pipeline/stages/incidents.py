@@ -341,7 +341,7 @@ class _OpenTable:
     def _reserve(self, slots: int) -> None:
         more = slots - len(self._entry_S)
         if more > 0:
-            more = max(more, len(self._entry_S), 64)
+            more = max(more, len(self._entry_S) // 16, 64)
             self._entry_S = np.append(self._entry_S, np.full(more, -1, np.int32))
 
     def _grow(self) -> None:

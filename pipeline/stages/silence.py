@@ -99,9 +99,8 @@ class _Spells(NamedTuple):
 
     slot_G: IntArray
     state_G: ByteArray
-    seen_ms_G: IntArray
-    """Watermark that the time is counted from."""
-    opened_ms_G: IntArray
+    since_ms_G: IntArray
+    """Watermark that the time is counted from; of a quiet series the deadline that it missed."""
     end_G: IntArray
     """Place of the series' next record among those of the poll; N: there is none."""
     until_G: IntArray
@@ -130,8 +129,7 @@ class Silence:
         self.passed: dict[TopicPartition, Passed] = {}
         """What the last poll was to each of its partitions."""
         self._columns: dict[str, npt.NDArray[Any]] = {
-            "seen_ms": np.zeros(0, np.int64),
-            "opened_ms": np.zeros(0, np.int64),
+            "since_ms": np.zeros(0, np.int64),
             "state": np.zeros(0, np.int8),
         }
 
@@ -184,7 +182,7 @@ class Silence:
                 column[slots] = state[name]
             self._watermark_ms[partition] = int(state["watermark_ms"][0])
         else:
-            columns["seen_ms"][slots] = table["last_time_ms"][slots]
+            columns["since_ms"][slots] = table["last_time_ms"][slots]
             columns["state"][slots] = np.where(table["count"][slots] >= self._table.window, _WATCHED, _UNWATCHED)
             self._watermark_ms[partition] = int(table["last_time_ms"][slots].max(initial=-1))
             gone_S = self._deadline_ms(self._now(slots)) <= self._watermark_ms[partition]
@@ -227,7 +225,6 @@ class Silence:
                 slot_K,
                 np.where(points.index_M >= self._table.window - 1, _WATCHED, _UNWATCHED).astype(np.int8),
                 watermark_ms_N[place_K + 1],
-                np.zeros(len(slot_K), np.int64),
                 np.where(last_K, _ends(slot_K, count, left_slots, left_at), np.append(place_K[1:], count)),
                 np.where(last_K, _NEVER, np.append(points.offset_M[1:], _NEVER)),
                 np.where(last_K, 0, np.append(points.inner_M[1:], 0)),
@@ -265,7 +262,7 @@ class Silence:
                 gone.append(offset)
             now_ms = int(watermark_ms_N[place + 1])
             silent = state == _SILENT
-            opened_ms = int(self._columns["opened_ms"][slot]) if silent else now_ms
+            opened_ms = int(self._columns["since_ms"][slot]) if silent else now_ms
             found.append(Quiet(slot, "stale" if silent else "stopped", opened_ms, now_ms, offset, row, NO_MORE))
             for column in self._columns.values():
                 column[slot] = 0
@@ -305,9 +302,9 @@ class Silence:
             jump_ms_G = watermark_ms_N[place_G] - watermark_ms_N[place_G - 1]
             spared_G = (late.state_G == _WATCHED) & (jump_ms_G >= self._allowed_ms(late.slot_G))
             ends_G = late.state_G == _SILENT
-            passed.seen_ms_G[at_G[spared_G]] = watermark_ms_N[place_G[spared_G]]
+            passed.since_ms_G[at_G[spared_G]] = watermark_ms_N[place_G[spared_G]]
             opens_G = ~spared_G & ~ends_G
-            passed.opened_ms_G[at_G[opens_G]] = deadline_ms_G[opens_G]
+            passed.since_ms_G[at_G[opens_G]] = deadline_ms_G[opens_G]
             quiet = _SILENT if self._telling else _GONE
             passed.state_G[at_G] = np.where(spared_G, _SPARED, np.where(ends_G, _GONE, quiet))
             for k in np.flatnonzero(~spared_G).tolist():
@@ -315,7 +312,7 @@ class Silence:
                     Quiet(
                         slot=int(late.slot_G[k]),
                         state="stale" if ends_G[k] else "silent" if self._telling else "stopped",
-                        opened_ms=int(passed.opened_ms_G[at_G[k]]),
+                        opened_ms=int(passed.since_ms_G[at_G[k]]),
                         event_ms=int(deadline_ms_G[k]),
                         offset=int(batch.offset_N[place_G[k] - 1]),
                         row=int(row_N[place_G[k] - 1]),
@@ -329,18 +326,12 @@ class Silence:
     def _now(self, slots: IntArray) -> _Spells:
         """Return the spells in which these slots are, without their ends."""
         columns, none = self._columns, np.full(len(slots), _NEVER)
-        return _Spells(
-            *(slots, columns["state"][slots], columns["seen_ms"][slots], columns["opened_ms"][slots]),
-            *(none, none, np.zeros(len(slots), np.int64)),
-        )
+        since_ms = columns["since_ms"][slots]
+        return _Spells(slots, columns["state"][slots], since_ms, none, none, np.zeros(len(slots), np.int64))
 
     def _write(self, spells: _Spells) -> None:
-        for name, kept in (
-            ("state", spells.state_G),
-            ("seen_ms", spells.seen_ms_G),
-            ("opened_ms", spells.opened_ms_G),
-        ):
-            self._columns[name][spells.slot_G] = kept
+        self._columns["state"][spells.slot_G] = spells.state_G
+        self._columns["since_ms"][spells.slot_G] = spells.since_ms_G
 
     def _allowed_ms(self, slots: IntArray) -> IntArray:
         interval_ms: FloatArray = self._table.columns["interval_ms"][slots]
@@ -350,8 +341,8 @@ class Silence:
         """Return the watermark at which each spell has the next consequence."""
         allowed_ms_G, state_G = self._allowed_ms(spells.slot_G), spells.state_G
         quiet_G = (state_G == _WATCHED) | (state_G == _SPARED)
-        stale_ms_G = np.where(state_G == _SILENT, spells.opened_ms_G + (STALE - 1) * allowed_ms_G, _NEVER)
-        return np.where(quiet_G, spells.seen_ms_G + allowed_ms_G, stale_ms_G)
+        stale_ms_G = np.where(state_G == _SILENT, spells.since_ms_G + (STALE - 1) * allowed_ms_G, _NEVER)
+        return np.where(quiet_G, spells.since_ms_G + allowed_ms_G, stale_ms_G)
 
     def _reserve(self) -> None:
         more = self._table.capacity - len(self._columns["state"])
@@ -379,4 +370,4 @@ def _tell_resolved(spells: _Spells, next_G: IntArray, points: Points, found: lis
     for g in np.flatnonzero((spells.state_G == _SILENT) & (spells.until_G < _NEVER)).tolist():
         slot, point = int(spells.slot_G[g]), int(next_G[g])
         event_ms, place = int(points.time_ms_M[point]), (int(points.offset_M[point]), int(points.inner_M[point]))
-        found.append(Quiet(slot, "resolved", int(spells.opened_ms_G[g]), event_ms, *place, NO_MORE))
+        found.append(Quiet(slot, "resolved", int(spells.since_ms_G[g]), event_ms, *place, NO_MORE))
