@@ -203,6 +203,8 @@ def test_two_share_the_partitions_and_one_that_is_killed_comes_back(deployed: De
         several.until(lambda: several.assigned() == [2, 2])
         assert [several.metric(number, "offkey_process_restarts_total") for number in (0, 1)] == [0, 0]
         several.until(lambda: deployed.through(config))
+        # Whoever dies before the supervisor knows it to be ready could not start.
+        several.until(lambda: "process 0: is ready" in several.said())
         os.kill(several.pids("0")[0], signal.SIGKILL)
         produce(deployed.connection, deployed.topic, all_records[480:])
         several.until(lambda: several.metric(0, "offkey_process_restarts_total") == 1)
