@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from models.mapping import Reach
+from pipeline.stages.capacity import grown
 from pipeline.stages.decode import IntArray
 from pipeline.stages.series import runs
-from pipeline.stages.slot_arrays import SlotArray, grown
+from pipeline.stages.slot_arrays import SlotArray
 
 _NONE = -torch.inf
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from pipeline.protocols import TopicPartition
 from pipeline.stages.bounds import GONE, Bounds, Evicted, PartitionBounds, Reason
+from pipeline.stages.capacity import grown
 from pipeline.stages.decode import Batch, IntArray
 from pipeline.stages.name_index import NO_GROUP, NameIndex
-from pipeline.stages.slot_arrays import grown
 
 _SPANS, _LAST, _ROWS = "spans", "last_row", "rows_seen"
 

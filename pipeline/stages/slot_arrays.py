@@ -13,13 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_LEAST = 64
-
-
-def grown(capacity: int, wanted: int) -> int:
-    """Return the capacity of an array that has to hold so many slots."""
-    return capacity if wanted <= capacity else max(wanted, capacity + capacity // 16, _LEAST)
-
 
 class SlotArray:
     """`rows`, a tensor of one row of this shape a slot. It is another one after `grow`: do not keep it."""
