@@ -29,6 +29,7 @@ STAGES = (
     "tables",
     "bounds",
     "name_index",
+    "capacity",
     "slot_arrays",
     "seats",
     "series",
