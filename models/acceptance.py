@@ -1,8 +1,8 @@
 """Which levels stay: what an `OnlineTail` asks before it learns from a block of strange points.
 
 A block is *elevated* when more than half of its points lie above the series' upper quantile. What that means shows
-only later. The first three in a row teach as any block does, for the strange points of a normal series come in
-clusters. Further ones are remembered and teach nothing at first:
+only later. The first of a row teaches as any block does, for the strange points of a normal series come in
+clusters. A second one takes that back: further ones are remembered and teach nothing at first.
 
 - They go on for as many points as `accept_after` makes: the level is *accepted*. The median moves to the mean of
   its blocks, the upper quantile to the mean of their highest points and further out by how much those stray. The
@@ -34,10 +34,10 @@ _LEAST_BLOCKS, _MOST_BLOCKS = 4, 1 << 24
 """A level is seen for so many blocks at least, however short `accept_after` is."""
 NO_HISTORY = 1 << 28
 """`often` of a series that has none: more than any series can gather."""
-_HEARD = 3
-"""So many elevated blocks in a row teach at once. Chosen without labels, on autoregressive noise: with none the
-tail of noise that persists for a block or two is learned too thin (at .97 from point to point, six times the scores
-over 30), with three it is learned as without acceptance; an outage still widens the gap by a sixth at most."""
+_HEARD = 1
+"""So many elevated blocks in a row teach, until there are more. Chosen without labels, on a simulated year in
+which nothing happens (`tests/benchmarks/stationary_year.py`): with none the tail of noise that comes in clusters is
+learned too thin, and raises up to twice the false incidents of its budget."""
 _TAKES_BACK = 4
 _STEPS = 64
 """Steps to a unit of surprise in the sums of blocks, which are of whole numbers."""
@@ -56,10 +56,15 @@ COLUMNS: Mapping[str, torch.dtype] = {
     "former_median": torch.float32,
     "former_gap": torch.float32,
     "former_far": torch.float32,
+    "calm_median": torch.float32,
+    "calm_gap": torch.float32,
+    "calm_far": torch.float32,
 }
-"""State of each series, 44 bytes: blocks after which a level is accepted (0: not known, the series learns as
+"""State of each series, 56 bytes: blocks after which a level is accepted (0: not known, the series learns as
 without all this); sum and highest of the block so far; elevated blocks, those in a row and, in quarters, those of
-late; mean of their means, of their highest, and how far those stray; what was usual before (gap 0: nothing)."""
+late; mean of their means, of their highest, and how far those stray; what was usual before the first accepted level
+(gap 0: none was), and before the elevated blocks in a row."""
+_NAMES = ("median", "gap", "far")
 
 
 class Quantiles(NamedTuple):
@@ -116,17 +121,19 @@ class Acceptance:
         often_S = often_S.clamp(min=0).minimum((_TAKES_BACK + 1) * patience_S)
         level = self._level(state, slot_S, elevated_S, stays_S, mean_S)
 
-        former = Quantiles(*(state[f"former_{name}"][slot_S] for name in ("median", "gap", "far")))
+        former, calm = (Quantiles(*(state[f"{of}_{name}"][slot_S] for name in _NAMES)) for of in ("former", "calm"))
+        calm = before.where(elevated_S & (stays_S == 1), calm)
         kept_S, standing_S = former.gap_S > 0, level.median_S > before.median_S + before.gap_S
         accepted_S = (patience_S > 0) & elevated_S & (stays_S >= patience_S) & standing_S
         ended_S = kept_S & ~elevated_S & (mean_S < _border(former, before))
         unheard_S = elevated_S & (stays_S > _HEARD) & (often_S < _TAKES_BACK * patience_S)
 
-        usual = level.where(accepted_S, before.where(unheard_S, learned))
+        usual = level.where(accepted_S, calm.where(unheard_S, learned))
         usual = former.where(ended_S, usual)
         former = before.where(accepted_S & ~kept_S, former)
-        for name, each_S in zip(("median", "gap", "far"), former, strict=True):
-            state[f"former_{name}"][slot_S] = each_S.masked_fill(ended_S, 0)
+        for name, former_S, calm_S in zip(_NAMES, former, calm, strict=True):
+            state[f"former_{name}"][slot_S] = former_S.masked_fill(ended_S, 0)
+            state[f"calm_{name}"][slot_S] = calm_S
         state["stays"][slot_S] = stays_S.masked_fill(accepted_S, 0)
         state["often"][slot_S] = often_S.masked_fill(accepted_S, 0)
         state["block_sum"][slot_S] = 0

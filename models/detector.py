@@ -8,6 +8,7 @@ itself, so that a score keeps its meaning.
 Legend: B windows or rows to judge, N rows of a series, R windows near a row, T window length, F features, V views.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -144,13 +145,14 @@ class Detector:
         self.calibration = replace(self.calibration, judgements=moved)
         return self
 
-    def points_to_accept(self, accept_after_ms: float, interval_ms: FloatArray) -> FloatArray:
-        """Return how many points of a series make this time, or three windows where it makes fewer.
+    def points_to_accept(self, accept_after_ms: float | None, interval_ms: FloatArray) -> FloatArray:
+        """Return how many points of a series make this time, or three windows where it makes fewer; None: never.
 
         One strange point may make all windows strange that hold it, and of settled scores so many rows on either
         side: only what outlasts them is a level.
         """
-        return np.maximum(accept_after_ms / interval_ms, 3.0 * self.spec.window)
+        after_ms = math.inf if accept_after_ms is None else accept_after_ms
+        return np.maximum(after_ms / interval_ms, 3.0 * self.spec.window)
 
     def errors(self, z_BTF: Tensor) -> Tensor:
         """Return every view's error of each window of scaled values, error_BV.

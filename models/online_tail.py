@@ -31,7 +31,8 @@ class Pace:
     """Points that are scored before the state moves."""
     gap_step: float
     most_above: int
-    """Points of a block that count as above the upper quantile at most: the bound on what an outage teaches."""
+    """Points of a block that count as above the upper quantile at most, and half as many as above the far one: the
+    bound on what an outage teaches."""
     far_followed: bool
     """Whether the tail beyond has a width of its own; otherwise it is as wide as the upper half."""
 
@@ -55,7 +56,7 @@ _FURTHER = 8
 _FAR = DECIBEL * math.log(_FURTHER)
 """How far the far quantile of a normal score lies above the upper one."""
 
-SERIES_PACE = Pace(share=0.02, block=16, gap_step=0.5, most_above=2, far_followed=True)
+SERIES_PACE = Pace(share=0.02, block=16, gap_step=0.5, most_above=8, far_followed=True)
 """One series, with some hundred to some thousand points a week."""
 STREAM_PACE = Pace(share=0.002, block=4096, gap_step=8.0, most_above=66, far_followed=False)
 """All records of a stream together: enough of them to follow a quantile near the usual budgets, so that little
@@ -65,7 +66,7 @@ that rate on synthetic streams: `tests/benchmarks/stream_pace.py`."""
 
 _MEDIAN = DECIBEL * math.log(2)
 _MEDIAN_STEP = 0.10
-_LEAST_GAP, _MOST_GAP = 0.25, 20.0
+_LEAST_GAP, _MOST_GAP = 0.1, 20.0
 """Bounds of the gaps, in those of a normal score."""
 
 Usual = tuple[float, float, float]
@@ -73,7 +74,7 @@ Usual = tuple[float, float, float]
 
 
 class OnlineTail:
-    """Three quantiles of each series' surprise, followed as it goes on: 32 bytes a series, or 76 with `accepting`.
+    """Three quantiles of each series' surprise, followed as it goes on: 32 bytes a series, or 88 with `accepting`.
 
     The score puts the series' median, upper and far quantile where those of a normal score lie, and goes on in a
     straight line: the tail above is exponential, as of peaks over the upper quantile, with a width of its own.
@@ -145,6 +146,7 @@ class OnlineTail:
         early = {"far": state["gap"] * np.float32(_FAR / self._pace.gap), "above_far": 0 * state["above_upper"]}
         # The block under way was not summed up from its start: should it be elevated, it does not count as one.
         early["stays"] = -(state["seen"] % self._pace.block > 0).astype(np.int32)
+        early |= {f"calm_{name}": {**early, **state}[name] for name in ("median", "gap", "far")}
         for name in self._columns.keys() - {"patience"}:
             column = self._columns[name]
             kept = state[name] if name in state else early.get(name, np.zeros(len(slots)))
@@ -214,8 +216,7 @@ class OnlineTail:
         moved = median + _MEDIAN_STEP * gap * (middle - 0.5)
         widened = (gap * (1 + pace.gap_step * (upper - pace.share))).clamp(*pace.gaps)
         if pace.far_followed:
-            # Of an outage one point a block counts: the far quantile is what the threshold rests on.
-            beyond = state["above_far"][full].clamp(max=1) / pace.block
+            beyond = state["above_far"][full].clamp(max=pace.most_above // 2) / pace.block
             further = far * (1 + pace.gap_step * (beyond - pace.far_share))
             further = further.clamp(_LEAST_GAP * _FAR, _MOST_GAP * _FAR)
         else:

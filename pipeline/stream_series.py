@@ -57,7 +57,7 @@ class SeriesPipeline:
         self._windows = Windows(
             self._table, estimate_scaling=detector.scaling.for_new, device=device, near=scorer.near
         )
-        self._tail = scorer.online_tail(SERIES_PACE, accepting=plan.accept_after_ms is not None)
+        self._tail = scorer.online_tail(SERIES_PACE, accepting=True)
         self._silence = Silence(self._table, plan.silence_intervals)
         self._incidents = Incidents(
             plan.name,
@@ -214,8 +214,6 @@ class SeriesPipeline:
 
     def _begin_accepting(self, slots: IntArray) -> None:
         """Tell the tails of these series when to accept a level, once their interval is known."""
-        if self._plan.accept_after_ms is None:
-            return
         more = self._table.capacity - len(self._accepting_S)
         if more:
             self._accepting_S = np.append(self._accepting_S, np.zeros(more, np.bool_))

@@ -167,14 +167,11 @@ def _recalibrated(
     detector: Detector, name: str, delay: Delay, surprise_N: FloatArray, online: Online
 ) -> tuple[FloatArray, BoolArray]:
     """Return (scores, the rows with which a level was accepted) as a worker finds them in a stream of them."""
-    accept_after_s, slot = online.accept_after_s, np.array([0])
-    tail = detector.calibration.of(delay).online_tail(
-        torch.device("cpu"), SERIES_PACE, accepting=accept_after_s is not None
-    )
+    slot, after_s = np.array([0]), online.accept_after_s
+    tail = detector.calibration.of(delay).online_tail(torch.device("cpu"), SERIES_PACE, accepting=True)
     tail.begin(slot, [name])
-    if accept_after_s is not None:
-        interval_ms = np.array([_interval_ms(detector, name)])
-        tail.accept_after(slot, detector.points_to_accept(1000 * accept_after_s, interval_ms))
+    interval_ms = np.array([_interval_ms(detector, name)])
+    tail.accept_after(slot, detector.points_to_accept(None if after_s is None else 1000 * after_s, interval_ms))
     slot_N = torch.zeros(len(surprise_N), dtype=torch.int64)
     score_N, accepted_N = tail.follow(slot_N, torch.from_numpy(surprise_N).float())
     return score_N.numpy().astype(np.float64), accepted_N.numpy()
