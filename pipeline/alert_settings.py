@@ -82,7 +82,7 @@ class AlertSettings(Section):
     silence: Annotated[int, Field(ge=2, le=LARGEST), BeforeValidator(no_truth)] | None = None
     """Intervals without a point after which a series has an incident `silent`; by default it has none."""
     accept_after: DurationOrNever = 86_400
-    """How long a series is strange until its level is accepted, so usual, and its incident ends; or never."""
+    """How long a series is strange until its level is accepted, so usual, and its incident ends; never: none is."""
     storm: Annotated[int, Field(ge=2, le=100_000), BeforeValidator(no_truth)] | None = None
     """So many series of a partition that begin an incident within `storm_within` are one alert, `storm`, and those
     that follow are muted; by default each is told."""
