@@ -99,7 +99,7 @@ def work(setting: Setting, fatal: Step | None, steps: Path) -> None:
     stream = SERIES.model_copy(update={"topic": setting.topic})
     lane = build_lane("machines", stream, from_files(setting.model), "v1", CPU)
     checkpoints = StoredCheckpoints(ObjectStorage(setting.storage.as_uri()))
-    options = WorkerOptions(setting.alerts, setting.dead, checkpoint_every_s=0)
+    options = WorkerOptions(setting.alerts, setting.dead, checkpoint_every_s=0, checkpoint_wait_s=30)
     with closing(KafkaSource(connection, group, [setting.topic])) as source:
         name = transactional_id(setting.group, setting.instance)
         with closing(KafkaTransactions(connection, source, name)) as delivery:

@@ -18,7 +18,7 @@ from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import TopicPartition
 from tests.commands import committed, events, produce
 from tests.sabotage import PROCESSES, Setting, Step, work
-from tests.streams import Payload, series_detector, series_payloads
+from tests.streams import Payload, series_detector, series_payloads, state_of
 
 _DEADLINE_S = 90.0
 
@@ -90,7 +90,7 @@ class Scene:
             sorted(events(connection, setting.alerts), key=lambda alert: str(alert["id"])),
             letters,
             committed(self.broker, setting.group)[self.topic],
-            {name: array.tobytes() for name, array in newest.arrays.items()},
+            {name: array.tobytes() for name, array in state_of(newest).items()},
         )
 
 
