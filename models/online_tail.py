@@ -19,6 +19,7 @@ from torch import Tensor
 from models import acceptance
 from models.acceptance import Acceptance, Quantiles
 from models.calibration import DECIBEL, FloatArray
+from models.snapshots import Memory, copied, fresh
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,11 @@ class OnlineTail:
         index = torch.from_numpy(slots).to(self._device)
         self._columns["patience"][index] = self._acceptance.patience(points).to(self._device)
 
-    def gather(self, slots: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    def gather(self, slots: npt.NDArray[np.int64], memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
         """Return the state of these slots, for a checkpoint."""
         index = torch.from_numpy(slots).to(self._device)
         kept = {name: column for name, column in self._columns.items() if name != "patience"}
-        return {name: column[index].cpu().numpy() for name, column in kept.items()}
+        return {name: copied(name, column[index].cpu().numpy(), memory) for name, column in kept.items()}
 
     def scatter(self, slots: npt.NDArray[np.int64], state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put back what `gather` returned, here, without `accepting`, or in its first format: no far quantile."""

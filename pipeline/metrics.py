@@ -50,7 +50,7 @@ BATCH_RECORDS = Histogram("offkey_batch_records", "Records of one poll.", ["stre
 STAGE_DURATION_SECONDS = Histogram(
     "offkey_stage_duration_seconds",
     "Time of one stage for one poll: poll, decode, series, silence, scoring (windows included), incidents, publish "
-    "(all is sent), commit (all is confirmed and the offsets are committed), checkpoint.",
+    "(all is sent), commit (all is confirmed and the offsets are committed), checkpoint (copying, not writing).",
     ["stage"],
     buckets=_DURATION_BUCKETS,
 )
@@ -77,6 +77,11 @@ PARTITIONS_ADDED = Counter(
 CHECKPOINTS_FAILED = Counter(
     "offkey_checkpoints_failed",
     "Checkpoints that storage did not take: a restart replays more, nothing is lost.",
+    ["stream"],
+)
+CHECKPOINTS_REFUSED = Counter(
+    "offkey_checkpoints_refused",
+    "Parts of checkpoints found damaged, missing or of an unknown format: the state before them is restored.",
     ["stream"],
 )
 SERIES_MOVED = Counter(

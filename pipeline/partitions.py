@@ -1,4 +1,4 @@
-"""The partitions that a worker owns: taken over with their state, given up, checkpointed.
+"""The partitions that a worker owns: taken over with their state, given up.
 
 A partition is taken over at the group's committed offset. The newest checkpoint at or below it is restored, and
 the records between the two are replayed without publishing. Where there is none that fits, the partition begins
@@ -19,50 +19,21 @@ Where a partition begins anew, the offset is committed and its empty state is ch
 record is read, so there is always a checkpoint to come back to. State in memory outlives a rebalance only if the
 group's committed offset is the one that it stands before.
 
-Storage that takes no checkpoint stops nothing, once it has taken one: the state that it holds is only older, and a
-restart replays more. Storage that never took any is refused: it was wrong from the start.
+How the state is checkpointed as it goes on is told in `pipeline.checkpointing`.
 """
 
 import logging
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline import metrics
-from pipeline.checkpoint_writer import CheckpointWriter
-from pipeline.errors import ConfigError, TransientError
+from pipeline.checkpointing import Checkpointing, Progress
+from pipeline.errors import CheckpointError, ConfigError, TransientError
 from pipeline.protocols import Checkpoint, Checkpoints, OffsetRange, Source, TopicPartition
 from pipeline.stream import Lane
 
 logger = logging.getLogger(__name__)
-
-_PATIENCE_S = 5.0
-"""How long a round of checkpoints holds the records up at most; what takes longer goes on beside them."""
-_FAILING_PATIENCE_S = 0.5
-"""The same while storage fails."""
-_FIRST_PATIENCE_S = 30.0
-"""How long a partition that begins anew waits for its first checkpoint."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far one partition has come."""
-
-    next_offset: int
-    """Offset that the state in memory stands before."""
-    publish_from: int
-    """Alerts and dead letters of earlier offsets were published before the restart."""
-    checkpointed: int
-    """Offset of the newest checkpoint; -1 where there is none yet."""
-    topic_id: str
-    tried: int = 0
-    """Round of checkpoints that last took its turn."""
-    rejects_in_a_row: int = 0
-
-    def is_new(self, offset: int) -> bool:
-        """Tell a record that is read for the first time from a replayed one."""
-        return offset >= self.publish_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +58,7 @@ class Partitions:
     assigned: frozenset[TopicPartition] = frozenset()
 
     def __post_init__(self) -> None:
-        self._writer = CheckpointWriter(self.checkpoints)
-        self._round = 0
-        self._storage_took_one = False
-        self._failing_since_s: float | None = None
+        self.checkpointing = Checkpointing(self.lane_of, self.checkpoints, self.progress)
         self._at_first: dict[tuple[str, str], int] = {}
 
     def follow_assignment(self) -> None:
@@ -111,7 +79,8 @@ class Partitions:
             self.forget(change.gained)
             raise
         for partition in sorted(self.assigned - self.progress.keys()):
-            self._adopt(partition)
+            while partition not in self.progress:
+                self._adopt(partition)
 
     def forget_remade(self) -> None:
         """Throw the state of a topic away that was made anew under our feet.
@@ -122,39 +91,6 @@ class Partitions:
         """
         ids = {topic: self.source.topic_id(topic) for topic in self.lane_of}
         self.forget([place for place, at in self.progress.items() if at.topic_id != ids[place.topic]])
-
-    def checkpoint(self, wait_s: float | None = None) -> None:
-        """Write the state of every partition that has moved since its last checkpoint, oldest turn first.
-
-        It waits for storage so long at most, by default as long as records may wait. What storage does not take is
-        counted, said once until it takes all again, and left for the next round.
-        """
-        self._round += 1
-        until_s = time.monotonic() + (self._patience_s if wait_s is None else wait_s)
-        failed = self._collect_late(_FAILING_PATIENCE_S if wait_s is None else wait_s)
-        for partition in sorted(self.behind(), key=lambda place: (self.progress[place].tried, place)):
-            left_s = until_s - time.monotonic()
-            if self._writer.current is not None or left_s <= 0:
-                break
-            self.progress[partition].tried = self._round
-            try:
-                self._write(partition, self.progress[partition], left_s)
-            except (TransientError, ConfigError) as error:
-                self._note_failure(partition, error)
-                failed = True
-        if not failed and self._failing_since_s is not None and not self.behind():
-            logger.warning(
-                "storage takes checkpoints again, after %.0f s", time.monotonic() - self._failing_since_s
-            )
-            self._failing_since_s = None
-
-    def behind(self) -> list[TopicPartition]:
-        """Return the partitions whose newest checkpoint is older than their state."""
-        return [
-            partition
-            for partition, at in self.progress.copy().items()
-            if at.checkpointed < at.next_offset and at.next_offset >= at.publish_from
-        ]
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
         """Throw state away; of those still assigned, the next `follow_assignment` restores it."""
@@ -177,12 +113,14 @@ class Partitions:
             self.forget([partition])
 
     def _adopt(self, partition: TopicPartition) -> None:
-        """Restore a partition's state, or begin a new one, and let its records come."""
+        """Restore a partition's state, or begin a new one, and let its records come.
+
+        Without effect where the checkpoint turns out to be damaged as it is read: the one before is next.
+        """
         lane = self.lane_of[partition.topic]
         committed, held = self.source.committed(partition), self.source.offsets(partition)
         topic_id = self.source.topic_id(partition.topic)
-        at_or_below = sys.maxsize if committed is None else committed
-        checkpoint = self.checkpoints.newest(lane.name, partition, at_or_below)
+        checkpoint = self.checkpoints.newest(lane.name, partition, sys.maxsize if committed is None else committed)
         gap = _gap(committed, held, checkpoint, topic_id)
         if committed is None and gap is None and self._is_added(lane, partition, topic_id):
             start = self._commit_added(lane, partition, held)
@@ -257,14 +195,20 @@ class Partitions:
         self._divide(lane, partition, topic_id)
         lane.pipeline.restore(partition, {})
         progress = Progress(start, start, -1, topic_id)
-        self._write_first(partition, progress)
+        self.checkpointing.write_first(partition, progress)
         self.source.start(partition, start)
         self.progress[partition] = progress
         metrics.STATE_RESTORED.labels(lane.name, "cold").inc()
 
     def _restore(self, lane: Lane, partition: TopicPartition, checkpoint: Checkpoint, committed: int) -> None:
         self._divide(lane, partition, checkpoint.topic_id)
-        lane.pipeline.restore(partition, checkpoint.arrays)
+        try:
+            lane.pipeline.restore_parts(partition, checkpoint.parts())
+        except CheckpointError as error:
+            lane.pipeline.drop(partition)
+            checkpoint.refuse(str(error))
+            logger.error("%s: not restored at offset %d: %s", _name(partition), checkpoint.next_offset, error)
+            return
         reached = checkpoint.next_offset
         self.source.start(partition, reached)
         self.progress[partition] = Progress(reached, committed, reached, checkpoint.topic_id)
@@ -283,81 +227,6 @@ class Partitions:
         series leave in a replay that stayed when their records were first read.
         """
         lane.pipeline.divide(partition, self._partitions_at_first(lane, partition, topic_id))
-
-    def _write_first(self, partition: TopicPartition, progress: Progress) -> None:
-        """Write the checkpoint that a partition begins with; storage that has worked before may be away for now."""
-        wait_s = self._patience_s if self._storage_took_one else _FIRST_PATIENCE_S
-        self._collect_late(wait_s)
-        try:
-            if self._writer.current is not None or not self._write(partition, progress, wait_s):
-                raise self._unanswered()
-        except (TransientError, ConfigError) as error:
-            if not self._storage_took_one:
-                raise
-            self._note_failure(partition, error)
-
-    def _write(self, partition: TopicPartition, progress: Progress, wait_s: float) -> bool:
-        """Begin to write a checkpoint; return whether it was written within `wait_s`."""
-        lane = self.lane_of[partition.topic]
-        self._writer.begin(
-            Checkpoint(
-                stream=lane.name,
-                partition=partition,
-                topic_id=progress.topic_id,
-                next_offset=progress.next_offset,
-                model_version=lane.model_version,
-                shape=lane.pipeline.shape,
-                arrays=lane.pipeline.snapshot(partition),
-            )
-        )
-        written = self._writer.finish(wait_s)
-        if written is None:
-            return False
-        self._storage_took_one = True
-        progress.checkpointed = written.next_offset
-        return True
-
-    @property
-    def _patience_s(self) -> float:
-        return _PATIENCE_S if self._failing_since_s is None else _FAILING_PATIENCE_S
-
-    def _unanswered(self) -> TransientError:
-        return TransientError(f"storage has not answered for {self._writer.taken_s:.0f} s")
-
-    def _collect_late(self, wait_s: float) -> bool:
-        """See what became of a checkpoint that was left on its way; return whether that is a failure."""
-        late = self._writer.current
-        if late is None:
-            return False
-        try:
-            self._take(self._writer.finish(wait_s))
-        except (TransientError, ConfigError) as error:
-            self._note_failure(late.partition, error)
-            return True
-        if self._writer.current is None:
-            return False
-        self._note_failure(late.partition, self._unanswered())
-        return True
-
-    def _take(self, written: Checkpoint | None) -> None:
-        """Note that a checkpoint was written; its partition may have gone meanwhile."""
-        if written is None:
-            return
-        self._storage_took_one = True
-        progress = self.progress.get(written.partition)
-        if progress is not None and progress.topic_id == written.topic_id:
-            progress.checkpointed = max(progress.checkpointed, written.next_offset)
-
-    def _note_failure(self, partition: TopicPartition, error: Exception) -> None:
-        """Count a checkpoint that storage did not take; say it once until it takes all again."""
-        metrics.CHECKPOINTS_FAILED.labels(self.lane_of[partition.topic].name).inc()
-        if self._failing_since_s is None:
-            self._failing_since_s = time.monotonic()
-            logger.error(
-                "%s: no checkpoint: %s. Scoring goes on, and each is tried again when due; until then a restart "
-                "replays from the ones before",
-                *(_name(partition), error),
-            )
 
 
 def _refused(lane: Lane, partition: TopicPartition, reason: str) -> ConfigError:

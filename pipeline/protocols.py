@@ -5,12 +5,12 @@
 for `Checkpoints.write`, which may still be at work on another one while `newest` is asked.
 """
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from pipeline.part_memory import Arrays, PartMemory
 
 
 class TopicPartition(NamedTuple):
@@ -226,23 +226,78 @@ class Checkpoint:
     model_version: str
     shape: str
     """What the arrays depend on (kind, features, window); another shape cannot be restored."""
-    arrays: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
+    parts: Callable[[], Iterator[Arrays]] = field(default=lambda: iter(()), compare=False, repr=False)
+    """Reads the arrays that make the state, part by part, the later ones over the earlier ones.
+
+    Raises CheckpointError at a part that is damaged or gone, and the checkpoint is not found again;
+    TransientError where storage does not answer.
+    """
+    refuse: Callable[[str], None] = field(default=lambda why: None, compare=False, repr=False)
+    """Takes why the parts make no state though each can be read: the checkpoint is not found again."""
+
+
+@dataclass(slots=True)
+class Chain:
+    """What one run of a worker has written of one partition: parts, each resting on those before."""
+
+    run: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Tells the chain from that of another worker that believes to own the partition too."""
+    sequence: int = 0
+    """The newest chain has the highest; 0: nothing was written yet."""
+    tried: int = 0
+    """Number of the last part that was handed to storage."""
+    last: int = 0
+    """Number of the last part that it took; 0: none."""
+    closed: bool = False
+    """Whether the parts hold a state."""
+    whole: bool = False
+    """Whether they hold one that the last of them completes."""
+    base_bytes: int = 0
+    """Size of the parts up to the first state."""
+    later_bytes: int = 0
+    later_parts: int = 0
+    """Size and number of the parts after it."""
+    pruned: bool = False
+    """Whether the chains before it, that nobody needs any more, are removed."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether all is better written anew, to bound what a restart reads and what storage holds."""
+        return self.whole and (self.later_bytes > self.base_bytes or self.later_parts >= MOST_LATER_PARTS)
+
+
+MOST_LATER_PARTS = 200
+"""Each is an object to be read at a restart, be it small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a chain on its way to storage."""
+
+    checkpoint: Checkpoint
+    chain: Chain
+    memory: PartMemory
+    """Not to be touched before the part is written or has failed."""
+    closes: bool
+    """With it the chain holds the state that the checkpoint tells of; before, it holds pieces of several."""
 
 
 class Checkpoints(Protocol):
     """Checkpoints of all partitions, kept in storage."""
 
-    def write(self, checkpoint: Checkpoint) -> None:
-        """Store it whole or not at all, and forget all but the newest few of its partition.
+    def write(self, part: Part) -> None:
+        """Store it whole or not at all, note it in its chain, and forget old chains.
 
         Raises:
-            TransientError: storage does not answer.
+            TransientError: storage does not answer, or is full.
+            ConfigError: there is no right to write.
         """
 
     def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
-        """Return the newest readable checkpoint whose `next_offset` is not past `at_or_below`.
+        """Return the newest checkpoint whose `next_offset` is not past `at_or_below`.
 
-        One that is damaged or of an unknown format is logged as an error and the one before it is taken.
+        One that is damaged, of an unknown format, or that rests on a part that is, is logged as an error, and the
+        one before it is taken. What is only read later, by `Checkpoint.parts`, may still turn out to be.
 
         Raises:
             TransientError: storage does not answer.

@@ -13,6 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 
+from pipeline.changes import Cut
+from pipeline.part_memory import Arrays as Arrays
+from pipeline.part_memory import PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert
 from pipeline.stages.bounds import Bounds, Reason
@@ -20,7 +23,6 @@ from pipeline.stages.decode import Decoder, FloatArray, IntArray, Reject
 from pipeline.stages.muting import Maintenance, Muted, StormLimit
 from pipeline.stages.thresholds import OfBudget
 
-Arrays = dict[str, npt.NDArray[Any]]
 Step = TypeVar("Step")
 Measure = Callable[[str], AbstractContextManager[object]]
 
@@ -123,11 +125,30 @@ class StreamPipeline(Protocol):
     def process(self, arrived: Sequence[PartitionRecords], measure: Measure = nullcontext) -> Outcome:
         """Take records, each partition's after those of the call before; return what they came to."""
 
+    def begin_chain(self, partition: TopicPartition) -> None:
+        """Have the parts that are cut from now on hold all of a partition's state, whatever earlier ones hold."""
+
+    def cut(self, partition: TopicPartition, memory: PartMemory, most_bytes: int) -> Cut:
+        """Fill a part of a checkpoint with what has changed since the parts before; about so many bytes at most.
+
+        Whether the parts now hold the whole state the result says; see `pipeline.changes`.
+        """
+
+    def uncut(self, partition: TopicPartition, cut: Cut) -> None:
+        """Have the next parts hold again what a part held that was not written."""
+
     def snapshot(self, partition: TopicPartition) -> Arrays:
-        """Return the state of a partition for a checkpoint."""
+        """Return all of a partition's state as one part, on its own and in memory of its own."""
 
     def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put a partition's state back; an empty mapping is the state before its first record."""
+        """Put back a state that is one part; an empty mapping is the state before the first record."""
+
+    def restore_parts(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
+        """Put back a state from its parts in their order; one fault in them leaves a state to be dropped.
+
+        Raises:
+            CheckpointError: reading the parts does, or one of them lacks what it rests on.
+        """
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""

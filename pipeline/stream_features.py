@@ -7,7 +7,7 @@ multiplies the alerts of a fixed threshold.
 Legend: M accepted records, K alerting ones, F features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,13 +17,15 @@ import torch
 
 from models.detector import Detector
 from models.online_tail import STREAM_PACE
+from pipeline.changes import Cut
+from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, feature_views
 from pipeline.stages.decode import Batch, FloatArray
 from pipeline.stages.incidents import SEVERITIES, derived_id, severity_of
 from pipeline.stages.muting import Muted
 from pipeline.stages.scoring import Scorer
-from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of
+from pipeline.stream import Measure, Outcome, Scored, StreamPlan, hash_of
 
 
 class FeaturesPipeline:
@@ -73,6 +75,19 @@ class FeaturesPipeline:
             muted=[Muted(alert, "maintenance") for alert in alerts if self._is_muted(alert)],
         )
 
+    def begin_chain(self, partition: TopicPartition) -> None:
+        """Do nothing: each part holds the whole state, which is small."""
+
+    def cut(self, partition: TopicPartition, memory: PartMemory, most_bytes: int) -> Cut:
+        """Fill a part with the state of the partition's tail."""
+        memory.begin(0, most_bytes)
+        slots = np.array([self._slot_of(partition)])
+        self._tail.gather(slots, memory.array)
+        return Cut(slots, slots, slots[:0], closes=True)
+
+    def uncut(self, partition: TopicPartition, cut: Cut) -> None:
+        """Do nothing: the next part holds it all again."""
+
     def snapshot(self, partition: TopicPartition) -> Arrays:
         """Return the state of the partition's tail."""
         return self._tail.gather(np.array([self._slot_of(partition)]))
@@ -83,6 +98,11 @@ class FeaturesPipeline:
         slot = self._slot_of(partition)
         if arrays:
             self._tail.scatter(np.array([slot]), arrays)
+
+    def restore_parts(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
+        """Put back what the last of the parts holds."""
+        read = list(parts)
+        self.restore(partition, read[-1] if read else {})
 
     def divide(self, partition: TopicPartition, partitions: int) -> None:
         """Do nothing: records of features belong to no series."""

@@ -3,25 +3,26 @@
 Legend: M admitted points, K alerting ones, S slots, T window length, F features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from models.detector import Detector
 from models.online_tail import SERIES_PACE
+from pipeline.changes import Cut
+from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.series_parts import SeriesParts
 from pipeline.stages.alerts import Alert, feature_views
 from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.incidents import (
     SEVERITIES,
     SILENCE_SEVERITY,
     Incidents,
-    OpenIncident,
     Stops,
     Transition,
     derived_id,
@@ -32,10 +33,7 @@ from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.silence import Quiet, Silence
 from pipeline.stages.thresholds import Thresholds
 from pipeline.stages.windows import Windows
-from pipeline.stream import Arrays, Measure, Outcome, Scored, StreamPlan, hash_of, timed
-
-_TAIL = "tail."
-_SILENCE = "silence."
+from pipeline.stream import Measure, Outcome, Scored, StreamPlan, hash_of, timed
 
 
 class SeriesPipeline:
@@ -70,6 +68,16 @@ class SeriesPipeline:
         self._muting = Muting(
             plan.name, plan.model_version, plan.fields_of, storm=plan.storm, maintenance=plan.maintenance
         )
+        self._parts = SeriesParts(
+            self._table,
+            self._windows,
+            self._tail,
+            self._silence,
+            self._incidents,
+            self._muting,
+            begin=self._begin_tails,
+            empty=self._empty,
+        )
         self._accepting_S = np.zeros(0, np.bool_)
         """Whose tail has been told when to accept a level."""
 
@@ -95,17 +103,19 @@ class SeriesPipeline:
             self._empty(self._table.take_evicted())
             batches = [batch for batch, _ in decoded]
             admitted = self._table.admit(batches)
-            self._begin_tails(self._table.take_new())
+            self._begin_tails()
             records_of = {records.partition: records.records for records in arrived}
             rejects += [
                 self._plan.decoder.reject(place, records_of[place][row], row, inner, reason)
                 for place, row, inner, reason in admitted.lacking
             ]
             points = admitted.points
+            self._parts.changes.touch(admitted.seen)
             # The tails are told how long a level has to stay before any of its points is scored.
             self._begin_accepting(np.unique(points.slot_M))
         with measure("silence"):
             quiet = self._silence.follow(batches, points, admitted.place_M, admitted.evicted)
+            self._parts.changes.touch(self._silence.altered)
             stops = _stops(quiet)
         alerts: list[Alert] = []
         judged: list[tuple[Points, FloatArray, FloatArray]] = []
@@ -127,6 +137,8 @@ class SeriesPipeline:
         alerts.sort(key=lambda alert: (alert.partition, alert.offset, alert.row, alert.series))
         with measure("incidents"):
             told, muted = self._muting.follow(alerts, self._silence.passed)
+        # What is left of them until their slots are given away belongs to no series.
+        self._parts.note_gone(np.array([each.slot for each in admitted.evicted], np.int64))
         names = self._table.names
         return Outcome(
             told,
@@ -141,46 +153,35 @@ class SeriesPipeline:
             evicted=[(self._table.partitions[each.slot], each.offset, each.reason) for each in admitted.evicted],
         )
 
+    def begin_chain(self, partition: TopicPartition) -> None:
+        """Have the parts that are cut from now on hold every series of a partition."""
+        self._parts.begin_chain(partition)
+
+    def cut(self, partition: TopicPartition, memory: PartMemory, most_bytes: int) -> Cut:
+        """Fill a part with the series that have changed since the parts before, or with as many as fit in."""
+        return self._parts.cut(partition, memory, most_bytes)
+
+    def uncut(self, partition: TopicPartition, cut: Cut) -> None:
+        """Have the next parts hold again what a part held that was not written."""
+        self._parts.uncut(partition, cut)
+
     def snapshot(self, partition: TopicPartition) -> Arrays:
-        """Return the state of a partition: names, the table's rows, buffers, tails, open incidents."""
-        slots, count = self._table.held(partition), self._table.columns["count"]
-        index_of = {slot: index for index, slot in enumerate(slots.tolist())}
-        opened, recent = self._incidents.open_among(slots), self._incidents.recent(count)
-        incidents = {index_of[slot]: incident for slot, incident in opened.items()}
-        resolved = {index_of[slot]: incident for slot, incident in recent.items() if slot in index_of}
-        arrays: Arrays = self._table.snapshot(slots)
-        arrays |= {_TAIL + name: column for name, column in self._tail.gather(slots).items()}
-        arrays |= self._windows.snapshot(slots) | self._table.snapshot_bounds(partition, slots)
-        arrays |= {_SILENCE + name: rows for name, rows in self._silence.snapshot(partition, slots).items()}
-        names = list(map(self._table.names.__getitem__, slots.tolist()))
-        arrays["names"] = np.frombuffer(msgspec.json.encode(names), np.uint8)
-        arrays["incidents"] = np.frombuffer(msgspec.json.encode(incidents), np.uint8)
-        arrays["resolved"] = np.frombuffer(msgspec.json.encode(resolved), np.uint8)
-        arrays["muting"] = np.frombuffer(self._muting.snapshot(partition), np.uint8)
-        return arrays
+        """Return all of a partition's state as one part, in the order of names."""
+        return self._parts.snapshot(partition)
 
     def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put a partition's state back; an empty mapping is the state before its first record."""
+        """Put a partition's state back from one part; an empty mapping is the state before its first record."""
+        self.restore_parts(partition, [arrays] if arrays else [])
+
+    def restore_parts(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
+        """Put a partition's state back from its parts."""
         self.drop(partition)
-        if not arrays:
-            return
-        names = msgspec.json.decode(arrays["names"].tobytes(), type=list[str])
-        slots = self._table.add_all(partition, names)
-        self._begin_tails(self._table.take_new())
-        known = {name: self._table.columns[name][slots] for name in ("learned", "center", "scale")}
-        self._table.restore(slots, arrays)
-        self._table.restore_bounds(partition, slots, arrays)
-        self._windows.restore(slots, arrays)
-        self._rescale(slots, known)
-        self._tail.scatter(slots, _beginning(_TAIL, arrays))
-        self._silence.restore(partition, slots, _beginning(_SILENCE, arrays))
-        self._incidents.restore(_incidents(arrays, "incidents", slots), _incidents(arrays, "resolved", slots))
-        if "muting" in arrays:
-            self._muting.restore(partition, arrays["muting"].tobytes())
+        self._parts.restore(partition, parts)
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
         freed = self._table.drop(partition)
+        self._parts.changes.forget(partition, freed)
         self._empty(freed)
         self._silence.drop(partition, freed)
         self._muting.drop(partition)
@@ -198,19 +199,12 @@ class SeriesPipeline:
         self._windows.free(freed)
         self._incidents.forget(freed)
 
-    def _begin_tails(self, new: list[int]) -> None:
-        if new:
-            names = self._table.names
-            self._tail.begin(np.array(new, np.int64), [names[slot] for slot in new])
-
-    def _rescale(self, slots: IntArray, known: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Move restored buffers to this model's own scaling, where it knows the series by another one."""
-        columns = self._table.columns
-        differs = known["learned"] & (
-            (known["center"] != columns["center"][slots]) | (known["scale"] != columns["scale"][slots])
-        ).any(axis=1)
-        if differs.any():
-            self._windows.rescale(slots[differs], known["center"][differs], known["scale"][differs])
+    def _begin_tails(self) -> None:
+        """Give the series that are new to the table their tails."""
+        if new := self._table.take_new():
+            slots, names = np.array(new, np.int64), self._table.names
+            self._tail.begin(slots, [names[slot] for slot in new])
+            self._parts.changes.own(slots)
 
     def _begin_accepting(self, slots: IntArray) -> None:
         """Tell the tails of these series when to accept a level, once their interval is known."""
@@ -327,18 +321,6 @@ def _stops(quiet: Sequence[Quiet]) -> Stops:
         if one.state in ("stopped", "silent"):
             stops.setdefault(one.slot, []).append(one)
     return stops
-
-
-def _beginning(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _incidents(arrays: Mapping[str, npt.NDArray[Any]], name: str, slots: IntArray) -> dict[int, OpenIncident]:
-    """Return the incidents of a checkpoint by slot; the first ones hold no resolved incidents."""
-    if name not in arrays:
-        return {}
-    kept = msgspec.json.decode(arrays[name].tobytes(), type=dict[int, OpenIncident])
-    return {int(slots[index]): incident for index, incident in kept.items()}
 
 
 def _scored(judged: Sequence[tuple[Points, FloatArray, FloatArray]], names: Sequence[str]) -> Scored:

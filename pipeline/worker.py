@@ -6,8 +6,8 @@ What holds after each step, and so what a crash right after it costs:
 2. Alerts and dead letters are sent and every one is confirmed: the records are read again. At least once, the same
    ids are published a second time; exactly once, nobody has seen the first ones.
 3. The next offsets are committed, exactly once together with step 2: nothing is repeated.
-4. Now and then the state is checkpointed, never past the commit: a restart loads the newest checkpoint at or
-   below the committed offset and replays the records between the two without publishing.
+4. Now and then the state is checkpointed, never past the commit and beside the records: a restart loads the newest
+   checkpoint at or below the committed offset and replays the records between the two without publishing.
 
 A checkpoint that storage does not take changes none of that; the restart only replays more.
 
@@ -24,8 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pipeline import metrics
+from pipeline.checkpointing import Progress
 from pipeline.errors import AssignmentLost, RecordError, TransientError
-from pipeline.partitions import Partitions, Progress
+from pipeline.partitions import Partitions
 from pipeline.protocols import Checkpoints, Delivery, PartitionRecords, Source, TopicPartition
 from pipeline.stages import alerts, dead_letters
 from pipeline.stages.bounds import Reason
@@ -36,6 +37,8 @@ from pipeline.stream import Lane, Measure, Outcome, Scored
 logger = logging.getLogger(__name__)
 
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.2, 5.0
+_BUSY_POLL_S = 0.05
+_CHECKPOINT_PATIENCE_S = 5.0
 _FLUSHED_BY, _CHECKPOINTED_BY = 0.6, 0.8
 """Shares of a stop's budget that may be gone after the last flush and after the last checkpoint."""
 
@@ -49,6 +52,8 @@ class WorkerOptions:
     poll_timeout_s: float = 0.5
     delivery_timeout_s: float = 30.0
     checkpoint_every_s: float = 10.0
+    checkpoint_wait_s: float = 0.0
+    """How long a turn of the loop waits for storage to take a checkpoint; what takes longer is seen later."""
     retry_deadline_s: float = 60.0
     max_rejects_in_a_row: int = 10_000
 
@@ -113,14 +118,15 @@ class Worker:
                 stop.wait(backoff_s)
                 backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
         # Whose topic was made anew is seen by the next start: there is no time to ask the broker.
-        self._checkpoint()
-        if self.partitions.behind():
+        self.partitions.checkpointing.begin_round(last=True)
+        self._checkpoint(self._stop.left_s(_CHECKPOINTED_BY))
+        if self.partitions.checkpointing.behind():
             logger.warning("stopping: %s", self.unfinished())
 
     def unfinished(self) -> str:
         """Say what an end at once leaves undone; may be asked on another thread."""
         progress = self.partitions.progress.copy()
-        behind = [(place, progress[place]) for place in self.partitions.behind() if place in progress]
+        behind = [(place, progress[place]) for place in self.partitions.checkpointing.behind() if place in progress]
         if not behind:
             return "nothing is lost: what is not committed is read again"
         places = ", ".join(f"{place.topic}/{place.partition} after {at.checkpointed}" for place, at in behind[:5])
@@ -144,7 +150,9 @@ class Worker:
             self.source.poll(0)
             raise
         with _measure("poll"):
-            polled = self.source.poll(self.settings.poll_timeout_s)
+            # A large checkpoint takes many turns, be there records or not.
+            most_s = _BUSY_POLL_S if self.partitions.checkpointing.busy else self.settings.poll_timeout_s
+            polled = self.source.poll(min(most_s, self.settings.poll_timeout_s))
         polled = [records for records in polled if records.partition in self.partitions.progress]
         self._only_replayed = False
         if polled:
@@ -157,12 +165,15 @@ class Worker:
                 raise
             self._count(polled, outcomes)
         if self.clock() >= self._checkpoint_due_s:
-            self.checkpoint()
+            self.partitions.forget_remade()
+            self.partitions.checkpointing.begin_round()
+            self._checkpoint_due_s = self.clock() + self.settings.checkpoint_every_s
+        self._checkpoint(self.settings.checkpoint_wait_s)
         self._report()
         return sum(len(records.records) for records in polled)
 
     def checkpoint(self) -> None:
-        """Write the state of every partition that has moved since its last checkpoint.
+        """Write the state of every partition that has moved since its last checkpoint, and wait for it.
 
         Storage that does not take it is no error: that is counted and said, and tried again when next due.
 
@@ -171,12 +182,13 @@ class Worker:
             TransientError: the broker does not answer.
         """
         self.partitions.forget_remade()
-        self._checkpoint()
+        self.partitions.checkpointing.begin_round()
+        self._checkpoint(_CHECKPOINT_PATIENCE_S)
 
-    def _checkpoint(self) -> None:
-        with _measure("checkpoint"):
-            self.partitions.checkpoint(self._stop.left_s(_CHECKPOINTED_BY) if self.stopping else None)
-        self._checkpoint_due_s = self.clock() + self.settings.checkpoint_every_s
+    def _checkpoint(self, wait_s: float) -> None:
+        if self.partitions.checkpointing.busy:
+            with _measure("checkpoint"):
+                self.partitions.checkpointing.go_on(wait_s)
 
     def _score(self, polled: Sequence[PartitionRecords]) -> list[tuple[Lane, Outcome]]:
         outcomes: list[tuple[Lane, Outcome]] = []

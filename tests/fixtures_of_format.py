@@ -1,6 +1,7 @@
-"""Write the files of a format that later versions must still read: `python -m tests.fixtures_of_format v2`.
+"""Write the files of a format that later versions must still read: `python -m tests.fixtures_of_format v3`.
 
-Run once, when the format was made; never again, since the files stand for what users have.
+Run once, when the format was made; never again, since the files stand for what users have. What a new format left
+as it was is kept once: of the third only the checkpoints.
 """
 
 import sys
@@ -9,13 +10,11 @@ from pathlib import Path
 import msgspec
 
 from models.files import to_files
-from pipeline.connectors import checkpoints
-from pipeline.protocols import TopicPartition
 from pipeline.stages.alerts import structured
 from tests.streams import Bench, drain, feature_payloads, series_detector, series_payloads
 
 FIXTURES = Path(__file__).parent / "fixtures"
-ARCHITECTURES = {"v1": "vanilla", "v2": "views"}
+ARCHITECTURES = {"v1": "vanilla", "v2": "views", "v3": "views"}
 """What the model of each format is made of."""
 
 
@@ -29,11 +28,15 @@ def main(version: str) -> None:
     bench = Bench(partitions=1)
     bench.fill(series_payloads(100), feature_payloads())
     worker = bench.worker(architecture=architecture)
+    for _ in range(3):
+        worker.step()
+        worker.checkpoint()
     drain(worker)
     worker.checkpoint()
-    kept = bench.checkpoints.newest("machines", TopicPartition("metrics", 0), 10**9)
-    assert kept is not None
-    (folder / "checkpoint").write_bytes(checkpoints.encode(kept))
+    for name in bench.checkpoints.storage.list("checkpoints/machines"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bench.checkpoints.storage.objects[name])
     with (folder / "alerts.jsonl").open("w") as lines:
         for record in bench.broker.records("alerts"):
             event = structured(dict(record.headers), record.value or b"")

@@ -4,10 +4,12 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,25 @@ from tests.streams import CPU, SERIES
 # Children are forked from a process that has loaded everything and has no threads.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.sabotage"])
+_ONE_AT_A_TIME = threading.Lock()
 
 Step = tuple[str, int]
 """`before` or `after` the name of a call, and the how many-eth time."""
+
+
+def run_process(target: Callable[..., None], *args: Any, within_s: float) -> int | None:
+    """Run a function in a process of its own; return how it ended, None where it takes longer.
+
+    May be called on several threads. A child's status can be read once, and whoever starts a process looks after
+    all children: a second reader would take the status for 255.
+    """
+    process = PROCESSES.Process(target=target, args=args)
+    with _ONE_AT_A_TIME:
+        process.start()
+    connection.wait([process.sentinel], within_s)
+    with _ONE_AT_A_TIME:
+        process.join(0)
+        return process.exitcode
 
 
 class Saboteur:
@@ -94,15 +112,15 @@ def work(setting: Setting, fatal: Step | None, steps: Path) -> None:
         (TransactionalRequestResult, "wait"),
     ):
         saboteur.patch(owner, name)
-    connection = Connection(setting.broker)
+    broker = Connection(setting.broker)
     group = GroupOptions(setting.group, setting.instance, session_timeout_s=6, max_poll_records=150)
     stream = SERIES.model_copy(update={"topic": setting.topic})
     lane = build_lane("machines", stream, from_files(setting.model), "v1", CPU)
     checkpoints = StoredCheckpoints(ObjectStorage(setting.storage.as_uri()))
-    options = WorkerOptions(setting.alerts, setting.dead, checkpoint_every_s=0)
-    with closing(KafkaSource(connection, group, [setting.topic])) as source:
+    options = WorkerOptions(setting.alerts, setting.dead, checkpoint_every_s=0, checkpoint_wait_s=30)
+    with closing(KafkaSource(broker, group, [setting.topic])) as source:
         name = transactional_id(setting.group, setting.instance)
-        with closing(KafkaTransactions(connection, source, name)) as delivery:
+        with closing(KafkaTransactions(broker, source, name)) as delivery:
             wrap = saboteur.wrap
             finish(Worker([lane], wrap(source), wrap(delivery), wrap(checkpoints), options), setting.end)
     steps.write_text(json.dumps(seen))

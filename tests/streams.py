@@ -26,7 +26,8 @@ from pipeline.connectors.memory import (
 )
 from pipeline.delivery import AtLeastOnce
 from pipeline.lanes import build_lane
-from pipeline.protocols import Delivery
+from pipeline.part_memory import Arrays
+from pipeline.protocols import Checkpoint, Delivery
 from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
 
@@ -148,6 +149,24 @@ def feature_payloads(count: int = 400, seed: int = 3) -> list[Payload]:
     return [(None, json.dumps(dict(zip("abc", row.tolist(), strict=True))).encode()) for row in rows]
 
 
+def bench_options(**options: Any) -> WorkerOptions:
+    """Options of a worker that sees at once what became of a checkpoint, so that each run is the same."""
+    return WorkerOptions("alerts", "dead", **{"poll_timeout_s": 0, "checkpoint_wait_s": 30, **options})
+
+
+def arrays_of(checkpoint: Checkpoint) -> Arrays:
+    """Return the arrays of a checkpoint that is one part."""
+    (arrays,) = checkpoint.parts()
+    return arrays
+
+
+def state_of(checkpoint: Checkpoint, **options: Any) -> Arrays:
+    """Return a checkpoint's state as a new worker restores it, for comparison; `options` are those of `lanes`."""
+    (pipeline,) = (lane.pipeline for lane in lanes(**options) if lane.name == checkpoint.stream)
+    pipeline.restore_parts(checkpoint.partition, checkpoint.parts())
+    return pipeline.snapshot(checkpoint.partition)
+
+
 @dataclass
 class Bench:
     """A broker with both streams' topics, and workers on it."""
@@ -159,7 +178,7 @@ class Bench:
     exactly_once: bool = False
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     checkpoints: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
-    options: WorkerOptions = field(default_factory=lambda: WorkerOptions("alerts", "dead", poll_timeout_s=0))
+    options: WorkerOptions = field(default_factory=lambda: bench_options())
 
     def __post_init__(self) -> None:
         for topic, partitions in ((self.metrics, self.partitions), (self.payments, 1), ("alerts", 1), ("dead", 1)):

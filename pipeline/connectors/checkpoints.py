@@ -1,8 +1,19 @@
-"""Checkpoints in storage: `checkpoints/STREAM/TOPIC/PARTITION/SEQUENCE-OFFSET`, one object each.
+"""Checkpoints in storage: `checkpoints/STREAM/TOPIC/PARTITION/SEQUENCE-RUN/NUMBER-FOLLOWS-OFFSET`, a part each.
 
-An object is the sha256 of the rest, then safetensors with the checkpoint's facts as metadata. The sequence
-rises with each write, so the newest is the one written last: a topic that was made anew begins at low
-offsets again.
+A folder holds the chain of parts of one run of a worker. The sequence rises with each chain, so the newest is the
+one begun last: a topic that was made anew begins at low offsets again. RUN is drawn at random, so that two workers
+that both believe to own a partition write two chains and not one. A part rests on the one whose number is FOLLOWS,
+0 for the first. OFFSET tells where the state stands that a part completes; it is `open` where it completes none.
+What a part holds is told in `pipeline.part_memory`. Objects are only created, never written over: a part that
+storage seemed not to take, and took, stays beside the one that was written in its place.
+
+A state is read from the first part of its chain to the one with its offset. A part that is damaged, missing or of
+an unknown format takes all that rest on it with it, and the newest state without it is taken, of the same chain or
+of the one before. So the chain before is kept until the next one holds a state. It goes newest part first: what is
+left of it by a crash is a chain still.
+
+Earlier versions wrote `checkpoints/STREAM/TOPIC/PARTITION/SEQUENCE-OFFSET`, a whole state each: the sha256 of the
+rest, then safetensors. They count as chains of one part.
 
 `checkpoints/STREAM/TOPIC/first-TOPIC_ID.json` says how many partitions the topic had when the stream began on it.
 
@@ -13,45 +24,115 @@ group its own storage.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import safetensors
 import safetensors.numpy
 
-from pipeline.connectors.storage import ObjectStorage
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.protocols import Checkpoint, TopicPartition
+from pipeline import metrics
+from pipeline.errors import CheckpointError, ConfigError, TransientError
+from pipeline.part_memory import Arrays, read_part
+from pipeline.protocols import Chain, Checkpoint, Part, TopicPartition
 
 logger = logging.getLogger(__name__)
 
-FORMAT, FORMAT_VERSION = "offkey.checkpoint", 1
-KEPT = 3
+_READ_AHEAD = 3
+"""Parts that are read while one is restored."""
+_PRUNED_AT_ONCE = 16
+"""Old parts that are removed with each new one: a store may take long for each."""
+_EARLY_FORMAT = ("offkey.checkpoint", 1)
 _HASH_BYTES = hashlib.sha256().digest_size
+_PART = re.compile(r"(\d+)-([0-9a-f]+)/(\d+)-(\d+)-(\d+|open)")
+_EARLY = re.compile(r"(\d+)-(\d+)")
+
+
+class Storage(Protocol):
+    """Objects under names: `pipeline.connectors.storage`, or a dictionary."""
+
+    @property
+    def url(self) -> str: ...
+    def get(self, name: str) -> bytes | None: ...
+    def create(self, name: str, content: bytes | memoryview) -> bool: ...
+    def list(self, folder: str) -> list[str]: ...
+    def delete(self, name: str) -> None: ...
+
+
+class _Place(NamedTuple):
+    """Where a part stands, by its name."""
+
+    sequence: int
+    run: str
+    number: int
+    follows: int
+    next_offset: int | None
+    """None: with it no state is complete."""
+    name: str
+
+    @property
+    def chain(self) -> tuple[int, str]:
+        return self.sequence, self.run
 
 
 class StoredCheckpoints:
-    """Checkpoints of all partitions on an `ObjectStorage`."""
+    """Checkpoints of all partitions on a `Storage`."""
 
-    def __init__(self, storage: ObjectStorage) -> None:
+    def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._refused: set[str] = set()
+        """Names of parts that were found damaged or missing."""
 
-    def write(self, checkpoint: Checkpoint) -> None:
+    def write(self, part: Part) -> None:
+        checkpoint, chain = part.checkpoint, part.chain
         folder = _folder(checkpoint.stream, checkpoint.partition)
-        there = sorted(self._found(folder))
-        sequence = max((found[0] for found in there), default=0) + 1
-        self._storage.put(f"{folder}/{sequence:012d}-{checkpoint.next_offset}", encode(checkpoint))
-        for _, _, name in there[: max(len(there) + 1 - KEPT, 0)]:
-            self._storage.delete(name)
+        if not chain.sequence:
+            chain.sequence = 1 + max((place.sequence for place in self._found(folder)), default=0)
+        chain.tried += 1
+        ends = checkpoint.next_offset if part.closes else "open"
+        number = f"{chain.tried:06d}-{chain.last:06d}"
+        name = f"{folder}/{chain.sequence:012d}-{chain.run}/{number}-{ends}"
+        content = part.memory.seal(
+            {
+                "stream": checkpoint.stream,
+                "topic": checkpoint.partition.topic,
+                "partition": checkpoint.partition.partition,
+                "topic_id": checkpoint.topic_id,
+                "next_offset": checkpoint.next_offset,
+                "model_version": checkpoint.model_version,
+                "shape": checkpoint.shape,
+                "part": name.removeprefix(f"{folder}/"),
+            }
+        )
+        if not self._storage.create(name, content):
+            raise TransientError(f"storage {self._storage.url}: {name} is there already; the next name is taken")
+        if chain.closed:
+            chain.later_bytes += len(content)
+            chain.later_parts += 1
+        else:
+            chain.base_bytes += len(content)
+        chain.last, chain.closed, chain.whole = chain.tried, chain.closed or part.closes, part.closes
+        if chain.closed and not chain.pruned:
+            chain.pruned = self._prune(folder, checkpoint.stream, chain)
 
     def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
-        for _, next_offset, name in sorted(self._found(_folder(stream, partition)), reverse=True):
-            if next_offset > at_or_below:
-                continue
-            try:
-                return decode(self._storage.get(name))
-            except CheckpointError as error:
-                logger.error("checkpoint %s is refused, the one before is taken: %s", name, error)
+        for chain in self._chains(_folder(stream, partition)):
+            for path in self._states(chain, stream):
+                place = path[-1]
+                if place.next_offset is None or place.next_offset > at_or_below:
+                    continue
+                try:
+                    checkpoint, arrays = self._read(place, stream, partition)
+                except CheckpointError as error:
+                    self._refuse(place.name, stream, str(error))
+                    continue
+                parts = self._reader(checkpoint, path, arrays)
+                return replace(checkpoint, parts=parts, refuse=partial(self._refuse_path, path, stream))
         return None
 
     def partitions_at_first(self, stream: str, topic: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
@@ -68,51 +149,145 @@ class StoredCheckpoints:
                 "committed offset then begin where the stream's `start` says"
             ) from error
 
-    def _found(self, folder: str) -> Iterator[tuple[int, int, str]]:
-        """Yield (sequence, next offset, name) of each checkpoint; what has another name is reported and left."""
+    def _found(self, folder: str) -> Iterator[_Place]:
+        """Yield each part; what has another name is reported and left."""
         for name in self._storage.list(folder):
-            sequence, _, offset = name.rpartition("/")[2].partition("-")
-            if sequence.isdecimal() and offset.isdecimal():
-                yield int(sequence), int(offset), name
+            short = name.removeprefix(f"{folder}/")
+            if found := _PART.fullmatch(short):
+                sequence, run, number, follows, ends = found.groups()
+                next_offset = None if ends == "open" else int(ends)
+                yield _Place(int(sequence), run, int(number), int(follows), next_offset, name)
+            elif found := _EARLY.fullmatch(short):
+                yield _Place(int(found[1]), "", 1, 0, int(found[2]), name)
             else:
                 logger.error("%s is no checkpoint and is left alone; remove it from the folder", name)
 
+    def _chains(self, folder: str) -> list[list[_Place]]:
+        """Return the parts of each chain, newest chain and newest part first."""
+        newest_last = sorted(self._found(folder), key=lambda place: (*place.chain, place.number, place.name))
+        return [list(chain) for _, chain in groupby(reversed(newest_last), key=lambda place: place.chain)]
 
-def encode(checkpoint: Checkpoint) -> bytes:
-    """Return the bytes of a checkpoint."""
-    facts = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "stream": checkpoint.stream,
-        "topic": checkpoint.partition.topic,
-        "partition": checkpoint.partition.partition,
-        "topic_id": checkpoint.topic_id,
-        "next_offset": checkpoint.next_offset,
-        "model_version": checkpoint.model_version,
-        "shape": checkpoint.shape,
-    }
-    # safetensors writes an array's memory as it lies: a view or a transposed array would come back scrambled.
-    arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
-    body = safetensors.numpy.save(arrays, {"checkpoint": json.dumps(facts)})
-    return hashlib.sha256(body).digest() + body
+    def _states(self, chain: Sequence[_Place], stream: str) -> Iterator[list[_Place]]:
+        """Yield the parts of each state of a chain, newest state and first part first, as far as they are good."""
+        parts = {place.number: place for place in chain}
+        for place in chain:
+            if place.next_offset is None:
+                continue
+            path = [place]
+            while path[-1].follows:
+                before = parts.get(path[-1].follows)
+                # What a part rests on has a lower number: a name that says otherwise is no part's.
+                if before is None or before.number >= path[-1].number:
+                    lacks = f"part {path[-1].follows:06d}, on which it rests, is missing"
+                    self._refuse(path[-1].name, stream, lacks)
+                    break
+                path.append(before)
+            if not any(each.name in self._refused for each in path):
+                yield path[::-1]
+
+    def _reader(self, state: Checkpoint, path: Sequence[_Place], last: Arrays) -> Callable[[], Iterator[Arrays]]:
+        """Return what reads the parts; the last one has been read."""
+
+        def parts() -> Iterator[Arrays]:
+            ahead: deque[tuple[_Place, Future[tuple[Checkpoint, Arrays]]]] = deque()
+            with ThreadPoolExecutor(_READ_AHEAD, "checkpoint") as pool:
+                for place in path[:-1]:
+                    ahead.append((place, pool.submit(self._read, place, state.stream, state.partition)))
+                    if len(ahead) > _READ_AHEAD:
+                        yield result(*ahead.popleft())
+                while ahead:
+                    yield result(*ahead.popleft())
+            yield last
+
+        def result(place: _Place, reading: Future[tuple[Checkpoint, Arrays]]) -> Arrays:
+            try:
+                found, arrays = reading.result()
+            except CheckpointError as error:
+                self._refuse(place.name, state.stream, str(error))
+                raise
+            if (found.topic_id, found.shape) != (state.topic_id, state.shape):
+                why = f"{place.name}, on which it rests, is of another topic or model"
+                self._refuse(path[-1].name, state.stream, why)
+                raise CheckpointError(why)
+            return arrays
+
+        return parts
+
+    def _read(self, place: _Place, stream: str, partition: TopicPartition) -> tuple[Checkpoint, Arrays]:
+        """Read one part.
+
+        Raises:
+            CheckpointError: it is gone, damaged, of an unknown format, or of another place than its name says.
+        """
+        content = self._storage.get(place.name)
+        if content is None:
+            raise CheckpointError("it is gone")
+        checkpoint, arrays, part = decode_early(content) if not place.run else decode(content)
+        if (checkpoint.stream, checkpoint.partition) != (stream, partition):
+            topic, number = checkpoint.partition
+            raise CheckpointError(f"it is of stream {checkpoint.stream}, {topic}/{number}, and was put here")
+        if place.run and not place.name.endswith(f"/{part}"):
+            raise CheckpointError(f"it was written as {part} and has another name now")
+        return checkpoint, arrays
+
+    def _refuse_path(self, path: Sequence[_Place], stream: str, why: str) -> None:
+        """Have a state left out from now on, unless one of its parts is refused already."""
+        if not any(place.name in self._refused for place in path):
+            self._refuse(path[-1].name, stream, why)
+
+    def _refuse(self, name: str, stream: str, why: str) -> None:
+        """Say once that a part is no good, and have it left out from now on."""
+        if name not in self._refused:
+            self._refused.add(name)
+            metrics.CHECKPOINTS_REFUSED.labels(stream).inc()
+            logger.error("checkpoint %s is refused, the one before is taken: %s", name, why)
+
+    def _prune(self, folder: str, stream: str, chain: Chain) -> bool:
+        """Remove parts of the chains before this one, but for the newest chain of them that holds a state.
+
+        Another worker's that was begun at the same time or later is its own matter. The chain itself is written,
+        so what storage does not remove is only said; the next chain tries again. Returns whether that is all.
+        """
+        try:
+            before = [parts for parts in self._chains(folder) if parts[0].sequence < chain.sequence]
+            kept = next((parts for parts in before if any(self._states(parts, stream))), None)
+            old = [place for parts in reversed(before) if parts is not kept for place in parts]
+            for place in old[:_PRUNED_AT_ONCE]:
+                self._storage.delete(place.name)
+            return len(old) <= _PRUNED_AT_ONCE
+        except (TransientError, ConfigError) as error:
+            logger.warning("old checkpoints in %s are left: %s", folder, error)
+            return True
 
 
-def decode(content: bytes | None) -> Checkpoint:
-    """Read a checkpoint back.
+def decode(content: bytes) -> tuple[Checkpoint, Arrays, str]:
+    """Return (what it is part of, its arrays, its name within the partition) of a part; raises as `read_part`."""
+    # In memory that may be written to, as torch wants it.
+    facts, arrays = read_part(bytearray(content))
+    return _checkpoint(facts), arrays, str(facts["part"])
+
+
+def decode_early(content: bytes) -> tuple[Checkpoint, Arrays, str]:
+    """Read a checkpoint as earlier versions wrote it: a whole state.
 
     Raises:
-        CheckpointError: it is gone, damaged or of an unknown format.
+        CheckpointError: it is damaged or of an unknown format.
     """
-    if content is None:
-        raise CheckpointError("it is gone")
     body = content[_HASH_BYTES:]
     if hashlib.sha256(body).digest() != content[:_HASH_BYTES]:
-        raise CheckpointError("its sha256 differs")
+        raise CheckpointError("its sha256 differs: it is damaged or cut off")
     try:
         header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
         facts = json.loads(header["__metadata__"]["checkpoint"])
-        if (facts["format"], facts["format_version"]) != (FORMAT, FORMAT_VERSION):
-            raise CheckpointError(f"format {facts['format']} {facts['format_version']} is not {FORMAT_VERSION}")
+        if (facts["format"], facts["format_version"]) != _EARLY_FORMAT:
+            raise CheckpointError(f"format {facts['format']} {facts['format_version']} is not {_EARLY_FORMAT[1]}")
+        return _checkpoint(facts), safetensors.numpy.load(body), ""
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"it is whole, but no checkpoint of a known format ({error!r})") from error
+
+
+def _checkpoint(facts: Mapping[str, Any]) -> Checkpoint:
+    try:
         return Checkpoint(
             facts["stream"],
             TopicPartition(facts["topic"], facts["partition"]),
@@ -120,9 +295,8 @@ def decode(content: bytes | None) -> Checkpoint:
             facts["next_offset"],
             facts["model_version"],
             facts["shape"],
-            safetensors.numpy.load(body),
         )
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"it is whole, but no checkpoint of a known format ({error!r})") from error
 
 

@@ -4,15 +4,14 @@ A `MemoryBroker` outlives the sources and publishers that share it, so a test ca
 start another one on what the first left behind.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline.connectors import checkpoints
+from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.errors import AssignmentLost, ConfigError, RecordError, RegistryError
 from pipeline.protocols import (
     Assignment,
-    Checkpoint,
     Message,
     ModelVersion,
     OffsetRange,
@@ -226,31 +225,40 @@ class MemoryTransactions(MemoryPublisher):
         self.flush(timeout_s)
 
 
-class MemoryCheckpoints:
-    """Checkpoints in a list, encoded as the stored ones are."""
+class MemoryStorage:
+    """Objects in a dictionary; see `pipeline.connectors.storage.ObjectStorage`."""
+
+    url = "memory"
 
     def __init__(self) -> None:
-        self.written: list[tuple[str, TopicPartition, int, bytes]] = []
-        self.at_first: dict[tuple[str, str, str], int] = {}
+        self.objects: dict[str, bytes] = {}
 
-    def write(self, checkpoint: Checkpoint) -> None:
-        key = (checkpoint.stream, checkpoint.partition)
-        self.written.append((*key, checkpoint.next_offset, checkpoints.encode(checkpoint)))
-        of_partition = [entry for entry in self.written if entry[:2] == key]
-        for entry in of_partition[: -checkpoints.KEPT]:
-            self.written.remove(entry)
+    def get(self, name: str) -> bytes | None:
+        return self.objects.get(name)
 
-    def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
-        for entry in reversed(self.written):
-            if entry[:2] == (stream, partition) and entry[2] <= at_or_below:
-                return checkpoints.decode(entry[3])
-        return None
+    def put(self, name: str, content: bytes) -> None:
+        self.objects[name] = bytes(content)
 
-    def partitions_at_first(self, stream: str, topic: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
-        key = (stream, topic, topic_id)
-        if key not in self.at_first:
-            self.at_first[key] = partitions_now()
-        return self.at_first[key]
+    def create(self, name: str, content: bytes | memoryview) -> bool:
+        if name in self.objects:
+            return False
+        self.objects[name] = bytes(content)
+        return True
+
+    def list(self, folder: str) -> list[str]:
+        # What is written on another thread meanwhile is seen or not, as in the real one.
+        return sorted(name for name in self.objects.copy() if name.startswith(f"{folder}/"))
+
+    def delete(self, name: str) -> None:
+        self.objects.pop(name, None)
+
+
+class MemoryCheckpoints(StoredCheckpoints):
+    """The stored ones, on storage that outlives no process."""
+
+    def __init__(self) -> None:
+        self.storage = MemoryStorage()
+        super().__init__(self.storage)
 
 
 class MemoryRegistry:

@@ -63,7 +63,7 @@ class ObjectStorage:
         with self._translated("write", name):
             obstore.put(self._store, name, content, use_multipart=False)
 
-    def create(self, name: str, content: bytes) -> bool:
+    def create(self, name: str, content: bytes | memoryview) -> bool:
         """Write an object that is not there yet; return False where it is."""
         try:
             with self._translated("write", name):

@@ -103,9 +103,9 @@ class FadingErrors:
             found_MV[index_U] = self._step(slot_M[position_U], error_MV[index_U])
         return found_MV
 
-    def rows(self, slots: IntArray, end_S: IntArray, depth: int) -> npt.NDArray[np.float32]:
-        """Return the errors as rows [S, D, V] of which the newest stands before `end_S`; -inf: none is kept."""
-        rows_SDV = np.full((len(slots), depth, len(self._fading_VA)), _NONE, np.float32)
+    def rows(self, slots: IntArray, end_S: IntArray, rows_SDV: npt.NDArray[np.float32]) -> None:
+        """Write the errors into rows [S, D, V] of which the newest stands before `end_S`; -inf: none is kept."""
+        rows_SDV[...] = _NONE
         wide_S = self._wide_of_S[slots]
         for store, place_U, index_U in (
             (self._narrow, np.flatnonzero(wide_S < 0), slots[wide_S < 0]),
@@ -116,7 +116,6 @@ class FadingErrors:
             age_UVK = store.ages.rows[index].cpu().numpy().astype(np.int64)
             u, view, k = np.nonzero(error_UVK > _NONE)
             rows_SDV[place_U[u], end_S[place_U[u]] - 1 - age_UVK[u, view, k], view] = error_UVK[u, view, k]
-        return rows_SDV
 
     def put(self, slots: IntArray, end_S: IntArray, rows_SDV: npt.NDArray[np.float32]) -> None:
         """Take errors as `rows` returns them in place of what these slots kept."""

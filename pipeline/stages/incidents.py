@@ -118,7 +118,7 @@ class Incidents:
 
     def open_among(self, slots: IntArray) -> dict[int, OpenIncident]:
         """Return those of these slots."""
-        return {slot: self._open.of(slot) for slot in slots[self._open.entry_of(slots) >= 0].tolist()}
+        return self._open.among(slots)
 
     def follow(
         self,
@@ -196,16 +196,18 @@ class Incidents:
             self._open.put(slot, incident)
         self._recent.update(recent)
 
-    def recent(self, next_index_S: IntArray) -> dict[int, OpenIncident]:
-        """Return the resolved incidents that may still be reopened, and forget the others.
+    def recent_among(self, slots: IntArray, next_index_S: IntArray) -> dict[int, OpenIncident]:
+        """Return those of these slots' resolved incidents that may still be reopened, and forget the others.
 
         Args:
+            slots: of which series.
             next_index_S: how many points each series has had, by slot.
         """
-        gone = [s for s, one in self._recent.items() if next_index_S[s] - one.ended_index > self._merge_points]
+        found = self._recent.keys() & slots.tolist() if self._recent else ()
+        gone = [s for s in found if next_index_S[s] - self._recent[s].ended_index > self._merge_points]
         for slot in gone:
             del self._recent[slot]
-        return self._recent
+        return {slot: self._recent[slot] for slot in sorted(found) if slot in self._recent}
 
     def _eventful(
         self,
@@ -287,6 +289,9 @@ class Incidents:
 class _OpenTable:
     """Open incidents as columns, one row an incident, found by slot."""
 
+    _FIELDS = ("opened_ms", "threshold", "peak", "severity", "quiet", "told_ms")
+    """Of an `OpenIncident` after its name, in their order."""
+
     def __init__(self) -> None:
         self._entry_S = np.full(0, -1, np.int32)
         self._names: list[str] = []
@@ -317,6 +322,16 @@ class _OpenTable:
     def of(self, slot: int) -> OpenIncident:
         entry = int(self._entry_S[slot])
         return OpenIncident(self._names[entry], **{name: c[entry].item() for name, c in self.columns.items()})
+
+    def among(self, slots: IntArray) -> dict[int, OpenIncident]:
+        """Return those of many slots."""
+        entry_S = self.entry_of(slots)
+        entry_E = entry_S[entry_S >= 0]
+        rows = zip(*(self.columns[name][entry_E].tolist() for name in self._FIELDS), strict=True)
+        incidents = (
+            OpenIncident(self._names[entry], *row) for entry, row in zip(entry_E.tolist(), rows, strict=True)
+        )
+        return dict(zip(slots[entry_S >= 0].tolist(), incidents, strict=True))
 
     def put(self, slot: int, incident: OpenIncident) -> None:
         self._reserve(slot + 1)

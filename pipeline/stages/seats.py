@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.snapshots import Memory, copied, fresh
 from pipeline.protocols import TopicPartition
 from pipeline.stages.bounds import GONE, Bounds, Evicted, PartitionBounds, Reason
 from pipeline.stages.capacity import grown
@@ -83,6 +84,10 @@ class Seats:
         """Return the slots of a partition's series."""
         return self._index.of_group(self.partitions.number(partition))
 
+    def are_held(self, partition: TopicPartition) -> npt.NDArray[np.bool_]:
+        """Tell of each slot whether it has a series of this partition."""
+        return np.asarray(self._index.group_S == self.partitions.number(partition), np.bool_)
+
     def divide(self, partition: TopicPartition, partitions: int) -> None:
         """Give a partition its share, as one of so many, of the series that the stream may hold."""
         self._share[partition] = self._bounds.share(partitions)
@@ -135,23 +140,36 @@ class Seats:
     def drop(self, partition: TopicPartition) -> IntArray:
         """Forget a partition's series; return the slots that became free."""
         freed = self.held(partition)
-        self._index.hide(freed)
-        self._give_back(freed)
+        self.release(partition, freed)
         self._of.pop(partition, None)
         return freed
 
-    def snapshot(self, partition: TopicPartition, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
-        """Return what decides who of a partition leaves, for a checkpoint."""
+    def release(self, partition: TopicPartition, slots: IntArray) -> None:
+        """Forget some of a partition's series; their slots are free from here on."""
+        self._index.hide(slots)
+        self._give_back(slots)
+        self._bound_of(partition).held -= len(slots)
+
+    def snapshot_rows(self, slots: IntArray, memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
+        """Return when each of these series was last seen, for a checkpoint."""
+        return {_LAST: copied(_LAST, self._last_row_S[slots], memory)}
+
+    def snapshot(self, partition: TopicPartition) -> dict[str, npt.NDArray[Any]]:
+        """Return what beside that decides who of a partition leaves."""
         bound = self._bound_of(partition)
         spans = np.array(bound.spans, np.int64).reshape(-1, 2)
-        return {_LAST: self._last_row_S[slots], _ROWS: np.array([bound.rows]), _SPANS: spans}
+        return {_ROWS: np.array([bound.rows]), _SPANS: spans}
 
-    def restore(self, partition: TopicPartition, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back what `snapshot` returned; in a state of an earlier version all were seen equally long ago."""
-        if _LAST not in arrays:
+    def restore_rows(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `snapshot_rows` returned; of an earlier version all were seen equally long ago."""
+        self._last_row_S[slots] = arrays.get(_LAST, 0)
+
+    def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `snapshot` returned."""
+        if _ROWS not in arrays:
             return
         bound = self._bound_of(partition)
-        self._last_row_S[slots], bound.rows = arrays[_LAST], int(arrays[_ROWS][0])
+        bound.rows = int(arrays[_ROWS][0])
         if self._bounds.ttl_ms:
             bound.spans = [(int(number), int(first)) for number, first in arrays[_SPANS]]
 

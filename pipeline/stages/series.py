@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from models.snapshots import Memory, copied, fresh
 from pipeline.protocols import TopicPartition
 from pipeline.stages.bounds import Bounds, Evicted
 from pipeline.stages.decode import MAX_TIME_MS, Batch, FloatArray, IntArray
@@ -64,6 +65,8 @@ class Admitted:
     """Series first seen in this poll that stand in another partition too."""
     evicted: Sequence[Evicted] = ()
     """Series that had to leave. Their points are among the others; their slots are free with `take_evicted`."""
+    seen: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Slots of the series that any record was of, ascending; some stand more than once."""
 
 
 @dataclass
@@ -118,6 +121,10 @@ class SeriesTable:
         """Return the slots of a partition's series."""
         return self._seats.held(partition)
 
+    def are_held(self, partition: TopicPartition) -> BoolArray:
+        """Tell of each slot whether it has a series of this partition."""
+        return self._seats.are_held(partition)
+
     def are_of(self, partition: TopicPartition, slot_K: IntArray) -> BoolArray:
         """Tell which of these slots have a series of a partition."""
         return self._seats.partitions.are(partition, slot_K)
@@ -153,11 +160,16 @@ class SeriesTable:
         index_M = self._advance(slot_M, time_ms_M, values_MF)
         points = Points(slot_M, index_M, time_ms_M, values_MF, held_N[keep_N], offset_N[keep_N], inner_N[keep_N])
         unheld = [(self.partitions[slot_N[i]], int(row_N[i]), int(inner_N[i]), why) for i, why in lacking.items()]
-        return Admitted(points, order_N[keep_N], int(late_N.sum()), unheld, moved, self._seats.evicted)
+        return Admitted(points, order_N[keep_N], int(late_N.sum()), unheld, moved, self._seats.evicted, slot_N)
 
     def drop(self, partition: TopicPartition) -> IntArray:
         """Forget a partition's series; return the slots that became free."""
         return self._emptied(self._seats.drop(partition))
+
+    def release(self, partition: TopicPartition, slots: IntArray) -> None:
+        """Forget some of a partition's series; their slots are free from here on."""
+        self._seats.release(partition, slots)
+        self._emptied(slots)
 
     def take_evicted(self) -> IntArray:
         """Return the slots whose series had to leave; they are free from here on."""
@@ -195,31 +207,37 @@ class SeriesTable:
                 columns["interval_ms"][slot] = interval_ms
         self._new += slots.tolist()
 
-    def snapshot(self, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
+    def snapshot(self, slots: IntArray, memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
         """Return the rows of these slots, for a checkpoint."""
-        held = (self._steps_ms.get(slot) for slot in slots.tolist())
-        steps_ms = [np.frombuffer(steps, np.float32) for steps in held if steps]
-        rows = {name: column[slots] for name, column in self.columns.items()}
-        return {**rows, _STEPS: np.concatenate([np.zeros(0, np.float32), *steps_ms])}
+        rows = self._seats.snapshot_rows(slots, memory)
+        for name, column in self.columns.items():
+            rows[name] = memory(name, (len(slots), *column.shape[1:]), column.dtype)
+            # Where an index may be out of bounds, it would be written to other memory first.
+            column.take(slots, axis=0, out=rows[name], mode="clip")
+        warming = slots[rows["interval_ms"] == 0].tolist() if self._steps_ms else ()
+        held = (self._steps_ms.get(slot) for slot in warming)
+        steps_ms = np.concatenate([np.zeros(0, np.float32), *(np.frombuffer(s, np.float32) for s in held if s)])
+        rows[_STEPS] = copied(_STEPS, steps_ms, memory)
+        return rows
 
-    def snapshot_bounds(self, partition: TopicPartition, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
-        """Return what decides who of a partition leaves, for a checkpoint."""
-        return self._seats.snapshot(partition, slots)
+    def snapshot_bounds(self, partition: TopicPartition) -> dict[str, npt.NDArray[Any]]:
+        """Return what beside its series' rows decides who of a partition leaves."""
+        return self._seats.snapshot(partition)
 
-    def restore_bounds(
-        self, partition: TopicPartition, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]
-    ) -> None:
+    def restore_bounds(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put back what `snapshot_bounds` returned."""
-        self._seats.restore(partition, slots, arrays)
+        self._seats.restore(partition, arrays)
 
     def restore(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put back what `snapshot` returned; a series keeps the interval that the model knows of it."""
+        self._seats.restore_rows(slots, arrays)
         of_model_ms = self.columns["interval_ms"][slots]
         for name, column in self.columns.items():
             # A state that was left without holding knows no values to hold.
             column[slots] = arrays.get(name, 0 if name == "held_run" else np.nan)
         self.columns["interval_ms"][slots] = np.where(of_model_ms > 0, of_model_ms, arrays["interval_ms"])
 
+        self._emptied(slots)
         warming = arrays["interval_ms"] == 0
         counts = np.maximum(arrays["count"][warming] - 1, 0)
         if _STEPS in arrays:
@@ -232,6 +250,18 @@ class SeriesTable:
         for slot, steps_ms in zip(slots[warming].tolist(), parts, strict=False):
             if self.columns["interval_ms"][slot] == 0:
                 self._steps_ms[slot] = array("f", steps_ms.tobytes())
+
+    def known_to_model(self, partition: TopicPartition) -> tuple[IntArray, FloatArray, FloatArray]:
+        """Return (slots, centres, scales) of a partition's series that were there in training, as of there."""
+        names, scaling_of = self.names, self.known_scaling
+        held = self.held(partition).tolist()
+        known = [(slot, *pair) for slot in held if (pair := scaling_of(names[slot])) is not None]
+        slots = np.array([slot for slot, _, _ in known], np.int64)
+        center_SF, scale_SF = (
+            np.array([each[column] for each in known], np.float64).reshape(len(known), self.n_features)
+            for column in (1, 2)
+        )
+        return slots, center_SF, scale_SF
 
     def take_new(self) -> list[int]:
         """Return the slots given to series since the last call."""

@@ -35,6 +35,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.snapshots import Memory, copied, fresh
 from pipeline.protocols import TopicPartition
 from pipeline.stages.bounds import Evicted
 from pipeline.stages.decode import Batch, FloatArray, IntArray
@@ -128,6 +129,8 @@ class Silence:
         self._live: dict[TopicPartition, int] = {}
         self.passed: dict[TopicPartition, Passed] = {}
         """What the last poll was to each of its partitions."""
+        self.altered = np.zeros(0, np.int64)
+        """Slots whose state the last poll changed though their series had no record in it."""
         self._columns: dict[str, npt.NDArray[Any]] = {
             "since_ms": np.zeros(0, np.int64),
             "state": np.zeros(0, np.int8),
@@ -150,7 +153,7 @@ class Silence:
             evicted: series that had to leave at some of these records.
         """
         self._reserve()
-        self.passed = {}
+        self.passed, self.altered = {}, np.zeros(0, np.int64)
         found: list[Quiet] = []
         begin = 0
         for batch in batches:
@@ -164,37 +167,52 @@ class Silence:
             begin = end
         return found
 
-    def snapshot(self, partition: TopicPartition, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
-        """Return a partition's watermark and the state of these slots, for a checkpoint."""
+    def snapshot_rows(self, slots: IntArray, memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
+        """Return the state of these slots, for a checkpoint."""
         self._reserve()
-        rows: dict[str, npt.NDArray[Any]] = {name: column[slots] for name, column in self._columns.items()}
-        return {**rows, "watermark_ms": np.array([self._watermark_ms.get(partition, -1)])}
+        return {name: copied(name, column[slots], memory) for name, column in self._columns.items()}
 
-    def restore(self, partition: TopicPartition, slots: IntArray, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back what `snapshot` returned; of nothing, begin anew with the times that the table knows.
+    def snapshot(self, partition: TopicPartition) -> dict[str, npt.NDArray[Any]]:
+        """Return a partition's watermark."""
+        return {"watermark_ms": np.array([self._watermark_ms.get(partition, -1)])}
+
+    def restore_rows(self, slots: IntArray, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `snapshot_rows` returned; of nothing, begin anew with the times that the table knows."""
+        self._reserve()
+        if state:
+            for name, column in self._columns.items():
+                column[slots] = state[name]
+        else:
+            table = self._table.columns
+            self._columns["since_ms"][slots] = table["last_time_ms"][slots]
+            watched_S = table["count"][slots] >= self._table.window
+            self._columns["state"][slots] = np.where(watched_S, _WATCHED, _UNWATCHED)
+
+    def restore(self, partition: TopicPartition, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `snapshot` returned, once all rows are there; of nothing, begin anew as they do.
 
         Series that were quiet already when they were first watched are not told of.
         """
         self._reserve()
-        columns, table = self._columns, self._table.columns
+        slots = self._table.held(partition)
         if state:
-            for name, column in columns.items():
-                column[slots] = state[name]
             self._watermark_ms[partition] = int(state["watermark_ms"][0])
         else:
-            columns["since_ms"][slots] = table["last_time_ms"][slots]
-            columns["state"][slots] = np.where(table["count"][slots] >= self._table.window, _WATCHED, _UNWATCHED)
-            self._watermark_ms[partition] = int(table["last_time_ms"][slots].max(initial=-1))
-            gone_S = self._deadline_ms(self._now(slots)) <= self._watermark_ms[partition]
-            columns["state"][slots[gone_S]] = _GONE
+            now_ms = int(self._table.columns["last_time_ms"][slots].max(initial=-1))
+            self._watermark_ms[partition] = now_ms
+            self._columns["state"][slots[self._deadline_ms(self._now(slots)) <= now_ms]] = _GONE
         self._due_ms[partition] = int(self._deadline_ms(self._now(slots)).min(initial=_NEVER))
-        self._live[partition] = int(np.isin(columns["state"][slots], _LIVE).sum())
+        self._live[partition] = int(np.isin(self._columns["state"][slots], _LIVE).sum())
 
     def drop(self, partition: TopicPartition, slots: IntArray) -> None:
         """Forget a partition, and the slots that its series had."""
         self._watermark_ms.pop(partition, None)
         self._due_ms.pop(partition, None)
         self._live.pop(partition, None)
+        self.forget(slots)
+
+    def forget(self, slots: IntArray) -> None:
+        """Forget the series that these slots had."""
         self._reserve()
         for column in self._columns.values():
             column[slots] = 0
@@ -246,6 +264,8 @@ class Silence:
             spells = self._now(held)._replace(end_G=_ends(held, count, left_slots, left_at))
             # Those with points of this poll have been followed to its end: none of their deadlines has come.
             spells = self._pass(spells, batch, watermark_ms_N, found)
+            # Whatever becomes of a spell, it has another state then.
+            self.altered = np.append(self.altered, held[spells.state_G != self._columns["state"][held]])
             self._write(spells)
             self._due_ms[partition] = int(self._deadline_ms(spells).min(initial=_NEVER))
         gone_C = np.array([quiet.offset for quiet in found if quiet.state in ("stopped", "silent")], np.int64)

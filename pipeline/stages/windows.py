@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from models.mapping import Reach
+from models.snapshots import Memory, fresh
 from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.fading import FadingErrors
 from pipeline.stages.series import Points, SeriesTable, runs
@@ -42,7 +43,7 @@ _AT_ONCE = 65_536
 _LARGEST = 1e30
 _VALUES, _ERRORS, _TIMES = "rows", "errors", "times_ms"
 _KEPT = (_VALUES, _ERRORS, _TIMES)
-_EMPTY = {_VALUES: 0.0, _ERRORS: -torch.inf}
+_EMPTY = {_VALUES: 0.0, _ERRORS: -torch.inf, _TIMES: 0}
 """What a row holds that nothing was written to."""
 EstimateScaling = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 
@@ -158,35 +159,35 @@ class Windows:
         if self.fading is not None:
             self.fading.clear(slots)
 
-    def snapshot(self, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
+    def snapshot(self, slots: IntArray, memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
         """Return the newest D rows of each slot as [S, D, ...], empty ones after those that are not there yet."""
-        kept = {name: track.shape[2:] for name, track in self._tracks.items()}
-        if self.fading is not None:
-            kept[_ERRORS] = torch.Size([self.near.views])
-        arrays: dict[str, npt.NDArray[Any]] = {
-            name: np.empty((len(slots), self.depth, *shape), np.float32) for name, shape in kept.items()
-        }
-        if self.near.ahead:
-            arrays[_TIMES] = np.empty((len(slots), self.depth), np.int64)
-        for low in range(0, len(slots), _AT_ONCE):
-            high = low + _AT_ONCE
-            for name, rows in self._newest(slots[low:high]).items():
-                arrays[name][low:high] = rows
-        return arrays
-
-    def _newest(self, slots: IntArray) -> dict[str, npt.NDArray[Any]]:
-        end_S = self._end_S[slots].astype(np.int64)
-        rows_SD = np.maximum(end_S - self.depth, 0)[:, None] + np.arange(self.depth)
-        missing_SD = np.arange(self.depth) >= end_S[:, None]
+        depth, end_S = self.depth, np.minimum(self._end_S[slots], self.depth).astype(np.int64)
+        first_S = slots * self._length + self._end_S[slots] - end_S
+        short = np.flatnonzero(end_S < depth)
+        missing = short, np.arange(depth) >= end_S[short][:, None]
+        features, views = self._table.n_features, self.near.views
         arrays: dict[str, npt.NDArray[Any]] = {}
-        for name, track in self._tracks.items():
-            rows = track[torch.from_numpy(slots)[:, None], torch.from_numpy(rows_SD)].cpu().numpy()
-            rows[missing_SD] = _EMPTY[name]
-            arrays[name] = rows
+
+        def add(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+            arrays[name] = memory(name, (len(slots), depth, *shape), dtype)
+            return arrays[name]
+
+        _copy_slices(self._values.rows, first_S * features, add(_VALUES, (features,), np.float32))
+        _blank(arrays[_VALUES], *missing, _EMPTY[_VALUES])
         if self.fading is not None:
-            arrays[_ERRORS] = self.fading.rows(slots, np.minimum(end_S, self.depth), self.depth)
+            errors_SDV = add(_ERRORS, (views,), np.float32)
+            for low in range(0, len(slots), _AT_ONCE):
+                at = slice(low, low + _AT_ONCE)
+                self.fading.rows(slots[at], end_S[at], errors_SDV[at])
+        elif self._errors.rows.shape[2]:
+            start_SV = (slots[:, None] * (views - 1) + np.arange(views)) * self._length + first_S[:, None]
+            errors_SVD = np.empty((len(slots), views, depth), np.float32)
+            _copy_slices(self._errors.rows, start_SV.ravel(), errors_SVD.reshape(-1, depth))
+            add(_ERRORS, (views,), np.float32)[...] = errors_SVD.transpose(0, 2, 1)
+            _blank(arrays[_ERRORS], *missing, _EMPTY[_ERRORS])
         if self.near.ahead:
-            arrays[_TIMES] = self._times.rows.numpy()[slots[:, None], rows_SD]
+            _copy_slices(self._times.rows, first_S, add(_TIMES, (), np.int64))
+            _blank(arrays[_TIMES], *missing, _EMPTY[_TIMES])
         return arrays
 
     def restore(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -211,17 +212,20 @@ class Windows:
         missing_SD = (source_SD < (valid_S - taken_S)[:, None]) | (source_SD >= valid_S[:, None])
         source_SD = np.clip(source_SD, (valid_S - taken_S)[:, None], np.maximum(valid_S - 1, 0)[:, None])
         index, every_S = torch.from_numpy(slots).to(self._device), np.arange(len(slots))[:, None]
+        # What was as deep is put back as it was.
+        source: Any = slice(None) if stored == self.depth else (every_S, source_SD)
         self._end_S[slots] = end_S
-        self._values.rows[index, : self.depth] = self._moved(arrays[_VALUES][every_S, source_SD])
+        self._values.rows[index, : self.depth] = self._moved(arrays[_VALUES][source])
         if self.near.ahead and _TIMES in arrays:
-            self._times.rows.numpy()[slots, : self.depth] = arrays[_TIMES][every_S, source_SD]
+            self._times.rows.numpy()[slots, : self.depth] = arrays[_TIMES][source]
 
         kept = arrays.get(_ERRORS)
         if kept is None or kept.shape[2] != self.near.views or (self.near.ahead > 0 and _TIMES not in arrays):
             errors_SDV = np.full((len(slots), self.depth, self.near.views), _EMPTY[_ERRORS], np.float32)
         else:
-            errors_SDV = kept[every_S, source_SD]
-            errors_SDV[missing_SD | self._judged_already(end_S, stored)] = _EMPTY[_ERRORS]
+            errors_SDV = kept[source]
+            if stored != self.depth:
+                errors_SDV[missing_SD | self._judged_already(end_S, stored)] = _EMPTY[_ERRORS]
         if self.fading is not None:
             self.fading.put(slots, end_S, errors_SDV)
         elif self._errors.rows.shape[2]:
@@ -320,7 +324,7 @@ class Windows:
         """Take the layout of many slots."""
         self._lean = True
         slots, reach = np.arange(len(self._end_S)), self.near.reach
-        end_S, held = np.minimum(self._end_S, self.depth), self._newest(slots)
+        end_S, held = np.minimum(self._end_S, self.depth), self.snapshot(slots)
         fades = reach is not None and self.near.behind > 0 and self.near.ahead == 0
         slack = min(SLACK, max(LEAST_SLACK, self.depth // _SLACK_SHARE))
         self._lay_out(slack, FadingErrors(reach, self._device) if reach is not None and fades else None)
@@ -339,6 +343,29 @@ class Windows:
 def _scaled(values: FloatArray, center: FloatArray, scale: FloatArray) -> npt.NDArray[np.float32]:
     """Scale in 64 bits, so that a large counter keeps its small steps; the result is finite in 32."""
     return np.clip((values - center) / scale, -_LARGEST, _LARGEST).astype(np.float32)
+
+
+def _copy_slices(track: Tensor, start_S: IntArray, out: npt.NDArray[Any]) -> None:
+    """Copy neighbouring numbers of a track from each of these places to the rows of `out`."""
+    if not len(start_S):
+        return
+    length = int(np.prod(out.shape[1:], dtype=np.int64))
+    flat = torch.from_numpy(out).view(len(start_S), length)
+    start = torch.from_numpy(start_S).to(track.device)
+    if track.device.type == "cpu":
+        every = track.view(-1)
+        every = every.as_strided((len(every) - length + 1, length), (1, 1))
+        torch.index_select(every, 0, start, out=flat)
+    else:
+        flat.copy_(_slices(track, start, length))
+
+
+def _blank(rows_SD: npt.NDArray[Any], short: IntArray, missing_SD: npt.NDArray[np.bool_], empty: float) -> None:
+    """Empty the rows that nothing was written to, of series that are warming."""
+    if len(short):
+        rows = rows_SD[short]
+        rows[missing_SD] = empty
+        rows_SD[short] = rows
 
 
 def _slices(track: Tensor, start_B: Tensor, length: int) -> Tensor:

@@ -99,6 +99,20 @@ def repeated(arrays: Mapping[str, npt.NDArray[Any]], series: int, few: int) -> A
     return many
 
 
+def parts_of(arrays: Mapping[str, npt.NDArray[Any]], most: int = 10_000) -> Iterator[tuple[Arrays, bool]]:
+    """Yield a state of many series as parts of so many, and whether a part is the last one."""
+    names = msgspec.json.decode(arrays["names"].tobytes(), type=list[str])
+    series = len(names)
+    rows = {name: array for name, array in arrays.items() if len(array) == series}
+    others = {name: array for name, array in arrays.items() if len(array) != series}
+    for low in range(0, series, most):
+        slots = np.arange(low, min(low + most, series))
+        part = {**others, **{name: array[slots] for name, array in rows.items()}}
+        part |= {"slots": slots, "named": slots, "dropped": slots[:0]}
+        part["names"] = np.frombuffer(msgspec.json.encode(names[low : low + most]), np.uint8)
+        yield part, low + most >= series
+
+
 def live_polls(
     partition: TopicPartition, series: int, polled: int, first: int = _WARM
 ) -> Iterator[PartitionRecords]:

@@ -20,10 +20,10 @@ from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaSource, open_delivery
 from pipeline.connectors.kafka_client import KafkaProducer
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.protocols import Checkpoint, TopicPartition
-from pipeline.stream import Arrays
+from pipeline.part_memory import Arrays, PartMemory
+from pipeline.protocols import Chain, Checkpoint, Part, TopicPartition
 from pipeline.worker import Worker, WorkerOptions
-from tests.benchmarks.many_series import TOPIC, lane_of, live_polls
+from tests.benchmarks.many_series import TOPIC, lane_of, live_polls, parts_of
 from tests.brokers import MISSING, ApacheBroker
 
 PLACE = TopicPartition(TOPIC, 0)
@@ -44,9 +44,10 @@ class Deployment:
         """Store a state as the checkpoint at offset 0, and commit an offset."""
         lane = lane_of(detector)
         with closing(KafkaSource(self.connection, GroupOptions(self.group_id), [TOPIC])) as source:
-            StoredCheckpoints(self.storage).write(
-                Checkpoint(lane.name, PLACE, source.topic_id(TOPIC), 0, "v1", lane.pipeline.shape, state)
-            )
+            facts = Checkpoint(lane.name, PLACE, source.topic_id(TOPIC), 0, "v1", lane.pipeline.shape)
+        checkpoints, chain = StoredCheckpoints(self.storage), Chain()
+        for arrays, closes in parts_of(state):
+            checkpoints.write(Part(facts, chain, PartMemory.of(arrays), closes))
         self.commit(committed)
 
     def commit(self, offset: int) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from pipeline.protocols import Checkpoint, Checkpoints, RawRecord, TopicPartition
 from pipeline.worker import WorkerOptions
+from tests import streams
 from tests.streams import Bench, drain
 
 STREAMS = {"machines": "metrics", "payments": "payments"}
@@ -75,10 +76,11 @@ def letters_of(records: Iterable[RawRecord]) -> list[Published]:
 
 
 def state_of(checkpoint: Checkpoint) -> State:
-    """Return a checkpoint's content by series, so that their order in it does not matter."""
+    """Return a checkpoint's state by series, as a new worker restores it from its parts."""
     names: list[str] = []
-    if "names" in checkpoint.arrays:
-        names = msgspec.json.decode(checkpoint.arrays["names"].tobytes())
+    arrays = streams.state_of(checkpoint)
+    if "names" in arrays:
+        names = msgspec.json.decode(arrays["names"].tobytes())
     state: dict[str, dict[str, bytes]] = {name: {} for name in names}
     whole: dict[str, bytes] = {
         "next_offset": str(checkpoint.next_offset).encode(),
@@ -86,10 +88,10 @@ def state_of(checkpoint: Checkpoint) -> State:
         "shape": checkpoint.shape.encode(),
         "series": json.dumps(sorted(names)).encode(),
     }
-    for array, values in checkpoint.arrays.items():
+    for array, values in arrays.items():
         if array == "names":
             continue
-        if array == "incidents":
+        if array in ("incidents", "resolved"):
             for index, incident in msgspec.json.decode(values.tobytes()).items():
                 state[names[int(index)]][array] = msgspec.json.encode(incident)
         elif names and values.ndim and len(values) == len(names):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline import metrics
 from pipeline.alert_settings import AlertSettings
-from pipeline.connectors.checkpoints import decode, encode
-from pipeline.protocols import Checkpoint, PartitionRecords, TopicPartition
+from pipeline.part_memory import Arrays, PartMemory, read_part
+from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, StormView
 from pipeline.stages.muting import Muted
 from pipeline.stream import StreamPipeline
@@ -88,16 +88,22 @@ def run(edges: Sequence[int], restarts: Sequence[int] = (), **changed: Any) -> T
         muted += outcome.muted
         thresholds |= dict(zip(outcome.scored.offset_M.tolist(), outcome.scored.threshold_M.tolist(), strict=True))
         if high in restarts:
-            stages = restarted(stages, high, **changed)
+            stages = restarted(stages, **changed)
     return alerts, muted, thresholds
 
 
-def restarted(stages: StreamPipeline, next_offset: int, **changed: Any) -> StreamPipeline:
-    """Return the stages of a new process, from checkpoints of both partitions."""
+def restarted(stages: StreamPipeline, **changed: Any) -> StreamPipeline:
+    """Return the stages of a new process, from checkpoints of both partitions in parts of one series."""
     fresh = pipeline(**changed)
     for place in PLACES:
-        kept = Checkpoint("machines", place, "id", next_offset, "v1", stages.shape, stages.snapshot(place))
-        fresh.restore(place, decode(encode(kept)).arrays)
+        stages.begin_chain(place)
+        parts: list[Arrays] = []
+        closes = False
+        while not closes:
+            memory = PartMemory()
+            closes = stages.cut(place, memory, 1).closes
+            parts.append(read_part(bytearray(memory.seal({})))[1])
+        fresh.restore_parts(place, parts)
     assert fresh.open_incidents == stages.open_incidents
     return fresh
 

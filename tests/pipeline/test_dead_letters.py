@@ -24,7 +24,7 @@ from pipeline.connectors.kafka_client import KafkaProducer
 from pipeline.protocols import Message
 from tests.commands import configured, offkey, only_line
 from tests.pipeline.letters.desks import rejected
-from tests.sabotage import PROCESSES, Step, send_back
+from tests.sabotage import Step, run_process, send_back
 from tests.streams import FEATURES, SERIES
 
 _DEADLINE_S = 60.0
@@ -362,10 +362,8 @@ def test_killed_at_any_step_it_sends_each_letter_once(
         own.letters([rejected(n, key=None, value=value) for n, value in enumerate(values)])
         steps = folder / "steps"
         for step in (fatal, None) if fatal else (None,):
-            process = PROCESSES.Process(target=send_back, args=(own.config, step, steps))
-            process.start()
-            process.join(_DEADLINE_S)
-            assert process.exitcode == (-signal.SIGKILL if step else 0), name
+            status = run_process(send_back, own.config, step, steps, within_s=_DEADLINE_S)
+            assert status == (-signal.SIGKILL if step else 0), name
             seen: dict[str, int] = json.loads(steps.read_text())
         assert own.came() == Counter(values), name
         assert replayed(own.config) == {}, name

@@ -17,8 +17,8 @@ from pipeline.connectors.kafka import KafkaCluster, history
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import TopicPartition
 from tests.commands import committed, events, produce
-from tests.sabotage import PROCESSES, Setting, Step, work
-from tests.streams import Payload, series_detector, series_payloads
+from tests.sabotage import Setting, Step, run_process, work
+from tests.streams import Payload, series_detector, series_payloads, state_of
 
 _DEADLINE_S = 90.0
 
@@ -70,11 +70,9 @@ class Scene:
     def run(self, setting: Setting, fatal: Step | None = None) -> tuple[int | None, dict[str, int]]:
         """Run a worker process to its end; return its exit status and how often it went through each step."""
         steps = setting.storage.with_suffix(".steps")
-        process = PROCESSES.Process(target=work, args=(setting, fatal, steps))
-        process.start()
-        process.join(_DEADLINE_S)
-        assert process.exitcode is not None, f"{fatal}: the worker did not end"
-        return process.exitcode, json.loads(steps.read_text())
+        status = run_process(work, setting, fatal, steps, within_s=_DEADLINE_S)
+        assert status is not None, f"{fatal}: the worker did not end"
+        return status, json.loads(steps.read_text())
 
     def left(self, setting: Setting) -> Left:
         connection = Connection(self.broker)
@@ -90,7 +88,7 @@ class Scene:
             sorted(events(connection, setting.alerts), key=lambda alert: str(alert["id"])),
             letters,
             committed(self.broker, setting.group)[self.topic],
-            {name: array.tobytes() for name, array in newest.arrays.items()},
+            {name: array.tobytes() for name, array in state_of(newest).items()},
         )
 
 

@@ -13,10 +13,10 @@ from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.memory import MemoryCheckpoints
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import ConfigError, TransientError
-from pipeline.protocols import Checkpoint, TopicPartition
+from pipeline.protocols import Part, TopicPartition
 from pipeline.stopping import Stop
 from pipeline.worker import Worker, WorkerOptions
-from tests.streams import Bench, drain, feature_payloads, series_payloads
+from tests.streams import Bench, bench_options, drain, feature_payloads, series_payloads
 
 PLACE = TopicPartition("metrics", 0)
 
@@ -37,7 +37,7 @@ def undisturbed() -> list[dict[str, Any]]:
 
 
 def eager() -> WorkerOptions:
-    return WorkerOptions("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=0)
+    return bench_options(checkpoint_every_s=0)
 
 
 class Storage(MemoryCheckpoints):
@@ -49,11 +49,11 @@ class Storage(MemoryCheckpoints):
         self.answers = threading.Event()
         self.answers.set()
 
-    def write(self, checkpoint: Checkpoint) -> None:
+    def write(self, part: Part) -> None:
         self.answers.wait()
         if self.error is not None:
             raise self.error
-        super().write(checkpoint)
+        super().write(part)
 
 
 @pytest.fixture
@@ -133,9 +133,8 @@ def test_a_partition_gained_while_storage_fails_is_scored_too(storage: Storage) 
 def test_storage_that_hangs_stops_nothing_either(
     undisturbed: list[dict[str, Any]], storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.partitions._PATIENCE_S", 0.05)
-    monkeypatch.setattr("pipeline.partitions._FAILING_PATIENCE_S", 0.01)
-    bench = Bench(checkpoints=storage, options=eager())
+    monkeypatch.setattr("pipeline.checkpointing._PATIENCE_S", 0.01)
+    bench = Bench(checkpoints=storage, options=bench_options(checkpoint_every_s=0, checkpoint_wait_s=0.02))
     bench.fill(series_payloads(), feature_payloads())
     worker, before = bench.worker(), failed()
     worker.step()
@@ -144,9 +143,8 @@ def test_storage_that_hangs_stops_nothing_either(
     assert bench.alerts() == undisturbed
     assert failed() > before
     storage.answers.set()
-    for _ in range(3):
-        worker.checkpoint()
-    assert worker.partitions.behind() == []
+    worker.checkpoint()
+    assert worker.partitions.checkpointing.behind() == []
 
 
 def test_a_stop_waits_for_hanging_storage_no_longer_than_its_budget(

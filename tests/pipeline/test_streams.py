@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.connectors.checkpoints import decode
+from pipeline.connectors.checkpoints import StoredCheckpoints, decode_early
+from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stream import Outcome, StreamPipeline
 from tests.records import Record
@@ -110,12 +111,32 @@ def test_a_series_in_its_first_window_is_restored_from_an_early_checkpoint() -> 
 
 @pytest.mark.parametrize(("version", "architecture"), [("v1", "vanilla"), ("v2", "views")])
 def test_every_format_of_a_checkpoint_is_restored_and_goes_on(version: str, architecture: str) -> None:
-    kept = decode((Path(__file__).parent.parent / "fixtures" / version / "checkpoint").read_bytes())
+    path = Path(__file__).parent.parent / "fixtures" / version / "checkpoint"
+    kept, arrays, _ = decode_early(path.read_bytes())
     pipeline = lanes(architecture=architecture)[0].pipeline
     assert pipeline.shape == kept.shape
-    pipeline.restore(kept.partition, kept.arrays)
+    pipeline.restore(kept.partition, arrays)
     records = [each._replace(offset=each.offset + 400) for each in records_of(series_payloads(110)[400:])]
     assert pipeline.process([PartitionRecords(kept.partition, records)]).points_scored == 40
+
+
+@pytest.mark.parametrize(("at_or_below", "offset", "parts"), [(399, 291, 2), (400, 400, 1)])
+def test_chains_of_parts_are_restored_and_go_on(at_or_below: int, offset: int, parts: int) -> None:
+    storage = ObjectStorage((Path(__file__).parent.parent / "fixtures" / "v3").as_uri())
+    kept = StoredCheckpoints(storage).newest("machines", PLACES["machines"], at_or_below)
+    assert kept is not None
+    assert kept.next_offset == offset
+    assert len(list(kept.parts())) == parts
+    restored, through = (lanes(architecture="views")[0].pipeline for _ in range(2))
+    assert restored.shape == kept.shape
+    restored.restore_parts(kept.partition, kept.parts())
+    records = records_of(series_payloads(110))
+    run(through, kept.partition, records_of(series_payloads(100))[:offset], [])
+    scored, _ = run(restored, kept.partition, records[offset:], [])
+    expected, _ = run(through, kept.partition, records[offset:], [])
+    # The networks' sums may differ in their last bits from those of the machine that wrote it.
+    assert scored == pytest.approx(expected, abs=1e-3)
+    assert len(scored) > 30
 
 
 def test_a_series_that_the_model_knows_keeps_the_models_interval() -> None:

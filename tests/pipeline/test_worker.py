@@ -10,10 +10,20 @@ from prometheus_client import REGISTRY
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryPublisher, MemorySource
 from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, RecordError, TransientError
-from pipeline.protocols import Assignment, Checkpoint, TopicPartition
+from pipeline.protocols import Assignment, Part, TopicPartition
 from pipeline.stopping import Stop
 from tests.sabotage import Saboteur
-from tests.streams import BEGIN_MS, SERIES, Bench, drain, feature_payloads, lanes, series_payloads
+from tests.streams import (
+    BEGIN_MS,
+    SERIES,
+    Bench,
+    arrays_of,
+    bench_options,
+    drain,
+    feature_payloads,
+    lanes,
+    series_payloads,
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +79,7 @@ def killed_at_every_call(exactly_once: bool) -> Iterator[tuple[str, Bench]]:
     kill_at = 1
     while True:
         bench = Bench(exactly_once=exactly_once)
-        bench.options = bench.options.__class__("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=0)
+        bench.options = bench_options(checkpoint_every_s=0)
         bench.fill([*series_payloads(), (b"b", b"nonsense")], feature_payloads())
         countdown = Countdown(kill_at)
         first = bench.worker(Saboteur(countdown).wrap, max_poll_records=300)
@@ -114,7 +124,7 @@ def test_exactly_once_a_worker_killed_anywhere_leaves_the_same_list(undisturbed:
 
 def test_replayed_records_are_not_published_again(undisturbed: list[dict[str, Any]]) -> None:
     bench = Bench()
-    bench.options = bench.options.__class__("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=1e9)
+    bench.options = bench_options(checkpoint_every_s=1e9)
     bench.fill(series_payloads(), feature_payloads())
     first = bench.worker()
     for _ in range(6):
@@ -128,7 +138,7 @@ def test_replayed_records_are_not_published_again(undisturbed: list[dict[str, An
 
 def test_rebalances_move_state_along(undisturbed: list[dict[str, Any]]) -> None:
     bench = Bench()
-    bench.options = bench.options.__class__("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=1e9)
+    bench.options = bench_options(checkpoint_every_s=1e9)
     bench.fill(series_payloads(), feature_payloads())
     one = bench.worker(max_poll_records=60)
     for _ in range(5):
@@ -214,7 +224,7 @@ def test_bad_records_are_dead_lettered_once_and_their_neighbours_scored() -> Non
 
 def test_too_many_rejects_in_a_row_stop_the_worker_with_nothing_committed() -> None:
     bench = Bench(partitions=1)
-    bench.options = bench.options.__class__("alerts", "dead", poll_timeout_s=0, max_rejects_in_a_row=50)
+    bench.options = bench_options(max_rejects_in_a_row=50)
     bench.fill([(b"a", b"{}")] * 80)
     worker = bench.worker(max_poll_records=30)
     with pytest.raises(RecordError, match=r"metrics/0@50 \(missing_field"):
@@ -303,7 +313,7 @@ def test_a_gap_is_counted_once_though_storage_is_away(
     bench.broker.committed[PLACE], bench.broker.begin[PLACE] = 10, 40
     before, worker = lost(), bench.worker()
 
-    def away(checkpoint: Checkpoint) -> None:
+    def away(part: Part) -> None:
         raise TransientError("storage is away")
 
     with monkeypatch.context() as patched:
@@ -355,7 +365,7 @@ def test_a_checkpoint_without_a_committed_offset_is_reported_and_start_decides(
     begun = bench.checkpoints.newest("machines", PLACE, first)
     assert begun is not None
     assert begun.next_offset == first
-    assert not begun.arrays["count"].any()
+    assert not arrays_of(begun)["count"].any()
 
 
 def test_what_expired_behind_a_checkpoint_is_counted() -> None:
@@ -368,6 +378,31 @@ def test_what_expired_behind_a_checkpoint_is_counted() -> None:
 def test_a_checkpoint_without_a_committed_offset_is_refused_where_start_is_fail() -> None:
     with pytest.raises(ConfigError, match=r"has a checkpoint at 100.*streams\.machines\.start is `fail`"):
         interrupted(60).worker(series=starting("fail")).step()
+
+
+@pytest.mark.parametrize(("committed", "restored"), [(100, 100), (99, 97), (97, 97), (96, 0)])
+def test_a_checkpoint_newer_than_the_commit_is_passed_over(
+    committed: int, restored: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The group's offsets were set back: the state there has seen records that are to be read again."""
+    with caplog.at_level("INFO", "pipeline"):
+        set_back(committed, 97).worker(max_poll_records=1).step()
+    assert f"metrics/0: restored at offset {restored}, replays to {committed}" in caplog.text
+
+
+def test_without_a_checkpoint_as_old_as_the_commit_state_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    set_back(7, 20).worker(max_poll_records=1).step()
+    assert "metrics/0: begins at offset 7 without state: there is no checkpoint at or below" in caplog.text
+
+
+def set_back(committed: int, polled: int) -> Bench:
+    """A bench whose worker has ended after a checkpoint of every poll; then the commit was set back."""
+    bench = Bench(partitions=1, options=bench_options(checkpoint_every_s=0))
+    bench.fill(series_payloads(25))
+    drain(bench.worker(max_poll_records=polled))
+    bench.broker.members.clear()
+    bench.broker.committed[PLACE] = committed
+    return bench
 
 
 def test_another_model_than_that_of_the_checkpoint_is_named(caplog: pytest.LogCaptureFixture) -> None:

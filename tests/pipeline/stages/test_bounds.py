@@ -80,11 +80,11 @@ def carried_over(series: SeriesTable, bounds: Bounds) -> SeriesTable:
     """Return another table that took the state over, as from a checkpoint."""
     series.take_evicted()
     slots, other = series.held(PLACE), table(bounds)
-    arrays = {**series.snapshot(slots), **series.snapshot_bounds(PLACE, slots)}
+    arrays = {**series.snapshot(slots), **series.snapshot_bounds(PLACE)}
     other.add_all(OTHER, ["in the way"])
     taken = other.add_all(PLACE, [series.names[slot] for slot in slots.tolist()])
     other.restore(taken, arrays)
-    other.restore_bounds(PLACE, taken, arrays)
+    other.restore_bounds(PLACE, arrays)
     return other
 
 
@@ -155,7 +155,8 @@ def test_each_partition_has_its_share() -> None:
 def test_a_series_of_an_earlier_state_leaves_before_those_seen_since() -> None:
     """The first checkpoints do not tell when series were seen; of those the first by name leaves."""
     series = table(Bounds(3))
-    slots = series.add_all(PLACE, ["b", "c", "a"])
-    series.restore_bounds(PLACE, slots, {})
+    slots, early = series.add_all(PLACE, ["b", "c", "a"]), series.snapshot(np.zeros(3, np.int64))
+    series.restore(slots, {name: array for name, array in early.items() if name != "last_row"})
+    series.restore_bounds(PLACE, {})
     left, _ = found(series, [("b", 1), ("new", 1), ("newer", 1)], 7)
     assert left == [("a", 8, "max_series"), ("c", 9, "max_series")]

@@ -54,7 +54,9 @@ def moved(fading: FadingErrors, looks: Reach, slots: int, rows: int) -> FadingEr
     other.grow(slots)
     depth = looks.behind + 1
     end_S = np.full(slots, min(rows, depth))
-    other.put(at, end_S, fading.rows(at, end_S, depth))
+    rows_SDV = np.empty((slots, depth, len(looks.fading_VR)), np.float32)
+    fading.rows(at, end_S, rows_SDV)
+    other.put(at, end_S, rows_SDV)
     return other
 
 
@@ -96,10 +98,11 @@ def test_falling_errors_need_the_wide_store_and_leave_it(fade: float) -> None:
     # One slope that fades slower than the errors fall, so that all count, and a rise that ends it.
     falling = [Row(0, (float(-2 * fade * at), 0.0)) for at in range(100)]
     rows = [*falling, *(Row(0, (float(at), 1.0)) for at in range(10))]
-    found = []
+    found, rows_SDV = [], np.empty((1, 64, 2), np.float32)
     for at, row in enumerate(rows):
         found.append(followed(fading, [row]))
-        kept = int((fading.rows(np.array([0]), np.array([64]), 64) > NONE)[:, :, 0].sum())
+        fading.rows(np.array([0]), np.array([64]), rows_SDV)
+        kept = int((rows_SDV > NONE)[:, :, 0].sum())
         assert kept == (min(at + 1, 63) if at < 100 else 1)
     assert kept_errors(2) < 63
     assert torch.equal(torch.cat(found), expected(rows, looks))

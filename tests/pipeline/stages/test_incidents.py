@@ -300,7 +300,9 @@ def test_polls_and_restarts_do_not_matter(
             found.append((slot, each.state, each.opened_ms // 10, each.score, offset))
             assert ids.setdefault(each.incident, (slot, each.opened_ms)) == (slot, each.opened_ms)
         restarted = Incidents("machines", quiet_points, **rules)
-        kept = [msgspec.json.encode(each) for each in (made.open, made.recent(np.full(3, high)))]
+        kept = [
+            msgspec.json.encode(each) for each in (made.open, made.recent_among(np.arange(3), np.full(3, high)))
+        ]
         restarted.restore(*(msgspec.json.decode(each, type=dict[int, OpenIncident]) for each in kept))
         made = restarted
     assert sorted(found) == one_by_one(scored, accepted, stopped, {"quiet_points": quiet_points, **rules})
@@ -310,15 +312,19 @@ def test_polls_and_restarts_do_not_matter(
 def test_resolved_incidents_are_kept_as_long_as_they_may_be_reopened() -> None:
     incidents = Incidents("machines", quiet_points=1, merge_points=4)
     follow(incidents, [(0, 31.0), (0, 5.0)])
-    assert list(incidents.recent(np.array([5]))) == [0]
-    assert list(incidents.recent(np.array([6]))) == []
+    assert list(incidents.recent_among(np.arange(1), np.array([5]))) == [0]
+    assert list(incidents.recent_among(np.arange(1, 3), np.array([6, 0, 0]))) == []
+    assert list(incidents.recent_among(np.arange(1), np.array([5]))) == [0]
+    assert list(incidents.recent_among(np.arange(1), np.array([6]))) == []
+    assert list(incidents.recent_among(np.arange(1), np.array([5]))) == []
 
 
 def test_slots_given_away_keep_nothing() -> None:
     incidents = Incidents("machines", quiet_points=1, merge_points=9)
     follow(incidents, [(0, 31.0), (0, 5.0), (1, 31.0)])
     incidents.forget(np.array([0, 1]))
-    assert (len(incidents), incidents.open, incidents.recent(np.zeros(2, np.int64))) == (0, {}, {})
+    assert (len(incidents), incidents.open) == (0, {})
+    assert incidents.recent_among(np.array([0, 1]), np.zeros(2, np.int64)) == {}
     assert states(incidents, [31.0], first_offset=3) == [(0, "opened")]
 
 

@@ -47,16 +47,14 @@ class Stage:
     def restarted(self, intervals: int | None = 3, place: TopicPartition = PLACE) -> "Stage":
         """Return a stage that was restored from a snapshot of this one, with slots in another order."""
         slots = self.table.held(place)
-        left = self.table.snapshot_bounds(place, slots)
-        rows, state = self.table.snapshot(slots), self.silence.snapshot(place, slots)
+        rows, state = self.table.snapshot(slots), self.silence.snapshot_rows(slots)
         other, order = Stage(intervals, self.bounds.max_series), np.arange(len(slots))[::-1]
         moved = other.table.add_all(place, [self.table.names[slot] for slot in slots[order].tolist()])
         warming = rows.pop("warming_steps_ms")
         other.table.restore(moved, {n: a[order] for n, a in rows.items()} | {"warming_steps_ms": warming})
-        other.table.restore_bounds(place, moved, left | {"last_row": left["last_row"][order]})
-        watermark_ms = state.pop("watermark_ms")
-        kept = {n: a[order] for n, a in state.items()} | {"watermark_ms": watermark_ms}
-        other.silence.restore(place, moved, kept)
+        other.table.restore_bounds(place, self.table.snapshot_bounds(place))
+        other.silence.restore_rows(moved, {n: a[order] for n, a in state.items()})
+        other.silence.restore(place, self.silence.snapshot(place))
         return other
 
 
@@ -192,7 +190,8 @@ def test_series_that_were_quiet_before_they_were_watched_are_not_told_of() -> No
     slots = now.table.add_all(PLACE, names)
     assert [before.table.names[slot] for slot in before.table.held(PLACE).tolist()] == names
     now.table.restore(slots, before.table.snapshot(before.table.held(PLACE)))
-    now.silence.restore(PLACE, slots, {})
+    now.silence.restore_rows(slots, {})
+    now.silence.restore(PLACE, {})
     found = now.told(now.take((PLACE, steps("a", 210, 300), 30)))
     assert found == [("c", "silent", 230, 230, 32)]
     assert now.take((PLACE, on_time("b", 301, 311), 40)) == []
