@@ -1,0 +1,381 @@
+"""What a worker takes, measured in a process of its own: its real stages and loop over made-up records.
+
+The process imports what a worker imports and loads the models: what it holds then is the base. Of each stream the
+state of some hundred series is reckoned from made-up points until all buffers are full, and repeated for as many
+series as two sizes ask for; what grows between the two is a series' own, the rest is fixed. Buffers have another
+layout from `windows.MANY` series on, so sizes lie on the side that is asked about.
+
+- Memory is what the process holds after each series has had two further points, less what it held before it had the
+  state. Before each look what is free is given back, or memory that was freed would be taken for that of a series.
+- A checkpoint is what `snapshot` returns. Its memory is by how much the process holds more at most while one is
+  written, to a folder that is removed.
+- Time is that of the processor, of all threads, for one turn of the loop with polls of several sizes; records are
+  unpacked by the Kafka client's code. No alarm is raised in it: false ones are rare, and true ones nobody knows.
+
+Linux only: memory is read from /proc.
+"""
+
+import gc
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from ctypes import CDLL
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+import pipeline.connectors.kafka
+import pipeline.health  # noqa: F401  # a worker holds these too
+from models.detector import Detector
+from models.files import from_files
+from pipeline.config import StreamSettings
+from pipeline.connectors.checkpoints import StoredCheckpoints
+from pipeline.connectors.rehearsed import Payload, RehearsedDelivery, RehearsedSource
+from pipeline.connectors.storage import ObjectStorage
+from pipeline.jobs.sizing_records import MadeUp
+from pipeline.lanes import build_lane, choose_device
+from pipeline.protocols import TopicPartition
+from pipeline.stages.windows import MANY
+from pipeline.stream import Arrays, Lane
+from pipeline.worker import Worker, WorkerOptions, quiet_collector
+
+_FEW = 178
+"""Series whose state is repeated."""
+_SIZES = (8_192, 16_384)
+"""Series that are held to measure with, where buffers are those of few."""
+_AT_ONCE = 4_096
+_POLLS = {1: 60, 16: 60, 128: 60, 512: 30, 2_048: 12, 8_192: 5, 16_000: 3}
+"""Sizes of polls, and how many of each are measured."""
+_WARM_POLLS = 5
+_UNPACKED, _UNPACKINGS = 1_000, 15
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stream to measure."""
+
+    name: str
+    settings: StreamSettings
+    files: Mapping[str, bytes]
+    """Of its model."""
+    series: int
+    interval_s: float
+    name_width: int
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all streams of a worker share."""
+
+    device: str
+    most_records: int
+    """Of a poll."""
+    checkpoint_every_s: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """What grows with the number of series: so much, and so much for each."""
+
+    fixed: float
+    each: float
+
+    def of(self, count: float) -> float:
+        return max(self.fixed + self.each * count, 0.0)
+
+    @classmethod
+    def through(cls, sizes: Sequence[int], found: Sequence[float]) -> "Line":
+        """Return the line through two points; what is measured never shrinks with the number."""
+        each = max((found[1] - found[0]) / (sizes[1] - sizes[0]), 0.0)
+        return cls(found[1] - each * sizes[1], each)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one stream takes; memory in bytes, times in seconds of one core."""
+
+    memory: Line
+    checkpoint: Line
+    """Size of one that holds all."""
+    checkpoint_memory: Line
+    """What is held more while one is written."""
+    checkpoint_s: Line
+    gpu: Line | None
+    """None: no GPU."""
+    turns: tuple[tuple[int, float], ...]
+    """(points of a poll, time of a turn of the loop)."""
+    point_bytes: float
+    """What a point takes on its way from the broker, uncompressed, in a large batch."""
+
+    def turn_s(self, points: float) -> float:
+        """Return the time of a turn with so many points; between the sizes measured in a straight line."""
+        sizes, times = zip(*self.turns, strict=True)
+        if points > sizes[-1]:
+            return float(times[-1] * points / sizes[-1])
+        # Nothing is done for no points.
+        return float(np.interp(points, (0, *sizes), (times[0], *times))) if points > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured of this machine beside the streams."""
+
+    base_bytes: float
+    """A worker with its models and without series."""
+    gpu_base_bytes: float | None
+    unpacking_s: float
+    """One thousand small records unpacked by the Kafka client: how fast this machine runs such code."""
+
+
+def measure(works: Sequence[Work], around: Surroundings) -> tuple[Machine, list[Measured]]:
+    """Measure the streams of one worker; to be called in a process that has done nothing else."""
+    torch.set_num_threads(1)
+    device = choose_device(around.device)
+    of_gpu = device.type == "cuda"
+    detectors = [from_files(work.files, f"the model of {work.name}") for work in works]
+    stages = [_Stages(work, detector, device, around) for work, detector in zip(works, detectors, strict=True)]
+    for each in stages:
+        each.begin()
+    quiet_collector()
+    machine = Machine(
+        resident_bytes(), float(torch.cuda.memory_allocated()) if of_gpu else None, _unpacking_s()
+    )
+    return machine, [each.measured() for each in stages]
+
+
+class _Clock:
+    """Stands still between two looks."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class _Stages:
+    """One stream's stages, to be measured."""
+
+    def __init__(self, work: Work, detector: Detector, device: torch.device, around: Surroundings) -> None:
+        self._work, self._detector, self._device, self._around = work, detector, device, around
+        # All sizes are held, whatever the bound is.
+        settings = work.settings
+        if settings.kind == "series":
+            settings = settings.model_copy(update={"max_series": max(settings.max_series, 4 * MANY)})
+        self._settings = settings
+        names = detector.spec.features
+        self._made = MadeUp(settings, names, 1000 * work.interval_s, work.series, work.name_width)
+        self._place = TopicPartition(settings.topic, 0)
+        self._of_series = settings.kind == "series"
+
+    def begin(self) -> None:
+        """Have everything loaded that comes with a first poll."""
+        lane, source = self._lane(), RehearsedSource(self._place)
+        for point in range(self._detector.spec.window + 2):
+            self._process(lane, source, point, 8)
+
+    def measured(self) -> Measured:
+        few = self._state_of_few() if self._of_series else None
+        sizes = sizes_for(self._work.series)
+        # What comes with the first checkpoint is no part of a series either.
+        self._look(few, _FEW)
+        looks = [self._look(few, series) for series in sizes]
+        if few is None:
+            # Records that belong to no series leave nothing behind.
+            memory, gpu, checkpoint, more, checkpoint_s = (Line(found, 0.0) for found in looks[1])
+        else:
+            memory, gpu, checkpoint, more, checkpoint_s = (
+                Line.through(sizes, found) for found in zip(*looks, strict=True)
+            )
+        turns, point_bytes = self._turns(few, min(self._work.series, sizes[1]))
+        on_gpu = gpu if self._device.type == "cuda" else None
+        return Measured(memory, checkpoint, more, checkpoint_s, on_gpu, turns, point_bytes)
+
+    def _lane(self) -> Lane:
+        settings, detector = self._settings, self._detector
+        return build_lane(self._work.name, settings, detector, "", self._device, thresholds=_never)
+
+    def _process(self, lane: Lane, source: RehearsedSource, point: int, series: int) -> None:
+        source.prepare(self._made.payloads(point, 0, series))
+        for part in lane.split(source.poll(0)):
+            lane.pipeline.process(part)
+
+    @property
+    def _warm(self) -> int:
+        """Points after which all buffers are full and have been compacted."""
+        return 2 * (self._detector.spec.window + self._settings.alerts.delay) + 64
+
+    def _state_of_few(self) -> Arrays:
+        lane, source = self._lane(), RehearsedSource(self._place)
+        for point in range(self._warm):
+            self._process(lane, source, point, _FEW)
+        return lane.pipeline.snapshot(self._place)
+
+    def _look(self, few: Arrays | None, series: int) -> tuple[float, ...]:
+        """Return (memory, GPU memory, a checkpoint's bytes, its memory, its time) with so many series."""
+        state = None if few is None else _repeated(few, series, self._made)
+        with self._loop(self._around.checkpoint_every_s) as loop:
+            polls = _Polls(self._made, series, self._warm)
+            before, before_gpu = resident_bytes(), self._gpu_bytes()
+            if state is not None:
+                loop.lane.pipeline.restore(self._place, state)
+            loop.take(polls.of(_AT_ONCE), 2 * math.ceil(series / _AT_ONCE))
+            held, gpu = resident_bytes(), self._gpu_bytes()
+            checkpoint = sum(array.nbytes for array in loop.lane.pipeline.snapshot(self._place).values())
+            forget_peak()
+            loop.checkpoint()
+            # From the second one on they are as they go on to be.
+            moved = min(series, math.ceil(series * self._around.checkpoint_every_s / self._work.interval_s))
+            taken_s = []
+            for _ in range(2):
+                loop.take(polls.of(min(_AT_ONCE, moved)), math.ceil(moved / min(_AT_ONCE, moved)))
+                taken_s.append(loop.checkpoint())
+            more = max(peak_bytes() - held, 0)
+        return held - before, gpu - before_gpu, checkpoint, more, min(taken_s)
+
+    def _turns(self, few: Arrays | None, series: int) -> tuple[tuple[tuple[int, float], ...], float]:
+        """Return (points of a poll and the time of its turn, bytes of a point in the largest)."""
+        turns, point_bytes = [], 0.0
+        with self._loop(math.inf) as loop:
+            polls = _Polls(self._made, series, self._warm)
+            if few is not None:
+                loop.lane.pipeline.restore(self._place, _repeated(few, series, self._made))
+            for points, count in _POLLS.items():
+                if points > 1 and points // self._made.rows_of_record > self._around.most_records:
+                    break
+                loop.take(polls.of(points), min(_WARM_POLLS, count))
+                seconds, size = loop.timed(polls.of(points), count)
+                turns.append((points, seconds / count))
+                point_bytes = size / (count * points)
+        return tuple(turns), point_bytes
+
+    @contextmanager
+    def _loop(self, checkpoint_every_s: float) -> "Iterator[_Loop]":
+        with tempfile.TemporaryDirectory(prefix="offkey-plan-") as folder:
+            yield _Loop(self._lane(), self._place, Path(folder), checkpoint_every_s)
+
+    def _gpu_bytes(self) -> int:
+        if self._device.type != "cuda":
+            return 0
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return int(peak)
+
+
+class _Loop:
+    """A worker over polls that are prepared, with its checkpoints in a folder."""
+
+    def __init__(self, lane: Lane, place: TopicPartition, folder: Path, checkpoint_every_s: float) -> None:
+        self.lane, self._place, self._clock, self._every_s = lane, place, _Clock(), checkpoint_every_s
+        self._source = RehearsedSource(place)
+        options = WorkerOptions("alerts", "dead", poll_timeout_s=0.01, checkpoint_every_s=checkpoint_every_s)
+        checkpoints = StoredCheckpoints(ObjectStorage(folder.as_uri()))
+        delivery = self._delivery = RehearsedDelivery()
+        self._worker = Worker([lane], self._source, delivery, checkpoints, options, clock=self._clock)
+        self._worker.step()
+
+    def take(self, polls: Iterator[Sequence[Payload]], count: int) -> None:
+        """Take so many polls."""
+        for _ in range(count):
+            self.timed(polls, 1)
+
+    def timed(self, polls: Iterator[Sequence[Payload]], count: int) -> tuple[float, int]:
+        """Take so many polls; return (the processor's time for them, their bytes)."""
+        size = sum(self._source.prepare(next(polls)) for _ in range(count))
+        began_s = time.process_time()
+        for _ in range(count):
+            self._worker.step()
+        taken_s = time.process_time() - began_s
+        assert not self._delivery.sent, "a made-up record was rejected, or raised an alarm"
+        return taken_s, size
+
+    def checkpoint(self) -> float:
+        """Have one written; return the processor's time."""
+        progress = self._worker.partitions.progress[self._place]
+        self._clock.now_s += self._every_s
+        began_s = time.process_time()
+        while progress.checkpointed < progress.next_offset:
+            self._worker.step()
+        return time.process_time() - began_s
+
+
+class _Polls:
+    """The points of so many series in turn, from a point of time on."""
+
+    def __init__(self, made: MadeUp, series: int, point: int) -> None:
+        self._made, self._series, self._point, self._next = made, series, point, 0
+
+    def of(self, points: int) -> Iterator[list[Payload]]:
+        """Yield polls of so many points."""
+        while True:
+            found: list[Payload] = []
+            left = points
+            while left:
+                high = min(self._next + left, self._series)
+                found += self._made.payloads(self._point, self._next, high)
+                left -= high - self._next
+                self._next = high % self._series
+                self._point += self._next == 0
+            yield found
+
+
+def sizes_for(series: int) -> tuple[int, int]:
+    """Return the two numbers of series to measure with, for what so many take."""
+    return (MANY, MANY + MANY // 2) if series >= MANY else _SIZES
+
+
+def _repeated(few: Arrays, series: int, made: MadeUp) -> Arrays:
+    """Return the state of more series than it was made of; names are new, and no incident is open."""
+    of_which = np.arange(series) % _FEW
+    # One row a series, and beside them texts.
+    rows = {name for name, array in few.items() if len(array) == _FEW and array.dtype != np.uint8}
+    many: Arrays = {name: array[of_which] if name in rows else array for name, array in few.items()}
+    names = [made.series_name(number) for number in range(series)]
+    many["names"] = np.frombuffer(msgspec.json.encode(names), np.uint8)
+    return many | dict.fromkeys(("incidents", "resolved"), np.frombuffer(b"{}", np.uint8))
+
+
+def _never(names: Sequence[str], interval_ms: Any, halvings: int) -> Any:
+    return np.full(len(names), 1e9)
+
+
+def _unpacking_s() -> float:
+    """Return the least time of the processor to unpack a thousand small records."""
+    source, taken_s = RehearsedSource(TopicPartition("any", 0)), []
+    payloads = [(b"host-%05d" % number, b'{"ts":1700000000000,"value":0.1234}', 0) for number in range(_UNPACKED)]
+    for _ in range(_UNPACKINGS):
+        source.prepare(payloads)
+        began_s = time.process_time()
+        source.poll(0)
+        taken_s.append(time.process_time() - began_s)
+    return min(taken_s)
+
+
+def resident_bytes() -> int:
+    """Return what this process holds, once it has given back what is free."""
+    gc.collect()
+    libc = CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+    return _status("VmRSS")
+
+
+def peak_bytes() -> int:
+    """Return the most that this process has held since `forget_peak`."""
+    return _status("VmHWM")
+
+
+def forget_peak() -> None:
+    """Begin anew to look for the most that this process holds."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
