@@ -95,7 +95,7 @@ def build_lane(
     plan = StreamPlan(
         name=stream,
         decoder=decoder_of(settings, detector.spec.features),
-        thresholds=thresholds or thresholds_of(settings, detector),
+        thresholds=thresholds or _thresholds(settings, detector),
         series_in_budget=series_in_budget(alerts, partitions),
         fields_of=_fields_of(settings),
         quiet_points=alerts.quiet_points,
@@ -157,8 +157,7 @@ def _rare(score: float) -> str:
     return f"{score:.1f} (one in {10 ** (score / 10):,.0f} points)" if score <= _RARELY else f"{score:.1f}"
 
 
-def thresholds_of(settings: StreamSettings, detector: Detector) -> OfBudget:
-    """Return what gives a stream's series their thresholds, by the budget of each."""
+def _thresholds(settings: StreamSettings, detector: Detector) -> OfBudget:
     budget = parse_budget(settings.alerts.budget)
     judgement = detector.calibration.of(settings.alerts.delay)
     return lambda names, interval_ms, halvings: judgement.thresholds(

@@ -168,9 +168,7 @@ def wrong_option(settings: StreamSettings) -> tuple[str, str] | None:
     return None
 
 
-def plan_of_settings(
-    settings: StreamSettings, features: int, options: Mapping[str, Any] | None = None
-) -> Plan:
+def plan_of_settings(settings: StreamSettings, features: int, options: Mapping[str, Any] | None = None) -> Plan:
     """Return what a stream's settings ask for of a model for so many features; `options` in place of the model's.
 
     Raises:

@@ -1,7 +1,7 @@
 """A source and a delivery without a broker, for measuring what a worker takes before there is one.
 
-Polls are given as they would come over the network, uncompressed, and are unpacked by the Kafka client's own code, so
-that both what unpacking costs and the records are those of a real worker. What a client does beside that (asking,
+Polls are given as they would come over the network, uncompressed, and are unpacked by the Kafka client's own code:
+both what unpacking costs and the records are those of a real worker. What a client does beside that (asking,
 waiting, committing, sending) is not in it.
 """
 

@@ -1,75 +1,49 @@
 """`offkey plan`: what so many series will take, before the worker is started.
 
 No broker is asked and nothing is written. What can be measured is measured on this machine, with the stream's own
-model or, before there is one, with one of the same kind that learns made-up records: see `sizing_measured`. What
-cannot is the Kafka client's part of each poll, for it needs a broker: `CLIENT` was measured with one, and is scaled by
-how fast this machine unpacks records against the one that it is of.
+model or, before there is one, with one of the same kind that learns made-up records: see `sizing_measured`. How
+often the worker's loop turns at the rate that is asked about is told in `sizing_turns`.
 
-Time. The loop turns as often as records come. Its next question goes out when the records of the one before are done,
-so a turn takes its own time and that which the broker gathers: `turn_of`. The share of a core follows from turns a
-second. It is of records that come evenly, one by one, uncompressed, in one partition, without alerts; producers that
-send many at once make fewer turns.
-
-Alerts. What is expected is what the budget allows: incidents on normal data, for each series as many as its threshold
-means. Where a budget is so generous that its threshold would lie below the lowest there is, that one counts.
+What is expected of alerts is what the budget allows: incidents on normal data, for each series as many as its
+threshold means. Where a budget is so generous that its threshold would lie below the lowest there is, that counts.
 """
 
 import dataclasses
 import math
 import multiprocessing
+import signal
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models.detector import Detector
+from models.detector import Detector, Judgement
 from models.files import to_files
 from models.fitting import fit_detector
 from pipeline.budgets import parse_budget
-from pipeline.config import KafkaSettings, Settings, StreamSettings
+from pipeline.config import Settings, StreamSettings
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.errors import ConfigError, TransientError
+from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.sizing_measured import Machine, Measured, Surroundings, Work, measure
 from pipeline.jobs.sizing_records import ROWS_OF_ARROW, MadeUp
-from pipeline.lanes import choose_device, load_champion, series_in_budget, thresholds_of
+from pipeline.jobs.sizing_turns import CLIENT, Turn, client_share_of, most_points_per_s, turn_of
+from pipeline.lanes import choose_device, load_champion, series_in_budget
 from pipeline.stages.thresholds import halvings_of
 from pipeline.train import plan_of_settings, wrong_option
 
 SHORTEST_S, LONGEST_S = 0.001, 30 * 86_400.0
 _DAY_S = 86_400.0
 _TRAINED_SERIES, _TRAINED_POINTS, _TRAINING_S = 8, 600, 5.0
-_NAME_WIDTH = 12
-_BATCH_BYTES = 61
-"""Header of a batch on the wire; of records that come one by one each has its own."""
+_NAME_WIDTH, _LEAST_NAME_WIDTH = 12, 6
+"""Of series' names; all that are made up are equally long."""
 _RECORD_BYTES = 400
 """Of the client's object for a record in memory, beside key and value: see `connectors.poll_size`."""
 _ANSWERS = 2
 """Answers of a broker that may be in memory beside a poll, each of `fetch_max_bytes`."""
-
-
-@dataclass(frozen=True)
-class Client:
-    """What the Kafka client takes of the processor, and the time in which it waits, on the machine it was measured on."""
-
-    poll_s: float
-    """A poll with records: to ask, to take the answer, to commit."""
-    empty_s: float
-    """A poll that comes back empty after `fetch_max_wait`."""
-    wait_s: float
-    """For which a turn waits for the broker beside the processor's time, not counting what is gathered."""
-    idle_share: float
-    """Of a core, for heartbeats and the like."""
-    unpacking_s: float
-    """`Machine.unpacking_s` of that machine."""
-
-
-CLIENT = Client(poll_s=0.0010, empty_s=0.0008, wait_s=0.0015, idle_share=0.002, unpacking_s=0.0028)
-"""Measured by `tests/benchmarks/plan_accuracy.py`, on 2 cores of an AMD EPYC with the broker beside."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +86,6 @@ class OfStream:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One turn of the worker's loop at the rate that is asked about."""
-
-    seconds: float
-    points: float
-    cpu_s: float
-    keeps_up: bool
-
-
-@dataclass(frozen=True)
 class Sized:
     """What one worker process takes."""
 
@@ -129,6 +93,8 @@ class Sized:
     streams: Sequence[OfStream]
     base_bytes: float
     """The process with its models and without series."""
+    unpacking_s: float
+    """See `Machine`."""
     memory_bytes: float
     """Process and series, between two checkpoints."""
     most_memory_bytes: float
@@ -164,8 +130,7 @@ def size(settings: Settings, asked: Asked, say: Callable[[str], None] = lambda t
             detectors[name], version = load_champion(name, stream, registry)
             told[name] = f"{detectors[name].name}, version {version}"
         else:
-            say(f"{name}: there is no model yet; one of its kind learns made-up records")
-            detectors[name] = _trained(name, settings, asked)
+            detectors[name] = _trained(name, settings, asked, say)
             told[name] = f"{detectors[name].name}, trained on made-up records: there is no model yet"
     works = [
         Work(
@@ -219,21 +184,20 @@ def reckon(
                 remarks=_remarks(stream, asked),
             )
         )
-    client_share = slower * (
-        CLIENT.poll_s / turn.seconds
-        + CLIENT.empty_s * max(1 / kafka.fetch_max_wait - 1 / turn.seconds, 0.0)
-        + CLIENT.idle_share
-    )
+    client_share = client_share_of(turn, kafka, slower)
     memory = machine.base_bytes + sum(each.memory_bytes for each in streams)
     point_bytes = float(np.mean([found.point_bytes for found in measured.values()]))
     poll_bytes = min(kafka.max_poll_bytes, kafka.max_poll_records * (_RECORD_BYTES + point_bytes))
     # Partitions are written one after the other, so at most one stream's checkpoint is being written.
-    checkpoint_memory = max(found.checkpoint_memory.of(each.series) for each, found in zip(streams, measured.values(), strict=True))
+    checkpoint_memory = max(
+        found.checkpoint_memory.of(each.series) for each, found in zip(streams, measured.values(), strict=True)
+    )
     on_gpu = [each.gpu_bytes for each in streams if each.gpu_bytes is not None]
     return Sized(
         asked=asked,
         streams=streams,
         base_bytes=machine.base_bytes,
+        unpacking_s=machine.unpacking_s,
         memory_bytes=memory,
         most_memory_bytes=memory + checkpoint_memory + poll_bytes + _ANSWERS * kafka.fetch_max_bytes,
         checkpoint_bytes=sum(each.checkpoint_bytes for each in streams),
@@ -244,7 +208,7 @@ def reckon(
         alerts_a_day=sum(each.alerts_a_day for each in streams),
         points_per_s=asked.per_s * len(asked.streams),
         turn=turn,
-        most_points_per_s=_most_points_per_s([measured[name] for name in asked.streams], slower),
+        most_points_per_s=most_points_per_s([measured[name] for name in asked.streams], slower),
     )
 
 
@@ -259,71 +223,34 @@ def check_asked(asked: Asked) -> None:
         )
 
 
-def turn_of(streams: Sequence[Measured], each_per_s: float, kafka: KafkaSettings, slower: float = 1.0) -> Turn:
-    """Return a turn of the loop where each stream has so many points a second.
-
-    While a turn works, records gather at the broker. It answers the next question as soon as there are
-    `fetch_min_bytes`, or after `fetch_max_wait`; of evenly coming records one by one the first answers it.
-    """
-    per_s, count = each_per_s * len(streams), len(streams)
-    point_bytes = float(np.mean([found.point_bytes for found in streams])) + _BATCH_BYTES
-    enough_s = max(kafka.fetch_min_bytes / (per_s * point_bytes), 1 / per_s)
-    largest = float(sum(found.turns[-1][0] for found in streams))
-
-    def worked_s(points: float) -> float:
-        return slower * CLIENT.poll_s + sum(found.turn_s(points / count) for found in streams)
-
-    seconds = 1 / per_s
-    for _ in range(1_000):
-        worked = worked_s(per_s * seconds) + slower * CLIENT.wait_s
-        longer = max(worked, min(worked + kafka.fetch_max_wait, enough_s), 1 / per_s)
-        if per_s * longer > largest:
-            return Turn(largest / per_s, largest, worked_s(largest), worked_s(largest) <= largest / per_s)
-        if math.isclose(longer, seconds, rel_tol=1e-6):
-            break
-        seconds = longer
-    return Turn(seconds, per_s * seconds, worked_s(per_s * seconds), True)
-
-
 def incidents_a_day(stream: StreamSettings, detector: Detector, asked: Asked) -> float:
     """Return how many false incidents are expected of normal data in a day, in the whole stream."""
-    budget, points_a_day = parse_budget(stream.alerts.budget), asked.per_s * _DAY_S
-    if stream.kind == "features":
-        interval_ms = detector.calibration.interval_ms
-        return points_a_day / _points_meant(stream, detector, interval_ms, 0, budget.points_per_incident(interval_ms))
-    held, interval_ms = _held(stream, asked), 1000 * asked.interval_s
+    budget, held = parse_budget(stream.alerts.budget), _held(stream, asked)
+    # A threshold of records follows from their rate in training, whatever comes later.
+    interval_ms = detector.calibration.interval_ms if stream.kind == "features" else 1000 * asked.interval_s
     bound = series_in_budget(stream.alerts, 1)
     halvings = 0 if bound is None else int(halvings_of(np.array([held]), bound)[0])
-    wanted = budget.points_per_incident(interval_ms) * 2.0**halvings
-    return held / asked.interval_s * _DAY_S / _points_meant(stream, detector, interval_ms, halvings, wanted)
+    wanted = float(budget.points_per_incident(interval_ms)) * 2.0**halvings
+    return held / asked.interval_s * _DAY_S / points_meant(detector.calibration.of(stream.alerts.delay), wanted)
 
 
-def _points_meant(
-    stream: StreamSettings, detector: Detector, interval_ms: float, halvings: int, wanted: float
-) -> float:
-    """Return the points of a series for each false incident at the threshold that such a budget has.
+def points_meant(judgement: Judgement, wanted: float) -> float:
+    """Return the points of a series for each false incident at the threshold that so many have.
 
-    It is the number wanted, or that of the lowest threshold where the number wanted is smaller.
+    They are those wanted, or where the lowest threshold stands for fewer, those that it means.
     """
-    thresholds = thresholds_of(stream, detector)
 
-    def threshold(interval: float) -> float:
-        return float(thresholds(["unknown to the model"], np.array([interval]), halvings)[0])
+    def threshold(points: float) -> float:
+        return float(judgement.thresholds(["not in training"], np.array([points]))[0])
 
-    if parse_budget(stream.alerts.budget).per_records is not None:
-        judgement = detector.calibration.of(stream.alerts.delay)
-        return _where_it_rises(lambda points: float(judgement.thresholds([""], np.array([points]))[0]), wanted)
-    return _where_it_rises(lambda points: threshold(interval_ms * wanted / points), wanted)
-
-
-def _where_it_rises(threshold: Callable[[float], float], wanted: float) -> float:
-    """Return the largest number of points whose threshold is that of `wanted`: more than it where that is the lowest."""
-    low, high = wanted, wanted
-    while threshold(high) <= threshold(wanted) and high < 1e12:
+    lowest, low, high = threshold(wanted), wanted, 2 * wanted
+    if threshold(1.0001 * wanted) > lowest:
+        return wanted
+    while threshold(high) <= lowest:
         low, high = high, 2 * high
-    for _ in range(30):
+    for _ in range(40):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if threshold(middle) <= threshold(wanted) else (low, middle)
+        low, high = (middle, high) if threshold(middle) <= lowest else (low, middle)
     return low
 
 
@@ -334,7 +261,10 @@ def _held(stream: StreamSettings, asked: Asked) -> int:
 def _remarks(stream: StreamSettings, asked: Asked) -> list[str]:
     found = []
     if stream.kind == "features":
-        found.append(f"records belong to no series: {asked.series:,} sources, each with a record every {asked.interval_s:g} s")
+        found.append(
+            f"records belong to no series: --series says how many sources there are, each with one every "
+            f"{asked.interval_s:g} s"
+        )
     elif asked.series > stream.max_series:
         found.append(
             f"max_series is {stream.max_series:,}: of {asked.series:,} series no more are held, and others are "
@@ -343,13 +273,10 @@ def _remarks(stream: StreamSettings, asked: Asked) -> list[str]:
     if stream.kind == "series" and stream.series_ttl is not None and stream.series_ttl < 2 * asked.interval_s:
         found.append(f"series_ttl is {stream.series_ttl:g} s: series leave between two of their points; raise it")
     if stream.format == "arrow":
-        found.append(f"records are taken to hold {ROWS_OF_ARROW:,} rows each, or one where their key names the series")
+        found.append(
+            f"records are taken to hold {ROWS_OF_ARROW:,} rows each, or one where their key names the series"
+        )
     return found
-
-
-def _most_points_per_s(streams: Sequence[Measured], slower: float) -> float:
-    points = sum(found.turns[-1][0] for found in streams)
-    return points / (sum(found.turns[-1][1] for found in streams) + slower * CLIENT.poll_s)
 
 
 def _registry(settings: Settings) -> StoredRegistry | None:
@@ -360,7 +287,7 @@ def _registry(settings: Settings) -> StoredRegistry | None:
     return StoredRegistry(ObjectStorage(url))
 
 
-def _trained(name: str, settings: Settings, asked: Asked) -> Detector:
+def _trained(name: str, settings: Settings, asked: Asked, say: Callable[[str], None]) -> Detector:
     """Train what the configuration names on made-up records, quickly: only its size and its speed count."""
     stream = settings.streams[name]
     if stream.features is None:
@@ -372,6 +299,7 @@ def _trained(name: str, settings: Settings, asked: Asked) -> Detector:
     if wrong := wrong_option(stream):
         place = settings.place_of("streams", name, "model", wrong[0])
         raise ConfigError(f"{place}: streams.{name}.model: {wrong[1]}")
+    say(f"{name}: there is no model yet; one of its kind learns made-up records")
     made = MadeUp(stream, stream.features, 1000 * asked.interval_s, asked.series, _NAME_WIDTH)
     plan = plan_of_settings(stream, len(stream.features))
     quick = dataclasses.replace(plan.training, max_epochs=1, max_seconds=_TRAINING_S)
@@ -389,18 +317,40 @@ def _name_width(detector: Detector) -> int:
     """Return how long names of series are, by those that the model knows."""
     known = list(detector.calibration.interval_of_series)
     lengths = [len(name) for name in known if name]
-    return max(round(float(np.mean(lengths))), 1) if lengths else _NAME_WIDTH
+    return max(round(float(np.mean(lengths))), _LEAST_NAME_WIDTH) if lengths else _NAME_WIDTH
 
 
 def _measured(works: Sequence[Work], around: Surroundings) -> tuple[Machine, list[Measured]]:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(measure, works, around).result()
-        except BrokenProcessPool as error:
-            raise TransientError(
-                "the process that measures was ended from outside, perhaps for want of memory; try again when the "
-                "machine is less busy, or ask for fewer series"
-            ) from error
+    """Measure in a process of its own: what this one has trained with would be taken for a worker's."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_measure_and_send, args=(theirs, works, around), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        found: tuple[Machine, list[Measured]] | OffkeyError = ours.recv()
+    except EOFError as error:
+        child.join()
+        raise TransientError(
+            f"the process that measures ended without an answer (status {child.exitcode}), perhaps for want of "
+            "memory; ask for fewer series, or when the machine is less busy"
+        ) from error
+    finally:
+        # Whoever stops the command does not wait for it.
+        child.terminate()
+        child.join()
+    if isinstance(found, OffkeyError):
+        raise found
+    return found
+
+
+def _measure_and_send(pipe: Connection, works: Sequence[Work], around: Surroundings) -> None:
+    # Ctrl-C reaches all processes of a terminal; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pipe.send(measure(works, around))
+    except OffkeyError as error:
+        pipe.send(error)
 
 
 def as_document(sized: Sized) -> dict[str, Any]:
@@ -408,7 +358,10 @@ def as_document(sized: Sized) -> dict[str, Any]:
 
     def rounded(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: round(each) if key.endswith("_bytes") and each is not None else rounded(each) for key, each in value.items()}
+            return {
+                key: round(each) if key.endswith("_bytes") and each is not None else rounded(each)
+                for key, each in value.items()
+            }
         if isinstance(value, list | tuple):
             return [rounded(each) for each in value]
         return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -20,8 +20,8 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from ctypes import CDLL
 from contextlib import contextmanager
+from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,8 @@ _FEW = 178
 _SIZES = (8_192, 16_384)
 """Series that are held to measure with, where buffers are those of few."""
 _AT_ONCE = 4_096
-_POLLS = {1: 60, 16: 60, 128: 60, 512: 30, 2_048: 12, 8_192: 5, 16_000: 3}
+_POLLS = {1: 60, 16: 60, 128: 60, 512: 30, 2_048: 8, 8_192: 3, 16_000: 2}
 """Sizes of polls, and how many of each are measured."""
-_WARM_POLLS = 5
 _UNPACKED, _UNPACKINGS = 1_000, 15
 
 
@@ -143,9 +142,7 @@ def measure(works: Sequence[Work], around: Surroundings) -> tuple[Machine, list[
     for each in stages:
         each.begin()
     quiet_collector()
-    machine = Machine(
-        resident_bytes(), float(torch.cuda.memory_allocated()) if of_gpu else None, _unpacking_s()
-    )
+    machine = Machine(resident_bytes(), float(torch.cuda.memory_allocated()) if of_gpu else None, _unpacking_s())
     return machine, [each.measured() for each in stages]
 
 
@@ -185,11 +182,11 @@ class _Stages:
         sizes = sizes_for(self._work.series)
         # What comes with the first checkpoint is no part of a series either.
         self._look(few, _FEW)
-        looks = [self._look(few, series) for series in sizes]
         if few is None:
             # Records that belong to no series leave nothing behind.
-            memory, gpu, checkpoint, more, checkpoint_s = (Line(found, 0.0) for found in looks[1])
+            memory, gpu, checkpoint, more, checkpoint_s = (Line(found, 0.0) for found in self._look(few, sizes[0]))
         else:
+            looks = [self._look(few, series) for series in sizes]
             memory, gpu, checkpoint, more, checkpoint_s = (
                 Line.through(sizes, found) for found in zip(*looks, strict=True)
             )
@@ -246,14 +243,17 @@ class _Stages:
             polls = _Polls(self._made, series, self._warm)
             if few is not None:
                 loop.lane.pipeline.restore(self._place, _repeated(few, series, self._made))
-            for points, count in _POLLS.items():
-                if points > 1 and points // self._made.rows_of_record > self._around.most_records:
-                    break
-                loop.take(polls.of(points), min(_WARM_POLLS, count))
+            for points in self._sizes_of_polls():
+                count = next(count for most, count in _POLLS.items() if points <= most)
+                loop.take(polls.of(points), max(1, count // 12))
                 seconds, size = loop.timed(polls.of(points), count)
                 turns.append((points, seconds / count))
                 point_bytes = size / (count * points)
         return tuple(turns), point_bytes
+
+    def _sizes_of_polls(self) -> list[int]:
+        most = min(max(_POLLS), self._around.most_records * self._made.rows_of_record)
+        return [*(points for points in _POLLS if points < most), most]
 
     @contextmanager
     def _loop(self, checkpoint_every_s: float) -> "Iterator[_Loop]":

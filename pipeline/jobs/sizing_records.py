@@ -1,4 +1,4 @@
-"""Made-up records of a stream, as its settings would have them: to train on and to measure with before there are any.
+"""Made-up records of a stream, as its settings would have them: to train on and measure with before there are any.
 
 Every series is a noisy cycle of its own phase in each feature. Numbers have four digits after the point. Nothing is
 drawn but from a point's number, so records are the same each time.
@@ -79,7 +79,9 @@ class MadeUp:
     def rows_of_record(self) -> int:
         """Return how many rows a record holds; a key names one series."""
         tables = self._settings.format == "arrow" and (self._settings.series or self._settings.kind == "features")
-        return ROWS_OF_ARROW if tables else 1
+        # Cells are bounded as bytes are, and a number takes eight.
+        fit = self._settings.max_record_bytes // (16 * (len(self._features) + 2))
+        return max(min(ROWS_OF_ARROW, fit), 1) if tables else 1
 
     def time_ms(self, point: int) -> int:
         """Return the event time of all series' points of this number, in ms since the epoch."""

@@ -42,7 +42,9 @@ def _of_process(sized: Sized) -> Iterator[tuple[str, str]]:
     yield "GPU memory", gpu
     share = f"{_share(sized.cpu_share)} of one core, of which {_share(sized.client_share)} is the Kafka client's"
     if not sized.turn.keeps_up:
-        share = f"more than one core has: it takes {_rate(sized.most_points_per_s)} a second at most; see --processes"
+        share = (
+            f"more than one core has: it takes {_rate(sized.most_points_per_s)} a second at most; see --processes"
+        )
     yield "processor", share
     yield "one core takes", f"{_rate(sized.most_points_per_s)} a second at most"
 

@@ -1,0 +1,90 @@
+"""How often the worker's loop turns, and what the Kafka client takes of it.
+
+The loop turns as often as records come. Its next question goes out when the records of the one before are done, so
+a turn takes its own time and that in which the broker gathers. What the stages take of a turn is measured
+(`sizing_measured`). What the Kafka client does for it cannot be measured without a broker: `CLIENT` was, beside
+one, and is scaled by how fast this machine unpacks records against the one it is of.
+
+It is of records that come evenly, one by one, uncompressed, in one partition, without alerts; producers that send
+many at once make fewer turns.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.config import KafkaSettings
+from pipeline.jobs.sizing_measured import Measured
+
+_BATCH_BYTES = 61
+"""Header of a batch on the wire; of records that come one by one each has its own."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """What the Kafka client takes of the processor, and how long it waits, on the machine of the measurement."""
+
+    poll_s: float
+    """A poll with records: to ask, to take the answer, to commit."""
+    empty_s: float
+    """A poll that comes back empty after `fetch_max_wait`."""
+    wait_s: float
+    """For which a turn waits for the broker beside the processor's time, not counting what is gathered."""
+    idle_share: float
+    """Of a core, for heartbeats and the like."""
+    unpacking_s: float
+    """`Machine.unpacking_s` of that machine."""
+
+
+CLIENT = Client(poll_s=0.0010, empty_s=0.0008, wait_s=0.0015, idle_share=0.002, unpacking_s=0.0028)
+"""Measured by `tests/benchmarks/plan_accuracy.py`, on 2 cores of an AMD EPYC with the broker beside."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of the worker's loop at the rate that is asked about."""
+
+    seconds: float
+    points: float
+    cpu_s: float
+    keeps_up: bool
+
+
+def turn_of(streams: Sequence[Measured], each_per_s: float, kafka: KafkaSettings, slower: float = 1.0) -> Turn:
+    """Return a turn of the loop where each stream has so many points a second.
+
+    While a turn works, records gather at the broker. It answers the next question as soon as there are
+    `fetch_min_bytes`, or after `fetch_max_wait`; of evenly coming records one by one the first answers it.
+    """
+    per_s, count = each_per_s * len(streams), len(streams)
+    point_bytes = float(np.mean([found.point_bytes for found in streams])) + _BATCH_BYTES
+    enough_s = max(kafka.fetch_min_bytes / (per_s * point_bytes), 1 / per_s)
+    largest = float(sum(found.turns[-1][0] for found in streams))
+
+    def worked_s(points: float) -> float:
+        return slower * CLIENT.poll_s + sum(found.turn_s(points / count) for found in streams)
+
+    seconds = 1 / per_s
+    for _ in range(1_000):
+        worked = worked_s(per_s * seconds) + slower * CLIENT.wait_s
+        longer = max(worked, min(worked + kafka.fetch_max_wait, enough_s), 1 / per_s)
+        if per_s * longer > largest:
+            return Turn(largest / per_s, largest, worked_s(largest), worked_s(largest) <= largest / per_s)
+        if math.isclose(longer, seconds, rel_tol=1e-6):
+            break
+        seconds = longer
+    return Turn(seconds, per_s * seconds, worked_s(per_s * seconds), True)
+
+
+def client_share_of(turn: Turn, kafka: KafkaSettings, slower: float) -> float:
+    """Return the share of a core that the Kafka client takes at such turns."""
+    empty_per_s = max(1 / kafka.fetch_max_wait - 1 / turn.seconds, 0.0)
+    return slower * (CLIENT.poll_s / turn.seconds + CLIENT.empty_s * empty_per_s + CLIENT.idle_share)
+
+
+def most_points_per_s(streams: Sequence[Measured], slower: float) -> float:
+    """Return what one core takes at most, in the largest polls."""
+    points = sum(found.turns[-1][0] for found in streams)
+    return points / (sum(found.turns[-1][1] for found in streams) + slower * CLIENT.poll_s)
