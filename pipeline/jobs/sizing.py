@@ -93,6 +93,8 @@ class Sized:
     streams: Sequence[OfStream]
     base_bytes: float
     """The process with its models and without series."""
+    working_bytes: float
+    """What the loop and the Kafka client hold beside, once there was a backlog."""
     unpacking_s: float
     """See `Machine`."""
     memory_bytes: float
@@ -185,7 +187,9 @@ def reckon(
             )
         )
     client_share = client_share_of(turn, kafka, slower)
-    memory = machine.base_bytes + sum(each.memory_bytes for each in streams)
+    # Streams are worked on one behind the other.
+    working = max(found.working_bytes for found in measured.values()) + CLIENT.memory_bytes
+    memory = machine.base_bytes + working + sum(each.memory_bytes for each in streams)
     point_bytes = float(np.mean([found.point_bytes for found in measured.values()]))
     poll_bytes = min(kafka.max_poll_bytes, kafka.max_poll_records * (_RECORD_BYTES + point_bytes))
     # Partitions are written one after the other, so at most one stream's checkpoint is being written.
@@ -197,6 +201,7 @@ def reckon(
         asked=asked,
         streams=streams,
         base_bytes=machine.base_bytes,
+        working_bytes=working,
         unpacking_s=machine.unpacking_s,
         memory_bytes=memory,
         most_memory_bytes=memory + checkpoint_memory + poll_bytes + _ANSWERS * kafka.fetch_max_bytes,

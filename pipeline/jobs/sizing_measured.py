@@ -5,23 +5,20 @@ state of some hundred series is reckoned from made-up points until all buffers a
 series as two sizes ask for; what grows between the two is a series' own, the rest is fixed. Buffers have another
 layout from `windows.MANY` series on, so sizes lie on the side that is asked about.
 
-- Memory is what the process holds after each series has had two further points, less what it held before it had the
-  state. Before each look what is free is given back, or memory that was freed would be taken for that of a series.
+- A series' memory is that of the arrays and objects of the stages, which are counted: what the system says of a
+  process is too coarse, for memory that was freed is used again. What the loop holds beside them is by how much the
+  process has grown after the largest polls and some checkpoints.
 - A checkpoint is what `snapshot` returns. Its memory is by how much the process holds more at most while one is
   written, to a folder that is removed.
 - Time is that of the processor, of all threads, for one turn of the loop with polls of several sizes; records are
   unpacked by the Kafka client's code. No alarm is raised in it: false ones are rare, and true ones nobody knows.
-
-Linux only: memory is read from /proc.
 """
 
-import gc
 import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +35,7 @@ from pipeline.config import StreamSettings
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.rehearsed import Payload, RehearsedDelivery, RehearsedSource
 from pipeline.connectors.storage import ObjectStorage
+from pipeline.jobs.sizing_memory import forget_peak, held_bytes, peak_bytes, resident_bytes
 from pipeline.jobs.sizing_records import MadeUp
 from pipeline.lanes import build_lane, choose_device
 from pipeline.protocols import TopicPartition
@@ -52,6 +50,7 @@ _SIZES = (8_192, 16_384)
 _AT_ONCE = 4_096
 _POLLS = {1: 60, 16: 60, 128: 60, 512: 30, 2_048: 8, 8_192: 3, 16_000: 2}
 """Sizes of polls, and how many of each are measured."""
+_CHECKPOINTS = 3
 _UNPACKED, _UNPACKINGS = 1_000, 15
 
 
@@ -100,6 +99,9 @@ class Measured:
     """What one stream takes; memory in bytes, times in seconds of one core."""
 
     memory: Line
+    """Of its series."""
+    working_bytes: float
+    """What the loop holds beside them."""
     checkpoint: Line
     """Size of one that holds all."""
     checkpoint_memory: Line
@@ -190,9 +192,9 @@ class _Stages:
             memory, gpu, checkpoint, more, checkpoint_s = (
                 Line.through(sizes, found) for found in zip(*looks, strict=True)
             )
-        turns, point_bytes = self._turns(few, min(self._work.series, sizes[1]))
+        turns, point_bytes, working = self._turns(few, min(self._work.series, sizes[1]))
         on_gpu = gpu if self._device.type == "cuda" else None
-        return Measured(memory, checkpoint, more, checkpoint_s, on_gpu, turns, point_bytes)
+        return Measured(memory, working, checkpoint, more, checkpoint_s, on_gpu, turns, point_bytes)
 
     def _lane(self) -> Lane:
         settings, detector = self._settings, self._detector
@@ -217,13 +219,13 @@ class _Stages:
     def _look(self, few: Arrays | None, series: int) -> tuple[float, ...]:
         """Return (memory, GPU memory, a checkpoint's bytes, its memory, its time) with so many series."""
         state = None if few is None else _repeated(few, series, self._made)
-        with self._loop(self._around.checkpoint_every_s) as loop:
+        with self._loop() as loop:
             polls = _Polls(self._made, series, self._warm)
-            before, before_gpu = resident_bytes(), self._gpu_bytes()
+            before_gpu = self._gpu_bytes()
             if state is not None:
                 loop.lane.pipeline.restore(self._place, state)
             loop.take(polls.of(_AT_ONCE), 2 * math.ceil(series / _AT_ONCE))
-            held, gpu = resident_bytes(), self._gpu_bytes()
+            held, gpu, resident = self._held(loop.lane), self._gpu_bytes(), resident_bytes()
             checkpoint = sum(array.nbytes for array in loop.lane.pipeline.snapshot(self._place).values())
             forget_peak()
             loop.checkpoint()
@@ -233,13 +235,13 @@ class _Stages:
             for _ in range(2):
                 loop.take(polls.of(min(_AT_ONCE, moved)), math.ceil(moved / min(_AT_ONCE, moved)))
                 taken_s.append(loop.checkpoint())
-            more = max(peak_bytes() - held, 0)
-        return held - before, gpu - before_gpu, checkpoint, more, min(taken_s)
+            more = max(peak_bytes() - resident, 0)
+        return held, gpu - before_gpu, checkpoint, more, min(taken_s)
 
-    def _turns(self, few: Arrays | None, series: int) -> tuple[tuple[tuple[int, float], ...], float]:
-        """Return (points of a poll and the time of its turn, bytes of a point in the largest)."""
-        turns, point_bytes = [], 0.0
-        with self._loop(math.inf) as loop:
+    def _turns(self, few: Arrays | None, series: int) -> tuple[tuple[tuple[int, float], ...], float, float]:
+        """Return (points of a poll and the time of its turn, bytes of a point in the largest, working memory)."""
+        turns, point_bytes, before = [], 0.0, resident_bytes()
+        with self._loop() as loop:
             polls = _Polls(self._made, series, self._warm)
             if few is not None:
                 loop.lane.pipeline.restore(self._place, _repeated(few, series, self._made))
@@ -249,16 +251,23 @@ class _Stages:
                 seconds, size = loop.timed(polls.of(points), count)
                 turns.append((points, seconds / count))
                 point_bytes = size / (count * points)
-        return tuple(turns), point_bytes
+            for _ in range(_CHECKPOINTS):
+                loop.take(polls.of(points), 1)
+                loop.checkpoint()
+            working = resident_bytes(trimmed=False) - before - self._held(loop.lane)
+        return tuple(turns), point_bytes, max(working, 0)
+
+    def _held(self, lane: Lane) -> int:
+        return sum(held_bytes(lane.pipeline, {id(self._detector)}).values())
 
     def _sizes_of_polls(self) -> list[int]:
         most = min(max(_POLLS), self._around.most_records * self._made.rows_of_record)
         return [*(points for points in _POLLS if points < most), most]
 
     @contextmanager
-    def _loop(self, checkpoint_every_s: float) -> "Iterator[_Loop]":
+    def _loop(self) -> "Iterator[_Loop]":
         with tempfile.TemporaryDirectory(prefix="offkey-plan-") as folder:
-            yield _Loop(self._lane(), self._place, Path(folder), checkpoint_every_s)
+            yield _Loop(self._lane(), self._place, Path(folder), self._around.checkpoint_every_s)
 
     def _gpu_bytes(self) -> int:
         if self._device.type != "cuda":
@@ -355,27 +364,3 @@ def _unpacking_s() -> float:
         source.poll(0)
         taken_s.append(time.process_time() - began_s)
     return min(taken_s)
-
-
-def resident_bytes() -> int:
-    """Return what this process holds, once it has given back what is free."""
-    gc.collect()
-    libc = CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
-    return _status("VmRSS")
-
-
-def peak_bytes() -> int:
-    """Return the most that this process has held since `forget_peak`."""
-    return _status("VmHWM")
-
-
-def forget_peak() -> None:
-    """Begin anew to look for the most that this process holds."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

@@ -36,7 +36,7 @@ def _of_stream(stream: OfStream) -> Iterator[tuple[str, str]]:
 
 def _of_process(sized: Sized) -> Iterator[tuple[str, str]]:
     yield "the worker", ""
-    yield "memory", f"{_size(sized.memory_bytes)}, of which {_size(sized.base_bytes)} without series"
+    yield "memory", f"{_size(sized.memory_bytes)}, of which {_size(sized.base_bytes)} without series and records"
     yield "memory at most", f"{_size(sized.most_memory_bytes)}, with a checkpoint and the largest poll under way"
     gpu = "-" if sized.gpu_bytes is None else f"{_size(sized.gpu_bytes)}, beside what CUDA itself takes"
     yield "GPU memory", gpu

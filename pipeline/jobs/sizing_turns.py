@@ -34,11 +34,15 @@ class Client:
     """For which a turn waits for the broker beside the processor's time, not counting what is gathered."""
     idle_share: float
     """Of a core, for heartbeats and the like."""
+    memory_bytes: float
+    """Answers of the broker, and what is sent."""
     unpacking_s: float
     """`Machine.unpacking_s` of that machine."""
 
 
-CLIENT = Client(poll_s=0.0010, empty_s=0.0008, wait_s=0.0015, idle_share=0.002, unpacking_s=0.0028)
+CLIENT = Client(
+    poll_s=0.0010, empty_s=0.0008, wait_s=0.0015, idle_share=0.003, memory_bytes=25e6, unpacking_s=0.0028
+)
 """Measured by `tests/benchmarks/plan_accuracy.py`, on 2 cores of an AMD EPYC with the broker beside."""
 
 

@@ -25,7 +25,7 @@ from tests.commands import configured, only_line, promote
 from tests.streams import CPU, FEATURES, SERIES, features_detector, series_detector
 
 NONE = Line(0.0, 0.0)
-STREAM = Measured(NONE, NONE, NONE, NONE, None, ((1, 0.002), (1_000, 0.004), (10_000, 0.04)), 39.0)
+STREAM = Measured(NONE, 0.0, NONE, NONE, NONE, None, ((1, 0.002), (1_000, 0.004), (10_000, 0.04)), 39.0)
 """A turn of at least 2 ms; records of 39 bytes, alone 100 with the header of their batch."""
 PLACE = TopicPartition("metrics", 0)
 
