@@ -1,8 +1,8 @@
-"""A source and a delivery without a broker, for measuring what a worker takes before there is one.
+"""Source, delivery and storage that are not there, for measuring what a worker takes before there is anything.
 
 Polls are given as they would come over the network, uncompressed, and are unpacked by the Kafka client's own code:
 both what unpacking costs and the records are those of a real worker. What a client does beside that (asking,
-waiting, committing, sending) is not in it.
+waiting, committing, sending) is not in it, nor what storage does with what is written.
 """
 
 import time
@@ -11,12 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.connectors.kafka_client import ClientPartition, FetchedRecords, MemoryRecords, MemoryRecordsBuilder
+from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import Assignment, Message, OffsetRange, PartitionRecords, TopicPartition
 
 Payload = tuple[bytes | None, bytes, int]
 """Key, value and Kafka timestamp in ms of a record."""
 _FORMAT, _UNCOMPRESSED, _UNBOUNDED = 2, 0, 2**31 - 1
 _PAUSE_S = 0.001
+_SMALL_BYTES = 4_096
+"""Objects that are kept: what a worker writes down for itself."""
 
 
 class RehearsedSource:
@@ -99,3 +102,28 @@ class RehearsedDelivery:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Nothing is on its way."""
+
+
+class RehearsedStorage(ObjectStorage):
+    """Takes what is written, and forgets all that is large; see `pipeline.connectors.storage`."""
+
+    def __init__(self) -> None:
+        self.url = "nowhere"
+        self._objects: dict[str, bytes] = {}
+
+    def get(self, name: str) -> bytes | None:
+        return self._objects.get(name)
+
+    def put(self, name: str, content: bytes) -> None:
+        if len(content) <= _SMALL_BYTES:
+            self._objects[name] = bytes(content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        self.put(name, content)
+        return True
+
+    def list(self, folder: str) -> list[str]:
+        return sorted(name for name in self._objects if name.startswith(f"{folder}/"))
+
+    def delete(self, name: str) -> None:
+        self._objects.pop(name, None)

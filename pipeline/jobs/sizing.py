@@ -24,7 +24,7 @@ from models.detector import Detector, Judgement
 from models.files import to_files
 from models.fitting import fit_detector
 from pipeline.budgets import parse_budget
-from pipeline.config import Settings, StreamSettings
+from pipeline.config import KafkaSettings, Settings, StreamSettings
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import ConfigError, OffkeyError, TransientError
@@ -112,6 +112,7 @@ class Sized:
     turn: Turn
     most_points_per_s: float
     """That one core takes, in the largest polls."""
+    remarks: Sequence[str]
 
 
 def size(settings: Settings, asked: Asked, say: Callable[[str], None] = lambda text: None) -> Sized:
@@ -123,6 +124,8 @@ def size(settings: Settings, asked: Asked, say: Callable[[str], None] = lambda t
         TransientError: the process that measures was ended from outside.
     """
     check_asked(asked)
+    if not Path("/proc/self/clear_refs").exists():
+        raise ConfigError("what a process holds in memory is read from /proc, which is not here; plan on Linux")
     registry = _registry(settings)
     detectors: dict[str, Detector] = {}
     told: dict[str, str] = {}
@@ -214,6 +217,7 @@ def reckon(
         points_per_s=asked.per_s * len(asked.streams),
         turn=turn,
         most_points_per_s=most_points_per_s([measured[name] for name in asked.streams], slower),
+        remarks=_remarks_on_all(kafka),
     )
 
 
@@ -282,6 +286,12 @@ def _remarks(stream: StreamSettings, asked: Asked) -> list[str]:
             f"records are taken to hold {ROWS_OF_ARROW:,} rows each, or one where their key names the series"
         )
     return found
+
+
+def _remarks_on_all(kafka: KafkaSettings) -> list[str]:
+    if kafka.delivery == "at_least_once":
+        return []
+    return ["kafka.delivery is exactly_once: what its transactions take of the processor is not in it"]
 
 
 def _registry(settings: Settings) -> StoredRegistry | None:

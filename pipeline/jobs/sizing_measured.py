@@ -9,18 +9,15 @@ layout from `windows.MANY` series on, so sizes lie on the side that is asked abo
   process is too coarse, for memory that was freed is used again. What the loop holds beside them is by how much the
   process has grown after the largest polls and some checkpoints.
 - A checkpoint is what `snapshot` returns. Its memory is by how much the process holds more at most while one is
-  written, to a folder that is removed.
+  made; it is written nowhere.
 - Time is that of the processor, of all threads, for one turn of the loop with polls of several sizes; records are
   unpacked by the Kafka client's code. No alarm is raised in it: false ones are rare, and true ones nobody knows.
 """
 
 import math
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -33,8 +30,7 @@ from models.detector import Detector
 from models.files import from_files
 from pipeline.config import StreamSettings
 from pipeline.connectors.checkpoints import StoredCheckpoints
-from pipeline.connectors.rehearsed import Payload, RehearsedDelivery, RehearsedSource
-from pipeline.connectors.storage import ObjectStorage
+from pipeline.connectors.rehearsed import Payload, RehearsedDelivery, RehearsedSource, RehearsedStorage
 from pipeline.jobs.sizing_memory import forget_peak, held_bytes, peak_bytes, resident_bytes
 from pipeline.jobs.sizing_records import MadeUp
 from pipeline.lanes import build_lane, choose_device
@@ -219,42 +215,42 @@ class _Stages:
     def _look(self, few: Arrays | None, series: int) -> tuple[float, ...]:
         """Return (memory, GPU memory, a checkpoint's bytes, its memory, its time) with so many series."""
         state = None if few is None else _repeated(few, series, self._made)
-        with self._loop() as loop:
-            polls = _Polls(self._made, series, self._warm)
-            before_gpu = self._gpu_bytes()
-            if state is not None:
-                loop.lane.pipeline.restore(self._place, state)
-            loop.take(polls.of(_AT_ONCE), 2 * math.ceil(series / _AT_ONCE))
-            held, gpu, resident = self._held(loop.lane), self._gpu_bytes(), resident_bytes()
-            checkpoint = sum(array.nbytes for array in loop.lane.pipeline.snapshot(self._place).values())
-            forget_peak()
-            loop.checkpoint()
-            # From the second one on they are as they go on to be.
-            moved = min(series, math.ceil(series * self._around.checkpoint_every_s / self._work.interval_s))
-            taken_s = []
-            for _ in range(2):
-                loop.take(polls.of(min(_AT_ONCE, moved)), math.ceil(moved / min(_AT_ONCE, moved)))
-                taken_s.append(loop.checkpoint())
-            more = max(peak_bytes() - resident, 0)
+        loop = self._loop()
+        polls = _Polls(self._made, series, self._warm)
+        before_gpu = self._gpu_bytes(anew=True)
+        if state is not None:
+            loop.lane.pipeline.restore(self._place, state)
+        loop.take(polls.of(_AT_ONCE), 2 * math.ceil(series / _AT_ONCE))
+        held, gpu, resident = self._held(loop.lane), self._gpu_bytes(), resident_bytes()
+        checkpoint = sum(array.nbytes for array in loop.lane.pipeline.snapshot(self._place).values())
+        forget_peak()
+        loop.checkpoint()
+        # From the second one on they are as they go on to be.
+        moved = min(series, math.ceil(series * self._around.checkpoint_every_s / self._work.interval_s))
+        taken_s = []
+        for _ in range(2):
+            loop.take(polls.of(min(_AT_ONCE, moved)), math.ceil(moved / min(_AT_ONCE, moved)))
+            taken_s.append(loop.checkpoint())
+        more = max(peak_bytes() - resident, 0)
         return held, gpu - before_gpu, checkpoint, more, min(taken_s)
 
     def _turns(self, few: Arrays | None, series: int) -> tuple[tuple[tuple[int, float], ...], float, float]:
         """Return (points of a poll and the time of its turn, bytes of a point in the largest, working memory)."""
         turns, point_bytes, before = [], 0.0, resident_bytes()
-        with self._loop() as loop:
-            polls = _Polls(self._made, series, self._warm)
-            if few is not None:
-                loop.lane.pipeline.restore(self._place, _repeated(few, series, self._made))
-            for points in self._sizes_of_polls():
-                count = next(count for most, count in _POLLS.items() if points <= most)
-                loop.take(polls.of(points), max(1, count // 12))
-                seconds, size = loop.timed(polls.of(points), count)
-                turns.append((points, seconds / count))
-                point_bytes = size / (count * points)
-            for _ in range(_CHECKPOINTS):
-                loop.take(polls.of(points), 1)
-                loop.checkpoint()
-            working = resident_bytes(trimmed=False) - before - self._held(loop.lane)
+        loop = self._loop()
+        polls = _Polls(self._made, series, self._warm)
+        if few is not None:
+            loop.lane.pipeline.restore(self._place, _repeated(few, series, self._made))
+        for points in self._sizes_of_polls():
+            count = next(count for most, count in _POLLS.items() if points <= most)
+            loop.take(polls.of(points), max(1, count // 12))
+            seconds, size = loop.timed(polls.of(points), count)
+            turns.append((points, seconds / count))
+            point_bytes = size / (count * points)
+        for _ in range(_CHECKPOINTS):
+            loop.take(polls.of(points), 1)
+            loop.checkpoint()
+        working = resident_bytes(trimmed=False) - before - self._held(loop.lane)
         return tuple(turns), point_bytes, max(working, 0)
 
     def _held(self, lane: Lane) -> int:
@@ -264,27 +260,27 @@ class _Stages:
         most = min(max(_POLLS), self._around.most_records * self._made.rows_of_record)
         return [*(points for points in _POLLS if points < most), most]
 
-    @contextmanager
-    def _loop(self) -> "Iterator[_Loop]":
-        with tempfile.TemporaryDirectory(prefix="offkey-plan-") as folder:
-            yield _Loop(self._lane(), self._place, Path(folder), self._around.checkpoint_every_s)
+    def _loop(self) -> "_Loop":
+        return _Loop(self._lane(), self._place, self._around.checkpoint_every_s)
 
-    def _gpu_bytes(self) -> int:
+    def _gpu_bytes(self, *, anew: bool = False) -> int:
+        """Return the most memory of the GPU that was taken since this was asked anew."""
         if self._device.type != "cuda":
             return 0
-        peak = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        return int(peak)
+        if anew:
+            # The peak is then what is taken now.
+            torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.max_memory_allocated())
 
 
 class _Loop:
-    """A worker over polls that are prepared, with its checkpoints in a folder."""
+    """A worker over polls that are prepared, whose checkpoints go nowhere."""
 
-    def __init__(self, lane: Lane, place: TopicPartition, folder: Path, checkpoint_every_s: float) -> None:
+    def __init__(self, lane: Lane, place: TopicPartition, checkpoint_every_s: float) -> None:
         self.lane, self._place, self._clock, self._every_s = lane, place, _Clock(), checkpoint_every_s
         self._source = RehearsedSource(place)
         options = WorkerOptions("alerts", "dead", poll_timeout_s=0.01, checkpoint_every_s=checkpoint_every_s)
-        checkpoints = StoredCheckpoints(ObjectStorage(folder.as_uri()))
+        checkpoints = StoredCheckpoints(RehearsedStorage())
         delivery = self._delivery = RehearsedDelivery()
         self._worker = Worker([lane], self._source, delivery, checkpoints, options, clock=self._clock)
         self._worker.step()

@@ -46,6 +46,8 @@ def _of_process(sized: Sized) -> Iterator[tuple[str, str]]:
             f"more than one core has: it takes {_rate(sized.most_points_per_s)} a second at most; see --processes"
         )
     yield "processor", share
+    for remark in sized.remarks:
+        yield "look", remark
     yield "one core takes", f"{_rate(sized.most_points_per_s)} a second at most"
 
 

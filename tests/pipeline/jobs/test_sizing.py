@@ -204,12 +204,14 @@ def test_the_plan_before_there_is_a_model(run: Run, tmp_path: Path) -> None:
         "machines": SERIES.model_dump(mode="json", exclude_unset=True) | {"max_series": 100},
         "payments": FEATURES.model_dump(mode="json", exclude_unset=True),
     }
-    path = configured(tmp_path, streams=streams)
+    kafka = {"bootstrap_servers": "127.0.0.1:1", "delivery": "exactly_once"}
+    path = configured(tmp_path, streams=streams, kafka=kafka)
     status, printed, said = run(str(path), "--series", "1000", "--interval", "10")
     assert status == 0
     assert "stream machines: vanilla, trained on made-up records: there is no model yet" in printed
     assert "max_series is 100: of 1,000 series no more are held" in printed
     assert "records belong to no series" in printed
+    assert "kafka.delivery is exactly_once: what its transactions take" in printed
     assert "GPU memory            -" in printed
     assert "machines: there is no model yet; one of its kind learns made-up records" in said
     assert not (tmp_path / "storage").exists()
