@@ -114,11 +114,11 @@ class RehearsedStorage(ObjectStorage):
     def get(self, name: str) -> bytes | None:
         return self._objects.get(name)
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | memoryview) -> None:
         if len(content) <= _SMALL_BYTES:
             self._objects[name] = bytes(content)
 
-    def create(self, name: str, content: bytes) -> bool:
+    def create(self, name: str, content: bytes | memoryview) -> bool:
         self.put(name, content)
         return True
 

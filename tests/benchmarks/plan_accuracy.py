@@ -172,9 +172,7 @@ def run(folder: Path, broker: str, leg: Leg, seconds: float, worker_core: set[in
             said = running.end()
             assert running.process.returncode == 0, said
     turns = sum_of(ended, "offkey_batch_records_count") - sum_of(begun, "offkey_batch_records_count")
-    checkpoint = max(
-        path.stat().st_size for path in (folder / leg.name / "checkpoints").rglob("*") if path.is_file()
-    )
+    checkpoint = full_checkpoint_bytes(folder / leg.name / "checkpoints" / "hosts" / leg.name / "0")
     stages_s = (planned["cpu_share"] - planned["client_share"]) * planned["turn"]["seconds"]
     measured = {
         "memory_bytes": memory,
@@ -205,6 +203,17 @@ def run(folder: Path, broker: str, leg: Leg, seconds: float, worker_core: set[in
         },
         "unpacking_s": planned["unpacking_s"],
     }
+
+
+def full_checkpoint_bytes(folder: Path) -> int:
+    """Return the size of a checkpoint that holds all: one file, or those of the newest chain up to its first state."""
+    chains = sorted({path.parent for path in folder.rglob("*") if path.is_file()}, reverse=True)
+    for chain in chains:
+        parts = sorted(path for path in chain.iterdir() if path.is_file())
+        closing = [number for number, part in enumerate(parts) if not part.name.endswith("open")]
+        if closing:
+            return sum(part.stat().st_size for part in parts[: closing[0] + 1])
+    raise AssertionError("there is no checkpoint")
 
 
 def on_cores_run(cores: set[int], arguments: Sequence[str]) -> str:
