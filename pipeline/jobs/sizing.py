@@ -100,7 +100,7 @@ class Sized:
     memory_bytes: float
     """Process and series, between two checkpoints."""
     most_memory_bytes: float
-    """The same while a checkpoint is written, with the largest poll in memory."""
+    """The same while a checkpoint is written and series fill their first window, with the largest polls."""
     checkpoint_bytes: float
     cpu_share: float
     client_share: float
@@ -173,7 +173,7 @@ def reckon(
         stream, found = settings.streams[name], measured[name]
         held = _held(stream, asked) if stream.kind == "series" else 0
         incidents = incidents_a_day(stream, detectors[name], asked)
-        share = found.turn_s(each_points) / turn.seconds + found.checkpoint_s.of(held) / every_s
+        share = found.turn_s(each_points, turn.rested) / turn.seconds + found.checkpoint_s.of(held) / every_s
         streams.append(
             OfStream(
                 stream=name,
@@ -196,9 +196,10 @@ def reckon(
     point_bytes = float(np.mean([found.point_bytes for found in measured.values()]))
     poll_bytes = min(kafka.max_poll_bytes, kafka.max_poll_records * (_RECORD_BYTES + point_bytes))
     # Partitions are written one after the other, so at most one stream's checkpoint is being written.
-    checkpoint_memory = max(
+    written = max(
         found.checkpoint_memory.of(each.series) for each, found in zip(streams, measured.values(), strict=True)
     )
+    warming = max(found.warming_bytes for found in measured.values())
     on_gpu = [each.gpu_bytes for each in streams if each.gpu_bytes is not None]
     return Sized(
         asked=asked,
@@ -207,7 +208,7 @@ def reckon(
         working_bytes=working,
         unpacking_s=machine.unpacking_s,
         memory_bytes=memory,
-        most_memory_bytes=memory + checkpoint_memory + poll_bytes + _ANSWERS * kafka.fetch_max_bytes,
+        most_memory_bytes=memory + written + warming + poll_bytes + _ANSWERS * kafka.fetch_max_bytes,
         checkpoint_bytes=sum(each.checkpoint_bytes for each in streams),
         cpu_share=sum(each.cpu_share for each in streams) + client_share,
         client_share=client_share,

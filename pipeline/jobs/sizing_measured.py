@@ -10,8 +10,9 @@ layout from `windows.MANY` series on, so sizes lie on the side that is asked abo
   process has grown after the largest polls and some checkpoints.
 - A checkpoint is what `snapshot` returns. Its memory is by how much the process holds more at most while one is
   made; it is written nowhere.
-- Time is that of the processor, of all threads, for one turn of the loop with polls of several sizes; records are
-  unpacked by the Kafka client's code. No alarm is raised in it: false ones are rare, and true ones nobody knows.
+- Time is that of the processor, of all threads, for one turn of the loop with polls of several sizes, both one
+  after the other and after a rest. Records are unpacked by the Kafka client's code. No alarm is raised in it: false
+  ones are rare, and true ones nobody knows.
 """
 
 import math
@@ -46,6 +47,9 @@ _SIZES = (8_192, 16_384)
 _AT_ONCE = 4_096
 _POLLS = {1: 60, 16: 60, 128: 60, 512: 30, 2_048: 8, 8_192: 3, 16_000: 2}
 """Sizes of polls, and how many of each are measured."""
+REST_S = 0.01
+_RESTED_POINTS = 2_048
+"""Larger polls are those of a backlog."""
 _CHECKPOINTS = 3
 _UNPACKED, _UNPACKINGS = 1_000, 15
 
@@ -91,6 +95,16 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Turned:
+    """The processor's time for a turn of the loop with a poll of so many points."""
+
+    points: int
+    seconds: float
+    rested_s: float
+    """After the loop has waited for `REST_S`: others have had the caches meanwhile."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """What one stream takes; memory in bytes, times in seconds of one core."""
 
@@ -103,20 +117,23 @@ class Measured:
     checkpoint_memory: Line
     """What is held more while one is written."""
     checkpoint_s: Line
+    warming_bytes: float
+    """What is held more while as many series as a poll may have fill their first window with one poll."""
     gpu: Line | None
     """None: no GPU."""
-    turns: tuple[tuple[int, float], ...]
-    """(points of a poll, time of a turn of the loop)."""
+    turns: tuple["Turned", ...]
+    """By ascending number of points."""
     point_bytes: float
     """What a point takes on its way from the broker, uncompressed, in a large batch."""
 
-    def turn_s(self, points: float) -> float:
-        """Return the time of a turn with so many points; between the sizes measured in a straight line."""
-        sizes, times = zip(*self.turns, strict=True)
-        if points > sizes[-1]:
-            return float(times[-1] * points / sizes[-1])
-        # Nothing is done for no points.
-        return float(np.interp(points, (0, *sizes), (times[0], *times))) if points > 0 else 0.0
+    def turn_s(self, points: float, rested: float = 0.0) -> float:
+        """Return the time of a turn with so many points; between the sizes measured in a straight line.
+
+        `rested`, from 0 to 1, is how much of what comes with a rest is to be added.
+        """
+        sizes = [each.points for each in self.turns]
+        times = [each.seconds + rested * (each.rested_s - each.seconds) for each in self.turns]
+        return float(np.interp(points, sizes, times) * max(points / sizes[-1], 1.0))
 
 
 @dataclass(frozen=True)
@@ -176,7 +193,7 @@ class _Stages:
             self._process(lane, source, point, 8)
 
     def measured(self) -> Measured:
-        few = self._state_of_few() if self._of_series else None
+        few = self._state_of_few(self._warm) if self._of_series else None
         sizes = sizes_for(self._work.series)
         # What comes with the first checkpoint is no part of a series either.
         self._look(few, _FEW)
@@ -190,7 +207,8 @@ class _Stages:
             )
         turns, point_bytes, working = self._turns(few, min(self._work.series, sizes[1]))
         on_gpu = gpu if self._device.type == "cuda" else None
-        return Measured(memory, working, checkpoint, more, checkpoint_s, on_gpu, turns, point_bytes)
+        warming = 0.0 if few is None else self._warming_bytes()
+        return Measured(memory, working, checkpoint, more, checkpoint_s, warming, on_gpu, turns, point_bytes)
 
     def _lane(self) -> Lane:
         settings, detector = self._settings, self._detector
@@ -206,9 +224,9 @@ class _Stages:
         """Points after which all buffers are full and have been compacted."""
         return 2 * (self._detector.spec.window + self._settings.alerts.delay) + 64
 
-    def _state_of_few(self) -> Arrays:
+    def _state_of_few(self, points: int) -> Arrays:
         lane, source = self._lane(), RehearsedSource(self._place)
-        for point in range(self._warm):
+        for point in range(points):
             self._process(lane, source, point, _FEW)
         return lane.pipeline.snapshot(self._place)
 
@@ -234,9 +252,10 @@ class _Stages:
         more = max(peak_bytes() - resident, 0)
         return held, gpu - before_gpu, checkpoint, more, min(taken_s)
 
-    def _turns(self, few: Arrays | None, series: int) -> tuple[tuple[tuple[int, float], ...], float, float]:
-        """Return (points of a poll and the time of its turn, bytes of a point in the largest, working memory)."""
-        turns, point_bytes, before = [], 0.0, resident_bytes()
+    def _turns(self, few: Arrays | None, series: int) -> tuple[tuple[Turned, ...], float, float]:
+        """Return (turns with polls of several sizes, bytes of a point in the largest, working memory)."""
+        turns: list[Turned] = []
+        point_bytes, before = 0.0, resident_bytes()
         loop = self._loop()
         polls = _Polls(self._made, series, self._warm)
         if few is not None:
@@ -245,13 +264,28 @@ class _Stages:
             count = next(count for most, count in _POLLS.items() if points <= most)
             loop.take(polls.of(points), max(1, count // 12))
             seconds, size = loop.timed(polls.of(points), count)
-            turns.append((points, seconds / count))
+            rested_s = seconds
+            if points <= _RESTED_POINTS:
+                # Never less than without: what differs then is chance.
+                rested_s = max(loop.timed(polls.of(points), count, REST_S)[0], seconds)
+            turns.append(Turned(points, seconds / count, rested_s / count))
             point_bytes = size / (count * points)
         for _ in range(_CHECKPOINTS):
             loop.take(polls.of(points), 1)
             loop.checkpoint()
         working = resident_bytes(trimmed=False) - before - self._held(loop.lane)
         return tuple(turns), point_bytes, max(working, 0)
+
+    def _warming_bytes(self) -> float:
+        """Return what it takes that series fill their first window, as many at once as can be."""
+        last, most = self._detector.spec.window - 1, min(self._work.series, self._around.most_records)
+        series, loop = min(most, _SIZES[0]), self._loop()
+        state = _repeated(self._state_of_few(last), series, self._made)
+        loop.lane.pipeline.restore(self._place, state)
+        before = resident_bytes()
+        forget_peak()
+        loop.take(_Polls(self._made, series, last).of(series), 1)
+        return (peak_bytes() - before) / series * most
 
     def _held(self, lane: Lane) -> int:
         return sum(held_bytes(lane.pipeline, {id(self._detector)}).values())
@@ -290,13 +324,16 @@ class _Loop:
         for _ in range(count):
             self.timed(polls, 1)
 
-    def timed(self, polls: Iterator[Sequence[Payload]], count: int) -> tuple[float, int]:
-        """Take so many polls; return (the processor's time for them, their bytes)."""
+    def timed(self, polls: Iterator[Sequence[Payload]], count: int, rest_s: float = 0.0) -> tuple[float, int]:
+        """Take so many polls, with a rest before each; return (the processor's time for them, their bytes)."""
         size = sum(self._source.prepare(next(polls)) for _ in range(count))
-        began_s = time.process_time()
+        taken_s = 0.0
         for _ in range(count):
+            if rest_s:
+                time.sleep(rest_s)
+            began_s = time.process_time()
             self._worker.step()
-        taken_s = time.process_time() - began_s
+            taken_s += time.process_time() - began_s
         assert not self._delivery.sent, "a made-up record was rejected, or raised an alarm"
         return taken_s, size
 

@@ -37,7 +37,10 @@ def _of_stream(stream: OfStream) -> Iterator[tuple[str, str]]:
 def _of_process(sized: Sized) -> Iterator[tuple[str, str]]:
     yield "the worker", ""
     yield "memory", f"{_size(sized.memory_bytes)}, of which {_size(sized.base_bytes)} without series and records"
-    yield "memory at most", f"{_size(sized.most_memory_bytes)}, with a checkpoint and the largest poll under way"
+    yield (
+        "memory at most",
+        f"{_size(sized.most_memory_bytes)}, when many series begin at once, with a checkpoint and the largest poll",
+    )
     gpu = "-" if sized.gpu_bytes is None else f"{_size(sized.gpu_bytes)}, beside what CUDA itself takes"
     yield "GPU memory", gpu
     share = f"{_share(sized.cpu_share)} of one core, of which {_share(sized.client_share)} is the Kafka client's"

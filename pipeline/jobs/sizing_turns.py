@@ -5,21 +5,21 @@ a turn takes its own time and that in which the broker gathers. What the stages 
 (`sizing_measured`). What the Kafka client does for it cannot be measured without a broker: `CLIENT` was, beside
 one, and is scaled by how fast this machine unpacks records against the one it is of.
 
-It is of records that come evenly, one by one, uncompressed, in one partition, without alerts; producers that send
-many at once make fewer turns.
+A turn after a rest takes longer than one that follows another, for the caches have been others' meanwhile.
+
+It is of records that come evenly, uncompressed, in one partition, without alerts; producers that send many at once
+make fewer turns.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.config import KafkaSettings
-from pipeline.jobs.sizing_measured import Measured
+from pipeline.jobs.sizing_measured import REST_S, Measured
 
-_BATCH_BYTES = 61
-"""Header of a batch on the wire; of records that come one by one each has its own."""
+_ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Client:
 
     poll_s: float
     """A poll with records: to ask, to take the answer, to commit."""
+    rested_s: float
+    """By how much longer that takes after a rest."""
     empty_s: float
     """A poll that comes back empty after `fetch_max_wait`."""
     wait_s: float
@@ -41,7 +43,13 @@ class Client:
 
 
 CLIENT = Client(
-    poll_s=0.0010, empty_s=0.0008, wait_s=0.0015, idle_share=0.003, memory_bytes=25e6, unpacking_s=0.0028
+    poll_s=0.0006,
+    rested_s=0.0014,
+    empty_s=0.0008,
+    wait_s=0.0011,
+    idle_share=0.003,
+    memory_bytes=25e6,
+    unpacking_s=0.0028,
 )
 """Measured by `tests/benchmarks/plan_accuracy.py`, on 2 cores of an AMD EPYC with the broker beside."""
 
@@ -53,7 +61,13 @@ class Turn:
     seconds: float
     points: float
     cpu_s: float
-    keeps_up: bool
+    """Time of the processor, without checkpoints."""
+    rested: float
+    """How much of a rest the loop has, from 0 to 1."""
+
+    @property
+    def keeps_up(self) -> bool:
+        return self.cpu_s <= self.seconds
 
 
 def turn_of(streams: Sequence[Measured], each_per_s: float, kafka: KafkaSettings, slower: float = 1.0) -> Turn:
@@ -63,32 +77,34 @@ def turn_of(streams: Sequence[Measured], each_per_s: float, kafka: KafkaSettings
     `fetch_min_bytes`, or after `fetch_max_wait`; of evenly coming records one by one the first answers it.
     """
     per_s, count = each_per_s * len(streams), len(streams)
-    point_bytes = float(np.mean([found.point_bytes for found in streams])) + _BATCH_BYTES
+    point_bytes = float(np.mean([found.point_bytes for found in streams]))
     enough_s = max(kafka.fetch_min_bytes / (per_s * point_bytes), 1 / per_s)
-    largest = float(sum(found.turns[-1][0] for found in streams))
+    largest = float(sum(found.turns[-1].points for found in streams))
 
-    def worked_s(points: float) -> float:
-        return slower * CLIENT.poll_s + sum(found.turn_s(points / count) for found in streams)
+    def worked_s(points: float, rested: float) -> float:
+        own_s = sum(found.turn_s(points / count, rested) for found in streams)
+        return own_s + slower * (CLIENT.poll_s + rested * CLIENT.rested_s)
 
-    seconds = 1 / per_s
-    for _ in range(1_000):
-        worked = worked_s(per_s * seconds) + slower * CLIENT.wait_s
-        longer = max(worked, min(worked + kafka.fetch_max_wait, enough_s), 1 / per_s)
-        if per_s * longer > largest:
-            return Turn(largest / per_s, largest, worked_s(largest), worked_s(largest) <= largest / per_s)
-        if math.isclose(longer, seconds, rel_tol=1e-6):
-            break
-        seconds = longer
-    return Turn(seconds, per_s * seconds, worked_s(per_s * seconds), True)
+    seconds, rested = enough_s, 0.0
+    for _ in range(_ROUNDS):
+        worked = worked_s(per_s * seconds, rested) + slower * CLIENT.wait_s
+        wanted = max(worked, min(worked + kafka.fetch_max_wait, enough_s))
+        if per_s * wanted > largest:
+            return Turn(largest / per_s, largest, worked_s(largest, 0.0), 0.0)
+        # By halves, for a turn that has no rest is shorter, and then has one.
+        seconds = (seconds + wanted) / 2
+        rested = (rested + min(max(seconds - worked, 0.0) / REST_S, 1.0)) / 2
+    return Turn(seconds, per_s * seconds, worked_s(per_s * seconds, rested), rested)
 
 
 def client_share_of(turn: Turn, kafka: KafkaSettings, slower: float) -> float:
     """Return the share of a core that the Kafka client takes at such turns."""
+    poll_s = CLIENT.poll_s + turn.rested * CLIENT.rested_s
     empty_per_s = max(1 / kafka.fetch_max_wait - 1 / turn.seconds, 0.0)
-    return slower * (CLIENT.poll_s / turn.seconds + CLIENT.empty_s * empty_per_s + CLIENT.idle_share)
+    return slower * (poll_s / turn.seconds + CLIENT.empty_s * empty_per_s + CLIENT.idle_share)
 
 
 def most_points_per_s(streams: Sequence[Measured], slower: float) -> float:
     """Return what one core takes at most, in the largest polls."""
-    points = sum(found.turns[-1][0] for found in streams)
-    return points / (sum(found.turns[-1][1] for found in streams) + slower * CLIENT.poll_s)
+    points = sum(found.turns[-1].points for found in streams)
+    return points / (sum(found.turns[-1].seconds for found in streams) + slower * CLIENT.poll_s)

@@ -206,9 +206,8 @@ def run(folder: Path, broker: str, leg: Leg, seconds: float, worker_core: set[in
 
 
 def full_checkpoint_bytes(folder: Path) -> int:
-    """Return the size of a checkpoint that holds all: one file, or those of the newest chain up to its first state."""
-    chains = sorted({path.parent for path in folder.rglob("*") if path.is_file()}, reverse=True)
-    for chain in chains:
+    """Return the size of one that holds all: a file, or those of the newest chain up to its first state."""
+    for chain in sorted({path.parent for path in folder.rglob("*") if path.is_file()}, reverse=True):
         parts = sorted(path for path in chain.iterdir() if path.is_file())
         closing = [number for number, part in enumerate(parts) if not part.name.endswith("open")]
         if closing:

@@ -16,7 +16,7 @@ from pipeline.connectors.rehearsed import RehearsedSource
 from pipeline.fields import decoder_of
 from pipeline.jobs import sizing
 from pipeline.jobs.sizing import Asked, incidents_a_day, points_meant
-from pipeline.jobs.sizing_measured import Line, Measured
+from pipeline.jobs.sizing_measured import Line, Measured, Turned
 from pipeline.jobs.sizing_records import MadeUp
 from pipeline.jobs.sizing_turns import CLIENT, client_share_of, turn_of
 from pipeline.lanes import build_lane
@@ -25,8 +25,9 @@ from tests.commands import configured, only_line, promote
 from tests.streams import CPU, FEATURES, SERIES, features_detector, series_detector
 
 NONE = Line(0.0, 0.0)
-STREAM = Measured(NONE, 0.0, NONE, NONE, NONE, None, ((1, 0.002), (1_000, 0.004), (10_000, 0.04)), 39.0)
-"""A turn of at least 2 ms; records of 39 bytes, alone 100 with the header of their batch."""
+TURNS = (Turned(1, 0.002, 0.003), Turned(1_000, 0.004, 0.005), Turned(10_000, 0.04, 0.04))
+STREAM = Measured(NONE, 0.0, NONE, NONE, NONE, 0.0, None, TURNS, 100.0)
+"""A turn of at least 2 ms, and 3 ms after a rest; records of 100 bytes."""
 PLACE = TopicPartition("metrics", 0)
 
 Run = Callable[..., tuple[int, str, str]]
@@ -61,7 +62,7 @@ def test_between_two_polls_that_were_measured_a_turn_lies_between_theirs() -> No
     assert STREAM.turn_s(0.5) == STREAM.turn_s(1) == 0.002
     assert STREAM.turn_s(5_500) == pytest.approx(0.022)
     assert STREAM.turn_s(20_000) == pytest.approx(0.08)
-    assert STREAM.turn_s(0) == 0.0
+    assert STREAM.turn_s(1, 0.5) == pytest.approx(0.0025)
 
 
 def test_records_that_come_seldom_have_a_turn_each() -> None:
@@ -72,7 +73,8 @@ def test_records_that_come_seldom_have_a_turn_each() -> None:
 
 def test_records_that_come_while_a_turn_works_wait_for_the_next_one() -> None:
     turn = turn_of([STREAM], 1_000.0, KafkaSettings())
-    own_s = STREAM.turn_s(turn.points) + CLIENT.poll_s + CLIENT.wait_s
+    assert turn.rested < 0.2
+    own_s = turn.cpu_s + CLIENT.wait_s
     assert turn.seconds == pytest.approx(own_s, rel=1e-3)
     assert turn.points == pytest.approx(1_000 * own_s, rel=1e-3)
 
@@ -81,7 +83,8 @@ def test_the_broker_gathers_until_there_is_enough_or_the_wait_is_over() -> None:
     enough = turn_of([STREAM], 5_000.0, KafkaSettings(fetch_min_bytes=50_000, fetch_max_wait=1.0))
     assert enough.points == pytest.approx(500)
     over = turn_of([STREAM], 100.0, KafkaSettings(fetch_min_bytes=50_000, fetch_max_wait=1.0))
-    assert over.seconds == pytest.approx(1.0 + STREAM.turn_s(100) + CLIENT.poll_s + CLIENT.wait_s, rel=1e-2)
+    assert over.seconds == pytest.approx(1.0 + over.cpu_s + CLIENT.wait_s)
+    assert over.cpu_s == pytest.approx(STREAM.turn_s(over.points, 1.0) + CLIENT.poll_s + CLIENT.rested_s)
 
 
 def test_the_client_takes_less_the_fewer_turns_there_are() -> None:
