@@ -40,10 +40,12 @@ from pipeline.stages.windows import MANY
 from pipeline.stream import Arrays, Lane
 from pipeline.worker import Worker, WorkerOptions, quiet_collector
 
-_FEW = 178
+_FEW = 89
 """Series whose state is repeated."""
-_SIZES = (8_192, 16_384)
-"""Series that are held to measure with, where buffers are those of few."""
+_SIZES, _TURNED = (2_048, 4_096), 16_384
+"""Series that are held to measure with, where buffers are those of few; and most of them while turns are timed."""
+_TURNS_S = 2.5
+"""Larger polls are not timed where those before have taken so long."""
 _AT_ONCE = 4_096
 _POLLS = {1: 60, 16: 60, 128: 60, 512: 30, 2_048: 8, 8_192: 3, 16_000: 2}
 """Sizes of polls, and how many of each are measured."""
@@ -205,7 +207,7 @@ class _Stages:
             memory, gpu, checkpoint, more, checkpoint_s = (
                 Line.through(sizes, found) for found in zip(*looks, strict=True)
             )
-        turns, point_bytes, working = self._turns(few, min(self._work.series, sizes[1]))
+        turns, point_bytes, working = self._turns(few, min(self._work.series, max(sizes[1], _TURNED)))
         on_gpu = gpu if self._device.type == "cuda" else None
         warming = 0.0 if few is None else self._warming_bytes()
         return Measured(memory, working, checkpoint, more, checkpoint_s, warming, on_gpu, turns, point_bytes)
@@ -221,8 +223,8 @@ class _Stages:
 
     @property
     def _warm(self) -> int:
-        """Points after which all buffers are full and have been compacted."""
-        return 2 * (self._detector.spec.window + self._settings.alerts.delay) + 64
+        """Points after which all buffers are full."""
+        return 2 * self._detector.spec.window + self._settings.alerts.delay + 8
 
     def _state_of_few(self, points: int) -> Arrays:
         lane, source = self._lane(), RehearsedSource(self._place)
@@ -260,7 +262,10 @@ class _Stages:
         polls = _Polls(self._made, series, self._warm)
         if few is not None:
             loop.lane.pipeline.restore(self._place, _repeated(few, series, self._made))
+        spent_s = 0.0
         for points in self._sizes_of_polls():
+            if spent_s > _TURNS_S:
+                break
             count = next(count for most, count in _POLLS.items() if points <= most)
             loop.take(polls.of(points), max(1, count // 12))
             seconds, size = loop.timed(polls.of(points), count)
@@ -269,7 +274,7 @@ class _Stages:
                 # Never less than without: what differs then is chance.
                 rested_s = max(loop.timed(polls.of(points), count, REST_S)[0], seconds)
             turns.append(Turned(points, seconds / count, rested_s / count))
-            point_bytes = size / (count * points)
+            point_bytes, spent_s = size / (count * points), spent_s + seconds + rested_s
         for _ in range(_CHECKPOINTS):
             loop.take(polls.of(points), 1)
             loop.checkpoint()
@@ -279,7 +284,7 @@ class _Stages:
     def _warming_bytes(self) -> float:
         """Return what it takes that series fill their first window, as many at once as can be."""
         last, most = self._detector.spec.window - 1, min(self._work.series, self._around.most_records)
-        series, loop = min(most, _SIZES[0]), self._loop()
+        series, loop = min(most, _SIZES[1]), self._loop()
         state = _repeated(self._state_of_few(last), series, self._made)
         loop.lane.pipeline.restore(self._place, state)
         before = resident_bytes()

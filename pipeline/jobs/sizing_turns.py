@@ -106,5 +106,7 @@ def client_share_of(turn: Turn, kafka: KafkaSettings, slower: float) -> float:
 
 def most_points_per_s(streams: Sequence[Measured], slower: float) -> float:
     """Return what one core takes at most, in the largest polls."""
-    points = sum(found.turns[-1].points for found in streams)
-    return points / (sum(found.turns[-1].seconds for found in streams) + slower * CLIENT.poll_s)
+    each_s = [
+        (last.seconds + slower * CLIENT.poll_s) / last.points for last in (found.turns[-1] for found in streams)
+    ]
+    return len(streams) / sum(each_s)

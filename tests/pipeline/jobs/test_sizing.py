@@ -18,7 +18,7 @@ from pipeline.jobs import sizing
 from pipeline.jobs.sizing import Asked, incidents_a_day, points_meant
 from pipeline.jobs.sizing_measured import Line, Measured, Turned
 from pipeline.jobs.sizing_records import MadeUp
-from pipeline.jobs.sizing_turns import CLIENT, client_share_of, turn_of
+from pipeline.jobs.sizing_turns import CLIENT, client_share_of, most_points_per_s, turn_of
 from pipeline.lanes import build_lane
 from pipeline.protocols import TopicPartition
 from tests.commands import configured, only_line, promote
@@ -98,6 +98,13 @@ def test_more_than_a_core_takes_is_told() -> None:
     assert not turn.keeps_up
     assert turn.cpu_s / turn.seconds > 1
     assert turn_of([STREAM], 200_000.0, KafkaSettings()).keeps_up
+
+
+def test_what_a_core_takes_at_most_is_shared_by_the_streams() -> None:
+    """Each has as many points, whatever the size of the largest poll that was timed."""
+    slow = replace(STREAM, turns=(Turned(1_000, 0.04, 0.04),))
+    each_s = (0.04 + CLIENT.poll_s) / 10_000 + (0.04 + CLIENT.poll_s) / 1_000
+    assert most_points_per_s([STREAM, slow], 1.0) == pytest.approx(2 / each_s)
 
 
 @pytest.mark.parametrize(
