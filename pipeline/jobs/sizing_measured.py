@@ -17,7 +17,7 @@ layout from `windows.MANY` series on, so sizes lie on the side that is asked abo
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +30,15 @@ import pipeline.health  # noqa: F401  # a worker holds these too
 from models.detector import Detector
 from models.files import from_files
 from pipeline.config import StreamSettings
-from pipeline.connectors.checkpoints import StoredCheckpoints
-from pipeline.connectors.rehearsed import Payload, RehearsedDelivery, RehearsedSource, RehearsedStorage
+from pipeline.connectors.rehearsed import RehearsedSource
+from pipeline.jobs.sizing_loop import Loop, Polls
 from pipeline.jobs.sizing_memory import forget_peak, held_bytes, peak_bytes, resident_bytes
 from pipeline.jobs.sizing_records import MadeUp
 from pipeline.lanes import build_lane, choose_device
 from pipeline.protocols import TopicPartition
 from pipeline.stages.windows import MANY
 from pipeline.stream import Arrays, Lane
-from pipeline.worker import Worker, WorkerOptions, quiet_collector
+from pipeline.worker import quiet_collector
 
 _FEW = 89
 """Series whose state is repeated."""
@@ -163,16 +163,6 @@ def measure(works: Sequence[Work], around: Surroundings) -> tuple[Machine, list[
     return machine, [each.measured() for each in stages]
 
 
-class _Clock:
-    """Stands still between two looks."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 class _Stages:
     """One stream's stages, to be measured."""
 
@@ -236,7 +226,7 @@ class _Stages:
         """Return (memory, GPU memory, a checkpoint's bytes, its memory, its time) with so many series."""
         state = None if few is None else _repeated(few, series, self._made)
         loop = self._loop()
-        polls = _Polls(self._made, series, self._warm)
+        polls = Polls(self._made, series, self._warm)
         before_gpu = self._gpu_bytes(anew=True)
         if state is not None:
             loop.lane.pipeline.restore(self._place, state)
@@ -259,7 +249,7 @@ class _Stages:
         turns: list[Turned] = []
         point_bytes, before = 0.0, resident_bytes()
         loop = self._loop()
-        polls = _Polls(self._made, series, self._warm)
+        polls = Polls(self._made, series, self._warm)
         if few is not None:
             loop.lane.pipeline.restore(self._place, _repeated(few, series, self._made))
         spent_s = 0.0
@@ -289,7 +279,7 @@ class _Stages:
         loop.lane.pipeline.restore(self._place, state)
         before = resident_bytes()
         forget_peak()
-        loop.take(_Polls(self._made, series, last).of(series), 1)
+        loop.take(Polls(self._made, series, last).of(series), 1)
         return (peak_bytes() - before) / series * most
 
     def _held(self, lane: Lane) -> int:
@@ -299,8 +289,8 @@ class _Stages:
         most = min(max(_POLLS), self._around.most_records * self._made.rows_of_record)
         return [*(points for points in _POLLS if points < most), most]
 
-    def _loop(self) -> "_Loop":
-        return _Loop(self._lane(), self._place, self._around.checkpoint_every_s)
+    def _loop(self) -> Loop:
+        return Loop(self._lane(), self._place, self._around.checkpoint_every_s)
 
     def _gpu_bytes(self, *, anew: bool = False) -> int:
         """Return the most memory of the GPU that was taken since this was asked anew."""
@@ -310,66 +300,6 @@ class _Stages:
             # The peak is then what is taken now.
             torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.max_memory_allocated())
-
-
-class _Loop:
-    """A worker over polls that are prepared, whose checkpoints go nowhere."""
-
-    def __init__(self, lane: Lane, place: TopicPartition, checkpoint_every_s: float) -> None:
-        self.lane, self._place, self._clock, self._every_s = lane, place, _Clock(), checkpoint_every_s
-        self._source = RehearsedSource(place)
-        options = WorkerOptions("alerts", "dead", poll_timeout_s=0.01, checkpoint_every_s=checkpoint_every_s)
-        checkpoints = StoredCheckpoints(RehearsedStorage())
-        delivery = self._delivery = RehearsedDelivery()
-        self._worker = Worker([lane], self._source, delivery, checkpoints, options, clock=self._clock)
-        self._worker.step()
-
-    def take(self, polls: Iterator[Sequence[Payload]], count: int) -> None:
-        """Take so many polls."""
-        for _ in range(count):
-            self.timed(polls, 1)
-
-    def timed(self, polls: Iterator[Sequence[Payload]], count: int, rest_s: float = 0.0) -> tuple[float, int]:
-        """Take so many polls, with a rest before each; return (the processor's time for them, their bytes)."""
-        size = sum(self._source.prepare(next(polls)) for _ in range(count))
-        taken_s = 0.0
-        for _ in range(count):
-            if rest_s:
-                time.sleep(rest_s)
-            began_s = time.process_time()
-            self._worker.step()
-            taken_s += time.process_time() - began_s
-        assert not self._delivery.sent, "a made-up record was rejected, or raised an alarm"
-        return taken_s, size
-
-    def checkpoint(self) -> float:
-        """Have one written; return the processor's time."""
-        progress = self._worker.partitions.progress[self._place]
-        self._clock.now_s += self._every_s
-        began_s = time.process_time()
-        while progress.checkpointed < progress.next_offset:
-            self._worker.step()
-        return time.process_time() - began_s
-
-
-class _Polls:
-    """The points of so many series in turn, from a point of time on."""
-
-    def __init__(self, made: MadeUp, series: int, point: int) -> None:
-        self._made, self._series, self._point, self._next = made, series, point, 0
-
-    def of(self, points: int) -> Iterator[list[Payload]]:
-        """Yield polls of so many points."""
-        while True:
-            found: list[Payload] = []
-            left = points
-            while left:
-                high = min(self._next + left, self._series)
-                found += self._made.payloads(self._point, self._next, high)
-                left -= high - self._next
-                self._next = high % self._series
-                self._point += self._next == 0
-            yield found
 
 
 def sizes_for(series: int) -> tuple[int, int]:
