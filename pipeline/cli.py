@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_letters, cli_worker
+from pipeline import cli_letters, cli_sizing, cli_worker
 from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
@@ -125,6 +125,9 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
         Console().print(table)
     if any(row.verdict == "wrong" for row in rows):
         raise typer.Exit(1)
+
+
+app.command("plan")(cli_sizing.plan)
 
 
 @app.command()

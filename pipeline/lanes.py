@@ -85,14 +85,18 @@ def build_lane(
     version: str,
     device: torch.device,
     partitions: int = 1,
+    thresholds: OfBudget | None = None,
 ) -> Lane:
-    """Put a stream's stages together around a detector; its topic's partitions share the stream's budget."""
+    """Put a stream's stages together around a detector; its topic's partitions share the stream's budget.
+
+    `thresholds` stand in the place of those that follow from the budget.
+    """
     alerts = settings.alerts
     plan = StreamPlan(
         name=stream,
         decoder=decoder_of(settings, detector.spec.features),
-        thresholds=_thresholds(settings, detector),
-        series_in_budget=_series_in_budget(alerts, partitions),
+        thresholds=thresholds or _thresholds(settings, detector),
+        series_in_budget=series_in_budget(alerts, partitions),
         fields_of=_fields_of(settings),
         quiet_points=alerts.quiet_points,
         hysteresis=alerts.hysteresis,
@@ -161,7 +165,7 @@ def _thresholds(settings: StreamSettings, detector: Detector) -> OfBudget:
     )
 
 
-def _series_in_budget(alerts: AlertSettings, partitions: int) -> float | None:
+def series_in_budget(alerts: AlertSettings, partitions: int) -> float | None:
     """Return how many series' budgets are a partition's share of the stream's; None: it has none."""
     if alerts.stream_budget is None:
         return None

@@ -111,7 +111,7 @@ def train_stream(
         detector = fit_detector(
             settings.kind,
             names,
-            _plan(settings, len(names)),
+            plan_of_settings(settings, len(names)),
             read.columns,
             device=device,
             delays=[settings.alerts.delay],
@@ -162,13 +162,18 @@ def wrong_option(settings: StreamSettings) -> tuple[str, str] | None:
     tried += [(option, {**network, option: options[option]}) for option in [*network, *options]]
     for key, some in [*tried, ("architecture", options)]:
         try:
-            _plan(settings, 2, some)
+            plan_of_settings(settings, 2, some)
         except ValueError as error:
             return key, str(error)
     return None
 
 
-def _plan(settings: StreamSettings, features: int, options: Mapping[str, Any] | None = None) -> Plan:
+def plan_of_settings(settings: StreamSettings, features: int, options: Mapping[str, Any] | None = None) -> Plan:
+    """Return what a stream's settings ask for of a model for so many features; `options` in place of the model's.
+
+    Raises:
+        ValueError: no such architecture or option.
+    """
     written = [view.model_dump(exclude_unset=True) for view in settings.model.views or ()]
     # Only of `fade` a null says something.
     views = [{key: value for key, value in view.items() if value is not None or key == "fade"} for view in written]

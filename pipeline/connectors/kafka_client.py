@@ -2,7 +2,8 @@
 
 This is the one module that imports the library. Its classes carry no types; the modules beside this one give
 them some: `kafka_source` reads as a member of a group, `kafka_history` reads outside any, `kafka_publisher`
-writes, `kafka_transactions` writes and commits as one, `kafka_topics` asks about topics.
+writes, `kafka_transactions` writes and commits as one, `kafka_topics` asks about topics, `rehearsed` unpacks what
+no broker has sent.
 """
 
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from contextlib import contextmanager
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as client_errors
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
+from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.serializer import SerializeWrapper
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from kafka.structs import TopicPartition as ClientPartition
@@ -27,10 +30,13 @@ __all__ = [
     "ConfigResourceType",
     "ConsumerGroupMetadata",
     "ConsumerRebalanceListener",
+    "FetchedRecords",
     "KafkaAdminClient",
     "KafkaConsumer",
     "KafkaProducer",
     "MemberToRemove",
+    "MemoryRecords",
+    "MemoryRecordsBuilder",
     "OffsetAndMetadata",
     "SerializeWrapper",
     "StickyPartitionAssignor",
@@ -38,6 +44,8 @@ __all__ = [
     "translated",
 ]
 
+FetchedRecords = Fetcher.PartitionRecords
+"""What unpacks an answer of the broker to the records that a poll returns."""
 NO_MEMBER = (
     client_errors.CommitFailedError,
     client_errors.RebalanceInProgressError,

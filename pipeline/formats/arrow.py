@@ -14,7 +14,7 @@ Legend: N rows of one record batch.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -294,6 +294,25 @@ def _place(
     if not fits(inside):
         raise Malformed("wrong_type", f"column {name!r} holds {inside}, not {wanted}; cast it in the producer")
     return place
+
+
+def encode(columns: Mapping[Path, Sequence[Any]]) -> bytes:
+    """Return rows as one value: texts and numbers by the path of their field, as many of each."""
+    sink = pyarrow.BufferOutputStream()
+    table = _struct_of(columns).flatten()
+    names = list(dict.fromkeys(path[0] for path in columns))
+    batch = pyarrow.record_batch(dict(zip(names, table, strict=True)))
+    with pyarrow.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _struct_of(columns: Mapping[Path, Sequence[Any]]) -> Any:
+    inside: dict[str, dict[Path, Sequence[Any]]] = {}
+    for path, column in columns.items():
+        inside.setdefault(path[0], {})[path[1:]] = column
+    parts = [pyarrow.array(each[()]) if () in each else _struct_of(each) for each in inside.values()]
+    return pyarrow.StructArray.from_arrays(parts, names=list(inside))
 
 
 def _width(inside: Any) -> int:

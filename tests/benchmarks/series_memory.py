@@ -8,64 +8,22 @@ others may be at work beside it.
 """
 
 import argparse
-import gc
 import json
 import platform
 import subprocess
 import sys
 import time
-from ctypes import CDLL
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from pipeline.jobs.sizing_memory import held_bytes, resident_bytes
 from pipeline.protocols import TopicPartition
 from tests.benchmarks.many_series import TOPIC, lane_of, live_polls, model, state_of_many
 
 COUNTS, POLLED, POLLS = (1_000, 200_000, 1_000_000), 16_000, 100
 PLACE = TopicPartition(TOPIC, 0)
-
-
-def resident_bytes() -> int:
-    """Return what this process holds in memory, once it has given back what is free."""
-    gc.collect()
-    CDLL(None).malloc_trim(0)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
-
-
-def held_bytes(owner: object, seen: set[int]) -> dict[str, int]:
-    """Return the bytes that the objects below `owner` take, by kind; those in `seen` belong to others."""
-    found: dict[str, int] = {}
-    waiting: list[Any] = [owner]
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen or isinstance(each, type) or callable(each):
-            continue
-        seen.add(id(each))
-        if isinstance(each, torch.Tensor):
-            storage = each.untyped_storage()
-            kind, size = "tensors", 0 if storage.data_ptr() in seen else storage.nbytes()
-            seen.add(storage.data_ptr())
-        elif isinstance(each, np.ndarray):
-            base = each
-            while isinstance(base.base, np.ndarray):
-                base = base.base
-            kind, size = "columns", 0 if base.ctypes.data in seen else base.nbytes
-            seen.add(base.ctypes.data)
-        else:
-            kind, size = type(each).__name__, sys.getsizeof(each)
-            if isinstance(each, dict):
-                waiting += [*each.keys(), *each.values()]
-            elif isinstance(each, list | tuple | set):
-                waiting += each
-            elif hasattr(each, "__dict__"):
-                waiting += vars(each).values()
-        found[kind] = found.get(kind, 0) + size
-    return found
 
 
 def measure(series: int) -> dict[str, Any]:
