@@ -1,9 +1,10 @@
-"""Checkpoints in storage: `checkpoints/STREAM/TOPIC/PARTITION/SEQUENCE-RUN/NUMBER-FOLLOWS-OFFSET`, a part each.
+"""Checkpoints in storage: `checkpoints/STREAM/TOPIC/PARTITION/SEQUENCE-RUN-NUMBER-FOLLOWS-OFFSET`, a part each.
 
-A folder holds the chain of parts of one run of a worker. The sequence rises with each chain, so the newest is the
+SEQUENCE-RUN is the chain of parts of one run of a worker. The sequence rises with each chain, so the newest is the
 one begun last: a topic that was made anew begins at low offsets again. RUN is drawn at random, so that two workers
-that both believe to own a partition write two chains and not one. A part rests on the one whose number is FOLLOWS,
-0 for the first. OFFSET tells where the state stands that a part completes; it is `open` where it completes none.
+that both believe to own a partition write two chains and not one. A chain has no folder of its own: on a disk that
+would stay, empty, and whoever removed it might do so just as another part was put there.
+A part rests on the one whose number is FOLLOWS, 0 for the first. OFFSET tells where the state stands that a part completes; it is `open` where it completes none.
 What a part holds is told in `pipeline.part_memory`. Objects are only created, never written over: a part that
 storage seemed not to take, and took, stays beside the one that was written in its place.
 
@@ -49,7 +50,7 @@ _PRUNED_AT_ONCE = 16
 """Old parts that are removed with each new one: a store may take long for each."""
 _EARLY_FORMAT = ("offkey.checkpoint", 1)
 _HASH_BYTES = hashlib.sha256().digest_size
-_PART = re.compile(r"(\d+)-([0-9a-f]+)/(\d+)-(\d+)-(\d+|open)")
+_PART = re.compile(r"(\d+)-([0-9a-f]+)-(\d+)-(\d+)-(\d+|open)")
 _EARLY = re.compile(r"(\d+)-(\d+)")
 
 
@@ -96,7 +97,7 @@ class StoredCheckpoints:
         chain.tried += 1
         ends = checkpoint.next_offset if part.closes else "open"
         number = f"{chain.tried:06d}-{chain.last:06d}"
-        name = f"{folder}/{chain.sequence:012d}-{chain.run}/{number}-{ends}"
+        name = f"{folder}/{chain.sequence:012d}-{chain.run}-{number}-{ends}"
         content = part.memory.seal(
             {
                 "stream": checkpoint.stream,

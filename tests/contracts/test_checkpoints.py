@@ -166,6 +166,15 @@ def test_the_chain_before_is_kept_and_earlier_ones_are_removed() -> None:
     assert found(checkpoints, 79) is None
 
 
+def test_chains_that_are_removed_leave_nothing_on_a_disk(tmp_path: Path) -> None:
+    run = Run(StoredCheckpoints(ObjectStorage(tmp_path.as_uri())))
+    for offset in range(5):
+        run.renew()
+        run.write(offset)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
+    assert len(list((tmp_path / FOLDER).iterdir())) == 2
+
+
 def test_old_parts_are_removed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store may take so long for each that the part would be taken for lost."""
     monkeypatch.setattr("pipeline.connectors.checkpoints._PRUNED_AT_ONCE", 2)
