@@ -10,8 +10,8 @@ storage seemed not to take, and took, stays beside the one that was written in i
 
 A state is read from the first part of its chain to the one with its offset. A part that is damaged, missing or of
 an unknown format takes all that rest on it with it, and the newest state without it is taken, of the same chain or
-of the one before. So the chain before is kept until the next one holds a state. It goes newest part first: what is
-left of it by a crash is a chain still.
+of the one before. So the chain before is kept until the next one holds a state, and what was begun after it. It
+goes newest part first: what is left of it by a crash is a chain still.
 
 Earlier versions wrote `checkpoints/STREAM/TOPIC/PARTITION/SEQUENCE-OFFSET`, a whole state each: the sha256 of the
 rest, then safetensors. They count as chains of one part.
@@ -244,15 +244,17 @@ class StoredCheckpoints:
             logger.error("checkpoint %s is refused, the one before is taken: %s", name, why)
 
     def _prune(self, folder: str, stream: str, chain: Chain) -> bool:
-        """Remove parts of the chains before this one, but for the newest chain of them that holds a state.
+        """Remove the parts of chains older than the newest one before this chain that holds a state.
 
-        Another worker's that was begun at the same time or later is its own matter. The chain itself is written,
-        so what storage does not remove is only said; the next chain tries again. Returns whether that is all.
+        Chains between the two hold none yet: what is left of a run that ended, or the owner's that has just begun,
+        where this is the chain of a worker that lost the partition without knowing. They go with the next chain, if
+        it is so, and so do those that were begun at the same time or later. The chain itself is written, so what
+        storage does not remove is only said; the next chain tries again. Returns whether that is all.
         """
         try:
             before = [parts for parts in self._chains(folder) if parts[0].sequence < chain.sequence]
-            kept = next((parts for parts in before if any(self._states(parts, stream))), None)
-            old = [place for parts in reversed(before) if parts is not kept for place in parts]
+            kept = next((at for at, parts in enumerate(before) if any(self._states(parts, stream))), len(before))
+            old = [place for parts in reversed(before[kept + 1 :]) for place in parts]
             for place in old[:_PRUNED_AT_ONCE]:
                 self._storage.delete(place.name)
             return len(old) <= _PRUNED_AT_ONCE

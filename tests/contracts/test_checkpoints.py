@@ -116,6 +116,24 @@ def test_two_runs_at_once_write_two_chains(checkpoints: Checkpoints) -> None:
     assert found(checkpoints) == [20]
 
 
+def test_a_run_that_was_late_leaves_the_chain_that_the_owner_has_begun(checkpoints: Checkpoints) -> None:
+    first, owner, zombie = Run(checkpoints), Run(checkpoints), Run(checkpoints)
+    first.write(90, 100)
+    owner.write(110, closes=False)
+    zombie.write(120)
+    assert found(checkpoints, 119) == [90, 100]
+    owner.write(115)
+    assert found(checkpoints, 119) == [110, 115]
+
+
+def test_what_a_run_has_begun_and_not_ended_goes_with_the_second_chain_after_it() -> None:
+    checkpoints = MemoryCheckpoints()
+    for offset, closes in ((10, True), (20, False), (30, True), (40, True)):
+        Run(checkpoints).write(offset, closes=closes)
+    assert len(checkpoints.storage.list(FOLDER)) == 2
+    assert found(checkpoints, 39) == [30]
+
+
 def test_runs_that_begin_at_once_take_the_same_sequence(checkpoints: Checkpoints) -> None:
     one, other = Run(checkpoints), Run(checkpoints)
     one.chain.sequence = other.chain.sequence = 7
@@ -483,11 +501,12 @@ def test_the_early_formats_are_read_and_followed(version: str, caplog: pytest.Lo
     run.write(420)
     assert [name.rpartition("/metrics/0/")[2].partition("-")[0] for name in storage.list("checkpoints")] == [
         "000000000043",
+        "000000000044",
         "000000000045",
     ]
     run.renew()
     run.write(430)
-    assert not any(name.endswith("-400") for name in storage.objects)
+    assert not any(name.endswith(("-400", "-410")) for name in storage.objects)
 
 
 def test_a_foreign_object_is_reported_and_left_alone(
