@@ -303,6 +303,30 @@ def test_records_go_on_between_the_parts_of_a_checkpoint(monkeypatch: pytest.Mon
             assert_same(state_of(earlier), undisturbed("machines", earlier.next_offset))
 
 
+def test_a_partition_that_comes_back_at_once_is_checkpointed_after_what_others_wrote() -> None:
+    """Another worker had it for a moment and wrote a chain, but committed nothing."""
+    place = PLACES["machines"]
+    bench = Bench(partitions=1)
+    bench.fill(series_payloads(40))
+    worker = bench.worker(max_poll_records=60)
+    for _ in range(2):
+        worker.step()
+        worker.checkpoint()
+    lane, at = worker.lanes[0], worker.partitions.progress[place]
+    facts = Checkpoint(lane.name, place, at.topic_id, at.next_offset, "v1", lane.pipeline.shape)
+    theirs = PartMemory.of(lane.pipeline.snapshot(place))
+    bench.checkpoints.write(Part(facts, Chain(), theirs, closes=True))
+    # Lost and gained again between two looks: it is told as gained only.
+    worker.source._told -= {place}  # type: ignore[attr-defined]
+    worker.step()
+    worker.checkpoint()
+    assert worker.partitions.progress[place] is at, "its state is kept"
+    newest = bench.checkpoints.newest(lane.name, place, 10**9)
+    assert newest is not None
+    assert newest.next_offset == bench.broker.committed[place] == 160
+    assert_same(streams.state_of(newest), lane.pipeline.snapshot(place))
+
+
 class Ended(BaseException):
     """Ends a worker at a call of its storage, as SIGKILL would."""
 
