@@ -48,6 +48,8 @@ _READ_AHEAD = 3
 """Parts that are read while one is restored."""
 _PRUNED_AT_ONCE = 16
 """Old parts that are removed with each new one: a store may take long for each."""
+_LOOKS_EVERY = 10
+"""So many parts apart a chain looks for a newer one: to a store listing costs as much as writing."""
 _EARLY_FORMAT = ("offkey.checkpoint", 1)
 _HASH_BYTES = hashlib.sha256().digest_size
 _PART = re.compile(r"(\d+)-([0-9a-f]+)-(\d+)-(\d+)-(\d+|open)")
@@ -118,8 +120,8 @@ class StoredCheckpoints:
         else:
             chain.base_bytes += len(content)
         chain.last, chain.closed, chain.whole = chain.tried, chain.closed or part.closes, part.closes
-        if chain.closed and not chain.pruned:
-            chain.pruned = self._prune(folder, checkpoint.stream, chain)
+        if chain.closed and (not chain.pruned or chain.tried % _LOOKS_EVERY == 0):
+            self._look_around(folder, checkpoint.stream, chain)
 
     def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
         for chain in self._chains(_folder(stream, partition)):
@@ -243,24 +245,28 @@ class StoredCheckpoints:
             metrics.CHECKPOINTS_REFUSED.labels(stream).inc()
             logger.error("checkpoint %s is refused, the one before is taken: %s", name, why)
 
-    def _prune(self, folder: str, stream: str, chain: Chain) -> bool:
-        """Remove the parts of chains older than the newest one before this chain that holds a state.
+    def _look_around(self, folder: str, stream: str, chain: Chain) -> None:
+        """Note whether another worker has begun a newer chain, and remove old ones.
 
-        Chains between the two hold none yet: what is left of a run that ended, or the owner's that has just begun,
-        where this is the chain of a worker that lost the partition without knowing. They go with the next chain, if
-        it is so, and so do those that were begun at the same time or later. The chain itself is written, so what
-        storage does not remove is only said; the next chain tries again. Returns whether that is all.
+        That is the parts of all chains older than the newest one before this chain that holds a state. Chains
+        between the two hold none yet: what is left of a run that ended, or the owner's that has just begun, where
+        this is the chain of a worker that lost the partition without knowing. They go with the next chain, if it is
+        so, and so do those that were begun at the same time or later. The chain itself is written, so what storage
+        does not remove is only said; the next chain tries again.
         """
         try:
-            before = [parts for parts in self._chains(folder) if parts[0].sequence < chain.sequence]
+            chains = self._chains(folder)
+            own = chain.sequence, chain.run
+            chain.overtaken = any(parts[0].chain > own for parts in chains)
+            before = [parts for parts in chains if parts[0].sequence < chain.sequence]
             kept = next((at for at, parts in enumerate(before) if any(self._states(parts, stream))), len(before))
             old = [place for parts in reversed(before[kept + 1 :]) for place in parts]
             for place in old[:_PRUNED_AT_ONCE]:
                 self._storage.delete(place.name)
-            return len(old) <= _PRUNED_AT_ONCE
+            chain.pruned = len(old) <= _PRUNED_AT_ONCE
         except (TransientError, ConfigError) as error:
             logger.warning("old checkpoints in %s are left: %s", folder, error)
-            return True
+            chain.pruned = True
 
 
 def decode(content: bytes) -> tuple[Checkpoint, Arrays, str]:

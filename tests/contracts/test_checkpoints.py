@@ -126,6 +126,21 @@ def test_a_run_that_was_late_leaves_the_chain_that_the_owner_has_begun(checkpoin
     assert found(checkpoints, 119) == [110, 115]
 
 
+def test_an_owner_that_was_overtaken_soon_begins_a_chain_that_is_read(checkpoints: Checkpoints) -> None:
+    """Else what it writes until its chain has grown long would be for nothing."""
+    owner, zombie = Run(checkpoints), Run(checkpoints)
+    owner.write_arrays(10, {"rows": np.zeros((10**5, 1), np.float32)})
+    zombie.write(20)
+    for offset in range(30, 130, 10):
+        owner.write(offset)
+    assert owner.chain.is_long
+    assert found(checkpoints) == [20]
+    owner.renew()
+    owner.write(*range(130, 330, 10))
+    assert not owner.chain.overtaken
+    assert found(checkpoints) == [*range(130, 330, 10)]
+
+
 def test_what_a_run_has_begun_and_not_ended_goes_with_the_second_chain_after_it() -> None:
     checkpoints = MemoryCheckpoints()
     for offset, closes in ((10, True), (20, False), (30, True), (40, True)):
