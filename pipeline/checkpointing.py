@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 PART_BYTES = 8 << 20
 """Size of a part, as far as that is up to us: a few milliseconds of copying, and the memory that is held for it."""
+_TURN_S = 0.005
+"""So long a turn goes on at most with parts that storage takes at once."""
 _PATIENCE_S = 5.0
 """A part that is on its way for longer is a failure, and a partition that begins anew waits no longer for it."""
 _FAILING_PATIENCE_S = 0.5
@@ -120,14 +122,17 @@ class Checkpointing:
     def go_on(self, wait_s: float) -> None:
         """Write on at what is due, waiting for storage so long at most.
 
+        With no time to wait it still takes a few milliseconds, as long as storage takes each part at once: many
+        small partitions would need as many turns.
+
         What storage does not take is counted, said once until it takes all again, and left for the next round.
         """
-        until_s = time.monotonic() + wait_s
-        while self.busy:
-            if self._flight is not None and not self._arrived(max(until_s - time.monotonic(), 0)):
-                return
-            if not self._send_next() or time.monotonic() >= until_s:
-                break
+        until_s = time.monotonic() + max(wait_s, _TURN_S)
+        # What has been on its way since a turn before is not written at once: none of the few milliseconds are for it.
+        sends = self._flight is None or self._arrived(wait_s)
+        while sends and self._send_next():
+            left_s = until_s - time.monotonic()
+            sends = left_s > 0 and self._arrived(left_s)
         if not self.busy and not self._failed and self._failing_since_s is not None:
             logger.warning(
                 "storage takes checkpoints again, after %.0f s", time.monotonic() - self._failing_since_s

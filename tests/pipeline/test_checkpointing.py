@@ -1,5 +1,7 @@
 """Checkpoints of a pipeline and of a worker: whatever fails, what is restored is the state of its offset."""
 
+import threading
+import time
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -278,6 +280,7 @@ def test_an_offset_that_moves_alone_is_a_small_part() -> None:
 
 def test_records_go_on_between_the_parts_of_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.checkpointing.PART_BYTES", 1)
+    monkeypatch.setattr("pipeline.checkpointing._TURN_S", 0.0)
     lane, checkpoints, place = lane_of("machines"), MemoryCheckpoints(), PLACES["machines"]
     progress = Progress(0, 0, -1, "t")
     checkpointing = Checkpointing({"metrics": lane}, checkpoints, {place: progress})
@@ -448,7 +451,54 @@ def test_storage_that_fails_at_any_call_costs_no_state(
             assert_same(streams.state_of(newest), final_state(stream))
 
 
-def test_storage_that_works_again_is_said_while_records_go_on(caplog: pytest.LogCaptureFixture) -> None:
+class Slow(MemoryCheckpoints):
+    """Storage that counts what it is asked to write, and writes while it `answers`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.answers = threading.Event()
+
+    def write(self, part: Part) -> None:
+        self.asked += 1
+        self.answers.wait()
+        super().write(part)
+
+
+def moved(count: int) -> dict[TopicPartition, Progress]:
+    """As many partitions, without series, that stand past their checkpoints."""
+    return {TopicPartition("metrics", number): Progress(9, 0, -1, "t") for number in range(count)}
+
+
+def test_small_partitions_are_written_in_one_turn_where_storage_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.checkpointing._TURN_S", 60.0)
+    progress = moved(64)
+    checkpointing = Checkpointing({"metrics": lane_of("machines")}, MemoryCheckpoints(), progress)
+    checkpointing.begin_round()
+    checkpointing.go_on(0)
+    assert not checkpointing.busy
+    assert {each.checkpointed for each in progress.values()} == {9}
+
+
+def test_a_part_on_its_way_is_waited_for_in_no_later_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints, progress = Slow(), moved(3)
+    checkpointing = Checkpointing({"metrics": lane_of("machines")}, checkpoints, progress)
+    checkpointing.begin_round()
+    checkpointing.go_on(0)
+    monkeypatch.setattr("pipeline.checkpointing._TURN_S", 60.0)
+    begun_s = time.monotonic()
+    checkpointing.go_on(0)
+    assert time.monotonic() - begun_s < 30
+    assert checkpoints.asked == 1
+    checkpoints.answers.set()
+    checkpointing.go_on(60)
+    assert {each.checkpointed for each in progress.values()} == {9}
+
+
+def test_storage_that_works_again_is_said_while_records_go_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.checkpointing._TURN_S", 0.0)
     lane, storage, place = lane_of("machines"), Failing(), PLACES["machines"]
     progress = Progress(0, 0, -1, "t")
     checkpointing = Checkpointing({"metrics": lane}, StoredCheckpoints(storage), {place: progress})
