@@ -201,8 +201,7 @@ class Checkpointing:
             return self._land(wait_s)
         except (TransientError, ConfigError) as error:
             self._note_failure(flight.partition, error)
-            if flight.partition in self._waiting:
-                self._waiting.remove(flight.partition)
+            self._strike_off(flight)
             return True
 
     def _land(self, wait_s: float) -> bool:
@@ -221,10 +220,19 @@ class Checkpointing:
         if flight.part.closes:
             # Of a state that was thrown away meanwhile nobody asks any more.
             flight.progress.checkpointed = flight.part.checkpoint.next_offset
-            # One that was sent before the round began may be older than what the round is to write.
-            if flight.round == self._round and flight.partition in self._waiting:
-                self._waiting.remove(flight.partition)
+            self._strike_off(flight)
         return True
+
+    def _strike_off(self, flight: _Flight) -> None:
+        """Have a partition wait no longer; behind all others where its part was sent before the round began.
+
+        That may be older than what the round is to write, and where it failed, the round is another try. At the head
+        it would keep the others from their turn for as long as storage takes longer than a round.
+        """
+        if flight.partition in self._waiting:
+            self._waiting.remove(flight.partition)
+            if flight.round != self._round:
+                self._waiting.append(flight.partition)
 
     def _unanswered(self) -> TransientError:
         return TransientError(f"storage has not answered for {self._writer.taken_s:.0f} s")

@@ -452,15 +452,15 @@ def test_storage_that_fails_at_any_call_costs_no_state(
 
 
 class Slow(MemoryCheckpoints):
-    """Storage that counts what it is asked to write, and writes while it `answers`."""
+    """Storage that notes what it is asked to write, by partition, and writes once it `answers`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = 0
+        self.asked: list[int] = []
         self.answers = threading.Event()
 
     def write(self, part: Part) -> None:
-        self.asked += 1
+        self.asked.append(part.checkpoint.partition.partition)
         self.answers.wait()
         super().write(part)
 
@@ -489,10 +489,36 @@ def test_a_part_on_its_way_is_waited_for_in_no_later_turn(monkeypatch: pytest.Mo
     begun_s = time.monotonic()
     checkpointing.go_on(0)
     assert time.monotonic() - begun_s < 30
-    assert checkpoints.asked == 1
+    assert checkpoints.asked == [0]
     checkpoints.answers.set()
     checkpointing.go_on(60)
     assert {each.checkpointed for each in progress.values()} == {9}
+
+
+class Recovering(Slow):
+    """Storage that fails where it is asked first, once it answers."""
+
+    def write(self, part: Part) -> None:
+        super().write(part)
+        if len(self.asked) == 1:
+            raise TransientError("no answer")
+
+
+@pytest.mark.parametrize("storage", [Slow, Recovering])
+def test_a_part_of_an_earlier_round_is_followed_by_another_after_all_others(storage: type[Slow]) -> None:
+    """Be it written or not; the last round too leaves no partition out for it."""
+    checkpoints, progress = storage(), moved(3)
+    checkpointing = Checkpointing({"metrics": lane_of("machines")}, checkpoints, progress)
+    checkpointing.begin_round()
+    checkpointing.go_on(0)
+    for each in progress.values():
+        each.next_offset += 1
+    checkpointing.begin_round(last=True)
+    checkpoints.answers.set()
+    checkpointing.go_on(60)
+    assert checkpoints.asked == [0, 1, 2, 0]
+    assert checkpointing.behind() == []
+    assert not checkpointing.busy
 
 
 def test_storage_that_works_again_is_said_while_records_go_on(
