@@ -189,7 +189,7 @@ class Checkpointing:
             model_version=lane.model_version,
             shape=lane.pipeline.shape,
         )
-        part = Part(checkpoint, progress.chain, self._memory, cut.closes)
+        part = Part(checkpoint, progress.chain, self._memory, cut.closes, cut.whole)
         self._flight = _Flight(partition, progress, part, cut, self._round)
         self._writer.begin(part)
 

@@ -283,6 +283,8 @@ class Part:
     """Not to be touched before the part is written or has failed."""
     closes: bool
     """With it the chain holds the state that the checkpoint tells of; before, it holds pieces of several."""
+    whole: bool = False
+    """It holds that state by itself, and rests on no other part."""
 
 
 class Checkpoints(Protocol):

@@ -3,8 +3,9 @@
 SEQUENCE-RUN is the chain of parts of one run of a worker. The sequence rises with each chain, so the newest is the
 one begun last: a topic that was made anew begins at low offsets again. RUN is drawn at random, so that two workers
 that both believe to own a partition write two chains and not one. A chain has no folder of its own: on a disk that
-would stay, empty, and whoever removed it might do so just as another part was put there.
-A part rests on the one whose number is FOLLOWS, 0 for the first. OFFSET tells where the state stands that a part completes; it is `open` where it completes none.
+would stay, empty, and whoever removed it might do so just as another part was put there. A part rests on the one
+whose number is FOLLOWS, 0 for the first and for one that holds a whole state. OFFSET tells where the state stands
+that a part completes; it is `open` where it completes none.
 What a part holds is told in `pipeline.part_memory`. Objects are only created, never written over: a part that
 storage seemed not to take, and took, stays beside the one that was written in its place.
 
@@ -98,7 +99,7 @@ class StoredCheckpoints:
             chain.sequence = 1 + max((place.sequence for place in self._found(folder)), default=0)
         chain.tried += 1
         ends = checkpoint.next_offset if part.closes else "open"
-        number = f"{chain.tried:06d}-{chain.last:06d}"
+        number = f"{chain.tried:06d}-{0 if part.whole else chain.last:06d}"
         name = f"{folder}/{chain.sequence:012d}-{chain.run}-{number}-{ends}"
         content = part.memory.seal(
             {

@@ -145,7 +145,7 @@ class Owner:
         cut = self.pipeline.cut(self.place, self.memory, most_bytes)
         facts = Checkpoint(self.stream, self.place, "t", self.offset, "v1", self.pipeline.shape)
         try:
-            self.checkpoints.write(Part(facts, self.chain, self.memory, cut.closes))
+            self.checkpoints.write(Part(facts, self.chain, self.memory, cut.closes, cut.whole))
         except TransientError:
             self.pipeline.uncut(self.place, cut)
             return False
@@ -328,6 +328,25 @@ def test_a_partition_that_comes_back_at_once_is_checkpointed_after_what_others_w
     assert newest is not None
     assert newest.next_offset == bench.broker.committed[place] == 160
     assert_same(streams.state_of(newest), lane.pipeline.snapshot(place))
+
+
+def test_a_state_of_one_part_outlives_damage_to_those_before_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Records of features are few numbers: each part holds them all."""
+    lane, checkpoints, place = lane_of("payments"), MemoryCheckpoints(), PLACES["payments"]
+    progress = Progress(0, 0, -1, "t")
+    checkpointing = Checkpointing({"payments": lane}, checkpoints, {place: progress})
+    for low in (0, 100):
+        scored(lane.pipeline, "payments", low, low + 100)
+        progress.next_offset = low + 100
+        checkpointing.begin_round()
+        checkpointing.go_on(60)
+    first, _ = checkpoints.storage.list("checkpoints")
+    checkpoints.storage.put(first, b"damaged")
+    newest = checkpoints.newest("payments", place, 10**9)
+    assert newest is not None
+    assert newest.next_offset == 200
+    assert_same(state_of(newest), undisturbed("payments", 200))
+    assert "refused" not in caplog.text
 
 
 class Ended(BaseException):
