@@ -128,7 +128,7 @@ class Checkpointing:
         What storage does not take is counted, said once until it takes all again, and left for the next round.
         """
         until_s = time.monotonic() + max(wait_s, _TURN_S)
-        # What has been on its way since a turn before is not written at once: none of the few milliseconds are for it.
+        # What is on its way from a turn before is not written at once: none of the few milliseconds are for it.
         sends = self._flight is None or self._arrived(wait_s)
         while sends and self._send_next():
             left_s = until_s - time.monotonic()
@@ -226,8 +226,8 @@ class Checkpointing:
     def _strike_off(self, flight: _Flight) -> None:
         """Have a partition wait no longer; behind all others where its part was sent before the round began.
 
-        That may be older than what the round is to write, and where it failed, the round is another try. At the head
-        it would keep the others from their turn for as long as storage takes longer than a round.
+        That may be older than what the round is to write, and where it failed, the round is another try. At the
+        head it would keep the others from their turn for as long as storage takes longer than a round.
         """
         if flight.partition in self._waiting:
             self._waiting.remove(flight.partition)

@@ -206,9 +206,10 @@ def run(folder: Path, broker: str, leg: Leg, seconds: float, worker_core: set[in
 
 
 def full_checkpoint_bytes(folder: Path) -> int:
-    """Return the size of one that holds all: a file, or those of the newest chain up to its first state."""
-    for chain in sorted({path.parent for path in folder.rglob("*") if path.is_file()}, reverse=True):
-        parts = sorted(path for path in chain.iterdir() if path.is_file())
+    """Return the size of one that holds all: the parts of the newest chain up to its first state."""
+    names = sorted(path.name for path in folder.iterdir())
+    for chain in sorted({name.rsplit("-", 3)[0] for name in names}, reverse=True):
+        parts = [folder / name for name in names if name.startswith(f"{chain}-")]
         closing = [number for number, part in enumerate(parts) if not part.name.endswith("open")]
         if closing:
             return sum(part.stat().st_size for part in parts[: closing[0] + 1])
