@@ -271,6 +271,9 @@ class Chain:
 
 MOST_LATER_PARTS = 200
 """Each is an object to be read at a restart, be it small."""
+MOST_STORED = 7
+"""So many times what all series take in a part storage holds of a partition at most: the chain before, the one that
+is read, each as long as three where all series change between two checkpoints, and the one that is begun."""
 
 
 @dataclass(frozen=True, slots=True)

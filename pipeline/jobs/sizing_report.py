@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.jobs.sizing import OfStream, Sized
+from pipeline.protocols import MOST_STORED
 
 _WIDTH = 22
 
@@ -29,7 +30,8 @@ def _of_stream(stream: OfStream) -> Iterator[tuple[str, str]]:
     yield "alerts a day", f"{_count(stream.alerts_a_day)}, {twice}"
     if stream.series:
         yield "memory of its series", f"{_size(stream.memory_bytes)}, {stream.bytes_per_series:,.0f} bytes each"
-        yield "checkpoint of all", _size(stream.checkpoint_bytes)
+        in_storage = _size(MOST_STORED * stream.checkpoint_bytes)
+        yield "checkpoint of all", f"{_size(stream.checkpoint_bytes)}; storage holds {in_storage} at most"
     for remark in stream.remarks:
         yield "look", remark
 

@@ -15,7 +15,7 @@ from pipeline.connectors.memory import MemoryCheckpoints, MemoryStorage
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import CheckpointError, ConfigError, TransientError
 from pipeline.part_memory import MAGIC, Arrays, PartMemory, read_part
-from pipeline.protocols import MOST_LATER_PARTS, Chain, Checkpoint, Checkpoints, Part, TopicPartition
+from pipeline.protocols import MOST_LATER_PARTS, MOST_STORED, Chain, Checkpoint, Checkpoints, Part, TopicPartition
 
 PLACE = TopicPartition("metrics", 3)
 FOLDER = "checkpoints/machines/metrics/3"
@@ -224,6 +224,28 @@ def test_old_parts_are_removed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     of_first = [[int(offset) for offset in offsets if int(offset) < 10] for offsets in left]
     assert of_first == [[0, 1, 2, 3, 4], [0, 1, 2], [0], [], [], [], []]
     assert run.chain.pruned
+
+
+class Watched(MemoryStorage):
+    """Storage that knows how many objects it held at most."""
+
+    most = 0
+
+    def create(self, name: str, content: bytes | memoryview) -> bool:
+        created = super().create(name, content)
+        self.most = max(self.most, len(self.objects))
+        return created
+
+
+def test_storage_holds_no_more_than_is_said() -> None:
+    """Each part is as large as the first: all series change between two checkpoints."""
+    storage = Watched()
+    run = Run(StoredCheckpoints(storage))
+    for offset in range(100, 130):
+        if run.chain.is_long:
+            run.renew()
+        run.write(offset)
+    assert storage.most == MOST_STORED
 
 
 class Fragile(MemoryStorage):
