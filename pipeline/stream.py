@@ -14,8 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy.typing as npt
 
 from pipeline.changes import Cut
-from pipeline.part_memory import Arrays as Arrays
-from pipeline.part_memory import PartMemory
+from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert
 from pipeline.stages.bounds import Bounds, Reason

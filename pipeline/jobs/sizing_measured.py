@@ -35,9 +35,10 @@ from pipeline.jobs.sizing_loop import Loop, Polls
 from pipeline.jobs.sizing_memory import forget_peak, held_bytes, peak_bytes, resident_bytes
 from pipeline.jobs.sizing_records import MadeUp
 from pipeline.lanes import build_lane, choose_device
+from pipeline.part_memory import Arrays
 from pipeline.protocols import TopicPartition
 from pipeline.stages.windows import MANY
-from pipeline.stream import Arrays, Lane
+from pipeline.stream import Lane
 from pipeline.worker import quiet_collector
 
 _FEW = 89
@@ -123,7 +124,7 @@ class Measured:
     """What is held more while as many series as a poll may have fill their first window with one poll."""
     gpu: Line | None
     """None: no GPU."""
-    turns: tuple["Turned", ...]
+    turns: tuple[Turned, ...]
     """By ascending number of points."""
     point_bytes: float
     """What a point takes on its way from the broker, uncompressed, in a large batch."""
