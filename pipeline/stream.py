@@ -139,11 +139,10 @@ class StreamPipeline(Protocol):
     def snapshot(self, partition: TopicPartition) -> Arrays:
         """Return all of a partition's state as one part, on its own and in memory of its own."""
 
-    def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back a state that is one part; an empty mapping is the state before the first record."""
+    def restore(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
+        """Put back a state from its parts in their order; of none, the state before the first record.
 
-    def restore_parts(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
-        """Put back a state from its parts in their order; one fault in them leaves a state to be dropped.
+        One fault in them leaves a state to be dropped.
 
         Raises:
             CheckpointError: reading the parts does, or one of them lacks what it rests on.

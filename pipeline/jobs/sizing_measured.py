@@ -230,7 +230,7 @@ class _Stages:
         polls = Polls(self._made, series, self._warm)
         before_gpu = self._gpu_bytes(anew=True)
         if state is not None:
-            loop.lane.pipeline.restore(self._place, state)
+            loop.lane.pipeline.restore(self._place, [state])
         loop.take(polls.of(_AT_ONCE), 2 * math.ceil(series / _AT_ONCE))
         held, gpu, resident = self._held(loop.lane), self._gpu_bytes(), resident_bytes()
         checkpoint = sum(array.nbytes for array in loop.lane.pipeline.snapshot(self._place).values())
@@ -252,7 +252,7 @@ class _Stages:
         loop = self._loop()
         polls = Polls(self._made, series, self._warm)
         if few is not None:
-            loop.lane.pipeline.restore(self._place, _repeated(few, series, self._made))
+            loop.lane.pipeline.restore(self._place, [_repeated(few, series, self._made)])
         spent_s = 0.0
         for points in self._sizes_of_polls():
             if spent_s > _TURNS_S:
@@ -277,7 +277,7 @@ class _Stages:
         last, most = self._detector.spec.window - 1, min(self._work.series, self._around.most_records)
         series, loop = min(most, _SIZES[1]), self._loop()
         state = _repeated(self._state_of_few(last), series, self._made)
-        loop.lane.pipeline.restore(self._place, state)
+        loop.lane.pipeline.restore(self._place, [state])
         before = resident_bytes()
         forget_peak()
         loop.take(Polls(self._made, series, last).of(series), 1)
