@@ -95,7 +95,7 @@ def test_the_path_of_a_user(broker: str, topics: dict[str, str], config: Path) -
 
     later = [(key, json.loads(value or b"")) for key, value in series_payloads(330, seed=7)[1200:]]
     for n, (_, row) in enumerate(later):
-        row["cpu"] += 20 * (n // 4 == 20)
+        row["cpu"] += 100 * (n // 4 == 20)
     records = arrow_of([(key, json.dumps(row).encode()) for key, row in later], [30, 60])
     produce(connection, topics["metrics"], [without(5, records[0]), (b"key", b"nonsense"), *records[1:]])
     checked = offkey("check", "--json", str(config))
