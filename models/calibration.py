@@ -129,12 +129,17 @@ def _between(at_S: FloatArray, known_SK: FloatArray, values_K: FloatArray) -> Fl
 def cluster_sizes(each: Sequence[FloatArray]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
     """Return the mean number of points of a cluster at each of `CLUSTER_LEVELS`: of all series, and of each.
 
-    A series' own clusters count beside a few of the pooled size.
+    A series' own clusters count beside a few of the pooled size. High levels are rarely reached, so those few are
+    as much larger or smaller as the series' clusters are at the level below.
     """
     counted = np.array([_clusters(score_T) for score_T in each], np.float64).reshape(-1, 2, len(CLUSTER_LEVELS))
     points_K, clusters_K = counted.sum(axis=0) + _FEW
     pooled_K = points_K / clusters_K
-    own_SK = (counted[:, 0] + _FEW * pooled_K) / (counted[:, 1] + _FEW)
+    own_SK, ratio_S = np.empty((len(each), len(CLUSTER_LEVELS))), np.ones(len(each))
+    for level, pooled in enumerate(pooled_K):
+        expected_S = np.maximum(pooled * ratio_S, 1.0)
+        own_SK[:, level] = (counted[:, 0, level] + _FEW * expected_S) / (counted[:, 1, level] + _FEW)
+        ratio_S = own_SK[:, level] / pooled
     return tuple(pooled_K.tolist()), [tuple(own_K) for own_K in own_SK.tolist()]
 
 

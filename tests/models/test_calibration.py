@@ -44,7 +44,9 @@ def test_points_of_one_incident_make_one_cluster() -> None:
     # Beside five pretended single points.
     pooled, own = cluster_sizes([scores, scores[:20]])
     assert pooled[-1] == (6 + 3 + 5) / (3 + 1 + 5)
-    assert own[1][-1] == (3 + 5 * pooled[-1]) / (1 + 5)
+    assert own[1][0] == (3 + 5 * pooled[0]) / (1 + 5)
+    # Of the next level as many as at this one are expected.
+    assert own[1][1] == pytest.approx((3 + 5 * own[1][0]) / (1 + 5))
     assert cluster_sizes([np.zeros(5)])[0] == (1.0,) * len(CLUSTER_LEVELS)
 
 
