@@ -52,6 +52,8 @@ class Cut:
     """Slots whose series have gone; some may have others now."""
     closes: bool
     """With this part the chain holds the state as it stands."""
+    whole: bool = False
+    """The part alone does."""
     chain: object = None
     """That it was taken of."""
 
@@ -101,7 +103,7 @@ class Changes:
         named = slots[~self._named_S[slots]]
         self._dirty_S[slots], self._named_S[named] = False, True
         dropped, chain.dropped = np.array(chain.dropped, np.int64), []
-        return Cut(slots, named, dropped, closes, chain)
+        return Cut(slots, named, dropped, closes, chain=chain)
 
     def put_back(self, partition: TopicPartition, own_S: BoolArray, cut: Cut) -> None:
         """Take back what `take` noted: its part was not written. Without effect once another chain has begun."""

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 PART_BYTES = 8 << 20
 """Size of a part, as far as that is up to us: a few milliseconds of copying, and the memory that is held for it."""
+_TURN_S = 0.005
+"""So long a turn goes on at most with parts that storage takes at once."""
 _PATIENCE_S = 5.0
 """A part that is on its way for longer is a failure, and a partition that begins anew waits no longer for it."""
 _FAILING_PATIENCE_S = 0.5
@@ -120,14 +122,17 @@ class Checkpointing:
     def go_on(self, wait_s: float) -> None:
         """Write on at what is due, waiting for storage so long at most.
 
+        With no time to wait it still takes a few milliseconds, as long as storage takes each part at once: many
+        small partitions would need as many turns.
+
         What storage does not take is counted, said once until it takes all again, and left for the next round.
         """
-        until_s = time.monotonic() + wait_s
-        while self.busy:
-            if self._flight is not None and not self._arrived(max(until_s - time.monotonic(), 0)):
-                return
-            if not self._send_next() or time.monotonic() >= until_s:
-                break
+        until_s = time.monotonic() + max(wait_s, _TURN_S)
+        # What has been on its way since a turn before is not written at once: none of the milliseconds are for it.
+        sends = self._flight is None or self._arrived(wait_s)
+        while sends and self._send_next():
+            left_s = until_s - time.monotonic()
+            sends = left_s > 0 and self._arrived(left_s)
         if not self.busy and not self._failed and self._failing_since_s is not None:
             logger.warning(
                 "storage takes checkpoints again, after %.0f s", time.monotonic() - self._failing_since_s
@@ -184,7 +189,7 @@ class Checkpointing:
             model_version=lane.model_version,
             shape=lane.pipeline.shape,
         )
-        part = Part(checkpoint, progress.chain, self._memory, cut.closes)
+        part = Part(checkpoint, progress.chain, self._memory, cut.closes, cut.whole)
         self._flight = _Flight(partition, progress, part, cut, self._round)
         self._writer.begin(part)
 
@@ -196,8 +201,7 @@ class Checkpointing:
             return self._land(wait_s)
         except (TransientError, ConfigError) as error:
             self._note_failure(flight.partition, error)
-            if flight.partition in self._waiting:
-                self._waiting.remove(flight.partition)
+            self._strike_off(flight)
             return True
 
     def _land(self, wait_s: float) -> bool:
@@ -216,10 +220,19 @@ class Checkpointing:
         if flight.part.closes:
             # Of a state that was thrown away meanwhile nobody asks any more.
             flight.progress.checkpointed = flight.part.checkpoint.next_offset
-            # One that was sent before the round began may be older than what the round is to write.
-            if flight.round == self._round and flight.partition in self._waiting:
-                self._waiting.remove(flight.partition)
+            self._strike_off(flight)
         return True
+
+    def _strike_off(self, flight: _Flight) -> None:
+        """Have a partition wait no longer; behind all others where its part was sent before the round began.
+
+        That may be older than what the round is to write, and where it failed, the round is another try. At the
+        head it would keep the others from their turn for as long as storage takes longer than a round.
+        """
+        if flight.partition in self._waiting:
+            self._waiting.remove(flight.partition)
+            if flight.round != self._round:
+                self._waiting.append(flight.partition)
 
     def _unanswered(self) -> TransientError:
         return TransientError(f"storage has not answered for {self._writer.taken_s:.0f} s")

@@ -105,9 +105,14 @@ class Partitions:
         self.forget(self.assigned)
 
     def _resume(self, partition: TopicPartition) -> None:
-        """Keep the state of a partition that came back at once, if nobody else worked on it meanwhile."""
-        next_offset, held = self.progress[partition].next_offset, self.source.offsets(partition)
+        """Keep the state of a partition that came back at once, if nobody else committed anything meanwhile.
+
+        Somebody may have begun a newer chain of it, and what is added to an older one is read no more.
+        """
+        progress, held = self.progress[partition], self.source.offsets(partition)
+        next_offset = progress.next_offset
         if self.source.committed(partition) == next_offset and held.begin <= next_offset <= held.end:
+            progress.chain = None
             self.source.start(partition, next_offset)
         else:
             self.forget([partition])

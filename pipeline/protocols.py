@@ -259,11 +259,14 @@ class Chain:
     """Size and number of the parts after it."""
     pruned: bool = False
     """Whether the chains before it, that nobody needs any more, are removed."""
+    overtaken: bool = False
+    """Whether another worker has begun a newer one, and what is added to this one is read no more."""
 
     @property
     def is_long(self) -> bool:
         """Whether all is better written anew, to bound what a restart reads and what storage holds."""
-        return self.whole and (self.later_bytes > self.base_bytes or self.later_parts >= MOST_LATER_PARTS)
+        many = self.later_bytes > self.base_bytes or self.later_parts >= MOST_LATER_PARTS
+        return self.whole and (many or self.overtaken)
 
 
 MOST_LATER_PARTS = 200
@@ -280,6 +283,8 @@ class Part:
     """Not to be touched before the part is written or has failed."""
     closes: bool
     """With it the chain holds the state that the checkpoint tells of; before, it holds pieces of several."""
+    whole: bool = False
+    """It holds that state by itself, and rests on no other part."""
 
 
 class Checkpoints(Protocol):

@@ -83,7 +83,7 @@ class FeaturesPipeline:
         memory.begin(0, most_bytes)
         slots = np.array([self._slot_of(partition)])
         self._tail.gather(slots, memory.array)
-        return Cut(slots, slots, slots[:0], closes=True)
+        return Cut(slots, slots, slots[:0], closes=True, whole=True)
 
     def uncut(self, partition: TopicPartition, cut: Cut) -> None:
         """Do nothing: the next part holds it all again."""

@@ -1,16 +1,18 @@
-"""Checkpoints in storage: `checkpoints/STREAM/TOPIC/PARTITION/SEQUENCE-RUN/NUMBER-FOLLOWS-OFFSET`, a part each.
+"""Checkpoints in storage: `checkpoints/STREAM/TOPIC/PARTITION/SEQUENCE-RUN-NUMBER-FOLLOWS-OFFSET`, a part each.
 
-A folder holds the chain of parts of one run of a worker. The sequence rises with each chain, so the newest is the
+SEQUENCE-RUN is the chain of parts of one run of a worker. The sequence rises with each chain, so the newest is the
 one begun last: a topic that was made anew begins at low offsets again. RUN is drawn at random, so that two workers
-that both believe to own a partition write two chains and not one. A part rests on the one whose number is FOLLOWS,
-0 for the first. OFFSET tells where the state stands that a part completes; it is `open` where it completes none.
+that both believe to own a partition write two chains and not one. A chain has no folder of its own: on a disk that
+would stay, empty, and whoever removed it might do so just as another part was put there. A part rests on the one
+whose number is FOLLOWS, 0 for the first and for one that holds a whole state. OFFSET tells where the state stands
+that a part completes; it is `open` where it completes none.
 What a part holds is told in `pipeline.part_memory`. Objects are only created, never written over: a part that
 storage seemed not to take, and took, stays beside the one that was written in its place.
 
 A state is read from the first part of its chain to the one with its offset. A part that is damaged, missing or of
 an unknown format takes all that rest on it with it, and the newest state without it is taken, of the same chain or
-of the one before. So the chain before is kept until the next one holds a state. It goes newest part first: what is
-left of it by a crash is a chain still.
+of the one before. So the chain before is kept until the next one holds a state, and what was begun after it. It
+goes newest part first: what is left of it by a crash is a chain still.
 
 Earlier versions wrote `checkpoints/STREAM/TOPIC/PARTITION/SEQUENCE-OFFSET`, a whole state each: the sha256 of the
 rest, then safetensors. They count as chains of one part.
@@ -47,9 +49,11 @@ _READ_AHEAD = 3
 """Parts that are read while one is restored."""
 _PRUNED_AT_ONCE = 16
 """Old parts that are removed with each new one: a store may take long for each."""
+_LOOKS_EVERY = 10
+"""So many parts apart a chain looks for a newer one: to a store listing costs as much as writing."""
 _EARLY_FORMAT = ("offkey.checkpoint", 1)
 _HASH_BYTES = hashlib.sha256().digest_size
-_PART = re.compile(r"(\d+)-([0-9a-f]+)/(\d+)-(\d+)-(\d+|open)")
+_PART = re.compile(r"(\d+)-([0-9a-f]+)-(\d+)-(\d+)-(\d+|open)")
 _EARLY = re.compile(r"(\d+)-(\d+)")
 
 
@@ -95,8 +99,8 @@ class StoredCheckpoints:
             chain.sequence = 1 + max((place.sequence for place in self._found(folder)), default=0)
         chain.tried += 1
         ends = checkpoint.next_offset if part.closes else "open"
-        number = f"{chain.tried:06d}-{chain.last:06d}"
-        name = f"{folder}/{chain.sequence:012d}-{chain.run}/{number}-{ends}"
+        number = f"{chain.tried:06d}-{0 if part.whole else chain.last:06d}"
+        name = f"{folder}/{chain.sequence:012d}-{chain.run}-{number}-{ends}"
         content = part.memory.seal(
             {
                 "stream": checkpoint.stream,
@@ -117,8 +121,8 @@ class StoredCheckpoints:
         else:
             chain.base_bytes += len(content)
         chain.last, chain.closed, chain.whole = chain.tried, chain.closed or part.closes, part.closes
-        if chain.closed and not chain.pruned:
-            chain.pruned = self._prune(folder, checkpoint.stream, chain)
+        if chain.closed and (not chain.pruned or chain.tried % _LOOKS_EVERY == 0):
+            self._look_around(folder, checkpoint.stream, chain)
 
     def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
         for chain in self._chains(_folder(stream, partition)):
@@ -242,22 +246,28 @@ class StoredCheckpoints:
             metrics.CHECKPOINTS_REFUSED.labels(stream).inc()
             logger.error("checkpoint %s is refused, the one before is taken: %s", name, why)
 
-    def _prune(self, folder: str, stream: str, chain: Chain) -> bool:
-        """Remove parts of the chains before this one, but for the newest chain of them that holds a state.
+    def _look_around(self, folder: str, stream: str, chain: Chain) -> None:
+        """Note whether another worker has begun a newer chain, and remove old ones.
 
-        Another worker's that was begun at the same time or later is its own matter. The chain itself is written,
-        so what storage does not remove is only said; the next chain tries again. Returns whether that is all.
+        That is the parts of all chains older than the newest one before this chain that holds a state. Chains
+        between the two hold none yet: what is left of a run that ended, or the owner's that has just begun, where
+        this is the chain of a worker that lost the partition without knowing. They go with the next chain, if it is
+        so, and so do those that were begun at the same time or later. The chain itself is written, so what storage
+        does not remove is only said; the next chain tries again.
         """
         try:
-            before = [parts for parts in self._chains(folder) if parts[0].sequence < chain.sequence]
-            kept = next((parts for parts in before if any(self._states(parts, stream))), None)
-            old = [place for parts in reversed(before) if parts is not kept for place in parts]
+            chains = self._chains(folder)
+            own = chain.sequence, chain.run
+            chain.overtaken = any(parts[0].chain > own for parts in chains)
+            before = [parts for parts in chains if parts[0].sequence < chain.sequence]
+            kept = next((at for at, parts in enumerate(before) if any(self._states(parts, stream))), len(before))
+            old = [place for parts in reversed(before[kept + 1 :]) for place in parts]
             for place in old[:_PRUNED_AT_ONCE]:
                 self._storage.delete(place.name)
-            return len(old) <= _PRUNED_AT_ONCE
+            chain.pruned = len(old) <= _PRUNED_AT_ONCE
         except (TransientError, ConfigError) as error:
             logger.warning("old checkpoints in %s are left: %s", folder, error)
-            return True
+            chain.pruned = True
 
 
 def decode(content: bytes) -> tuple[Checkpoint, Arrays, str]:

@@ -116,6 +116,39 @@ def test_two_runs_at_once_write_two_chains(checkpoints: Checkpoints) -> None:
     assert found(checkpoints) == [20]
 
 
+def test_a_run_that_was_late_leaves_the_chain_that_the_owner_has_begun(checkpoints: Checkpoints) -> None:
+    first, owner, zombie = Run(checkpoints), Run(checkpoints), Run(checkpoints)
+    first.write(90, 100)
+    owner.write(110, closes=False)
+    zombie.write(120)
+    assert found(checkpoints, 119) == [90, 100]
+    owner.write(115)
+    assert found(checkpoints, 119) == [110, 115]
+
+
+def test_an_owner_that_was_overtaken_soon_begins_a_chain_that_is_read(checkpoints: Checkpoints) -> None:
+    """Else what it writes until its chain has grown long would be for nothing."""
+    owner, zombie = Run(checkpoints), Run(checkpoints)
+    owner.write_arrays(10, {"rows": np.zeros((10**5, 1), np.float32)})
+    zombie.write(20)
+    for offset in range(30, 130, 10):
+        owner.write(offset)
+    assert owner.chain.is_long
+    assert found(checkpoints) == [20]
+    owner.renew()
+    owner.write(*range(130, 330, 10))
+    assert not owner.chain.overtaken
+    assert found(checkpoints) == [*range(130, 330, 10)]
+
+
+def test_what_a_run_has_begun_and_not_ended_goes_with_the_second_chain_after_it() -> None:
+    checkpoints = MemoryCheckpoints()
+    for offset, closes in ((10, True), (20, False), (30, True), (40, True)):
+        Run(checkpoints).write(offset, closes=closes)
+    assert len(checkpoints.storage.list(FOLDER)) == 2
+    assert found(checkpoints, 39) == [30]
+
+
 def test_runs_that_begin_at_once_take_the_same_sequence(checkpoints: Checkpoints) -> None:
     one, other = Run(checkpoints), Run(checkpoints)
     one.chain.sequence = other.chain.sequence = 7
@@ -164,6 +197,15 @@ def test_the_chain_before_is_kept_and_earlier_ones_are_removed() -> None:
     assert found(checkpoints) == [90, 91, 92]
     assert found(checkpoints, 85) == [80, 81, 82]
     assert found(checkpoints, 79) is None
+
+
+def test_chains_that_are_removed_leave_nothing_on_a_disk(tmp_path: Path) -> None:
+    run = Run(StoredCheckpoints(ObjectStorage(tmp_path.as_uri())))
+    for offset in range(5):
+        run.renew()
+        run.write(offset)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
+    assert len(list((tmp_path / FOLDER).iterdir())) == 2
 
 
 def test_old_parts_are_removed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,11 +516,12 @@ def test_the_early_formats_are_read_and_followed(version: str, caplog: pytest.Lo
     run.write(420)
     assert [name.rpartition("/metrics/0/")[2].partition("-")[0] for name in storage.list("checkpoints")] == [
         "000000000043",
+        "000000000044",
         "000000000045",
     ]
     run.renew()
     run.write(430)
-    assert not any(name.endswith("-400") for name in storage.objects)
+    assert not any(name.endswith(("-400", "-410")) for name in storage.objects)
 
 
 def test_a_foreign_object_is_reported_and_left_alone(
