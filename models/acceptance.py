@@ -12,7 +12,8 @@ clusters. A second one takes that back: further ones are remembered and teach no
   back, so a level is not forgotten for a moment's quiet.
 - They come again and again, for a fifth of the time or more, a nightly job say: once they have made up the same
   time, four usual blocks taking back one, they teach as any block does, and the upper quantile goes where the
-  series says. A series that was not there in training begins so: it has nothing usual yet to be kept.
+  series says. So does a series that was not there in training, until it has been usual for that time or 256 blocks,
+  for it has nothing yet to be kept.
 
 What was usual before the first accepted level is kept, and is usual again with the first block that lies there: the
 end of a long outage, or a model that has learned the level, leaves no dull detector. Of several levels accepted one
@@ -32,8 +33,8 @@ from torch import Tensor
 
 _LEAST_BLOCKS, _MOST_BLOCKS = 4, 1 << 24
 """A level is seen for so many blocks at least, however short `accept_after` is."""
-NO_HISTORY = 1 << 28
-"""`often` of a series that has none: more than any series can gather."""
+NO_HISTORY = -256
+"""`often` of a series that has none: so many usual blocks make one, or as many as a level takes if that is less."""
 _HEARD = 1
 """So many elevated blocks in a row teach, until there are more. Chosen without labels, on a simulated year in
 which nothing happens (`tests/benchmarks/stationary_year.py`): with none the tail of noise that comes in clusters is
@@ -63,7 +64,7 @@ COLUMNS: Mapping[str, torch.dtype] = {
 """State of each series, 56 bytes: blocks after which a level is accepted (0: not known, the series learns as
 without all this); sum and highest of the block so far; elevated blocks, those in a row and, in quarters, those of
 late; mean of their means, of their highest, and how far those stray; what was usual before the first accepted level
-(gap 0: none was), and before the elevated blocks in a row."""
+(gap 0: none was), and with the last block that was not elevated."""
 _NAMES = ("median", "gap", "far")
 
 
@@ -117,8 +118,7 @@ class Acceptance:
         mean_S = state["block_sum"][slot_S] / (_STEPS * self.block)
         patience_S, stays_S, often_S = (state[name][slot_S] for name in ("patience", "stays", "often"))
         stays_S = torch.where(elevated_S, stays_S + 1, (stays_S - _TAKES_BACK).clamp(min=0))
-        often_S = torch.where(elevated_S, often_S + _TAKES_BACK, often_S - 1)
-        often_S = often_S.clamp(min=0).minimum((_TAKES_BACK + 1) * patience_S)
+        often_S = _often(often_S, elevated_S, patience_S)
         level = self._level(state, slot_S, elevated_S, stays_S, mean_S)
 
         former, calm = (Quantiles(*(state[f"{of}_{name}"][slot_S] for name in _NAMES)) for of in ("former", "calm"))
@@ -126,11 +126,12 @@ class Acceptance:
         kept_S, standing_S = former.gap_S > 0, level.median_S > before.median_S + before.gap_S
         accepted_S = (patience_S > 0) & elevated_S & (stays_S >= patience_S) & standing_S
         ended_S = kept_S & ~elevated_S & (mean_S < _border(former, before))
-        unheard_S = elevated_S & (stays_S > _HEARD) & (often_S < _TAKES_BACK * patience_S)
+        unheard_S = elevated_S & (stays_S > _HEARD) & (often_S >= 0) & (often_S < _TAKES_BACK * patience_S)
 
         usual = level.where(accepted_S, calm.where(unheard_S, learned))
         usual = former.where(ended_S, usual)
         former = before.where(accepted_S & ~kept_S, former)
+        calm = calm.where(elevated_S, usual)
         for name, former_S, calm_S in zip(_NAMES, former, calm, strict=True):
             state[f"former_{name}"][slot_S] = former_S.masked_fill(ended_S, 0)
             state[f"calm_{name}"][slot_S] = calm_S
@@ -156,6 +157,15 @@ class Acceptance:
             state[name][slot_S] = each_S
         gap_S = (top_S + stray_S - level_S).clamp(*self.gaps)
         return Quantiles(level_S, gap_S, gap_S * self.far_by_gap)
+
+
+def _often(often_S: Tensor, elevated_S: Tensor, patience_S: Tensor) -> Tensor:
+    """Return `often` after one more block; below 0: so many usual ones are lacking to a history."""
+    new_S = torch.where(elevated_S, often_S, often_S + 1)
+    new_S = torch.where(patience_S > 0, new_S.maximum(-patience_S), often_S)
+    known_S = torch.where(elevated_S, often_S + _TAKES_BACK, often_S - 1)
+    known_S = known_S.clamp(min=0).minimum((_TAKES_BACK + 1) * patience_S)
+    return torch.where(often_S < 0, new_S, known_S)
 
 
 def _border(former: Quantiles, now: Quantiles) -> Tensor:

@@ -55,6 +55,7 @@ class Cut:
     whole: bool = False
     """The part alone does."""
     chain: object = None
+    """That it was taken of."""
 
 
 class Changes:
@@ -92,7 +93,7 @@ class Changes:
         self._named_S[:size] &= ~own_S[:size]
 
     def take(self, partition: TopicPartition, own_S: BoolArray, most: int) -> Cut:
-        """Return what the next part holds, as if it was written already; `restore` takes that back.
+        """Return what the next part holds, as if it was written already; `put_back` takes that back.
 
         `own_S` tells which slots have the partition's series. `most` is how many of them a part may hold.
         """
@@ -104,7 +105,7 @@ class Changes:
         dropped, chain.dropped = np.array(chain.dropped, np.int64), []
         return Cut(slots, named, dropped, closes, chain=chain)
 
-    def restore(self, partition: TopicPartition, own_S: BoolArray, cut: Cut) -> None:
+    def put_back(self, partition: TopicPartition, own_S: BoolArray, cut: Cut) -> None:
         """Take back what `take` noted: its part was not written. Without effect once another chain has begun."""
         chain = self._chains.get(partition)
         if chain is None or chain is not cut.chain:

@@ -128,7 +128,7 @@ class Checkpointing:
         What storage does not take is counted, said once until it takes all again, and left for the next round.
         """
         until_s = time.monotonic() + max(wait_s, _TURN_S)
-        # What is on its way from a turn before is not written at once: none of the few milliseconds are for it.
+        # What has been on its way since a turn before is not written at once: none of the milliseconds are for it.
         sends = self._flight is None or self._arrived(wait_s)
         while sends and self._send_next():
             left_s = until_s - time.monotonic()

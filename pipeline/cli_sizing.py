@@ -25,8 +25,8 @@ def plan(
     if unknown:
         raise ConfigError(f"there is no stream {unknown[0]!r}; there are: {', '.join(settings.streams)}")
 
-    from pipeline.jobs.sizing import Asked, as_document, size
-    from pipeline.jobs.sizing_report import report
+    from pipeline.jobs.sizing import Asked, size
+    from pipeline.jobs.sizing_report import as_document, report
 
     chosen = list(dict.fromkeys(streams or settings.streams))
     sized = size(settings, Asked(series, interval, chosen), lambda text: print(text, file=sys.stderr))

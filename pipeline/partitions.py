@@ -198,7 +198,7 @@ class Partitions:
 
     def _begin(self, lane: Lane, partition: TopicPartition, start: int, topic_id: str) -> None:
         self._divide(lane, partition, topic_id)
-        lane.pipeline.restore(partition, {})
+        lane.pipeline.restore(partition, [])
         progress = Progress(start, start, -1, topic_id)
         self.checkpointing.write_first(partition, progress)
         self.source.start(partition, start)
@@ -208,7 +208,7 @@ class Partitions:
     def _restore(self, lane: Lane, partition: TopicPartition, checkpoint: Checkpoint, committed: int) -> None:
         self._divide(lane, partition, checkpoint.topic_id)
         try:
-            lane.pipeline.restore_parts(partition, checkpoint.parts())
+            lane.pipeline.restore(partition, checkpoint.parts())
         except CheckpointError as error:
             lane.pipeline.drop(partition)
             checkpoint.refuse(str(error))

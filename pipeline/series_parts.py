@@ -84,7 +84,7 @@ class SeriesParts:
 
     def uncut(self, partition: TopicPartition, cut: Cut) -> None:
         """Have the next parts hold again what a part held that was not written."""
-        self.changes.restore(partition, self.table.are_held(partition), cut)
+        self.changes.put_back(partition, self.table.are_held(partition), cut)
 
     def snapshot(self, partition: TopicPartition) -> Arrays:
         """Return all of a partition's state as one part, in the order of names: equal states have equal arrays."""

@@ -14,8 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy.typing as npt
 
 from pipeline.changes import Cut
-from pipeline.part_memory import Arrays as Arrays
-from pipeline.part_memory import PartMemory
+from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert
 from pipeline.stages.bounds import Bounds, Reason
@@ -140,11 +139,10 @@ class StreamPipeline(Protocol):
     def snapshot(self, partition: TopicPartition) -> Arrays:
         """Return all of a partition's state as one part, on its own and in memory of its own."""
 
-    def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back a state that is one part; an empty mapping is the state before the first record."""
+    def restore(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
+        """Put back a state from its parts in their order; of none, the state before the first record.
 
-    def restore_parts(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
-        """Put back a state from its parts in their order; one fault in them leaves a state to be dropped.
+        One fault in them leaves a state to be dropped.
 
         Raises:
             CheckpointError: reading the parts does, or one of them lacks what it rests on.

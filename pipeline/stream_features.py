@@ -92,17 +92,12 @@ class FeaturesPipeline:
         """Return the state of the partition's tail."""
         return self._tail.gather(np.array([self._slot_of(partition)]))
 
-    def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put it back; an empty mapping is the state before the first record."""
-        self.drop(partition)
-        slot = self._slot_of(partition)
-        if arrays:
-            self._tail.scatter(np.array([slot]), arrays)
-
-    def restore_parts(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
+    def restore(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
         """Put back what the last of the parts holds."""
-        read = list(parts)
-        self.restore(partition, read[-1] if read else {})
+        self.drop(partition)
+        slots = np.array([self._slot_of(partition)])
+        for arrays in list(parts)[-1:]:
+            self._tail.scatter(slots, arrays)
 
     def divide(self, partition: TopicPartition, partitions: int) -> None:
         """Do nothing: records of features belong to no series."""

@@ -169,12 +169,8 @@ class SeriesPipeline:
         """Return all of a partition's state as one part, in the order of names."""
         return self._parts.snapshot(partition)
 
-    def restore(self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put a partition's state back from one part; an empty mapping is the state before its first record."""
-        self.restore_parts(partition, [arrays] if arrays else [])
-
-    def restore_parts(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
-        """Put a partition's state back from its parts."""
+    def restore(self, partition: TopicPartition, parts: Iterable[Mapping[str, npt.NDArray[Any]]]) -> None:
+        """Put a partition's state back from its parts; of none, the state before its first record."""
         self.drop(partition)
         self._parts.restore(partition, parts)
 

@@ -163,7 +163,7 @@ def arrays_of(checkpoint: Checkpoint) -> Arrays:
 def state_of(checkpoint: Checkpoint, **options: Any) -> Arrays:
     """Return a checkpoint's state as a new worker restores it, for comparison; `options` are those of `lanes`."""
     (pipeline,) = (lane.pipeline for lane in lanes(**options) if lane.name == checkpoint.stream)
-    pipeline.restore_parts(checkpoint.partition, checkpoint.parts())
+    pipeline.restore(checkpoint.partition, checkpoint.parts())
     return pipeline.snapshot(checkpoint.partition)
 
 

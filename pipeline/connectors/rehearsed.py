@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.connectors.kafka_client import ClientPartition, FetchedRecords, MemoryRecords, MemoryRecordsBuilder
-from pipeline.connectors.storage import ObjectStorage
+from pipeline.connectors.memory import MemoryStorage
 from pipeline.protocols import Assignment, Message, OffsetRange, PartitionRecords, TopicPartition
 
 Payload = tuple[bytes | None, bytes, int]
@@ -104,26 +104,8 @@ class RehearsedDelivery:
         """Nothing is on its way."""
 
 
-class RehearsedStorage(ObjectStorage):
-    """Takes what is written, and forgets all that is large; see `pipeline.connectors.storage`."""
-
-    def __init__(self) -> None:
-        self.url = "nowhere"
-        self._objects: dict[str, bytes] = {}
-
-    def get(self, name: str) -> bytes | None:
-        return self._objects.get(name)
-
-    def put(self, name: str, content: bytes | memoryview) -> None:
-        if len(content) <= _SMALL_BYTES:
-            self._objects[name] = bytes(content)
+class RehearsedStorage(MemoryStorage):
+    """Takes what is written, and forgets all that is large."""
 
     def create(self, name: str, content: bytes | memoryview) -> bool:
-        self.put(name, content)
-        return True
-
-    def list(self, folder: str) -> list[str]:
-        return sorted(name for name in self._objects if name.startswith(f"{folder}/"))
-
-    def delete(self, name: str) -> None:
-        self._objects.pop(name, None)
+        return len(content) > _SMALL_BYTES or super().create(name, content)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -367,20 +366,3 @@ def _measure_and_send(pipe: Connection, works: Sequence[Work], around: Surroundi
         pipe.send(measure(works, around))
     except OffkeyError as error:
         pipe.send(error)
-
-
-def as_document(sized: Sized) -> dict[str, Any]:
-    """Return it as what `--json` prints; bytes are whole numbers."""
-
-    def rounded(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {
-                key: round(each) if key.endswith("_bytes") and each is not None else rounded(each)
-                for key, each in value.items()
-            }
-        if isinstance(value, list | tuple):
-            return [rounded(each) for each in value]
-        return float(f"{value:.4g}") if isinstance(value, float) else value
-
-    document: dict[str, Any] = rounded(dataclasses.asdict(sized))
-    return document

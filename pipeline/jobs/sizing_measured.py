@@ -35,9 +35,10 @@ from pipeline.jobs.sizing_loop import Loop, Polls
 from pipeline.jobs.sizing_memory import forget_peak, held_bytes, peak_bytes, resident_bytes
 from pipeline.jobs.sizing_records import MadeUp
 from pipeline.lanes import build_lane, choose_device
+from pipeline.part_memory import Arrays
 from pipeline.protocols import TopicPartition
 from pipeline.stages.windows import MANY
-from pipeline.stream import Arrays, Lane
+from pipeline.stream import Lane
 from pipeline.worker import quiet_collector
 
 _FEW = 89
@@ -123,7 +124,7 @@ class Measured:
     """What is held more while as many series as a poll may have fill their first window with one poll."""
     gpu: Line | None
     """None: no GPU."""
-    turns: tuple["Turned", ...]
+    turns: tuple[Turned, ...]
     """By ascending number of points."""
     point_bytes: float
     """What a point takes on its way from the broker, uncompressed, in a large batch."""
@@ -229,7 +230,7 @@ class _Stages:
         polls = Polls(self._made, series, self._warm)
         before_gpu = self._gpu_bytes(anew=True)
         if state is not None:
-            loop.lane.pipeline.restore(self._place, state)
+            loop.lane.pipeline.restore(self._place, [state])
         loop.take(polls.of(_AT_ONCE), 2 * math.ceil(series / _AT_ONCE))
         held, gpu, resident = self._held(loop.lane), self._gpu_bytes(), resident_bytes()
         checkpoint = sum(array.nbytes for array in loop.lane.pipeline.snapshot(self._place).values())
@@ -251,7 +252,7 @@ class _Stages:
         loop = self._loop()
         polls = Polls(self._made, series, self._warm)
         if few is not None:
-            loop.lane.pipeline.restore(self._place, _repeated(few, series, self._made))
+            loop.lane.pipeline.restore(self._place, [_repeated(few, series, self._made)])
         spent_s = 0.0
         for points in self._sizes_of_polls():
             if spent_s > _TURNS_S:
@@ -276,7 +277,7 @@ class _Stages:
         last, most = self._detector.spec.window - 1, min(self._work.series, self._around.most_records)
         series, loop = min(most, _SIZES[1]), self._loop()
         state = _repeated(self._state_of_few(last), series, self._made)
-        loop.lane.pipeline.restore(self._place, state)
+        loop.lane.pipeline.restore(self._place, [state])
         before = resident_bytes()
         forget_peak()
         loop.take(Polls(self._made, series, last).of(series), 1)

@@ -1,6 +1,8 @@
-"""What a worker will take, as lines for people."""
+"""What a worker will take, as lines for people and as a document for programs."""
 
+import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from pipeline.jobs.sizing import OfStream, Sized
 from pipeline.protocols import MOST_STORED
@@ -23,17 +25,34 @@ def report(sized: Sized) -> str:
     return "\n".join(lines)
 
 
+def as_document(sized: Sized) -> dict[str, Any]:
+    """Return it as what `--json` prints; bytes are whole numbers."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: round(each) if key.endswith("_bytes") and each is not None else rounded(each)
+                for key, each in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [rounded(each) for each in value]
+        return float(f"{value:.4g}") if isinstance(value, float) else value
+
+    document: dict[str, Any] = rounded(dataclasses.asdict(sized))
+    return document
+
+
 def _of_stream(stream: OfStream) -> Iterator[tuple[str, str]]:
     yield f"stream {stream.stream}", stream.model
     yield "false incidents a day", f"{_count(stream.incidents_a_day)} expected on normal data, by the budget"
-    twice = "each opened and resolved" if stream.series else "each told once"
-    yield "alerts a day", f"{_count(stream.alerts_a_day)}, {twice}"
+    told = "each incident is opened and resolved" if stream.series else "one for each incident"
+    yield "alerts a day", f"{_count(stream.alerts_a_day)}: {told}"
     if stream.series:
         yield "memory of its series", f"{_size(stream.memory_bytes)}, {stream.bytes_per_series:,.0f} bytes each"
         in_storage = _size(MOST_STORED * stream.checkpoint_bytes)
         yield "checkpoint of all", f"{_size(stream.checkpoint_bytes)}; storage holds {in_storage} at most"
     for remark in stream.remarks:
-        yield "look", remark
+        yield "note", remark
 
 
 def _of_process(sized: Sized) -> Iterator[tuple[str, str]]:
@@ -43,17 +62,18 @@ def _of_process(sized: Sized) -> Iterator[tuple[str, str]]:
         "memory at most",
         f"{_size(sized.most_memory_bytes)}, when many series begin at once, with a checkpoint and the largest poll",
     )
-    gpu = "-" if sized.gpu_bytes is None else f"{_size(sized.gpu_bytes)}, beside what CUDA itself takes"
-    yield "GPU memory", gpu
-    share = f"{_share(sized.cpu_share)} of one core, of which {_share(sized.client_share)} is the Kafka client's"
-    if not sized.turn.keeps_up:
-        share = (
-            f"more than one core has: it takes {_rate(sized.most_points_per_s)} a second at most; see --processes"
-        )
-    yield "processor", share
-    for remark in sized.remarks:
-        yield "look", remark
+    if sized.gpu_bytes is None:
+        yield "GPU memory", "none: no GPU is used"
+    else:
+        yield "GPU memory", f"{_size(sized.gpu_bytes)}, beside what CUDA itself takes"
+    if sized.turn.keeps_up:
+        own, client = _share(sized.cpu_share - sized.client_share), _share(sized.client_share)
+        yield "processor", f"{_share(sized.cpu_share)} of one core: offkey {own}, the Kafka client {client}"
+    else:
+        yield "processor", "more than one core; share it between processes: offkey worker CONFIG --processes N"
     yield "one core takes", f"{_rate(sized.most_points_per_s)} a second at most"
+    for remark in sized.remarks:
+        yield "note", remark
 
 
 def _lines(rows: Iterator[tuple[str, str]]) -> list[str]:
@@ -63,7 +83,8 @@ def _lines(rows: Iterator[tuple[str, str]]) -> list[str]:
 
 
 def _rate(per_s: float) -> str:
-    return f"{per_s:,.0f} points" if per_s >= 10 else f"{per_s:.3g} points"
+    # No more digits than what is measured has.
+    return f"{float(f'{per_s:.3g}'):,.12g} points"
 
 
 def _count(number: float) -> str:

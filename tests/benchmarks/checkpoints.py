@@ -97,7 +97,7 @@ def restore(lane: Lane, folder: Path) -> float:
     begun_s = time.perf_counter()
     newest = StoredCheckpoints(ObjectStorage(folder.as_uri())).newest("metrics", PLACE, sys.maxsize)
     assert newest is not None
-    lane.pipeline.restore_parts(PLACE, newest.parts())
+    lane.pipeline.restore(PLACE, newest.parts())
     return time.perf_counter() - begun_s
 
 
@@ -105,7 +105,7 @@ def differing(lane: Lane, other: Lane, detector: Detector) -> list[str]:
     """Return the names of the arrays in which two states differ."""
     # Of the errors in lean buffers a restart leaves out those that later ones exceed, and `other` has had one.
     again = lane_of(detector)
-    again.pipeline.restore(PLACE, lane.pipeline.snapshot(PLACE))
+    again.pipeline.restore(PLACE, [lane.pipeline.snapshot(PLACE)])
     one, two = (each.pipeline.snapshot(PLACE) for each in (again, other))
     return [name for name in one if not np.array_equal(one[name], two[name], equal_nan=one[name].dtype.kind == "f")]
 
@@ -113,7 +113,7 @@ def differing(lane: Lane, other: Lane, detector: Detector) -> list[str]:
 def measure(series: int, folder: Path) -> dict[str, Any]:
     detector = model()
     lane = lane_of(detector)
-    lane.pipeline.restore(PLACE, state_of_many(detector, series))
+    lane.pipeline.restore(PLACE, [state_of_many(detector, series)])
     quiet_collector()
     progress = Progress(0, 0, -1, "id")
     loop = Loop(lane, Measured(folder), live_polls(PLACE, series, POLLED), progress)

@@ -13,8 +13,9 @@ from models.detector import Detector
 from models.spec import ModelSpec
 from pipeline.config import StreamSettings
 from pipeline.lanes import build_lane
+from pipeline.part_memory import Arrays
 from pipeline.protocols import PartitionRecords, TopicPartition
-from pipeline.stream import Arrays, Lane
+from pipeline.stream import Lane
 from tests.records import Record
 from tests.streams import fit
 

@@ -37,7 +37,7 @@ def measure(series: int) -> dict[str, Any]:
         lane.pipeline.process([polled])
     lane = lane_of(detector)
     before = resident_bytes()
-    lane.pipeline.restore(PLACE, state)
+    lane.pipeline.restore(PLACE, [state])
     restored = resident_bytes()
     seconds, points = 0.0, 0
     for polled in islice(live_polls(PLACE, series, POLLED), POLLS):

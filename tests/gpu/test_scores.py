@@ -73,7 +73,7 @@ def test_views_and_delays_of_a_stream_agree_with_the_cpu(architecture: str, dela
     assert [alert.id for alert in gpu_alerts] == [alert.id for alert in cpu_alerts]
     first = build_lane("machines", settings, from_files(files), "v1", CPU).pipeline
     run(first, place, records[:150], [])
-    moved.restore(place, first.snapshot(place))
+    moved.restore(place, [first.snapshot(place)])
     after, _ = run(moved, place, records[150:], [])
     assert list(after.values()) == pytest.approx([cpu_scores[offset] for offset in after], abs=1e-3, rel=1e-4)
 

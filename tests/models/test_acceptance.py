@@ -212,6 +212,38 @@ def test_a_series_that_training_has_not_seen_is_learned_without_waiting() -> Non
     assert usual_of(new) == pytest.approx(before, rel=0.3, abs=3.0)
 
 
+def test_never_protects_a_series_that_training_has_not_seen_once_it_is_known() -> None:
+    tail = tail_of(math.inf, trained=False)
+    follow(tail, calm(300 * BLOCK))
+    before = usual_of(tail)
+    scores, accepted = follow(tail, level("exponential", 6000))
+    assert accepted == []
+    assert scores.min() > 30
+    assert usual_of(tail) == pytest.approx(before, rel=0.2, abs=3.0)
+
+
+def test_what_is_learned_after_an_outage_is_not_taken_back_with_it() -> None:
+    """Long after, one elevated block in a row is the first again, whatever the outage was."""
+    tail = tail_of(math.inf)
+    follow(tail, calm(2000))
+    follow(tail, level("flat", 400 * BLOCK))
+    follow(tail, 6 + calm(60 * BLOCK, seed=5))
+    before = usual_of(tail)
+    follow(tail, level("flat", BLOCK))
+    assert usual_of(tail)[0] == pytest.approx(before[0], abs=3.0)
+
+
+def test_an_ended_level_does_not_come_back_with_a_strange_block() -> None:
+    tail = tail_of()
+    follow(tail, calm(1600))
+    before = usual_of(tail)
+    follow(tail, level("flat", PATIENCE + BLOCK) - 20)
+    follow(tail, level("flat", PATIENCE // 2) + 20)
+    follow(tail, calm(2 * BLOCK, seed=4))
+    follow(tail, level("flat", BLOCK))
+    assert usual_of(tail)[0] == pytest.approx(before[0], abs=3.0)
+
+
 def test_while_the_interval_is_not_known_a_series_learns_as_without_acceptance() -> None:
     surprise = np.concatenate([calm(500), level("normal", 700), calm(100)])
     scores, accepted = follow(tail_of(None), surprise)

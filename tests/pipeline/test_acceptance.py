@@ -88,7 +88,7 @@ def test_a_restart_half_way_changes_nothing(at: int) -> None:
     expected, through = run(pipeline(), PLACE, RECORDS, [at])
     first, second = pipeline(), pipeline()
     before, early = run(first, PLACE, RECORDS[:at], [])
-    second.restore(PLACE, first.snapshot(PLACE))
+    second.restore(PLACE, [first.snapshot(PLACE)])
     after, late = run(second, PLACE, RECORDS[at:], [])
     assert before | after == expected
     assert [alert.id for alert in [*early, *late]] == [alert.id for alert in through]
@@ -99,12 +99,14 @@ def test_a_checkpoint_of_a_version_without_acceptance_goes_on() -> None:
     old, new = pipeline(), pipeline()
     run(old, PLACE, RECORDS[:at], [])
     arrays = old.snapshot(PLACE)
-    new.restore(PLACE, {name: array for name, array in arrays.items() if name.removeprefix("tail.") not in COLUMNS})
+    new.restore(
+        PLACE, [{name: array for name, array in arrays.items() if name.removeprefix("tail.") not in COLUMNS}]
+    )
     _, alerts = run(new, PLACE, RECORDS[at:], [])
     assert "accepted" in {state for state, _ in course(alerts)}
     # And back, as when the setting is changed to `never` later.
     again = pipeline(None)
-    again.restore(PLACE, new.snapshot(PLACE))
+    again.restore(PLACE, [new.snapshot(PLACE)])
     assert run(again, PLACE, RECORDS[at:], [])[0] == {}
 
 

@@ -136,7 +136,7 @@ def test_a_restored_state_goes_on_with_the_same_ids(at: int) -> None:
     whole = run(lanes(ARROW)[0].pipeline, records)
     first, second = lanes(ARROW)[0].pipeline, lanes(ARROW)[0].pipeline
     before = run(first, records[:at])
-    second.restore(PLACE, first.snapshot(PLACE))
+    second.restore(PLACE, [first.snapshot(PLACE)])
     after = run(second, records[at:])
     ids = [alert.id for outcome in (*before, *after) for alert in outcome.alerts]
     assert ids == [alert.id for alert in whole[0].alerts]

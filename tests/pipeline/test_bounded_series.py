@@ -72,7 +72,7 @@ def test_neither_polls_nor_restarts_matter(
         if restarts:
             state = pipeline.snapshot(PLACE)
             pipeline = lanes(asked)[0].pipeline
-            pipeline.restore(PLACE, state)
+            pipeline.restore(PLACE, [state])
     assert sorted(found, key=repr) == sorted(usual, key=repr)
     assert any(each[-1] == ("max_series" if max_series < 1000 else "series_ttl") for each in usual)
 

@@ -42,7 +42,7 @@ class Series:
     def cut(self, most: int, *, fails: bool) -> bool:
         cut = self.changes.take(HERE, self.count > 0, most)
         if fails:
-            self.changes.restore(HERE, self.count > 0, cut)
+            self.changes.put_back(HERE, self.count > 0, cut)
             return False
         names = {slot: self.name_of[slot] for slot in cut.named.tolist()}
         self.parts.append((cut, names, {slot: int(self.count[slot]) for slot in cut.slots.tolist()}))
@@ -169,5 +169,5 @@ def test_a_failure_that_is_told_late_does_not_touch_another_chain() -> None:
     changes.forget(HERE, np.array([0, 1]))
     changes.own(np.array([1]))
     assert changes.take(HERE, both_S, 9).named.tolist() == [1]
-    changes.restore(HERE, both_S, late)
+    changes.put_back(HERE, both_S, late)
     assert changes.take(HERE, both_S, 9).slots.tolist() == []

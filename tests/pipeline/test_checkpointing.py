@@ -97,7 +97,7 @@ def undisturbed(stream: str, offset: int) -> Arrays:
 def state_of(checkpoint: Checkpoint) -> Arrays:
     """The state that a checkpoint restores."""
     pipeline = lane_of(checkpoint.stream).pipeline
-    pipeline.restore_parts(checkpoint.partition, checkpoint.parts())
+    pipeline.restore(checkpoint.partition, checkpoint.parts())
     return pipeline.snapshot(checkpoint.partition)
 
 
@@ -156,7 +156,7 @@ class Owner:
         parts: Iterator[Arrays] = iter(())
         if newest is not None:
             parts = newest.parts()
-        self.pipeline.restore_parts(self.place, parts)
+        self.pipeline.restore(self.place, parts)
         self.offset = 0 if newest is None else newest.next_offset
 
 

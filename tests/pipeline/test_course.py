@@ -103,7 +103,7 @@ def restarted(stages: StreamPipeline, **changed: Any) -> StreamPipeline:
             memory = PartMemory()
             closes = stages.cut(place, memory, 1).closes
             parts.append(read_part(bytearray(memory.seal({})))[1])
-        fresh.restore_parts(place, parts)
+        fresh.restore(place, parts)
     assert fresh.open_incidents == stages.open_incidents
     return fresh
 

@@ -120,8 +120,8 @@ def test_every_row_is_judged_once_but_held_and_warming_ones(architecture: str, d
 def test_a_restored_state_goes_on_bit_for_bit(architecture: str, delay: int, at: int) -> None:
     first, second = pipeline_of(architecture, delay), pipeline_of(architecture, delay)
     before = run(first, RECORDS[:at])
-    second.restore(TopicPartition(PLACE.topic, 9), {})
-    second.restore(PLACE, first.snapshot(PLACE))
+    second.restore(TopicPartition(PLACE.topic, 9), [])
+    second.restore(PLACE, [first.snapshot(PLACE)])
     after = run(second, RECORDS[at:])
     through = run(pipeline_of(architecture, delay), RECORDS)
     assert scores(before) | scores(after) == scores(through)
@@ -137,7 +137,7 @@ def test_another_delay_or_other_views_take_the_state_over(
     """Rows are then judged by what comes next: soon every one is, and never a held or warming one."""
     first, second = pipeline_of(*old), pipeline_of(*new)
     run(first, RECORDS[:at])
-    second.restore(PLACE, first.snapshot(PLACE))
+    second.restore(PLACE, [first.snapshot(PLACE)])
     found, through = scores(run(second, RECORDS[at:])), scores(run(pipeline_of(*new), RECORDS))
     assert all(np.isfinite(score) for _, score in found.values())
     assert found.keys() <= through.keys()
@@ -152,7 +152,7 @@ def test_another_delay_or_other_views_take_the_state_over(
 def test_no_row_is_judged_twice_when_the_delay_changes(old: int, new: int) -> None:
     first, second = pipeline_of("views", old), pipeline_of("views", new)
     before = scores(run(first, RECORDS[:200])).items()
-    second.restore(PLACE, first.snapshot(PLACE))
+    second.restore(PLACE, [first.snapshot(PLACE)])
     after = scores(run(second, RECORDS[200:])).items()
     judged = [[(offset % 4, time_ms) for offset, (time_ms, _) in part] for part in (before, after)]
     assert not set(judged[0]) & set(judged[1])
@@ -163,9 +163,9 @@ def test_after_a_longer_delay_a_second_restore_changes_nothing(at: int) -> None:
     """Of series so young that the ring is not full, the rows that there are stay where they are."""
     short, long, again = pipeline_of("views", 0), pipeline_of("views", 8), pipeline_of("views", 8)
     run(short, RECORDS[:at])
-    long.restore(PLACE, short.snapshot(PLACE))
+    long.restore(PLACE, [short.snapshot(PLACE)])
     run(long, RECORDS[at : at + 4])
-    again.restore(PLACE, long.snapshot(PLACE))
+    again.restore(PLACE, [long.snapshot(PLACE)])
     assert scores(run(again, RECORDS[at + 4 :])) == scores(run(long, RECORDS[at + 4 :]))
 
 

@@ -60,13 +60,13 @@ def test_a_state_goes_on_in_other_buffers(
     payloads = series_payloads(120)
     usual = run(lane(architecture, delay), payloads, 97)
     found: list[Any] = []
-    state: dict[str, Any] = {}
+    states: list[Any] = []
     for is_lean, part, first in zip(lean, (payloads[:300], payloads[300:]), (0, 300), strict=True):
         monkeypatch.setattr(windows, "MANY", 1 if is_lean else 1 << 30)
         stages = lane(architecture, delay)
-        stages.pipeline.restore(PLACE, state)
+        stages.pipeline.restore(PLACE, states)
         found += run(stages, part, 41, first)
-        state = stages.pipeline.snapshot(PLACE)
+        states = [stages.pipeline.snapshot(PLACE)]
     assert sorted(found, key=repr) == usual
-    assert len(state["rows"]) == 4
-    assert np.isfinite(state["rows"]).all()
+    assert len(states[0]["rows"]) == 4
+    assert np.isfinite(states[0]["rows"]).all()

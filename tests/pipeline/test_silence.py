@@ -140,7 +140,7 @@ def test_a_restart_half_way_changes_nothing(at: int) -> None:
     first, second = pipeline(), pipeline()
     _, early = run(first, PLACE, RECORDS[:at], [])
     kept = first.snapshot(PLACE)
-    second.restore(PLACE, kept)
+    second.restore(PLACE, [kept])
     assert second.open_incidents == first.open_incidents
     assert {name: array.tobytes() for name, array in second.snapshot(PLACE).items()} == {
         name: array.tobytes() for name, array in kept.items()
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_a_version_without_silence_goes_on() -> None:
     _, early = run(first, PLACE, RECORDS[:at], [])
     kept = {name: a for name, a in first.snapshot(PLACE).items() if not name.startswith("silence.")}
     del kept["resolved"]
-    second.restore(PLACE, kept)
+    second.restore(PLACE, [kept])
     _, late = run(second, PLACE, RECORDS[at:], [])
     assert ids([*early, *late]) == ids(through)
 

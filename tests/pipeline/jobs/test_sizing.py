@@ -11,13 +11,14 @@ import pytest
 
 from models.files import from_files, to_files
 from pipeline import cli
-from pipeline.config import KafkaSettings, StreamSettings
+from pipeline.config import KafkaSettings, StreamSettings, load_settings
 from pipeline.connectors.rehearsed import RehearsedSource
 from pipeline.fields import decoder_of
 from pipeline.jobs import sizing
-from pipeline.jobs.sizing import Asked, incidents_a_day, points_meant
-from pipeline.jobs.sizing_measured import Line, Measured, Turned
+from pipeline.jobs.sizing import Asked, incidents_a_day, points_meant, reckon
+from pipeline.jobs.sizing_measured import Line, Machine, Measured, Turned
 from pipeline.jobs.sizing_records import MadeUp
+from pipeline.jobs.sizing_report import report
 from pipeline.jobs.sizing_turns import CLIENT, client_share_of, most_points_per_s, turn_of
 from pipeline.lanes import build_lane
 from pipeline.protocols import TopicPartition
@@ -105,6 +106,24 @@ def test_what_a_core_takes_at_most_is_shared_by_the_streams() -> None:
     slow = replace(STREAM, turns=(Turned(1_000, 0.04, 0.04),))
     each_s = (0.04 + CLIENT.poll_s) / 10_000 + (0.04 + CLIENT.poll_s) / 1_000
     assert most_points_per_s([STREAM, slow], 1.0) == pytest.approx(2 / each_s)
+
+
+@pytest.mark.parametrize(
+    ("series", "processor", "rate"),
+    [
+        (1_000, "8.6% of one core: offkey 5.0%, the Kafka client 3.6%", "16.7 points a second; one worker"),
+        (20_000_000, "more than one core; share it between processes", "333,000 points"),
+    ],
+)
+def test_the_report_says_what_a_core_takes_and_whether_one_is_enough(
+    tmp_path: Path, series: int, processor: str, rate: str
+) -> None:
+    settings, machine = load_settings(configured(tmp_path)), Machine(3e8, None, CLIENT.unpacking_s)
+    asked, detectors = Asked(series, 60.0, ["machines"]), {"machines": series_detector()}
+    said = report(reckon(settings, asked, detectors, {"machines": "v1"}, machine, {"machines": STREAM}))
+    assert f"processor             {processor}" in said
+    assert rate in said
+    assert said.count("246,000 points a second at most") == 1, "three digits, once"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +241,7 @@ def test_the_plan_before_there_is_a_model(run: Run, tmp_path: Path) -> None:
     assert "max_series is 100: of 1,000 series no more are held" in printed
     assert "records belong to no series" in printed
     assert "kafka.delivery is exactly_once: what its transactions take" in printed
-    assert "GPU memory            -" in printed
+    assert "GPU memory            none: no GPU is used" in printed
     assert "machines: there is no model yet; one of its kind learns made-up records" in said
     assert not (tmp_path / "storage").exists()
 
