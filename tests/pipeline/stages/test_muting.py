@@ -278,6 +278,8 @@ def lives(draw: st.DrawFn) -> list[Happened]:
         else:
             state = draw(st.sampled_from(["opened", "opened", "silent", None]))
             state = "reopened" if state == "opened" and series in ended and severity else state
+        # A series falls silent, or stale, at a moment once: its next record comes later.
+        time_ms += state in ("silent", "stale")
         if state in ENDS:
             open_now.discard(series)
             (ended.add if state == "resolved" else ended.discard)(series)
