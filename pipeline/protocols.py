@@ -260,7 +260,7 @@ class Chain:
     pruned: bool = False
     """Whether the chains before it, that nobody needs any more, are removed."""
     overtaken: bool = False
-    """Whether another worker has begun a newer one, and what is added to this one is read no more."""
+    """Whether another worker has begun a newer one, with which this one may be removed."""
 
     @property
     def is_long(self) -> bool:
@@ -302,7 +302,7 @@ class Checkpoints(Protocol):
         """
 
     def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
-        """Return the newest checkpoint whose `next_offset` is not past `at_or_below`.
+        """Return the checkpoint with the highest `next_offset` that is not past `at_or_below`, of the newest topic.
 
         One that is damaged, of an unknown format, or that rests on a part that is, is logged as an error, and the
         one before it is taken. What is only read later, by `Checkpoint.parts`, may still turn out to be.

@@ -125,19 +125,25 @@ class StoredCheckpoints:
             self._look_around(folder, checkpoint.stream, chain)
 
     def newest(self, stream: str, partition: TopicPartition, at_or_below: int) -> Checkpoint | None:
+        best: Checkpoint | None = None
         for chain in self._chains(_folder(stream, partition)):
             for path in self._states(chain, stream):
                 place = path[-1]
                 if place.next_offset is None or place.next_offset > at_or_below:
                     continue
+                # A worker that was late may have begun the newest chain, from a state that the owner is past.
+                if best is not None and place.next_offset <= best.next_offset:
+                    break
                 try:
                     checkpoint, arrays = self._read(place, stream, partition)
                 except CheckpointError as error:
                     self._refuse(place.name, stream, str(error))
                     continue
-                parts = self._reader(checkpoint, path, arrays)
-                return replace(checkpoint, parts=parts, refuse=partial(self._refuse_path, path, stream))
-        return None
+                if best is None or checkpoint.topic_id == best.topic_id:
+                    parts = self._reader(checkpoint, path, arrays)
+                    best = replace(checkpoint, parts=parts, refuse=partial(self._refuse_path, path, stream))
+                break
+        return best
 
     def partitions_at_first(self, stream: str, topic: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
         name = f"checkpoints/{stream}/{topic}/first-{topic_id}.json"
