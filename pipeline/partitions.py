@@ -107,7 +107,7 @@ class Partitions:
     def _resume(self, partition: TopicPartition) -> None:
         """Keep the state of a partition that came back at once, if nobody else committed anything meanwhile.
 
-        Somebody may have begun a newer chain of it, and what is added to an older one is read no more.
+        Somebody may have begun a newer chain of it, with whose next one an older one is removed.
         """
         progress, held = self.progress[partition], self.source.offsets(partition)
         next_offset = progress.next_offset

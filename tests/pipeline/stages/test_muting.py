@@ -278,7 +278,7 @@ def lives(draw: st.DrawFn) -> list[Happened]:
         else:
             state = draw(st.sampled_from(["opened", "opened", "silent", None]))
             state = "reopened" if state == "opened" and series in ended and severity else state
-        # A series falls silent, or stale, at a moment once: its next record comes later.
+        # The ids of these are derived from their time, so a series has one of each at a time here.
         time_ms += state in ("silent", "stale")
         if state in ENDS:
             open_now.discard(series)
