@@ -97,10 +97,13 @@ class Alert(msgspec.Struct, frozen=True):
     def id(self) -> str:
         """Derived from where the record lies and what it did: a consumer can drop repeats by it.
 
-        What a silence did is derived from the deadline in place of a record.
+        What a silence did is derived from the deadline in place of a record, and from the incident where it ends one:
+        a series that has to leave twice at one time of its partition leaves two.
         """
         place = TopicPartition(self.topic, self.partition)
-        at = self.event_ms if self.state in ("silent", "stale") else self.offset
+        if self.state == "stale":
+            return derived_id(self.stream, place, self.event_ms, self.row, self.incident, self.state)
+        at = self.event_ms if self.state == "silent" else self.offset
         return derived_id(self.stream, place, at, self.row, self.series, self.state)
 
 

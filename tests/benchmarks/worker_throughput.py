@@ -1,9 +1,9 @@
 """The whole worker against a bare poll loop of the same client: `python -m tests.benchmarks.worker_throughput`.
 
 A topic on Apache Kafka is filled beforehand. The legs read all of it in turn, five times each, on one core; the
-broker is pinned to the others, so its share is kept out. The worker does everything that production does:
-JSON of three features in a thousand series, a dense model, alerts published, offsets committed, checkpoints; once
-at least once, once with alerts and offsets in transactions.
+broker is pinned to the others, so its share is kept out. The worker does everything that production does: JSON of
+three features in a thousand series, alerts published, offsets committed, checkpoints. It runs with one dense view,
+once at least once and once with alerts and offsets in transactions, with the default, and with one recurrent view.
 Needs KAFKA_HOME.
 """
 
@@ -23,7 +23,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from models.spec import ModelSpec
+from models.detector import Detector
+from models.fitting import fit_detector
+from models.plan import plan_of
 from pipeline.config import StreamSettings
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
@@ -33,7 +35,6 @@ from pipeline.lanes import build_lane
 from pipeline.protocols import Message
 from pipeline.worker import Worker, WorkerOptions, quiet_collector
 from tests.brokers import MISSING, ApacheBroker
-from tests.streams import fit
 
 RECORDS, SERIES, RUNS = 300_000, 1_000, 5
 CPU = torch.device("cpu")
@@ -42,7 +43,6 @@ STREAM = StreamSettings.model_validate(
         "topic": "metrics",
         "time": "ts",
         "features": ["cpu", "mem", "net"],
-        "model": {"architecture": "vanilla"},
         "alerts": {"budget": "1 per day"},
     }
 )
@@ -74,13 +74,13 @@ def fill(connection: Connection) -> float:
     return size / RECORDS
 
 
-def model() -> Any:
-    """Train the dense model on history of the same kind."""
+def model(architecture: str) -> Detector:
+    """Train on history of the same kind."""
     x = values(0, HISTORY)
     time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
     columns = {f"host-{series:04d}": (time_ms, x[:, series]) for series in range(SERIES)}
-    spec = ModelSpec("series", ("cpu", "mem", "net"), STREAM.window or 32)
-    return fit(spec, "vanilla", {"max_epochs": 2}, columns)
+    plan = plan_of("series", 3, architecture, {} if architecture == "default" else {"max_epochs": 2})
+    return fit_detector("series", ("cpu", "mem", "net"), plan, columns, device=CPU)
 
 
 def options() -> GroupOptions:
@@ -101,7 +101,10 @@ def bare_poll(connection: Connection) -> float:
 
 
 def worker(
-    connection: Connection, detector: Any, folder: Path, way: Literal["at_least_once", "exactly_once"]
+    connection: Connection,
+    detector: Detector,
+    folder: Path,
+    way: Literal["at_least_once", "exactly_once"] = "at_least_once",
 ) -> float:
     """Return records a second of the whole worker."""
     lane = build_lane("metrics", STREAM, detector, "v1", CPU)
@@ -134,23 +137,29 @@ def main() -> None:
         connection = Connection(broker.bootstrap_servers)
         with closing(KafkaCluster(connection)) as cluster:
             cluster.create_topics({"metrics": 1, "alerts": 1, "dead": 1})
-        record_bytes, detector = fill(connection), model()
+        record_bytes = fill(connection)
+        models = {name: model(name) for name in ("vanilla", "default", "recurrent")}
         quiet_collector()
         legs: dict[str, Callable[[], float]] = {
             "bare": lambda: bare_poll(connection),
-            "worker": lambda: worker(connection, detector, folder, "at_least_once"),
-            "exactly_once": lambda: worker(connection, detector, folder, "exactly_once"),
+            "worker": lambda: worker(connection, models["vanilla"], folder),
+            "default": lambda: worker(connection, models["default"], folder),
+            "exactly_once": lambda: worker(connection, models["vanilla"], folder, "exactly_once"),
+            "recurrent": lambda: worker(connection, models["recurrent"], folder),
         }
         runs = {name: [] for name in legs}  # type: dict[str, list[float]]
         for _ in range(RUNS):
             for name, leg in legs.items():
                 runs[name].append(leg())
-    bare, whole, exact = (statistics.median(runs[name]) for name in legs)
+    per_s = {name: statistics.median(figures) for name, figures in runs.items()}
     printed = {
-        "bare_poll_per_s": round(bare),
-        "worker_per_s": round(whole),
-        "ratio": round(whole / bare, 3),
-        "exactly_once_ratio": round(exact / bare, 3),
+        "bare_poll_per_s": round(per_s["bare"]),
+        "worker_per_s": round(per_s["worker"]),
+        "ratio": round(per_s["worker"] / per_s["bare"], 3),
+        **{
+            f"{name}_ratio": round(per_s[name] / per_s["bare"], 3)
+            for name in ("default", "exactly_once", "recurrent")
+        },
         "records": RECORDS,
         "record_bytes": round(record_bytes, 1),
         "runs": {name: [round(each) for each in figures] for name, figures in runs.items()},

@@ -102,6 +102,11 @@ def test_what_a_silence_did_is_named_by_its_deadline(state: str) -> None:
     assert alert(state=state, event_ms=1).id != alert(state=state).id
 
 
+def test_incidents_that_end_at_one_time_are_told_apart() -> None:
+    """A series that leaves, comes back and leaves again while its partition's time stands still."""
+    assert alert(state="stale", incident="b" * 32).id != alert(state="stale").id
+
+
 def test_every_state_is_a_type_of_event() -> None:
     types = get_type_hints(CloudEvent)["type"]
     assert set(get_args(types)) == {EVENT_TYPE + state for state in get_args(State)}

@@ -278,8 +278,8 @@ def lives(draw: st.DrawFn) -> list[Happened]:
         else:
             state = draw(st.sampled_from(["opened", "opened", "silent", None]))
             state = "reopened" if state == "opened" and series in ended and severity else state
-        # The ids of these are derived from their time, so a series has one of each at a time here.
-        time_ms += state in ("silent", "stale")
+        # A deadline is that of one silence of a series: its records do not go back in time.
+        time_ms += state == "silent"
         if state in ENDS:
             open_now.discard(series)
             (ended.add if state == "resolved" else ended.discard)(series)
