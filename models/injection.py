@@ -1,13 +1,13 @@
 """Anomalies put into real series, with labels: what a detector should find, at a size that is stated.
 
-Six faults of what sends the values. In a series: a *spike* of some points; a *level* that is another one for a while;
-a *drift* away from it; a line that is *flat*, as of a sensor that is stuck; a changed *correlation*: some features go on
-as at another time, each by itself as usual; a changed *period*: all of them at another pace. Records that are judged
-one by one know spikes and correlations.
+Six faults of what sends the values. In a series: a *spike* of some points; a *level* that is another one for a
+while; a *drift* away from it; a line that is *flat*, as of a sensor that is stuck; a changed *correlation*: some
+features go on as at another time, each by itself as usual; a changed *period*: all of them at another pace. Records
+that are judged one by one know spikes and correlations.
 
 A size is in units of the series' own robust spread. Spikes and levels lie so far off, drifts end there. For a
-correlation another time is taken, for a period another pace, with which values move about so far on the mean, as far as
-the series has one: `Injected.moved` says how far it was. A flat line has no size but its length.
+correlation another time is taken, for a period another pace, with which values move about so far on the mean, as
+far as the series has one: `Injected.moved` says how far it was. A flat line has no size but its length.
 
 Everything follows from a seed.
 
