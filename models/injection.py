@@ -98,21 +98,21 @@ def inject(
         x_TF: finite values; they are not changed.
         free_T: rows that may be touched.
         anomalies: in this order.
-        gap: rows before, between and behind them.
+        gap: rows between two of them.
         spread_F: as `spread_of` has it, of more rows perhaps.
         seed: of places, features, signs and times.
     """
     random = np.random.default_rng(seed)
     changed_TF, found = x_TF.copy(), list[Injected]()
-    spare = len(x_TF) - gap - sum(anomaly.points + gap for anomaly in anomalies)
-    place = gap
+    spare = len(x_TF) + gap - sum(anomaly.points + gap for anomaly in anomalies)
+    place = 0
     for number, anomaly in enumerate(anomalies):
         even = max(spare, 0) // (len(anomalies) - number)
         begin = _next_free(free_T, place + int(random.integers(0, 2 * even + 1)), anomaly.points)
-        if begin + anomaly.points + gap > len(x_TF):
+        if begin + anomaly.points > len(x_TF):
             # What spreads them over the series may have skipped the last room that there is.
             begin = _next_free(free_T, place, anomaly.points)
-        if begin + anomaly.points + gap > len(x_TF):
+        if begin + anomaly.points > len(x_TF):
             continue
         injected, rows_NF = _faulty(x_TF, anomaly, begin, spread_F, random)
         changed_TF[begin : injected.end, list(injected.features)] = rows_NF

@@ -19,10 +19,13 @@ good enough in one of a hundred comparisons.
   `_GAIN` of all; values lie nearer to the expected ones beyond chance, by `_GAIN` at least. The margins keep models
   that differ in nothing but their newest rows from replacing one another every night.
 
-The first model of a stream, and one that follows a champion which a worker could not start with (other features,
-another window, damaged, not sound), has nobody to beat. It is sound and calibrated, and finds half of the large
-anomalies, or is not below that beyond chance. So a model whose one fault is a budget that is hardly used does
-serve.
+Scores and incidents mean the same of any model, so a champion with other windows, or one that knows some of the
+features only, is compared like any other; the distance then needs equal features.
+
+The first model of a stream, and one that follows a champion which a worker could not start with (features that are
+gone, a window that the configuration has changed, damaged, not sound), has nobody to beat. It is sound and
+calibrated, and finds half of the large anomalies, or is not below that beyond chance. So a model whose one fault is
+a budget that is hardly used does serve.
 
 What is not told apart is not refused: a loss of one anomaly in fifty takes more than the hundred or so that a short
 span holds. How often the gate errs is measured by `tests/benchmarks/gate_power.py`.
@@ -69,8 +72,8 @@ class Row(msgspec.Struct, frozen=True):
     challenger: float | None
     limit: str
     """What the challenger's figure has to be, or what both are figures of."""
-    ok: bool | None = None
-    """Whether it is; None: it only informs."""
+    ok: bool = True
+    """False: that is a reason to refuse it."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -97,30 +100,33 @@ def judge(
     """Compare two detectors on a held out span.
 
     Args:
-        champion: what a worker would serve; None where there is nothing to beat.
-        challenger: made for the same kind and features.
+        champion: what a worker would serve, be it with some of the features; None where there is nothing to beat.
+        challenger: made for the kind and the features of the span.
         held: what both are compared on; some of its rows count.
         alerts: the stream's settings.
         halvings: how often the stream's budget halves that of a series, see `pipeline.stages.thresholds`.
         seed: of injected anomalies.
     """
     if not has_finite_weights(challenger):
-        return _unsound("weights", held)
+        return _unsound("weights", champion, held)
     budgets = _budgets(alerts, held, halvings)
     window = max(each.spec.window for each in (challenger, champion) if each is not None)
-    gap = window + alerts.quiet_points + LATE if held.kind == "series" else 1
-    rounds = rounds_of(held, gap, seed)
+    gap, late = (window + alerts.quiet_points + LATE, LATE) if held.kind == "series" else (1, 0)
+    rounds = rounds_of(held, gap, late, seed)
     asked = [each.budget for each in budgets]
     new = tried(challenger, held, rounds, alerts, asked)
     if not new.finite:
-        return _unsound("scores", held)
+        return _unsound("scores", champion, held)
     old = None
     if champion is not None and has_finite_weights(champion):
-        old = tried(champion, held, rounds, alerts, asked)
+        own = held.of_features(champion.spec.features)
+        old = tried(champion, own, [one.of_features(held, own) for one in rounds], alerts, asked)
     anomalies = [injected.anomaly for one in rounds for _, injected in one.anomalies]
     if old is None or not old.finite:
         return _first(new, budgets, anomalies, held)
-    return _compared(old, new, budgets, anomalies, held)
+    assert champion is not None
+    same = champion.spec.features == challenger.spec.features
+    return _compared(old, new, budgets, anomalies, held, same)
 
 
 def has_finite_weights(detector: Detector) -> bool:
@@ -166,9 +172,9 @@ def _budgets(alerts: AlertSettings, held: HeldOut, halvings: int) -> list[_Allow
     return budgets
 
 
-def _unsound(what: str, held: HeldOut) -> Verdict:
+def _unsound(what: str, champion: Detector | None, held: HeldOut) -> Verdict:
     reason = f"not sound: some of its {what} are no finite numbers; lower `learning_rate`, or look at the records"
-    return Verdict(False, "champion", (reason,), (), held.rows, 0)
+    return Verdict(False, "first" if champion is None else "champion", (reason,), (), held.rows, 0)
 
 
 def _first(new: Trial, budgets: Sequence[_Allowed], anomalies: Sequence[Anomaly], held: HeldOut) -> Verdict:
@@ -191,7 +197,12 @@ def _first(new: Trial, budgets: Sequence[_Allowed], anomalies: Sequence[Anomaly]
 
 
 def _compared(
-    old: Trial, new: Trial, budgets: Sequence[_Allowed], anomalies: Sequence[Anomaly], held: HeldOut
+    old: Trial,
+    new: Trial,
+    budgets: Sequence[_Allowed],
+    anomalies: Sequence[Anomaly],
+    held: HeldOut,
+    same_features: bool,
 ) -> Verdict:
     rows, reasons = _calibrated(old, new, budgets, held)
     better = [f"the champion is {fault}" for fault in _calibrated(None, old, budgets, held)[1][:1]]
@@ -208,10 +219,10 @@ def _compared(
     if fewer:
         reasons.append(f"worse: it misses {lost:,} anomalies that the champion finds, and gains {gained:,}")
     else:
-        reasons += [f"worse: {row.measure}, {row.limit}" for row in of_faults if row.ok is False]
+        reasons += [f"worse: {row.measure}, {row.limit}" for row in of_faults if not row.ok]
     if more:
         better.append(f"it finds {gained:,} anomalies that the champion misses, and loses {lost:,}")
-    row, distance = _distance(old, new)
+    row, distance = _distance(old, new, same_features)
     rows.append(row)
     if distance == "further":
         reasons.append(f"worse: values lie further from the expected ones, {row.limit}")
@@ -268,8 +279,12 @@ def _by_fault(old: Trial | None, new: Trial, anomalies: Sequence[Anomaly], kept_
     return rows
 
 
-def _distance(old: Trial, new: Trial) -> tuple[Row, Literal["nearer", "further", "alike"]]:
+def _distance(old: Trial, new: Trial, same_features: bool) -> tuple[Row, Literal["nearer", "further", "alike"]]:
     """Compare how far values lie from the expected ones, block by block."""
+    before, now = (round(float(np.median(each.error_B)), 4) if len(each.error_B) else None for each in (old, new))
+    measure = "distance from expected values, in spreads"
+    if not same_features:
+        return Row(measure, before, now, "not compared: the champion knows other features"), "alike"
     ratio_B = np.log(np.maximum(new.error_B, _LEAST)) - np.log(np.maximum(old.error_B, _LEAST))
     gain = np.log1p(_GAIN)
     further, nearer = int((ratio_B > gain).sum()), int((ratio_B < -gain).sum())
@@ -279,8 +294,7 @@ def _distance(old: Trial, new: Trial) -> tuple[Row, Literal["nearer", "further",
     elif sign_test(nearer, len(ratio_B) - nearer) < _CHANCE:
         said = "nearer"
     limit = f"by {_GAIN:.0%} further in {further:,} of {len(ratio_B):,} blocks, nearer in {nearer:,}"
-    before, now = (round(float(np.median(each.error_B)), 4) if len(each.error_B) else None for each in (old, new))
-    return Row("distance from expected values, in spreads", before, now, limit, said != "further"), said
+    return Row(measure, before, now, limit, said != "further"), said
 
 
 def _share(found_I: BoolArray) -> float | None:

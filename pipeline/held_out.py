@@ -11,9 +11,9 @@ short to hold enough of them at once, it is scored several times with others.
 Legend: T rows of a series, N held out rows of it, I injected anomalies, F features.
 """
 
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import cycle, islice
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ class HeldOut:
     """What models are compared on."""
 
     kind: Kind
+    features: tuple[str, ...]
     columns: Columns
     """All rows of each series, those before the cut too; none is missing a value."""
     cut: Mapping[str, int]
@@ -57,6 +58,14 @@ class HeldOut:
     def rows(self) -> int:
         """Held out rows that count, of all series."""
         return sum(int(counted_N.sum()) for counted_N in self.counted.values())
+
+    def of_features(self, features: tuple[str, ...]) -> "HeldOut":
+        """Return it as a model sees it that knows these of the features, in their order."""
+        if features == self.features:
+            return self
+        places = [self.features.index(name) for name in features]
+        columns = {name: (time_ms_T, x_TF[:, places]) for name, (time_ms_T, x_TF) in self.columns.items()}
+        return replace(self, features=features, columns=columns)
 
     def interval_ms(self, name: str) -> float:
         """Return the usual time between two points of a series."""
@@ -73,6 +82,13 @@ class Round:
     anomalies: Sequence[tuple[str, Injected]]
     """With the series; rows are numbered from the cut."""
 
+    def of_features(self, held: HeldOut, seen: HeldOut) -> "Round":
+        """Return it as a model sees it that knows the features of `seen` of those of `held`."""
+        if seen is held:
+            return self
+        places = [held.features.index(name) for name in seen.features]
+        return replace(self, values={name: x_NF[:, places] for name, x_NF in self.values.items()})
+
 
 def cut_of(kind: Kind, columns: Columns, share: float = HELD_OUT) -> dict[str, int]:
     """Return each series' first held out row, so that about this share of all rows is held out."""
@@ -85,7 +101,13 @@ def cut_of(kind: Kind, columns: Columns, share: float = HELD_OUT) -> dict[str, i
 
 
 def held_out_of(
-    kind: Kind, columns: Columns, cut: Mapping[str, int], spans: Sequence[Span], margin: int, seed: int
+    kind: Kind,
+    features: Sequence[str],
+    columns: Columns,
+    cut: Mapping[str, int],
+    spans: Sequence[Span],
+    margin: int,
+    seed: int,
 ) -> HeldOut:
     """Return the held out part of a history, of some of its series where it is very long."""
     longest = {name: len(time_ms_T) - cut[name] for name, (time_ms_T, _) in columns.items()}
@@ -99,42 +121,41 @@ def held_out_of(
     counted = {
         name: ~excluded_rows(name, time_ms_T, spans, margin)[cut[name] :] for name, (time_ms_T, _) in kept.items()
     }
-    return HeldOut(kind, kept, {name: cut[name] for name in kept}, counted)
+    return HeldOut(kind, tuple(features), kept, {name: cut[name] for name in kept}, counted)
 
 
-def rounds_of(held: HeldOut, gap: int, seed: int) -> list[Round]:
+def rounds_of(held: HeldOut, gap: int, late: int, seed: int) -> list[Round]:
     """Return the held out span with anomalies, as often as it takes to have enough of each.
 
     Args:
         held: where they are put.
-        gap: rows between two of them, so that each begins in what is usual.
+        gap: rows between two of them, so that each begins in what is usual; a series that is new there has to be as
+            old. What comes before the cut is taken to be usual.
+        late: rows behind each that show what becomes of it.
         seed: of all that is drawn.
     """
-    features = next((x_TF.shape[1] for _, x_TF in held.columns.values()), 1)
-    wanted = _wanted(held.kind, features)
+    wanted = _wanted(held.kind, len(held.features))
     random = np.random.default_rng(seed)
-    rounds, missing = list[Round](), len(wanted)
-    names = list(held.columns)
-    upcoming = cycle([wanted[place] for place in random.permutation(len(wanted))])
-    while missing > 0 and len(rounds) < _MOST_ROUNDS:
+    missing = deque(wanted[place] for place in random.permutation(len(wanted)))
+    rounds = list[Round]()
+    while missing and len(rounds) < _MOST_ROUNDS:
         values, anomalies = dict[str, FloatArray](), list[tuple[str, Injected]]()
-        for name in random.permutation(names).tolist():
-            if len(anomalies) >= missing:
-                break
+        for name in random.permutation(list(held.columns)).tolist():
             x_TF = held.columns[name][1]
             x_NF = x_TF[held.cut[name] :]
-            room = len(x_NF) // (max(_POINTS.values()) + gap) if held.kind == "series" else len(x_NF) // 50
-            asked = list(islice(upcoming, min(room, missing - len(anomalies))))
-            changed_NF, found = inject(
-                x_NF, held.counted[name], asked, gap, spread_of(x_TF), int(random.integers(2**32))
-            )
-            if found:
-                values[name] = changed_NF
-                anomalies += [(name, injected) for injected in found]
+            free_N = held.counted[name].copy()
+            free_N[len(free_N) - late :] = False
+            free_N[: max(gap - held.cut[name], 0)] = False
+            most = max(_POINTS.values()) + gap if held.kind == "series" else 50
+            asked = [missing.popleft() for _ in range(min((len(x_NF) + gap) // most, len(missing)))]
+            changed_NF, found = inject(x_NF, free_N, asked, gap, spread_of(x_TF), int(random.integers(2**32)))
+            values[name] = changed_NF
+            anomalies += [(name, injected) for injected in found]
+            placed = Counter(injected.anomaly for injected in found)
+            missing += list((Counter(asked) - placed).elements())
         if not anomalies:
             break
-        rounds.append(Round(values, anomalies))
-        missing -= len(anomalies)
+        rounds.append(Round({name: values[name] for name, _ in anomalies}, anomalies))
     return rounds
 
 

@@ -1,4 +1,4 @@
-"""A topic's retained records -> a trained model version, promoted as the stream's champion.
+"""A topic's retained records -> a trained model version, promoted as the stream's champion without a comparison.
 
 Records pass the same decoder as in the worker; what it would reject is left out and counted. Late records and
 points with a missing feature are left out too.
@@ -89,39 +89,17 @@ def train_stream(
         SnapshotError: too few usable records, or no number in them.
         RegistryError: another promotion came first.
     """
-    if wrong := wrong_option(settings):
-        raise ConfigError(f"streams.{name}.model: {wrong[1]}")
     started = now()
-    arrived = iter(history)
-    sample = _sample(arrived)
-    names = settings.features or features_of(sample, settings)
-    if odd := label_warning(names, settings):
-        logger.warning("stream %s: %s; %s", name, *odd)
-    read = read_columns(_chained(sample, arrived), decoder_of(settings, names))
-    if read.records - read.rejected < _LEAST_RECORDS:
-        raise SnapshotError(
-            f"stream {name}: topic {settings.topic} holds {read.records - read.rejected} usable records of "
-            f"{read.records}; training needs {_LEAST_RECORDS} at least: let more arrive, or see `offkey check` for "
-            "what is rejected"
-        )
-    if read.absent:
-        absent = shortened([names[place] for place in read.absent])
-        raise SnapshotError(f"stream {name}: no record has a value of: {absent}; take that out of `features`")
-    try:
-        detector = fit_detector(
-            settings.kind,
-            names,
-            plan_of_settings(settings, len(names)),
-            read.columns,
-            device=device,
-            delays=[settings.alerts.delay],
-            progress=lambda share: progress(name, share),
-            unfinished=unfinished,
-        )
-    except TooFewRows as error:
-        raise SnapshotError(f"stream {name}: {_why_so_few(str(error), settings, read)}") from error
-    except ValueError as error:
-        raise SnapshotError(f"stream {name}: {error}") from error
+    names, read = read_history(name, settings, history)
+    detector = fit_stream(
+        name,
+        settings,
+        names,
+        read,
+        device=device,
+        progress=lambda share: progress(name, share),
+        unfinished=unfinished,
+    )
     version = publish(name, detector, registry, now())
     if unfinished:
         unfinished.clear()
@@ -138,6 +116,69 @@ def train_stream(
         seconds,
         support_of(settings, detector),
     )
+
+
+def read_history(
+    name: str, settings: StreamSettings, history: Iterable[PartitionRecords]
+) -> tuple[Sequence[str], Read]:
+    """Return the features of a stream, and its records as columns.
+
+    Raises:
+        ConfigError: no such architecture or option; said before anything is read.
+        SnapshotError: too few usable records, or no number in them.
+    """
+    if wrong := wrong_option(settings):
+        raise ConfigError(f"streams.{name}.model: {wrong[1]}")
+    arrived = iter(history)
+    sample = _sample(arrived)
+    names = settings.features or features_of(sample, settings)
+    if odd := label_warning(names, settings):
+        logger.warning("stream %s: %s; %s", name, *odd)
+    read = read_columns(_chained(sample, arrived), decoder_of(settings, names))
+    if read.records - read.rejected < _LEAST_RECORDS:
+        raise SnapshotError(
+            f"stream {name}: topic {settings.topic} holds {read.records - read.rejected} usable records of "
+            f"{read.records}; training needs {_LEAST_RECORDS} at least: let more arrive, or see `offkey check` for "
+            "what is rejected"
+        )
+    if read.absent:
+        absent = shortened([names[place] for place in read.absent])
+        raise SnapshotError(f"stream {name}: no record has a value of: {absent}; take that out of `features`")
+    return names, read
+
+
+def fit_stream(
+    name: str,
+    settings: StreamSettings,
+    names: Sequence[str],
+    read: Read,
+    *,
+    device: torch.device,
+    progress: Callable[[float], None],
+    unfinished: Unfinished | None = None,
+    begins_ms: Mapping[str, Sequence[int]] | None = None,
+) -> Detector:
+    """Train what a stream's settings ask for on its columns; `begins_ms` are those of `fit_detector`.
+
+    Raises:
+        SnapshotError: they hold too little to train on.
+    """
+    try:
+        return fit_detector(
+            settings.kind,
+            names,
+            plan_of_settings(settings, len(names)),
+            read.columns,
+            device=device,
+            delays=[settings.alerts.delay],
+            progress=progress,
+            unfinished=unfinished,
+            begins_ms=begins_ms,
+        )
+    except TooFewRows as error:
+        raise SnapshotError(f"stream {name}: {_why_so_few(str(error), settings, read)}") from error
+    except ValueError as error:
+        raise SnapshotError(f"stream {name}: {error}") from error
 
 
 def _why_so_few(said: str, settings: StreamSettings, read: Read) -> str:
@@ -181,15 +222,35 @@ def plan_of_settings(settings: StreamSettings, features: int, options: Mapping[s
     return plan_of(settings.kind, features, settings.model.architecture, options, settings.window, views)
 
 
-def publish(stream: str, detector: Detector, registry: Registry, at: datetime) -> str:
-    """Store a detector as a new version and promote it; return the version."""
+def publish(
+    stream: str,
+    detector: Detector,
+    registry: Registry,
+    at: datetime,
+    *,
+    reason: str = "offkey train",
+    follows: int | None = None,
+) -> str:
+    """Store a detector as a new version and promote it; return the version.
+
+    `follows` is the promotion after which it was decided on; by default the newest one that there is.
+
+    Raises:
+        RegistryError: another promotion came first.
+    """
     files = to_files(detector)
     fingerprint = hashlib.sha256(files[TENSORS]).hexdigest()[:8]
     version = f"{at.astimezone(UTC):%Y%m%dT%H%M%S}-{fingerprint}"
     registry.add(ModelVersion(stream, version, files))
-    number = max((promotion.number for promotion in registry.promotions(stream)), default=0) + 1
-    registry.promote(stream, Promotion(number, version, int(at.timestamp() * 1000), "offkey train"))
+    if follows is None:
+        follows = newest_promotion(stream, registry)
+    registry.promote(stream, Promotion(follows + 1, version, int(at.timestamp() * 1000), reason))
     return version
+
+
+def newest_promotion(stream: str, registry: Registry) -> int:
+    """Return the number of a stream's last promotion; 0 where it has none."""
+    return max((promotion.number for promotion in registry.promotions(stream)), default=0)
 
 
 def read_columns(history: Iterable[PartitionRecords], decoder: Decoder) -> Read:

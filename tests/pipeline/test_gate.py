@@ -59,7 +59,7 @@ def trained(begin: int, end: int, change: Change = lambda x_STF: None, architect
 def held_of(columns: Columns, spans: tuple[Span, ...] = ()) -> HeldOut:
     cut = cut_of("series", columns)
     assert set(cut.values()) == {CUT}
-    return held_out_of("series", columns, cut, spans, 8, 0)
+    return held_out_of("series", ["cpu", "mem"], columns, cut, spans, 8, 0)
 
 
 def judged(champion: Detector | None, challenger: Detector, held: HeldOut, **alerts: Any) -> Verdict:
@@ -241,7 +241,7 @@ def test_what_happens_in_an_excluded_span_does_not_count() -> None:
 def test_features_are_compared_record_by_record() -> None:
     rows_NF = feature_rows(4000, 7)
     columns = {"": (BEGIN_MS + 1000 * np.arange(4000), rows_NF)}
-    held = held_out_of("features", columns, cut_of("features", columns), (), 0, 0)
+    held = held_out_of("features", ["a", "b", "c"], columns, cut_of("features", columns), (), 0, 0)
     verdict = judge(features_detector(), features_detector(), held, FEATURES.alerts)
     assert not verdict.accepted
     assert {each.measure.split(" ")[0] for each in verdict.rows} >= {"spike", "correlation"}
