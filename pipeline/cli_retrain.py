@@ -128,13 +128,11 @@ def table_of(done: "Retrained") -> "Table":
     from rich.text import Text
 
     verdict = done.verdict
-    table = Table(
-        "",
-        title=f"{verdict.held_out_rows:,} rows held out, {verdict.anomalies:,} anomalies put into them",
-        title_justify="left",
-    )
+    against = f"; champion {done.champion}" if done.champion else ""
+    title = f"{verdict.held_out_rows:,} rows held out, {verdict.anomalies:,} anomalies put into them{against}"
+    table = Table("", title=title, title_justify="left")
     table.add_column("Measure", overflow="fold")
-    table.add_column(f"Champion {done.champion or ''}".strip(), justify="right", overflow="fold")
+    table.add_column("Champion", justify="right")
     table.add_column("Challenger", justify="right")
     table.add_column("Limit", overflow="fold")
     for row in verdict.rows:

@@ -68,9 +68,13 @@ class HeldOut:
         return replace(self, features=features, columns=columns)
 
     def interval_ms(self, name: str) -> float:
-        """Return the usual time between two points of a series."""
+        """Return the usual time between two points of a series, or the mean one of records without order."""
         time_ms_T, _ = self.columns[name]
-        return max(float(np.median(np.diff(time_ms_T))), 1.0) if len(time_ms_T) > 1 else 1.0
+        if len(time_ms_T) < 2:
+            return 1.0
+        if self.kind == "features":
+            return max(float(np.ptp(time_ms_T)) / (len(time_ms_T) - 1), 1e-3)
+        return max(float(np.median(np.diff(time_ms_T))), 1.0)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ class _Run:
         self._scale = {name: self._scale_of(name) for name in self._names}
         # The windows near the first held out row reach back so far.
         self._back = {name: min(held.cut[name], 2 * detector.spec.window) for name in self._names}
+        self._clean: dict[str, Tensor] = {}
+        """Surprise of the held out rows as they are."""
         self._tail = self._begun()
         self._follow(self._tail, [self._surprise(name, x_TF)[: held.cut[name]] for name, x_TF in self._rows()])
 
@@ -162,10 +164,13 @@ class _Run:
         surprise = []
         for name, x_TF in self._rows():
             cut, back = self._held.cut[name], self._back[name]
-            rows_TF = x_TF[cut - back :]
             if name in values:
                 rows_TF = np.concatenate([x_TF[cut - back : cut], values[name]])
-            surprise.append(self._surprise(name, rows_TF)[back:])
+                surprise.append(self._surprise(name, rows_TF)[back:])
+                continue
+            if name not in self._clean:
+                self._clean[name] = self._surprise(name, x_TF[cut - back :])[back:]
+            surprise.append(self._clean[name])
         return self._follow(tail, surprise)
 
     def _follow(self, tail: OnlineTail, surprise: Sequence[Tensor]) -> tuple[list[FloatArray], list[BoolArray]]:

@@ -1,10 +1,10 @@
 """How often the gate errs: `python -m tests.benchmarks.gate_power [SEEDS]`.
 
-Seeded streams of three series and two features, 1,500 points each, of which 300 are held out; the default model. For
-each seed a champion and a challenger of which it is known which is better:
+Seeded streams of three series and two features, 1,500 points each, of which 300 are held out; the default model.
+For each seed a champion and a challenger of which it is known which is better:
 
-- `equal`: each has learned 600 points of its own, of the same course. Accepting one is needless, refusing it as worse
-  or not calibrated is wrong.
+- `equal`: each has learned 600 points of its own, of the same course. Accepting one is needless, refusing it as
+  worse or not calibrated is wrong.
 - `outage`: half of what the challenger has learned was an outage. Accepting it is wrong.
 - `noisy`: the challenger has learned twice the noise. Accepting it is wrong.
 - `shift`: the champion has learned another level and season than the series have had since. Refusing is wrong.

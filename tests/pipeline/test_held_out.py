@@ -39,7 +39,10 @@ def test_a_month_without_records_leaves_a_span_to_compare_on() -> None:
 
 def test_of_records_without_order_the_last_ones_are_held_out() -> None:
     columns = {"": (np.arange(1000)[::-1].copy(), feature_rows(1000, 1))}
-    assert cut_of("features", columns) == {"": 800}
+    cut = cut_of("features", columns)
+    assert cut == {"": 800}
+    held = held_out_of("features", ["a", "b", "c"], columns, cut, [], 0, 0)
+    assert (held.rows, held.interval_ms("")) == (200, 1.0)
     assert cut_of("series", {}) == {}
 
 

@@ -302,7 +302,7 @@ def test_a_stream_of_features() -> None:
 
 def test_an_interrupted_retraining_goes_on(tmp_path: Any) -> None:
     storage, said = ObjectStorage(f"file://{tmp_path}"), list[str]()
-    how = {"unfinished": Unfinished(storage, "models/machines/unfinished", said.append, every_s=0)}
+    unfinished = Unfinished(storage, "models/machines/unfinished", said.append, every_s=0)
 
     def interrupted(name: str, share: float) -> None:
         if share > 0.3:
@@ -319,9 +319,9 @@ def test_an_interrupted_retraining_goes_on(tmp_path: Any) -> None:
             now=lambda: AT,
             device=CPU,
             progress=interrupted,
-            **how,
+            unfinished=unfinished,
         )
-    done = retrained(history(), **how)
+    done = retrained(history(), unfinished=unfinished)
     assert [line.partition(",")[0] for line in said] == ["goes on with the training that was interrupted"]
     assert storage.list("models/machines/unfinished") == []
     whole = retrained(history())
