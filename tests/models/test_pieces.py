@@ -10,6 +10,7 @@ from models.dataset import Columns, TooFewRows, pieces_of
 from models.detector import Detector
 from models.files import from_files, to_files
 from models.fitting import fit_detector
+from models.online_tail import SERIES_PACE, quantiles
 from models.plan import plan_of
 from models.resume import Unfinished
 from pipeline.connectors.storage import ObjectStorage
@@ -55,6 +56,9 @@ def test_what_is_usual_is_that_of_each_whole_series() -> None:
     cut = fitted(history(), {"a": [CUT_MS]})
     judgement = cut.calibration.of(0)
     assert list(judgement.quantiles_of_series) == list(judgement.clusters_of_series) == NAMES
+    lost = cut.spec.window - 1
+    own_N = cut.score_series("b", history()["b"][1], (0,))[0][lost:]
+    assert judgement.quantiles_of_series["b"] == pytest.approx(quantiles(own_N, SERIES_PACE), rel=1e-4)
     again = fitted(history(), {"a": [CUT_MS], "b": []})
     assert again.calibration.of(0).quantiles_of_series == judgement.quantiles_of_series
     assert to_files(from_files(to_files(cut))) == to_files(cut)
