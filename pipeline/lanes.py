@@ -8,7 +8,8 @@ import torch
 
 from models.calibration import alert_threshold
 from models.detector import Detector
-from models.files import ModelFileError, from_files
+from models.files import from_files
+from models.manifest import ModelFileError
 from models.spec import shortened
 from pipeline.alert_settings import AlertSettings
 from pipeline.budgets import parse_budget

@@ -17,8 +17,9 @@ import torch
 
 from models.dataset import TooFewRows
 from models.detector import Detector
-from models.files import TENSORS, to_files
+from models.files import to_files
 from models.fitting import fit_detector
+from models.manifest import TENSORS
 from models.plan import DEFAULT, Plan, plan_of
 from models.resume import Unfinished
 from models.spec import shortened
