@@ -1,8 +1,8 @@
 """A detector as two files: `model.safetensors` and `manifest.json`. Never pickle.
 
-The manifest tells what the tensors mean, and by its hashes no byte of either file changes unseen: a damaged model is
-refused instead of scoring nonsense (`models.manifest`). Format 2 holds any number of views and a calibration for each
-delay; format 1, of one view without memory, is still read.
+The manifest tells what the tensors mean, and by its hashes no byte of either file changes unseen: a damaged model
+is refused instead of scoring nonsense (`models.manifest`). Format 2 holds any number of views and a calibration for
+each delay; format 1, of one view without memory, is still read.
 """
 
 import dataclasses

@@ -47,10 +47,19 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
         RegistryError: there is none, or it is damaged.
         ConfigError: it was made for other features than the configuration names.
     """
-    promotions = registry.promotions(stream)
-    if not promotions:
+    champion = registry.champion(stream)
+    if champion is None:
         raise RegistryError(f"stream {stream}: there is no model yet; train one with: offkey train CONFIG {stream}")
-    version = promotions[-1].version
+    return load_version(stream, settings, registry, champion.version), champion.version
+
+
+def load_version(stream: str, settings: StreamSettings, registry: Registry, version: str) -> Detector:
+    """Return the detector of a version, once it is found whole and made for what the configuration says.
+
+    Raises:
+        RegistryError: it is not there, or damaged.
+        ConfigError: it was made for other features than the configuration names.
+    """
     try:
         detector = from_files(registry.load(stream, version).files, f"model {stream} {version}")
     except ModelFileError as error:
@@ -70,7 +79,7 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
         raise ConfigError(
             f"stream {stream}: alerts.delay: {error}; train again with: offkey train CONFIG {stream}"
         ) from error
-    return detector, version
+    return detector
 
 
 def _told(features: Sequence[str], others: Sequence[str]) -> str:

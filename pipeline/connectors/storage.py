@@ -58,6 +58,22 @@ class ObjectStorage:
         except FileNotFoundError:
             return None
 
+    def get_range(self, name: str, start: int, end: int) -> bytes | None:
+        """Return the bytes from `start` to before `end`, or None where there is no such object."""
+        try:
+            with self._translated("read", name):
+                return bytes(obstore.get_range(self._store, name, start=start, end=end))
+        except FileNotFoundError:
+            return None
+
+    def written_ms(self, name: str) -> int | None:
+        """Return when an object was written, in ms since the epoch by the store's clock; None: it is not there."""
+        try:
+            with self._translated("read", name):
+                return int(obstore.head(self._store, name)["last_modified"].timestamp() * 1000)
+        except FileNotFoundError:
+            return None
+
     def put(self, name: str, content: bytes) -> None:
         """Write an object, over one that is there."""
         with self._translated("write", name):

@@ -20,20 +20,6 @@ from tests.plugins import installed
 from tests.streams import SERIES, series_payloads
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process; return (exit status, stdout, stderr)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["offkey", "--log-level", "error", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return call
-
-
 def test_init_writes_a_configuration_that_loads(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     path = tmp_path / "offkey.yaml"
     assert run("init", str(path))[0] == 0
