@@ -118,10 +118,9 @@ def show(config: ConfigPath, stream: Stream, version: Version, as_json: AsJson =
     except ModelFileError as error:
         damaged = [str(error), *(fault for fault in damaged if fault != str(error))]
     if as_json:
-        sizes = {name: len(content) for name, content in files.items()}
-        print(json.dumps({**report.version_json(facts), "faults": damaged, "bytes": sizes}))
+        print(json.dumps({**report.version_json(facts), "faults": damaged}))
     else:
-        for line in report.version_lines(stream, facts, sum(map(len, files.values()))):
+        for line in report.version_lines(stream, facts):
             print(line)
         if facts.origin and facts.origin.gate:
             Console().print(report.gate_table(facts.origin.gate))

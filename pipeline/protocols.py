@@ -363,6 +363,9 @@ class Registry(Protocol):
     def file(self, stream: str, version: str, name: str) -> bytes | None:
         """Return one file of a version, or None where it has none of this name."""
 
+    def size_bytes(self, stream: str, version: str) -> int:
+        """Return how much storage a version takes."""
+
     def remove(self, stream: str, version: str) -> None:
         """Delete a version, its manifest first; one that is not there is fine.
 

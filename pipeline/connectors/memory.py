@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.connectors.checkpoints import StoredCheckpoints
+from pipeline.connectors.objects import Stat
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.errors import AssignmentLost, ConfigError, RecordError
 from pipeline.protocols import (
@@ -241,8 +242,8 @@ class MemoryStorage:
         content = self.objects.get(name)
         return None if content is None else content[start:end]
 
-    def written_ms(self, name: str) -> int | None:
-        return self.now_ms if name in self.objects else None
+    def stat(self, name: str) -> Stat | None:
+        return Stat(len(self.objects[name]), self.now_ms) if name in self.objects else None
 
     def put(self, name: str, content: bytes) -> None:
         self.objects[name] = bytes(content)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from pipeline.connectors.checkpoints import Storage
+from pipeline.connectors.objects import Storage
 from pipeline.errors import PromotionLost, RegistryError
 from pipeline.protocols import ModelVersion
 from pipeline.versions.log import Promotion, PromotionLog, made_champion
@@ -62,6 +62,11 @@ class StoredRegistry:
 
     def file(self, stream: str, version: str, name: str) -> bytes | None:
         return self._storage.get(f"{_versions(stream)}/{version}/{name}")
+
+    def size_bytes(self, stream: str, version: str) -> int:
+        folder = f"{_versions(stream)}/{version}"
+        stats = (self._storage.stat(name) for name in self._storage.list(folder))
+        return sum(stat.size_bytes for stat in stats if stat is not None)
 
     def remove(self, stream: str, version: str) -> None:
         folder = f"{_versions(stream)}/{version}"

@@ -5,18 +5,24 @@ when it was written. Only the facts of a checkpoint are read, not its arrays, so
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from pipeline.connectors.checkpoints import Storage, StoredCheckpoints
+from pipeline.connectors.checkpoints import StoredCheckpoints
+from pipeline.connectors.objects import Storage
 from pipeline.errors import CheckpointError
 from pipeline.part_memory import read_facts
 from pipeline.protocols import TopicPartition
 from pipeline.versions.usage import Serving
 
-_EARLY_HASH, _EARLY_LENGTH = 32, 8
-"""An object of earlier versions: a hash, then safetensors, whose header has its length before it."""
+_AT_ONCE = 8
+"""Partitions that are asked at a time: a store may take long for each answer, and a topic may have hundreds."""
+_EARLY = re.compile(r"\d+-\d+")
+_EARLY_HASH, _EARLY_HEADER = 32, 40
+"""An object of earlier versions: a hash, the length of a header, and the header, all as safetensors has it."""
 
 
 def serving(storage: Storage, stream: str) -> Sequence[Serving]:
@@ -33,8 +39,9 @@ def serving(storage: Storage, stream: str) -> Sequence[Serving]:
         number, _, part = below.partition("/")
         if number.isdecimal() and part:
             places.add(TopicPartition(topic, int(number)))
-    found = (_of_partition(storage, stream, place) for place in sorted(places))
-    return [each for each in found if each is not None]
+    with ThreadPoolExecutor(_AT_ONCE, "serving") as pool:
+        found = pool.map(partial(_of_partition, storage, stream), sorted(places))
+        return [each for each in found if each is not None]
 
 
 def _of_partition(storage: Storage, stream: str, partition: TopicPartition) -> Serving | None:
@@ -44,33 +51,34 @@ def _of_partition(storage: Storage, stream: str, partition: TopicPartition) -> S
     """
     best: tuple[str, Serving] | None = None
     for name in StoredCheckpoints(storage).newest_parts(stream, partition):
-        written_ms = storage.written_ms(name)
-        if written_ms is None:
+        stat = storage.stat(name)
+        if stat is None:
             # Its worker has replaced it meanwhile.
             continue
         try:
-            facts = _facts(storage, name)
+            facts = _facts(storage, name, stat.size_bytes)
             topic_id = str(facts["topic_id"])
-            told = Serving(partition, str(facts["model_version"]), int(facts["next_offset"]), written_ms)
+            told = Serving(partition, str(facts["model_version"]), int(facts["next_offset"]), stat.written_ms)
         except (CheckpointError, KeyError, TypeError, ValueError):
-            topic_id, told = "", Serving(partition, None, 0, written_ms)
+            topic_id, told = "", Serving(partition, None, 0, stat.written_ms)
         if best is None or (best[0] == topic_id and told.next_offset > best[1].next_offset):
             best = topic_id, told
     return None if best is None else best[1]
 
 
-def _facts(storage: Storage, name: str) -> Mapping[str, Any]:
-    if "-" in name.rpartition("/")[2].replace("-", "", 1):
-        return read_facts(partial(_read, storage, name))
-    length = int.from_bytes(_read(storage, name, _EARLY_HASH, _EARLY_HASH + _EARLY_LENGTH), "little")
-    begin = _EARLY_HASH + _EARLY_LENGTH
-    header = json.loads(_read(storage, name, begin, begin + length))
+def _facts(storage: Storage, name: str, size_bytes: int) -> Mapping[str, Any]:
+    def read(start: int, end: int) -> bytes:
+        """Return what it has of these bytes."""
+        if start >= min(end, size_bytes):
+            return b""
+        content = storage.get_range(name, start, min(end, size_bytes))
+        if content is None:
+            raise CheckpointError("it is gone")
+        return content
+
+    if not _EARLY.fullmatch(name.rpartition("/")[2]):
+        return read_facts(read)
+    length = int.from_bytes(read(_EARLY_HASH, _EARLY_HEADER), "little")
+    header = json.loads(read(_EARLY_HEADER, _EARLY_HEADER + length))
     facts: Mapping[str, Any] = json.loads(header["__metadata__"]["checkpoint"])
     return facts
-
-
-def _read(storage: Storage, name: str, start: int, end: int) -> bytes:
-    content = storage.get_range(name, start, end)
-    if content is None:
-        raise CheckpointError("it is gone")
-    return content

@@ -44,6 +44,7 @@ class Facts:
     """What is damaged, a line each."""
     promotions: Sequence[Promotion]
     """Those that made it serve."""
+    size_bytes: int
     is_champion: bool
     is_before: bool
     """Whether a rollback goes to it."""
@@ -80,6 +81,7 @@ def facts_of(registry: Registry, stream: str, version: str, log: PromotionLog, s
         origin,
         faults,
         [entry for entry in log.entries if entry.version == version and not entry.removed],
+        registry.size_bytes(stream, version),
         champion is not None and champion.version == version,
         served_before(log.tail) == version,
         version in log.removed,

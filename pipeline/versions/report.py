@@ -24,7 +24,8 @@ def versions_table(of_stream: Iterable[tuple[str, Sequence[Facts]]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in ("stream", "version"):
         table.add_column(head, overflow="fold")
-    table.add_column("rows", justify="right")
+    for head in ("size", "rows"):
+        table.add_column(head, justify="right")
     for head in ("learned from (UTC)", "model", "gate", "serves"):
         table.add_column(head, overflow="fold")
     for stream, versions in of_stream:
@@ -33,6 +34,7 @@ def versions_table(of_stream: Iterable[tuple[str, Sequence[Facts]]]) -> Table:
             row = (
                 stream,
                 printable(facts.version),
+                _size(facts.size_bytes),
                 "?" if learned is None or learned.rows is None else f"{learned.rows:,}",
                 _span(facts, day_only=True),
                 "damaged" if learned is None else printable(learned.architecture),
@@ -44,10 +46,10 @@ def versions_table(of_stream: Iterable[tuple[str, Sequence[Facts]]]) -> Table:
     return table
 
 
-def version_lines(stream: str, facts: Facts, size_bytes: int) -> Iterator[str]:
+def version_lines(stream: str, facts: Facts) -> Iterator[str]:
     """Yield what is known of one version; the gate's table comes after."""
     yield f"{stream} {printable(facts.version)}: {'; '.join(_standing(facts)) or 'has never served'}"
-    for what, told in _told(facts, size_bytes):
+    for what, told in _told(facts):
         yield f"  {what:{_WIDTH}}  {told}"
 
 
@@ -98,6 +100,7 @@ def version_json(facts: Facts) -> dict[str, Any]:
     """Return what is known of one version."""
     return {
         "version": facts.version,
+        "size_bytes": facts.size_bytes,
         "trained": iso(facts.trained_ms),
         "champion": facts.is_champion,
         "rollback_target": facts.is_before,
@@ -137,7 +140,7 @@ def _at(time_ms: int) -> datetime:
     return datetime.fromtimestamp(time_ms / 1000, UTC)
 
 
-def _told(facts: Facts, size_bytes: int) -> Iterator[tuple[str, str]]:
+def _told(facts: Facts) -> Iterator[tuple[str, str]]:
     learned, origin = facts.learned, facts.origin
     made = f"{moment(facts.trained_ms)} UTC"
     if origin:
@@ -156,7 +159,7 @@ def _told(facts: Facts, size_bytes: int) -> Iterator[tuple[str, str]]:
         yield "features", f"{len(learned.features):,}: {printable(shortened(learned.features))}"
         views = f"{learned.views} view{'' if learned.views == 1 else 's'}"
         rows = f", of up to {learned.window} rows" if learned.kind == "series" else ""
-        yield "model", f"{printable(learned.architecture)}, {views}{rows}; {size_bytes / 1e6:,.2f} MB"
+        yield "model", f"{printable(learned.architecture)}, {views}{rows}; {_size(facts.size_bytes)}"
         yield "made with", printable(", ".join(f"{name} {version}" for name, version in learned.libraries.items()))
     for entry in facts.promotions:
         who = f", {printable(entry.by)}" if entry.by else ""
@@ -198,6 +201,10 @@ def _span(facts: Facts, day_only: bool = False) -> str:
 
 def _verdict(gate: GateResult | None) -> str:
     return "" if gate is None else "accepted" if gate.accepted else "refused"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def _number(value: float | None) -> str:

@@ -1,9 +1,12 @@
 """An object store on loopback that speaks as much of S3 as `ObjectStorage` asks for, and fails when it is told to.
 
-The objects live in this process; workers reach them as they reach a real bucket, over HTTP.
+It is no judge of what S3 does: `tests.buckets` is, and both are held to `tests/contracts/test_storage.py`. This one
+is there to fail, to hang and to be full in the midst of a worker's requests. The objects live in this process;
+workers reach them as they reach a real bucket, over HTTP.
 """
 
 import hashlib
+import re
 import sys
 import threading
 from collections.abc import Mapping
@@ -18,6 +21,8 @@ BUCKET = "chaos"
 _XML = '<?xml version="1.0" encoding="UTF-8"?>'
 _MODIFIED_S = 1_700_000_000
 """One time for all objects: nothing of ours looks at it."""
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
 class LoopbackStore:
@@ -94,6 +99,11 @@ class _Handler(BaseHTTPRequestHandler):
             content = self.store.objects.get(self._name())
         if content is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        elif asked_for := _RANGE.fullmatch(self.headers.get("Range") or ""):
+            start, last = int(asked_for[1]), min(int(asked_for[2]), len(content) - 1)
+            headers = {"ETag": _etag(content), "Last-Modified": formatdate(_MODIFIED_S, usegmt=True)}
+            headers["Content-Range"] = f"bytes {start}-{last}/{len(content)}"
+            self._answer(206, content[start : last + 1], **headers)
         else:
             self._answer(
                 200, content, ETag=_etag(content), **{"Last-Modified": formatdate(_MODIFIED_S, usegmt=True)}

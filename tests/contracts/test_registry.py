@@ -13,9 +13,12 @@ from pipeline.protocols import ModelVersion, Registry
 from pipeline.versions.log import Promotion
 
 
-@pytest.fixture(params=["twin", "folder"])
+@pytest.fixture(params=["twin", "folder", "bucket"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
-    return MemoryRegistry() if request.param == "twin" else StoredRegistry(ObjectStorage(tmp_path.as_uri()))
+    if request.param == "twin":
+        return MemoryRegistry()
+    url = tmp_path.as_uri() if request.param == "folder" else request.getfixturevalue("bucket")
+    return StoredRegistry(ObjectStorage(url))
 
 
 def version(name: str) -> ModelVersion:
@@ -75,7 +78,7 @@ def test_versions_out_of_service_leave_the_champion_as_it_is(registry: Registry)
     assert champion is not None
     assert champion.number == 1
     log = registry.log("machines")
-    assert (log.champion, log.last_number, log.removed) == (champion, 2, {"v0"})
+    assert (log.champion, log.last_number, log.removed) == (champion, 2, frozenset({"v0"}))
 
 
 def test_an_answer_that_was_lost_loses_no_promotion(registry: Registry) -> None:
@@ -108,8 +111,12 @@ def test_a_version_that_is_removed_is_gone_whole(registry: Registry) -> None:
     assert registry.file("machines", "v10", "model.safetensors") == b"\x00\x01"
 
 
-def test_of_two_who_promote_the_same_number_one_wins(tmp_path: Path) -> None:
-    registries = [StoredRegistry(ObjectStorage(tmp_path.as_uri())) for _ in range(2)]
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_of_two_who_promote_the_same_number_one_wins(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = tmp_path.as_uri() if kind == "folder" else request.getfixturevalue("bucket")
+    registries = [StoredRegistry(ObjectStorage(url)) for _ in range(2)]
     together, refused = threading.Barrier(2), []
 
     def promote(registry: StoredRegistry, version: str) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.connectors.checkpoints import Storage, StoredCheckpoints
+from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.memory import MemoryStorage
+from pipeline.connectors.objects import Storage
 from pipeline.connectors.serving import serving
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.part_memory import PartMemory
@@ -17,9 +18,11 @@ from pipeline.versions.usage import partitions_of
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
-@pytest.fixture(params=["twin", "folder"])
+@pytest.fixture(params=["twin", "folder", "bucket"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    return MemoryStorage() if request.param == "twin" else ObjectStorage(tmp_path.as_uri())
+    if request.param == "twin":
+        return MemoryStorage()
+    return ObjectStorage(tmp_path.as_uri() if request.param == "folder" else request.getfixturevalue("bucket"))
 
 
 def write(
