@@ -17,7 +17,6 @@ from pipeline.errors import ConfigError, RegistryError
 if TYPE_CHECKING:
     from pipeline.config import Settings
     from pipeline.versions.log import PromotionLog
-    from pipeline.versions.pruning import Pruning
     from pipeline.versions.usage import Serving
 
 logger = logging.getLogger(__name__)
@@ -184,7 +183,7 @@ def prune(
 
     Never the champion, what a rollback goes to, and what a partition is scored with.
     """
-    from pipeline.versions.pruning import plan
+    from pipeline.versions.pruning import carry_out, plan
 
     older_than_ms = _duration_ms(older_than)
     if not (yes or dry_run or sys.stdin.isatty()):
@@ -214,7 +213,7 @@ def prune(
             print(f"{name}: nothing was removed", file=screen)
             raise typer.Exit(1)
         if done:
-            _remove(opened, name, log, planned)
+            carry_out(registry, name, log, planned, _now_ms(), who())
         if as_json:
             fields = {"removed": going if done else [], "would_remove": going, "kept": dict(planned.kept)}
             print(json.dumps({"stream": name, **fields}))
@@ -222,35 +221,13 @@ def prune(
             print(f"{name}: " + (f"removed {len(going)}" if done else "nothing was removed"))
 
 
-def _remove(opened: _Opened, stream: str, log: "PromotionLog", planned: "Pruning") -> None:
-    """Take versions out of service in the log, then delete them; interrupted, the next prune goes on."""
-    from pipeline.versions.promoting import PRUNE, append
-
-    champion = log.champion
-    if planned.removed:
-        assert champion is not None, "without a champion nothing is planned"
-        append(
-            opened.registry,
-            stream,
-            log,
-            champion.version,
-            PRUNE,
-            _now_ms(),
-            by=who(),
-            removed=planned.removed,
-        )
-    for version in (*planned.leftovers, *planned.removed):
-        opened.registry.remove(stream, version)
-
-
 def _promote(
     opened: _Opened, stream: str, log: "PromotionLog", version: str, reason: str, note: str, as_json: bool
 ) -> None:
     """Write the entry, and say what it comes to."""
-    from pipeline.lanes import load_version
+    from pipeline.lanes import read_version
     from pipeline.versions import report
-    from pipeline.versions.origin import ORIGIN, OriginError, from_file
-    from pipeline.versions.promoting import append, require_in_service
+    from pipeline.versions.promoting import promote as promoted
 
     champion = log.champion
     if champion is not None and champion.version == version:
@@ -259,16 +236,18 @@ def _promote(
         else:
             print(f"{stream}: {version} is the champion already; nothing was written")
         return
-    require_in_service(stream, version, log)
-    load_version(stream, opened.settings.streams[stream], opened.registry, version)
-    if content := opened.registry.file(stream, version, ORIGIN):
-        try:
-            from_file(content)
-        except OriginError as error:
-            raise RegistryError(
-                f"model {stream} {version}: {error}; take another version, or remove that file"
-            ) from error
-    entry = append(opened.registry, stream, log, version, reason, _now_ms(), note=note, by=who())
+    settings = opened.settings.streams[stream]
+    entry = promoted(
+        opened.registry,
+        stream,
+        log,
+        version,
+        reason,
+        _now_ms(),
+        lambda model: read_version(model, settings),
+        note=note,
+        by=who(),
+    )
     for fault in log.faults:
         logger.warning("%s", fault)
     if as_json:

@@ -16,7 +16,7 @@ from pipeline.budgets import parse_budget
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, RegistryError
 from pipeline.fields import decoder_of
-from pipeline.protocols import Registry
+from pipeline.protocols import ModelVersion, Registry
 from pipeline.setting_types import split_path
 from pipeline.stages.bounds import Bounds
 from pipeline.stages.decode import split_series_name
@@ -50,18 +50,19 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
     champion = registry.champion(stream)
     if champion is None:
         raise RegistryError(f"stream {stream}: there is no model yet; train one with: offkey train CONFIG {stream}")
-    return load_version(stream, settings, registry, champion.version), champion.version
+    return read_version(registry.load(stream, champion.version), settings), champion.version
 
 
-def load_version(stream: str, settings: StreamSettings, registry: Registry, version: str) -> Detector:
+def read_version(model: ModelVersion, settings: StreamSettings) -> Detector:
     """Return the detector of a version, once it is found whole and made for what the configuration says.
 
     Raises:
-        RegistryError: it is not there, or damaged.
+        RegistryError: it is damaged.
         ConfigError: it was made for other features than the configuration names.
     """
+    stream, version = model.stream, model.version
     try:
-        detector = from_files(registry.load(stream, version).files, f"model {stream} {version}")
+        detector = from_files(model.files, f"model {stream} {version}")
     except ModelFileError as error:
         raise RegistryError(str(error)) from error
     spec = detector.spec

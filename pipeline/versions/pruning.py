@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import RegistryError
+from pipeline.protocols import Registry
 from pipeline.versions.log import PromotionLog
 from pipeline.versions.naming import trained_ms
-from pipeline.versions.promoting import knows_what_served_before, served_before
+from pipeline.versions.promoting import PRUNE, append, knows_what_served_before, served_before
 from pipeline.versions.usage import Serving
 
 _WRITING_MS = 24 * 3600 * 1000
@@ -83,6 +84,25 @@ def plan(
     dead = [version for version in unfinished if _is_left(version, log, now_ms)]
     leftovers = sorted({*dead, *(version for version in versions if version in log.removed)})
     return Pruning(tuple(removed), tuple(leftovers), kept)
+
+
+def carry_out(
+    registry: Registry, stream: str, log: PromotionLog, planned: Pruning, at_ms: int, by: str = ""
+) -> None:
+    """Take versions out of service by the entry that follows `log`, then delete them.
+
+    Where it is interrupted, the next prune goes on: they are leftovers then.
+
+    Raises:
+        PromotionLost: the log has gone on since it was read; nothing was removed.
+        TransientError: storage does not answer.
+    """
+    champion = log.champion
+    if planned.removed:
+        assert champion is not None, "without a champion nothing is planned"
+        append(registry, stream, log, champion.version, PRUNE, at_ms, by=by, removed=planned.removed)
+    for version in (*planned.leftovers, *planned.removed):
+        registry.remove(stream, version)
 
 
 def _is_left(version: str, log: PromotionLog, now_ms: int) -> bool:

@@ -34,6 +34,8 @@ class LoopbackStore:
         """Every request is answered with an error of the server's."""
         self.full = False
         """Nothing can be written, all can be read."""
+        self.writes_over = False
+        """Conditions are passed over, as early stores of this kind do."""
         self.delay_s = 0.0
         """So long each request waits before it is worked on."""
         self.lock = threading.Lock()
@@ -120,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with self.store.lock:
             there = self._name() in self.store.objects
-            if refused := there and self.headers.get("If-None-Match") == "*":
+            if refused := there and not self.store.writes_over and self.headers.get("If-None-Match") == "*":
                 pass
             else:
                 self.store.objects[self._name()] = content
