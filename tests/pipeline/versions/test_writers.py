@@ -4,7 +4,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.manifest import whole
@@ -12,7 +13,6 @@ from pipeline.connectors.memory import MemoryStorage
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.errors import ConfigError, RegistryError
 from pipeline.versions.log import Promotion
-from pipeline.versions.naming import resolve
 from pipeline.versions.promoting import PROMOTE, ROLLBACK, promote, served_before
 from pipeline.versions.pruning import carry_out, plan
 from tests.interleaving import Killed, Program
@@ -28,11 +28,10 @@ def training(day: int) -> Act:
 def void(_: object) -> None: ...
 
 
-def promoting(prefix: str) -> Act:
+def promoting(place: int) -> Act:
     def act(registry: StoredRegistry) -> None:
-        log = registry.log("machines")
-        version = resolve("machines", prefix, registry.versions("machines"), None)
-        promote(registry, "machines", log, version, PROMOTE, 0, verify)
+        log, versions = registry.log("machines"), registry.versions("machines")
+        promote(registry, "machines", log, versions[place % len(versions)], PROMOTE, 0, verify)
 
     return act
 
@@ -56,7 +55,7 @@ def pruning(keep: int) -> Act:
 
 acts = st.one_of(
     st.integers(0, 9).map(training),
-    st.integers(0, 9).map(lambda day: promoting(f"202601{day + 1:02d}")),
+    st.integers(0, 4).map(promoting),
     st.just(rolling_back),
     st.integers(0, 2).map(pruning),
 )
@@ -89,37 +88,92 @@ class Watch:
             assert champion.version in self._registry.versions("machines")
 
 
-@given(
-    st.lists(acts, max_size=4),
-    st.lists(acts, min_size=2, max_size=3),
-    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), max_size=30),
-    st.integers(0, 60),
-)
-def test_at_every_moment_there_is_one_champion_and_it_is_whole(
-    before: list[Act], together: list[Act], turns: list[tuple[int, int]], killed_at: int
-) -> None:
+def stored(*acts: Act) -> MemoryStorage:
+    """Return storage on which this was done, one after the other, behind four trainings."""
     storage = MemoryStorage()
-    for act in (training(0), training(1), *before):
+    for act in (*map(training, range(4)), *acts):
         with suppress(RegistryError, ConfigError):
             act(StoredRegistry(storage))
-    watch = Watch(storage)
-    programs = [Program(storage, lambda own, act=act: act(StoredRegistry(own))) for act in together]  # type: ignore[misc]
-    calls = 0
-    # After the drawn turns each has what it needs to end.
-    for number, times in [*turns, *((number, 100) for number in range(len(programs)))]:
-        program = programs[number % len(programs)]
-        for _ in range(times):
-            if calls == killed_at:
-                program.kill()
-            program.step()
-            calls += 1
-            watch.look()
-    for program in programs:
-        assert program.ended
-        assert isinstance(program.error, RegistryError | ConfigError | Killed | None), program.error
-    # What was interrupted is mended by the next ones.
+    return storage
+
+
+def program(storage: MemoryStorage, act: Act) -> Program:
+    return Program(storage, lambda own: act(StoredRegistry(own)))
+
+
+def mended(storage: MemoryStorage, watch: Watch) -> None:
+    """Whatever was interrupted, the next ones go on."""
     for act in (training(20), pruning(0)):
         act(StoredRegistry(storage))
     watch.look()
     assert len(StoredRegistry(storage).versions("machines")) == 2
     assert StoredRegistry(storage).unfinished("machines") == []
+
+
+ACTS = {"train": training(7), "promote": promoting(0), "rollback": rolling_back, "prune": pruning(0)}
+
+
+@pytest.mark.parametrize("second", ACTS)
+@pytest.mark.parametrize("first", ACTS)
+def test_one_acts_between_any_two_calls_of_another(first: str, second: str) -> None:
+    cut, ended = 0, False
+    while not ended:
+        storage = stored()
+        watch, one = Watch(storage), program(storage, ACTS[first])
+        for _ in range(cut):
+            one.step()
+            watch.look()
+        ended = one.ended
+        for each in (program(storage, ACTS[second]), one):
+            while not each.ended:
+                each.step()
+                watch.look()
+            assert isinstance(each.error, RegistryError | None), each.error
+        mended(storage, watch)
+        cut += 1
+    assert cut > 5
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_one_is_killed_before_any_call(act: str) -> None:
+    cut, ended = 0, False
+    while not ended:
+        storage = stored()
+        watch, one = Watch(storage), program(storage, ACTS[act])
+        for _ in range(cut):
+            one.step()
+        ended = one.ended
+        one.kill()
+        watch.look()
+        mended(storage, watch)
+        cut += 1
+    assert cut > 5
+
+
+@given(
+    st.lists(acts, max_size=4),
+    st.lists(acts, min_size=2, max_size=3),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 20)), max_size=8),
+    st.integers(0, 60),
+)
+@settings(max_examples=50)
+def test_at_every_moment_there_is_one_champion_and_it_is_whole(
+    before: list[Act], together: list[Act], turns: list[tuple[int, int]], killed_at: int
+) -> None:
+    storage = stored(*before)
+    watch = Watch(storage)
+    programs = [program(storage, act) for act in together]
+    calls = 0
+    # After the drawn turns each has what it needs to end.
+    for number, times in [*turns, *((number, 100) for number in range(len(programs)))]:
+        chosen = programs[number % len(programs)]
+        for _ in range(times):
+            if calls == killed_at:
+                chosen.kill()
+            chosen.step()
+            calls += 1
+            watch.look()
+    for each in programs:
+        assert each.ended
+        assert isinstance(each.error, RegistryError | Killed | None), each.error
+    mended(storage, watch)
