@@ -14,8 +14,8 @@ from pipeline.versions.naming import trained_ms
 from pipeline.versions.promoting import PRUNE, append, knows_what_served_before, served_before
 from pipeline.versions.usage import Serving
 
-_WRITING_MS = 24 * 3600 * 1000
-"""What is not complete by then was left by someone who was killed; far more than a clock goes wrong by."""
+_YOUNG_MS = 24 * 3600 * 1000
+"""Whoever stores a version and promotes it has done so by then, or was killed; far more than clocks differ by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ def plan(
     in_service = [version for version in versions if version not in log.removed]
     newest = set(in_service[len(in_service) - keep :]) if keep else set()
     used = {each.model_version: f"{each.partition.topic}/{each.partition.partition}" for each in serving}
+    promoted = {entry.version for entry in log.entries}
     kept, removed = [], []
     for version in in_service:
         made_ms = trained_ms(version)
@@ -73,6 +74,8 @@ def plan(
             kept.append((version, "served before; a rollback goes to it"))
         elif version in used:
             kept.append((version, f"in use: the newest checkpoint of {used[version]} names it"))
+        elif version not in promoted and _is_young(version, now_ms):
+            kept.append((version, "trained within a day, and not promoted yet"))
         elif version in newest:
             kept.append((version, f"one of the newest {keep}"))
         elif older_than_ms is not None and made_ms is None:
@@ -106,5 +109,9 @@ def carry_out(
 
 
 def _is_left(version: str, log: PromotionLog, now_ms: int) -> bool:
+    return version in log.removed or (trained_ms(version) is not None and not _is_young(version, now_ms))
+
+
+def _is_young(version: str, now_ms: int) -> bool:
     made_ms = trained_ms(version)
-    return version in log.removed or (made_ms is not None and now_ms - made_ms > _WRITING_MS)
+    return made_ms is not None and now_ms - made_ms <= _YOUNG_MS

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from models.manifest import whole
+from models.manifest import ModelFileError, whole
 from pipeline.connectors.memory import MemoryRegistry
 from pipeline.connectors.registry import StoredRegistry
+from pipeline.errors import RegistryError
 from pipeline.protocols import ModelVersion
 from pipeline.train import publish
 from pipeline.versions.log import Promotion, PromotionLog
@@ -17,9 +18,9 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 DAY_MS = 24 * 3600 * 1000
 
 
-def train(registry: StoredRegistry, day: int, origin: Origin | None = None) -> str:
-    """Store and promote a version; the models of even and of odd days differ."""
-    detector = series_detector("linear" if day % 2 else "vanilla")
+def train(registry: StoredRegistry, day: float, origin: Origin | None = None) -> str:
+    """Store and promote a version; the models of days 0 to 1, 2 to 3 and so on are linear."""
+    detector = series_detector("linear" if day % 2 < 1 else "vanilla")
     return publish("machines", detector, registry, BEGIN + timedelta(days=day), origin)
 
 
@@ -30,7 +31,11 @@ def trained(days: int) -> tuple[MemoryRegistry, list[str]]:
 
 
 def verify(model: ModelVersion) -> None:
-    whole(model.files)
+    """Look at every byte, as `pipeline.lanes.read_version` does, which also builds the model."""
+    try:
+        whole(model.files)
+    except ModelFileError as error:
+        raise RegistryError(str(error)) from error
 
 
 def log_of(*versions: str, first: int = 1) -> PromotionLog:

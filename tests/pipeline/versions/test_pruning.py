@@ -70,6 +70,16 @@ def test_a_name_without_an_age_is_not_older_than_anything() -> None:
     assert "mine" in planned(registry).removed
 
 
+def test_what_is_about_to_be_promoted_stays() -> None:
+    registry, versions = trained(3)
+    young = ModelVersion("machines", "20260110T000000-young", {"manifest.json": b"{}"})
+    registry.add(young)
+    found = planned(registry, now_ms=day_ms(10))
+    assert dict(found.kept)[young.version] == "trained within a day, and not promoted yet"
+    assert found.removed == tuple(versions[:1])
+    assert young.version in planned(registry, now_ms=day_ms(10.1)).removed
+
+
 def test_it_is_gone_and_the_log_says_who_took_it() -> None:
     registry, (a, b, c) = trained(3)
     pruned(registry)

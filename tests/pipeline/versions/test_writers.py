@@ -21,8 +21,12 @@ from tests.pipeline.versions.desks import day_ms, train, verify
 Act = Callable[[StoredRegistry], None]
 
 
-def training(day: int) -> Act:
-    return lambda registry: void(train(registry, day))
+NOW = 10
+"""The day of all that happens at once."""
+
+
+def training(number: int, day: float = NOW) -> Act:
+    return lambda registry: void(train(registry, day + number / 100))
 
 
 def void(_: object) -> None: ...
@@ -43,11 +47,11 @@ def rolling_back(registry: StoredRegistry) -> None:
         promote(registry, "machines", log, before, ROLLBACK, 0, verify)
 
 
-def pruning(keep: int) -> Act:
+def pruning(keep: int, day: float = NOW + 1) -> Act:
     def act(registry: StoredRegistry) -> None:
         log = registry.log("machines")
         versions, unfinished = registry.versions("machines"), registry.unfinished("machines")
-        asked: dict[str, Any] = {"keep": keep, "older_than_ms": None, "now_ms": day_ms(100)}
+        asked: dict[str, Any] = {"keep": keep, "older_than_ms": None, "now_ms": day_ms(day)}
         carry_out(registry, "machines", log, plan("machines", versions, unfinished, log, [], **asked), 0)
 
     return act
@@ -91,7 +95,7 @@ class Watch:
 def stored(*acts: Act) -> MemoryStorage:
     """Return storage on which this was done, one after the other, behind four trainings."""
     storage = MemoryStorage()
-    for act in (*map(training, range(4)), *acts):
+    for act in (*(training(0, day) for day in range(4)), *acts):
         with suppress(RegistryError, ConfigError):
             act(StoredRegistry(storage))
     return storage
@@ -103,7 +107,7 @@ def program(storage: MemoryStorage, act: Act) -> Program:
 
 def mended(storage: MemoryStorage, watch: Watch) -> None:
     """Whatever was interrupted, the next ones go on."""
-    for act in (training(20), pruning(0)):
+    for act in (training(20), pruning(0, NOW + 9)):
         act(StoredRegistry(storage))
     watch.look()
     assert len(StoredRegistry(storage).versions("machines")) == 2
