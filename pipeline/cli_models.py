@@ -77,7 +77,6 @@ def list_versions(config: ConfigPath, stream: OneOrAll = None, as_json: AsJson =
     from pipeline.versions.facts import facts_of
 
     opened = _Opened(config)
-    tables, faults = [], []
     for name in opened.streams(stream):
         log, serving = opened.registry.log(name), opened.serving(name)
         versions = [facts_of(opened.registry, name, each, log, serving) for each in opened.registry.versions(name)]
@@ -85,15 +84,14 @@ def list_versions(config: ConfigPath, stream: OneOrAll = None, as_json: AsJson =
         if as_json:
             print(json.dumps(report.log_json(name, log, versions, unfinished)))
             continue
-        tables.append((name, versions))
-        faults += [*log.faults, *(fault for facts in versions for fault in facts.faults)]
+        if versions:
+            Console().print(report.versions_table(name, versions))
+        else:
+            print(f"{name} has no versions; train one with: offkey train CONFIG {name}")
+        faults = [*log.faults, *(fault for facts in versions for fault in facts.faults)]
         faults += [f"model {name} {each}: not complete; `offkey models prune` removes it" for each in unfinished]
-        if not versions:
-            faults.append(f"stream {name} has no versions; train one with: offkey train CONFIG {name}")
-    if any(versions for _, versions in tables):
-        Console().print(report.versions_table(tables))
-    for fault in faults:
-        print(f"look: {printable(fault)}")
+        for fault in faults:
+            print(f"look: {printable(fault)}")
 
 
 @app.command()
@@ -171,7 +169,7 @@ def rollback(
 def prune(
     config: ConfigPath,
     stream: OneOrAll = None,
-    keep: Annotated[int, typer.Option(min=0, help="So many of the newest stay.")] = 10,
+    keep: Annotated[int, typer.Option(min=1, help="So many of the newest stay.")] = 10,
     older_than: Annotated[
         str | None, typer.Option(metavar="D", help="Only what is older goes, as in 30d.", show_default="any age")
     ] = None,

@@ -1,6 +1,6 @@
 """Versions for people, as tables and lines, and for programs. Nothing that others wrote reaches a terminal raw."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from models.spec import shortened
 from pipeline.letters.report import printable
-from pipeline.versions.facts import Facts
+from pipeline.versions.facts import Facts, Learned
 from pipeline.versions.log import Promotion, PromotionLog
 from pipeline.versions.origin import GateResult
 from pipeline.versions.usage import Serving, partitions_of
@@ -19,36 +19,34 @@ _WIDTH = 12
 _MOST_PARTITIONS = 12
 
 
-def versions_table(of_stream: Iterable[tuple[str, Sequence[Facts]]]) -> Table:
-    """Return a row for each version."""
+def versions_table(stream: str, versions: Sequence[Facts]) -> Table:
+    """Return a row for each version of a stream."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for head in ("stream", "version"):
+    # Whole however narrow it is: it is typed after other commands.
+    longest = max((len(printable(facts.version)) for facts in versions), default=0)
+    table.add_column(Text(stream), no_wrap=True, min_width=longest)
+    table.add_column("rows", justify="right")
+    for head in ("until (UTC)", "model", "gate", "serves"):
         table.add_column(head, overflow="fold")
-    for head in ("size", "rows"):
-        table.add_column(head, justify="right")
-    for head in ("learned from (UTC)", "model", "gate", "serves"):
-        table.add_column(head, overflow="fold")
-    for stream, versions in of_stream:
-        for facts in versions:
-            learned = facts.learned
-            row = (
-                stream,
-                printable(facts.version),
-                _size(facts.size_bytes),
-                "?" if learned is None or learned.rows is None else f"{learned.rows:,}",
-                _span(facts, day_only=True),
-                "damaged" if learned is None else printable(learned.architecture),
-                _verdict(facts.origin.gate if facts.origin else None),
-                "; ".join(_standing(facts)),
-            )
-            # As text: names may hold brackets, which rich would take for its own.
-            table.add_row(*(Text(cell) for cell in row))
+    for facts in versions:
+        learned = facts.learned
+        row = (
+            printable(facts.version),
+            "?" if learned is None or learned.rows is None else f"{learned.rows:,}",
+            "?" if learned is None else moment(learned.last_ms)[:10],
+            "damaged" if learned is None else printable(learned.architecture),
+            _verdict(facts.origin.gate if facts.origin else None),
+            "; ".join(_standing(facts)),
+        )
+        # As text: names may hold brackets, which rich would take for its own.
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 
 def version_lines(stream: str, facts: Facts) -> Iterator[str]:
     """Yield what is known of one version; the gate's table comes after."""
-    yield f"{stream} {printable(facts.version)}: {'; '.join(_standing(facts)) or 'has never served'}"
+    standing = "; ".join(_standing(facts)) or ("has served" if facts.promotions else "has never served")
+    yield f"{stream} {printable(facts.version)}: {standing}"
     for what, told in _told(facts):
         yield f"  {what:{_WIDTH}}  {told}"
 
@@ -150,7 +148,7 @@ def _told(facts: Facts) -> Iterator[tuple[str, str]]:
     if learned:
         rows = "?" if learned.rows is None else f"{learned.rows:,}"
         count = f"{rows} rows of {learned.series:,} series" if learned.kind == "series" else f"{rows} rows"
-        yield "learned from", f"{count}, {_span(facts)}"
+        yield "learned from", f"{count}, {_span(learned)}"
     if origin:
         yield "records", f"{origin.records:,}: {origin.rejected:,} rejected, {origin.late:,} late"
         ranges = [f"{number}@{first}-{end - 1}" for number, (first, end) in sorted(origin.offsets.items())]
@@ -173,8 +171,7 @@ def _told(facts: Facts) -> Iterator[tuple[str, str]]:
 
 def _standing(facts: Facts) -> Iterator[str]:
     if facts.is_champion:
-        since = moment(facts.promotions[-1].promoted_ms) if facts.promotions else "an entry that is missing"
-        yield f"champion since {since}"
+        yield "champion"
     elif facts.is_before:
         yield "before the champion"
     if facts.is_removed:
@@ -191,12 +188,10 @@ def _places(found: Sequence[tuple[str, Sequence[int], int]]) -> str:
     )
 
 
-def _span(facts: Facts, day_only: bool = False) -> str:
-    learned = facts.learned
-    if learned is None or learned.first_ms is None or learned.last_ms is None:
-        return "?"
-    first, last = (moment(time_ms)[: 10 if day_only else None] for time_ms in (learned.first_ms, learned.last_ms))
-    return f"{first} to {last}" + ("" if day_only else " UTC")
+def _span(learned: Learned) -> str:
+    if learned.first_ms is None or learned.last_ms is None:
+        return "of a time that it does not tell"
+    return f"{moment(learned.first_ms)} to {moment(learned.last_ms)} UTC"
 
 
 def _verdict(gate: GateResult | None) -> str:
