@@ -29,6 +29,7 @@ from pipeline.fields import decoder_of, features_of, label_warning
 from pipeline.lanes import Support, support_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Registry
 from pipeline.stages.decode import Decoder, FloatArray, IntArray
+from pipeline.versions.log import PromotionLog
 from pipeline.versions.naming import name_of
 from pipeline.versions.origin import ORIGIN, Origin, to_file
 from pipeline.versions.promoting import TRAIN, append
@@ -209,10 +210,13 @@ def publish(
     at: datetime,
     origin: Origin | None = None,
     *,
+    log: PromotionLog | None = None,
     reason: str = TRAIN,
     by: str = "",
 ) -> str:
     """Store a detector as a new version and promote it; return the version.
+
+    `log` is the one on which that was decided; None: as it is now, whatever was promoted meanwhile.
 
     Raises:
         PromotionLost: another promotion came first; the text names the version, which is stored.
@@ -223,7 +227,7 @@ def publish(
     version = name_of(at, hashlib.sha256(files[TENSORS]).hexdigest()[:8])
     registry.add(ModelVersion(stream, version, files))
     try:
-        append(registry, stream, registry.log(stream), version, reason, int(at.timestamp() * 1000), by=by)
+        append(registry, stream, log or registry.log(stream), version, reason, int(at.timestamp() * 1000), by=by)
     except PromotionLost as error:
         raise PromotionLost(
             f"stream {stream}: version {version} is trained and stored, but someone else has promoted another one "

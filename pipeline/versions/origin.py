@@ -39,6 +39,10 @@ class GateResult:
     accepted: bool
     reasons: tuple[str, ...] = ()
     rows: tuple[GateRow, ...] = ()
+    rule: str = ""
+    """Which of the gate's rules it was judged by."""
+    held_out_rows: int = 0
+    """Rows that both were compared on."""
 
 
 @dataclass(frozen=True, slots=True)

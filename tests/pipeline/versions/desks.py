@@ -18,10 +18,12 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 DAY_MS = 24 * 3600 * 1000
 
 
-def train(registry: StoredRegistry, day: float, origin: Origin | None = None) -> str:
+def train(
+    registry: StoredRegistry, day: float, origin: Origin | None = None, log: PromotionLog | None = None
+) -> str:
     """Store and promote a version; the models of days 0 to 1, 2 to 3 and so on are linear."""
     detector = series_detector("linear" if day % 2 < 1 else "vanilla")
-    return publish("machines", detector, registry, BEGIN + timedelta(days=day), origin)
+    return publish("machines", detector, registry, BEGIN + timedelta(days=day), origin, log=log)
 
 
 def trained(days: int) -> tuple[MemoryRegistry, list[str]]:
