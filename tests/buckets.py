@@ -30,7 +30,10 @@ class MotoServer:
             env={**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)},
         )
         assert self._process.stdout is not None
-        self.endpoint = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+        port = self._process.stdout.readline().strip()
+        if not port:
+            raise RuntimeError("moto did not start, see above; it comes with: pip install 'offkey[dev]'")
+        self.endpoint = f"http://127.0.0.1:{port}"
 
     def environment(self, key: str = "key", secret: str = "secret") -> Mapping[str, str]:
         """What tells the client where buckets are, and who asks."""
