@@ -5,8 +5,8 @@ process as users run it, scores them; a consumer in a process of its own takes t
 from the Kafka timestamp that the producer gave the record (whole milliseconds) to its arrival at the consumer.
 The worker has a core of its own; broker, producer and consumer share the others, so what they take is kept out of
 its share and does lengthen the latency. The producer is librdkafka's: kafka-python's takes a core for 12,000
-records a second, and then the latency would be that of its queue. Each leg begins with `WARM_S` seconds that are not
-counted.
+records a second, and then the latency would be that of its queue. Each leg begins with `WARM_S` seconds that do not
+count.
 
 The line holds the latency of the fastest leg and the share of a core of the slowest; all are under `legs`.
 Needs KAFKA_HOME.
