@@ -3,8 +3,8 @@
 To a GPU arrays go by way of page-locked memory and in the order of its stream, so the host goes on at once. What
 comes back is waited for once, together. On the CPU both look at the same memory, and nothing is copied.
 
-What is done for every chunk, some dozen small kernels, goes to a GPU as one graph (CUDA graphs): launching them one by
-one would take longer than they run.
+What is done for every chunk, some dozen small kernels, goes to a GPU as one graph (CUDA graphs): launching them one
+by one would take longer than they run.
 """
 
 import logging
@@ -35,7 +35,7 @@ def fetched(*tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
     here = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
     for host, tensor in zip(here, tensors, strict=True):
         host.copy_(tensor, non_blocking=True)
-    arrived = torch.cuda.Event()
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
     arrived.synchronize()
     return tuple(host.numpy() for host in here)
@@ -46,13 +46,13 @@ def captured(
 ) -> Callable[[Tensor], Tensor]:
     """Return the function for tensors of one shape; on a GPU as a graph that is launched at once.
 
-    A function that asks the device while it runs cannot be a
-    graph; it is said once, and left as it is.
+    One that asks the device while it runs cannot be a graph; that is said, and it is left as it is.
     """
     if device.type == "cpu":
         return function
     given = torch.zeros(tuple(shape), device=device)
-    aside, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    graph = torch.cuda.CUDAGraph()
     aside.wait_stream(torch.cuda.current_stream(device))
     with torch.no_grad(), torch.cuda.stream(aside):
         for _ in range(_WARM_UP):

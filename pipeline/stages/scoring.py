@@ -26,8 +26,8 @@ from pipeline.stages.series import BoolArray, Points
 from pipeline.stages.windows import Near, Round, Windows
 
 CHUNK_WINDOWS: Mapping[str, int] = {"cpu": 512, "cuda": 4096}
-"""Windows of one model call: large enough for full speed, small enough for a processor's cache. On a GPU a chunk is one
-launch, however many there are."""
+"""Windows of one model call: large enough for full speed, small enough for a processor's cache. On a GPU a chunk is
+one launch, however many there are."""
 _EXPLAINED_WINDOWS = 16
 """The same for explaining; an explained row is rare and seldom has company."""
 

@@ -7,8 +7,8 @@ window that ends there, and where alerts wait for later points, when it was.
 
 Of many series each seldom has more than a point in a poll, and slack is memory that nobody uses: their buffers have
 less of it, and of the errors they hold only those that may still count (`fading`). Buffers change over once, when
-there are `MANY` slots, and keep what they hold: neither layout changes a score. On a GPU they stay as they began: it
-would have to be asked which errors may still count, and the host would wait for the answer.
+there are `MANY` slots, and keep what they hold: neither layout changes a score. On a GPU they stay as they began:
+it would have to be asked which errors may still count, and the host would wait for the answer.
 
 The first `window` points of a series fill its buffer and are not scored: it is warming. A series that was
 not there in training is scaled by those points, once, when they are complete.
