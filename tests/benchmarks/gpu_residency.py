@@ -2,8 +2,8 @@
 
 The stages behind decoding score the same polls of 10,000 series of three features in three ways: with buffers,
 calibration and scoring on the GPU (`resident`), with all of it on the CPU but the reading of windows, which are
-copied to the GPU, and their errors back, in each chunk (`copied`), and on the CPU alone (`cpu`). Legs in turn, median
-of three. Needs a CUDA device; `--device cpu` plays all of it on the CPU, which says nothing but that it runs.
+copied to the GPU, and their errors back, in each chunk (`copied`), and on the CPU alone (`cpu`). Legs in turn,
+median of three. Needs a CUDA device; `--device cpu` plays all of it on the CPU: it says nothing but that it runs.
 """
 
 import argparse
