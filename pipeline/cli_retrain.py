@@ -44,6 +44,7 @@ def retrain(
 
     from models.resume import Unfinished
     from pipeline.cli_bar import training_bar
+    from pipeline.cli_models import who
     from pipeline.connectors.connection import Connection
     from pipeline.connectors.kafka import history
     from pipeline.connectors.registry import StoredRegistry
@@ -77,6 +78,7 @@ def retrain(
                     progress=progress,
                     unfinished=Unfinished(storage, f"models/{name}/unfinished", say),
                     promote=not dry_run,
+                    by=who(),
                 )
         except (SnapshotError, RegistryError) as error:
             # The other streams have their turn; what serves this one goes on serving.

@@ -27,7 +27,9 @@ from pipeline.held_out import HeldOut, cut_of, held_out_of
 from pipeline.lanes import load_champion, series_in_budget
 from pipeline.protocols import Registry
 from pipeline.stages.thresholds import halvings_of
-from pipeline.train import Read, fit_stream, newest_promotion, plan_of_settings, publish
+from pipeline.train import Read, fit_stream, origin_of, plan_of_settings, publish
+from pipeline.versions.origin import GateResult, GateRow
+from pipeline.versions.promoting import RETRAIN
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ def retrain_stream(
     spans: Sequence[Span] = (),
     promote: bool = True,
     seed: int = 0,
+    by: str = "",
 ) -> Retrained:
     """Train a challenger on a stream's columns, compare it with the champion, and promote it if it is better.
 
@@ -90,12 +93,13 @@ def retrain_stream(
         spans: what teaches nothing, beside the maintenance windows of the settings.
         promote: False: only say what would become of it.
         seed: of the anomalies by which they are compared.
+        by: who promotes, for the log.
 
     Raises:
         SnapshotError: the history holds too little to learn from, or to compare on.
-        RegistryError: another promotion came first.
+        PromotionLost: another promotion came first; the version is stored all the same.
     """
-    started, follows = now(), newest_promotion(name, registry)
+    started, log = now(), registry.log(name)
     champion, version, no_champion = _champion_of(name, settings, names, registry)
     margin = plan_of_settings(settings, len(names)).window if settings.kind == "series" else 0
     spans = [*maintenance_of(settings.alerts), *spans]
@@ -127,7 +131,10 @@ def retrain_stream(
     )
     promoted = None
     if verdict.accepted and promote:
-        promoted = publish(name, challenger, registry, now(), reason="offkey retrain", follows=follows)
+        ended = now()
+        seconds = (ended - started).total_seconds()
+        origin = origin_of(RETRAIN, settings, read, ended, seconds, version, result_of(verdict))
+        promoted = publish(name, challenger, registry, ended, origin, log=log, reason=RETRAIN, by=by)
     if unfinished:
         unfinished.clear()
     logger.info(
@@ -155,11 +162,17 @@ def retrain_stream(
     )
 
 
+def result_of(verdict: Verdict) -> GateResult:
+    """Return a verdict as it stands beside the version that it promoted."""
+    rows = tuple(GateRow(row.measure, row.champion, row.challenger, row.limit, row.ok) for row in verdict.rows)
+    return GateResult(verdict.accepted, verdict.reasons, rows, verdict.rule, verdict.held_out_rows)
+
+
 def _champion_of(
     name: str, settings: StreamSettings, names: Sequence[str], registry: Registry
 ) -> tuple[Detector | None, str | None, str]:
     """Return (the detector that serves, its version, why there is none)."""
-    if not registry.promotions(name):
+    if registry.champion(name) is None:
         return None, None, "the stream has no model yet"
     try:
         detector, version = load_champion(name, settings, registry)

@@ -175,8 +175,7 @@ class _Run:
 
     def _follow(self, tail: OnlineTail, surprise: Sequence[Tensor]) -> tuple[list[FloatArray], list[BoolArray]]:
         lengths = [len(surprise_N) for surprise_N in surprise]
-        slot_K = torch.from_numpy(np.repeat(self._slots, lengths)).to(self._device)
-        score_K, accepted_K = tail.follow(slot_K, torch.cat(list(surprise)))
+        score_K, accepted_K = tail.follow(np.repeat(self._slots, lengths), torch.cat(list(surprise)))
         borders = np.cumsum(lengths)[:-1]
         scores = np.split(score_K.cpu().numpy().astype(np.float64), borders)
         return scores, np.split(accepted_K.cpu().numpy(), borders)

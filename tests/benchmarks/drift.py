@@ -106,7 +106,7 @@ def outage_found(detector: Detector, struck_STF: FloatArray, begin: int) -> floa
 
 
 def read_of(x_STF: FloatArray, begin: int, end: int) -> Read:
-    return Read(columns_of(x_STF, begin, end), len(SERIES) * (end - begin), 0, 0, [])
+    return Read(columns_of(x_STF, begin, end), len(SERIES) * (end - begin), 0, 0, [], {})
 
 
 def span_of(begin: int) -> Span:

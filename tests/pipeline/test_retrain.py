@@ -18,9 +18,11 @@ from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import RegistryError, SnapshotError
 from pipeline.excluded import Span
 from pipeline.lanes import load_champion
-from pipeline.protocols import ModelVersion, Promotion
+from pipeline.protocols import ModelVersion
 from pipeline.retrain import Retrained, retrain_stream
 from pipeline.train import Read, publish, read_history
+from pipeline.versions.log import Promotion
+from pipeline.versions.origin import ORIGIN, from_file
 from tests.records import arrived, record
 from tests.streams import (
     BEGIN_MS,
@@ -67,7 +69,7 @@ def retrained(
         "machines",
         stream or settings(),
         features,
-        Read(columns, rows, 0, 0, []),
+        Read(columns, rows, 0, 0, [], {}),
         registry if registry is not None else MemoryRegistry(),
         now=lambda: AT.replace(microsecond=next(SECONDS)),
         device=CPU,
@@ -94,6 +96,18 @@ def test_the_first_model_serves_when_it_is_calibrated() -> None:
     (promotion,) = registry.promotions("machines")
     assert (promotion.version, promotion.reason) == (done.version, "offkey retrain")
     assert load_champion("machines", settings(), registry)[1] == done.version
+
+
+def test_a_version_tells_how_the_gate_judged_it() -> None:
+    registry = serving(0, 150)
+    done = retrained(history(), registry)
+    assert done.version is not None
+    origin = from_file(registry.load("machines", done.version).files[ORIGIN])
+    assert (origin.command, origin.parent, origin.series) == ("offkey retrain", done.champion, 3)
+    assert origin.gate is not None
+    assert (origin.gate.accepted, origin.gate.rule) == (True, "champion")
+    assert origin.gate.reasons == done.verdict.reasons
+    assert [row.measure for row in origin.gate.rows] == [row.measure for row in done.verdict.rows]
 
 
 def test_a_better_challenger_takes_the_champions_place() -> None:
@@ -137,7 +151,7 @@ def test_a_promotion_that_came_meanwhile_wins() -> None:
             "machines",
             settings(),
             ["cpu", "mem"],
-            Read(columns_of(history()), 4500, 0, 0, []),
+            Read(columns_of(history()), 4500, 0, 0, [], {}),
             registry,
             now=lambda: AT,
             device=CPU,
@@ -308,7 +322,7 @@ def test_an_interrupted_retraining_goes_on(tmp_path: Any) -> None:
         if share > 0.3:
             raise KeyboardInterrupt
 
-    read = Read(columns_of(history()), 4500, 0, 0, [])
+    read = Read(columns_of(history()), 4500, 0, 0, [], {})
     with pytest.raises(KeyboardInterrupt):
         retrain_stream(
             "machines",
