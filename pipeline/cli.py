@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_letters, cli_sizing, cli_worker
+from pipeline import cli_letters, cli_record, cli_sizing, cli_worker
 from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ def train(
 
 
 app.command("worker")(cli_worker.worker)
+app.command("record")(cli_record.record)
 
 
 @app.command()

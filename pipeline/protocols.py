@@ -104,7 +104,10 @@ class Source(Protocol):
         """
 
     def start(self, partition: TopicPartition, offset: int) -> None:
-        """Deliver a gained partition from `offset` on."""
+        """Deliver a gained or paused partition from `offset` on."""
+
+    def pause(self, partition: TopicPartition) -> None:
+        """Deliver nothing of a partition until it is started again; the group still counts on this member."""
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit the next offset to read of each partition.

@@ -93,6 +93,7 @@ def test_only_commands_build_connectors() -> None:
     assert {path for path in importers("pipeline.connectors") if not path.startswith(outside)} == {
         "pipeline/cli.py",
         "pipeline/cli_letters.py",
+        "pipeline/cli_record.py",
         "pipeline/cli_worker.py",
     }
 
@@ -103,7 +104,7 @@ def test_a_client_library_has_one_importer(library: str) -> None:
 
 
 def test_no_wait_and_no_age_rests_on_a_clock_that_can_be_set() -> None:
-    """The one reading is what a training calls its version and promotion by."""
+    """What is read is what a training calls its version by, and how old snapshots are at most."""
     wall = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
     readers = [
         str(path.relative_to(ROOT))
@@ -112,7 +113,7 @@ def test_no_wait_and_no_age_rests_on_a_clock_that_can_be_set() -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         if (node.value.id, node.attr) in wall
     ]
-    assert readers == ["pipeline/cli.py"]
+    assert readers == ["pipeline/cli.py", "pipeline/cli_record.py"]
     assert not importers("time.time") | importers("time.time_ns")
 
 
@@ -122,7 +123,18 @@ def test_each_half_of_pyarrow_has_one_importer() -> None:
 
 def test_what_needs_pyarrow_is_imported_where_it_is_asked_for() -> None:
     """A stream of JSON works without it."""
-    asked = "import sys, pipeline.lanes, pipeline.check, pipeline.train; print('pyarrow' in sys.modules)"
+    asked = "import sys, pipeline.lanes, pipeline.check, pipeline.train, pipeline.recorder; "
+    asked += "print('pyarrow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_recorder_works_without_torch() -> None:
+    """It is half a gigabyte that it has no use for."""
+    asked = (
+        "import sys, pipeline.recorder, pipeline.connectors.snapshots, pipeline.connectors.kafka, pipeline.fields; "
+    )
+    asked += "import pipeline.connectors.registry, pipeline.health; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
 
