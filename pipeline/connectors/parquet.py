@@ -180,7 +180,8 @@ class Writer:
         """Return the file's bytes."""
         assert self._writer is not None, "a file has columns"
         self._writer.close()
-        return memoryview(self._sink.getvalue())
+        # Its own format is of signed bytes.
+        return memoryview(self._sink.getvalue()).cast("B")
 
 
 def encode(columns: Mapping[str, Array | Coded], facts: Mapping[str, str]) -> memoryview:

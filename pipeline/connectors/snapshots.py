@@ -82,9 +82,9 @@ class StoredSnapshots:
             before = any(
                 each.partition == partition for each in [*(u.topic for u in units), *(t for t, _ in begun)]
             )
-            kept = Kept(ranges, topic_made_anew=before and not ranges)
+            kept = Kept(tuple(ranges), topic_made_anew=before and not ranges)
             if last is not None:
-                kept = replace(kept, last=[file.name for file in last.files], last_range=last.covered)
+                kept = replace(kept, last=tuple(file.name for file in last.files), last_range=last.covered)
             found[partition] = kept
         return found
 
@@ -202,7 +202,9 @@ class _Reading:
                 gone = [file.name for file, content in contents if content is None]
                 if gone:
                     break
-                yield from self._rows(segment, [(file, content) for file, content in contents if content])
+                yield from self._rows(
+                    segment, [(file, content) for file, content in contents if content is not None]
+                )
                 self._told = segment.end
             if not gone:
                 return
