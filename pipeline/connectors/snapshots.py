@@ -227,7 +227,9 @@ class _Reading:
                     self._tell(topic, OffsetRange(segment.begin, segment.end), unit.oldest_day, unit.newest_day)
                 asked = [file for file in unit.files if file.day in self._days]
                 if asked:
-                    yield segment, [(file, self._snapshots.content(file.name)) for file in asked]
+                    # A larger file, in which those were merged that were told of, begins before them.
+                    left = segment._replace(begin=max(segment.begin, self._told or 0))
+                    yield left, [(file, self._snapshots.content(file.name)) for file in asked]
                 self._told = segment.end
             oldest_day = unit.oldest_day
 
