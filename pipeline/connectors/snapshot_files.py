@@ -2,6 +2,7 @@
 
 | column | type | what |
 |---|---|---|
+| `partition` | int32 | of the record; it is the same in all rows of a file, for those who read many |
 | `offset` | int64 | of the record |
 | `row` | int32 | in the record, from 0 |
 | `kafka_ms` | int64 | the record's Kafka timestamp; -1: it has none |
@@ -28,8 +29,15 @@ from pipeline.protocols import OffsetRange, TopicPartition
 from pipeline.snapshots import SnapshotRows
 
 FORMAT = "1"
-_BEFORE, _SERIES, _AFTER = ("offset", "row", "kafka_ms", "time_ms"), "series", "late"
-_KINDS = {"offset": "int64", "row": "int32", "kafka_ms": "int64", "time_ms": "int64", _AFTER: "bool"}
+_BEFORE, _SERIES, _AFTER = ("partition", "offset", "row", "kafka_ms", "time_ms"), "series", "late"
+_KINDS = {
+    "partition": "int32",
+    "offset": "int64",
+    "row": "int32",
+    "kafka_ms": "int64",
+    "time_ms": "int64",
+    _AFTER: "bool",
+}
 _KINDS |= {_SERIES: "dictionary<values=string, indices=int32, ordered=0>"}
 
 
@@ -55,6 +63,7 @@ class Encoder:
     def add(self, rows: SnapshotRows) -> None:
         """Append rows; those of a file are in the order of offset and row."""
         columns: dict[str, Array | Coded] = {
+            "partition": np.full(len(rows), rows.partition.partition, np.int32),
             "offset": rows.offset_N,
             "row": rows.row_N.astype(np.int32),
             "kafka_ms": rows.kafka_ms_N,

@@ -1,7 +1,7 @@
 """Names of snapshots' files, and what follows from names alone: ranges, gaps, and which file tells of an offset.
 
     snapshots/STREAM/day=2026-01-31/TOPIC-PARTITION-BEGIN-END-TOPICID-RUN-1of2.parquet
-    snapshots/STREAM/begun/TOPIC-PARTITION-BEGIN-TOPICID
+    snapshots/STREAM/_begun/TOPIC-PARTITION-BEGIN-TOPICID
 
 A file covers the offsets from BEGIN to before END, those of rejected records too. TOPICID is a hash of the topic's
 id: one that was made anew begins at low offsets again. RUN is drawn at random by who writes, so that two that both
@@ -29,7 +29,7 @@ _EPOCH = date(1970, 1, 1)
 _FILE = re.compile(
     r"day=(\d{4}-\d\d-\d\d)/(.+)-(\d+)-(\d+)-(\d+)-([0-9a-f]{8})-([0-9a-f]{8})-(\d+)of(\d+)\.parquet"
 )
-_BEGUN = re.compile(r"begun/(.+)-(\d+)-(\d+)-([0-9a-f]{8})")
+_BEGUN = re.compile(r"_begun/(.+)-(\d+)-(\d+)-([0-9a-f]{8})")
 
 
 class Topic(NamedTuple):
@@ -105,7 +105,7 @@ def file_name(stream: str, topic: Topic, covered: OffsetRange, run: str, day: in
 
 def begun_name(stream: str, topic: Topic, offset: int) -> str:
     place = f"{topic.partition.topic}-{topic.partition.partition}-{offset:012d}"
-    return f"{folder_of(stream)}/begun/{place}-{topic.id_hash}"
+    return f"{folder_of(stream)}/_begun/{place}-{topic.id_hash}"
 
 
 def folder_of(stream: str) -> str:

@@ -69,7 +69,8 @@ def tidy(
         metrics.SNAPSHOT_FILES_REMOVED.labels(stream, why).inc(len(names))
         if names:
             logger.info("stream %s: removed %d snapshot files (%s)", stream, len(names), why)
-        units[:] = [unit for unit in units if unit not in chosen]
+        gone = set(chosen)
+        units[:] = [unit for unit in units if unit not in gone]
         return len(names)
 
     old = remove(_too_old(units, now_ms, limits.keep_ms), "age")

@@ -93,7 +93,7 @@ class StoredSnapshots:
         self._storage.create(begun_name(stream, topic_of(partition, topic_id), offset), content)
 
     def partitions_at_first(self, stream: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
-        name = f"{folder_of(stream)}/begun/partitions-{topic_id}.json"
+        name = f"{folder_of(stream)}/_begun/partitions-{topic_id}.json"
         if self._storage.get(name) is None:
             # Where another recorder is first, its answer is the one that is there.
             self._storage.create(name, json.dumps({"partitions": partitions_now()}).encode())

@@ -80,7 +80,7 @@ def test_features_may_be_called_like_our_columns(snapshots: StoredSnapshots, sto
     assert told(back) == told(made)
     content = storage.get(files(storage)[0])
     names = pyarrow.parquet.read_schema(pyarrow.BufferReader(content)).names
-    assert names[5:9] == ["offset_value", "late_value", "offset_value_value", "cpu.load"]
+    assert names[6:10] == ["offset_value", "late_value", "offset_value_value", "cpu.load"]
 
 
 def test_a_range_without_rows_is_covered(snapshots: StoredSnapshots) -> None:
@@ -236,7 +236,7 @@ def test_another_type_or_a_file_of_others_is_refused(snapshots: StoredSnapshots,
     table = pyarrow.parquet.read_table(pyarrow.BufferReader(storage.get(name)))
     for changed, text in (
         (
-            table.set_column(5, "cpu", table["cpu"].cast("float")),
+            table.set_column(6, "cpu", table["cpu"].cast("float")),
             r"cpu float, .* where snapshots have .*cpu double",
         ),
         (table.drop_columns(["late"]), "it has the columns"),
