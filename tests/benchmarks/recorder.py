@@ -86,15 +86,16 @@ def leg(kind: str, address: str, folder: Path, records: int) -> None:
 
 def main() -> None:
     if len(sys.argv) > 1:
-        kind, address, folder, records = sys.argv[1:]
-        return leg(kind, address, Path(folder), int(records))
+        kind, address, where, records = sys.argv[1:]
+        return leg(kind, address, Path(where), int(records))
+    # Before torch is loaded, which may leave this process a single core.
+    cores = sorted(os.sched_getaffinity(0))
     from pipeline.connectors.kafka import KafkaCluster
     from tests.benchmarks.worker_throughput import RECORDS, fill
     from tests.brokers import MISSING, ApacheBroker
 
     if not os.environ.get("KAFKA_HOME"):
         sys.exit(MISSING)
-    cores = sorted(os.sched_getaffinity(0))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         os.sched_setaffinity(0, set(cores[1:]) or {cores[0]})

@@ -1,5 +1,6 @@
 """Snapshots that are too old or too many, and small ones that are merged: beside readers, and ended anywhere."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,8 @@ class Beside(MemoryStorage):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left, self.act = -1, lambda: None
+        self.left = -1
+        self.act: Callable[[], object] = lambda: None
 
     def get(self, name: str) -> bytes | None:
         self.left -= 1
@@ -241,7 +243,7 @@ def test_a_reader_is_told_of_what_is_removed_before_it_comes_there() -> None:
     snapshots = StoredSnapshots(storage)
     end = fill(snapshots)
     limits = Limits(keep_ms=1.5 * DAY_MS, merged_bytes=1)
-    storage.left, storage.act = 2, lambda: tidy(StoredSnapshots(storage), limits, at_day(3.9)) and None
+    storage.left, storage.act = 2, lambda: tidy(StoredSnapshots(storage), limits, at_day(3.9))
     found = read(snapshots)
     assert found.offsets == [*range(10), *range(60, end)]
     assert found.gaps == [(10, 60)]

@@ -13,7 +13,7 @@ from pipeline.connectors.snapshots import Storage, StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import SnapshotDamaged, SnapshotError
 from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import Kept, Limits
+from pipeline.snapshots import Gap, Kept, Limits
 from tests.chaos.object_store import LoopbackStore
 from tests.snapshots import FEATURES, PLACE, TOPIC_ID, at_day, read, rows, told, write
 
@@ -48,6 +48,10 @@ def files(storage: Storage) -> list[str]:
     return [name for name in storage.list(FOLDER) if name.endswith(".parquet")]
 
 
+def unexpected(gap: Gap) -> None:
+    raise AssertionError(str(gap))
+
+
 def everybody(partition: TopicPartition) -> bool:
     return True
 
@@ -57,7 +61,7 @@ def test_rows_come_back_as_they_were_to_the_bit(snapshots: StoredSnapshots) -> N
     made.values_NF[3, 0] = np.nan
     made.values_NF[4] = [-0.0, 5e-324]
     snapshots.write("machines", made, OffsetRange(0, 1000), at_day(0))
-    (back,) = snapshots.read("machines", 0, 2**62, pytest.fail, FEATURES)
+    (back,) = snapshots.read("machines", 0, 2**62, unexpected, FEATURES)
     assert (back.partition, back.topic_id, back.features) == (PLACE, TOPIC_ID, FEATURES)
     assert back.values_NF.dtype == np.float64
     assert told(back) == told(made)
@@ -67,7 +71,7 @@ def test_a_record_of_many_rows_and_one_of_features(snapshots: StoredSnapshots) -
     made = rows(0, 6, series=False).take([0, 0, 2, 2, 2, 5])
     made.row_N[:] = [0, 1, 0, 1, 4, 0]
     snapshots.write("machines", made, OffsetRange(0, 9), at_day(0))
-    (back,) = snapshots.read("machines", 0, 2**62, pytest.fail)
+    (back,) = snapshots.read("machines", 0, 2**62, unexpected)
     assert back.series is None
     assert told(back) == told(made)
 
@@ -75,7 +79,7 @@ def test_a_record_of_many_rows_and_one_of_features(snapshots: StoredSnapshots) -
 def test_features_may_be_called_like_our_columns(snapshots: StoredSnapshots, storage: Storage) -> None:
     features = ("offset", "late", "offset_value", "cpu.load")
     made = write(snapshots, 0, 10, features=features)
-    (back,) = snapshots.read("machines", 0, 2**62, pytest.fail)
+    (back,) = snapshots.read("machines", 0, 2**62, unexpected)
     assert back.features == features
     assert told(back) == told(made)
     content = storage.get(files(storage)[0])
@@ -110,7 +114,7 @@ def test_a_timestamp_out_of_all_sense_is_kept_as_it_is(snapshots: StoredSnapshot
     made = rows(0, 3)
     made.kafka_ms_N[1] = kafka_ms
     snapshots.write("machines", made, OffsetRange(0, 3), at_day(0))
-    (back,) = snapshots.read("machines", -(2**63), 2**63 - 1, pytest.fail)
+    (back,) = snapshots.read("machines", -(2**63), 2**63 - 1, unexpected)
     assert told(back) == told(made)
     assert read(snapshots, at_day(0), at_day(1)).offsets == [0, 2]
 
@@ -128,7 +132,7 @@ def test_each_offset_comes_once_whatever_overlaps(snapshots: StoredSnapshots, st
 
 
 def test_partitions_and_a_topic_made_anew_are_told_apart(snapshots: StoredSnapshots) -> None:
-    other = TopicPartition("metrics", 11)
+    other, third = TopicPartition("metrics", 11), TopicPartition("metrics", 1)
     write(snapshots, 0, 20)
     write(snapshots, 0, 7, [1], topic_id="metrics#2")
     write(snapshots, 5, 9, place=other)
@@ -138,7 +142,7 @@ def test_partitions_and_a_topic_made_anew_are_told_apart(snapshots: StoredSnapsh
     assert kept(snapshots).ranges == ((0, 20),)
     assert kept(snapshots, "metrics#2").ranges == ((0, 7),)
     assert kept(snapshots, "metrics#3") == Kept((), topic_made_anew=True)
-    assert snapshots.kept("machines", {TopicPartition("metrics", 1): TOPIC_ID}).popitem()[1] == Kept()
+    assert snapshots.kept("machines", {third: TOPIC_ID})[third] == Kept()
 
 
 def test_where_recording_began_is_kept(snapshots: StoredSnapshots) -> None:

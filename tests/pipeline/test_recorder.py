@@ -115,7 +115,7 @@ def test_an_end_between_any_two_lines_loses_and_repeats_nothing(after: bool) -> 
         bench, merged = Bench(partitions=1), counted("snapshot_files_merged")
         bench.keep(Limits())
         bench.fill(payloads(60))
-        options = {"file_rows": 5, "max_poll_records": 6}
+        options: dict[str, Any] = {"file_rows": 5, "max_poll_records": 6}
         try:
             finish(bench.recorder(Fate(at, after).wrap, **options))
             ended = False
