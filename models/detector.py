@@ -166,9 +166,11 @@ class Detector:
     def explain(self, z_BTF: Tensor) -> Explanation:
         """Explain windows of scaled values by the view that finds each strangest."""
         z_BTF = z_BTF.clamp(-LIMIT, LIMIT)
-        view_B = (self._reader.errors(z_BTF) - self.calibration.of(0).reference_V).argmax(dim=1)
-        each = [view.explain(z_BTF) for view in self.views]
         row_B = torch.arange(len(z_BTF), device=z_BTF.device)
+        view_B = torch.zeros_like(row_B)
+        if len(self.views) > 1:
+            view_B = (self._reader.errors(z_BTF) - self.calibration.of(0).reference_V).argmax(dim=1)
+        each = [view.explain(z_BTF) for view in self.views]
 
         def of_strangest(part: str) -> Tensor:
             return torch.stack([getattr(found, part) for found in each])[view_B, row_B]

@@ -197,6 +197,8 @@ class OnlineTail:
         state, pace = self._columns, self._pace
         ends = state["seen"][slots] % pace.block == 0
         accepted, full = torch.zeros_like(ends), slots[ends]
+        if not len(full):
+            return accepted
         before = Quantiles(*(state[name][full] for name in ("median", "gap", "far")))
         usual = self._learned(full, before)
         if self._acceptance is not None:

@@ -97,8 +97,8 @@ class Alert(msgspec.Struct, frozen=True):
     def id(self) -> str:
         """Derived from where the record lies and what it did: a consumer can drop repeats by it.
 
-        What a silence did is derived from the deadline in place of a record, and from the incident where it ends one:
-        a series that has to leave twice at one time of its partition leaves two.
+        What a silence did is derived from the deadline in place of a record, and from the incident that it ends, if
+        any: a series may have to leave twice at one time of its partition.
         """
         place = TopicPartition(self.topic, self.partition)
         if self.state == "stale":

@@ -146,7 +146,7 @@ def main() -> None:
         connection = Connection(broker.bootstrap_servers)
         with closing(KafkaCluster(connection)) as cluster:
             cluster.create_topics({"metrics": 1, "columns": 1, "alerts": 1, "dead": 1})
-        row_bytes, detector = fill(connection, rows), model()
+        row_bytes, detector = fill(connection, rows), model("vanilla")
         quiet_collector()
         runs: dict[str, list[Leg]] = {name: [] for name in STREAMS}
         for _ in range(RUNS):

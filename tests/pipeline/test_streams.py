@@ -134,8 +134,8 @@ def test_chains_of_parts_are_restored_and_go_on(at_or_below: int, offset: int, p
     run(through, kept.partition, records_of(series_payloads(100))[:offset], [])
     scored, _ = run(restored, kept.partition, records[offset:], [])
     expected, _ = run(through, kept.partition, records[offset:], [])
-    # The networks' sums may differ in their last bits from those of the machine that wrote it.
-    assert scored == pytest.approx(expected, abs=1e-3)
+    # On another machine than the one that wrote it a model is trained to other last bits, and scores rest on both.
+    assert scored == pytest.approx(expected, abs=1e-3, rel=1e-4)
     assert len(scored) > 30
 
 
