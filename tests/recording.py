@@ -30,7 +30,8 @@ def payloads(count: int = 300, seed: int = 5) -> list[Payload]:
     random = np.random.default_rng(seed)
     made: list[Payload] = []
     for number in range(count):
-        time_ms = BEGIN_MS + 1000 * number - (40_000 if random.random() < 0.1 else 0)
+        # Some are of the very time of the one before them.
+        time_ms = BEGIN_MS + 1000 * (number // 6) - (40_000 if random.random() < 0.1 else 0)
         row: dict[str, Any] = {"host": f"h{random.integers(5)}", "ts": time_ms, "cpu": random.random(), "mem": 0.1}
         if random.random() < 0.1:
             row["mem"] = None

@@ -128,6 +128,37 @@ def test_an_end_between_any_two_lines_loses_and_repeats_nothing(after: bool) -> 
     assert counted("snapshot_files_merged") > merged
 
 
+def test_a_file_is_there_before_its_end_is_committed_and_a_restart_goes_on_behind_it() -> None:
+    bench, ends = Bench(partitions=1), []  # type: tuple[Bench, list[int]]
+    bench.fill(payloads(100))
+
+    class Committing:
+        """Notes what is committed, and ends the process at the third file's end."""
+
+        def __init__(self, source: Any) -> None:
+            self.source = source
+
+        def commit(self, offsets: dict[TopicPartition, int]) -> None:
+            (kept,) = bench.snapshots.kept("machines", {PLACE: "metrics#1"}).values()
+            assert offsets[PLACE] <= kept.ranges[-1].end
+            ends.append(offsets[PLACE])
+            if len(ends) == 4:
+                raise Killed
+            self.source.commit(offsets)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.source, name)
+
+    recorder = bench.recorder(lambda part: part if part is bench.storage else Committing(part), file_rows=10)
+    with pytest.raises(Killed):
+        finish(recorder)
+    assert bench.broker.committed[PLACE] == ends[2] < ends[3]
+    bench.broker.members.clear()
+    again = bench.recorder()
+    again.partitions.follow_assignment()
+    assert again.partitions.open[PLACE].begin == ends[3]
+
+
 def test_a_partition_that_moves_is_read_again_from_its_last_file() -> None:
     bench = Bench()
     bench.fill(payloads())
@@ -155,6 +186,8 @@ def test_rows_outlive_a_rebalance_that_changes_nothing() -> None:
     assert recorder.partitions.open[PLACE].rows > 30
     bench.broker.committed[PLACE] = 7
     source._told = frozenset()
+    recorder.partitions.follow_assignment()
+    assert recorder.partitions.open[PLACE].rows == 0
     finish(recorder)
     assert bench.found() == bench.expected()
 
@@ -323,6 +356,24 @@ def test_a_topic_made_anew_is_recorded_from_its_beginning(caplog: pytest.LogCapt
     assert bench.found()[PLACE] == earlier + bench.expected()[PLACE]
     restarted(bench)
     assert caplog.text.count("made anew") == 1
+
+
+def test_where_recording_begins_is_decided_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever ends before its first file is there has decided for the next one."""
+    bench = Bench(partitions=1)
+    bench.fill(payloads(100))
+    finish(bench.recorder())
+    earlier = bench.expected()[PLACE]
+    bench.broker.create_topic("metrics", 1)
+    bench.fill(payloads(60, seed=9))
+    bench.start = "latest"
+    bench.broker.members.clear()
+    bench.recorder(file_rows=10**6).step()
+    bench.fill(payloads(60, seed=10))
+    restarted(bench)
+    assert caplog.text.count("made anew; recording from the latest one, 60") == 1
+    expected = earlier + [row for row in bench.expected()[PLACE] if row[0] >= 60]
+    assert unflagged(bench.found()) == unflagged({PLACE: expected})
 
 
 def test_a_topic_made_anew_under_our_feet() -> None:
