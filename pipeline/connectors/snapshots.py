@@ -190,10 +190,12 @@ class _Reading:
         self._gap, self._features = gap, features
         self._told: int | None = None
         """Before this offset nothing is left to tell; None: nothing was told yet."""
+        self._gaps: set[OffsetRange] = set()
 
     def topic(self, topic: Topic, units: Sequence[Unit]) -> Iterator[SnapshotRows]:
         """Yield the rows of one topic's partition; lists again where a file has gone."""
         self._told = None
+        self._gaps.clear()
         missed: set[str] = set()
         while True:
             segments = segments_of(unit for unit in units if unit.topic == topic)
@@ -234,10 +236,10 @@ class _Reading:
             oldest_day = unit.oldest_day
 
     def _tell(self, topic: Topic, missing: OffsetRange, oldest_day: int, newest_day: int) -> None:
-        """Tell of a gap, where its days are asked for; it lies between these."""
-        if oldest_day < self._days.stop and newest_day >= self._days.start:
+        """Tell once of a gap, where its days are asked for; it lies between these."""
+        if oldest_day < self._days.stop and newest_day >= self._days.start and missing not in self._gaps:
+            self._gaps.add(missing)
             self._gap(Gap(self._stream, topic.partition, *missing))
-        self._told = missing.begin if self._told is None else max(self._told, missing.begin)
 
     def _rows(self, segment: Segment, contents: Sequence[tuple[File, bytes]]) -> Iterator[SnapshotRows]:
         offsets = OffsetRange(segment.begin, segment.end)

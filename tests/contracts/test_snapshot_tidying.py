@@ -249,6 +249,18 @@ def test_a_reader_is_told_of_what_is_removed_before_it_comes_there() -> None:
     assert found.gaps == [(10, 60)]
 
 
+def test_a_gap_is_told_once_though_the_files_behind_it_vanish() -> None:
+    storage = Beside()
+    snapshots = StoredSnapshots(storage)
+    for begin in (0, 20, 30):
+        write(snapshots, begin, begin + 10)
+    write(snapshots, 40, 50, [1])
+    storage.left, storage.act = 2, lambda: tidy(StoredSnapshots(storage), Limits())
+    found = read(snapshots)
+    assert found.offsets == [*range(10), *range(20, 50)]
+    assert found.gaps == [(10, 20)]
+
+
 def test_a_file_that_is_listed_and_never_there_is_no_endless_search() -> None:
     class Lost(MemoryStorage):
         def get(self, name: str) -> bytes | None:

@@ -11,7 +11,7 @@ import pytest
 from pipeline.connectors.memory import MemoryStorage
 from pipeline.connectors.snapshots import Storage, StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.errors import SnapshotDamaged, SnapshotError
+from pipeline.errors import SnapshotDamaged, SnapshotError, TransientError
 from pipeline.protocols import OffsetRange, TopicPartition
 from pipeline.snapshots import Gap, Kept, Limits
 from tests.chaos.object_store import LoopbackStore
@@ -264,6 +264,23 @@ def test_a_file_under_another_name_is_refused(snapshots: StoredSnapshots, storag
     storage.create(name.replace("-000000000010-", "-000000000012-"), content)
     with pytest.raises(SnapshotError, match="it was written under another name"):
         read(snapshots)
+
+
+def test_a_store_that_is_full_has_all_of_a_file_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LoopbackStore()
+    for name, text in store.environment.items():
+        monkeypatch.setenv(name, text)
+    snapshots = StoredSnapshots(ObjectStorage(store.url))
+    write(snapshots, 0, 10)
+    store.full = True
+    with pytest.raises(TransientError, match=r"cannot write snapshots/machines/day=.* is it there, and not full"):
+        write(snapshots, 10, 20)
+    assert read(snapshots).offsets == list(range(10))
+    store.heal()
+    write(snapshots, 10, 20)
+    write(snapshots, 10, 20)
+    store.close()
+    assert len(store.objects) == 2
 
 
 def test_other_objects_in_the_folder_are_left_alone(snapshots: StoredSnapshots, storage: Storage) -> None:
