@@ -90,10 +90,9 @@ class Acceptance:
     far_by_gap: float
     """Of an accepted level the tail beyond the upper quantile is as wide as the gap, by this factor."""
 
-    def patience(self, points_S: npt.NDArray[np.float64]) -> Tensor:
+    def patience(self, points_S: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
         """Return the blocks that so many points make."""
-        blocks_S = np.clip(np.ceil(points_S / self.block), _LEAST_BLOCKS, _MOST_BLOCKS)
-        return torch.from_numpy(blocks_S.astype(np.int32))
+        return np.clip(np.ceil(points_S / self.block), _LEAST_BLOCKS, _MOST_BLOCKS).astype(np.int32)
 
     def count(self, state: Mapping[str, Tensor], slot_K: Tensor, surprise_K: Tensor) -> None:
         """Add points to their blocks."""

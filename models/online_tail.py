@@ -19,7 +19,10 @@ from torch import Tensor
 from models import acceptance
 from models.acceptance import Acceptance, Quantiles
 from models.calibration import DECIBEL, FloatArray
+from models.crossing import placed
 from models.snapshots import Memory, copied, fresh
+
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -102,28 +105,30 @@ class OnlineTail:
         self._device = device
         self._pace = pace
         self._initial = initial or {}
-        columns = dict.fromkeys(("median", "gap", "far"), torch.float32) | {"seen": torch.int64}
+        columns = dict.fromkeys(("median", "gap", "far"), torch.float32)
         columns |= dict.fromkeys(("above_median", "above_upper", "above_far"), torch.int32)
         self._acceptance: Acceptance | None = None
         if accepting:
             self._acceptance = Acceptance(pace.block, pace.gaps, _FAR / pace.gap)
             columns |= acceptance.COLUMNS
         self._columns = {name: torch.zeros(0, dtype=dtype, device=device) for name, dtype in columns.items()}
+        self._seen_S = np.zeros(0, np.int64)
+        """Points that each slot has had. Kept on the host: where blocks end is known without asking the device."""
 
     def begin(self, slots: npt.NDArray[np.int64], names: list[str]) -> None:
         """Give slots the state of a series that was never seen here."""
         self._reserve(int(slots.max(initial=-1)) + 1)
-        index = torch.from_numpy(slots).to(self._device)
+        index = placed(slots, self._device)
         usual = _MEDIAN, self._pace.gap, _FAR
-        start = torch.tensor([self._initial.get(name, usual) for name in names], device=self._device)
+        start_S3 = np.array([self._initial.get(name, usual) for name in names], np.float32).reshape(-1, 3)
+        self._seen_S[slots] = 0
         for column in self._columns.values():
             column[index] = 0
-        self._columns["median"][index] = start[:, 0]
-        self._columns["gap"][index] = start[:, 1]
-        self._columns["far"][index] = start[:, 2]
+        for name, start_S in zip(("median", "gap", "far"), start_S3.T, strict=True):
+            self._columns[name][index] = placed(start_S, self._device)
         if self._acceptance is not None:
             often = [0 if name in self._initial else acceptance.NO_HISTORY for name in names]
-            self._columns["often"][index] = torch.tensor(often, dtype=torch.int32, device=self._device)
+            self._columns["often"][index] = placed(np.array(often, np.int32), self._device)
 
     def accept_after(self, slots: npt.NDArray[np.int64], points: FloatArray) -> None:
         """Set how many points a level stays until it is accepted; until then a slot learns as without `accepting`.
@@ -131,14 +136,16 @@ class OnlineTail:
         It follows from the settings, so `gather` leaves it out.
         """
         assert self._acceptance is not None
-        index = torch.from_numpy(slots).to(self._device)
-        self._columns["patience"][index] = self._acceptance.patience(points).to(self._device)
+        patience_S = placed(self._acceptance.patience(points), self._device)
+        self._columns["patience"][placed(slots, self._device)] = patience_S
 
     def gather(self, slots: npt.NDArray[np.int64], memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
         """Return the state of these slots, for a checkpoint."""
         index = torch.from_numpy(slots).to(self._device)
         kept = {name: column for name, column in self._columns.items() if name != "patience"}
-        return {name: copied(name, column[index].cpu().numpy(), memory) for name, column in kept.items()}
+        return {"seen": copied("seen", self._seen_S[slots], memory)} | {
+            name: copied(name, column[index].cpu().numpy(), memory) for name, column in kept.items()
+        }
 
     def scatter(self, slots: npt.NDArray[np.int64], state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put back what `gather` returned, here, without `accepting`, or in its first format: no far quantile."""
@@ -148,62 +155,67 @@ class OnlineTail:
         # The block under way was not summed up from its start: should it be elevated, it does not count as one.
         early["stays"] = -(state["seen"] % self._pace.block > 0).astype(np.int32)
         early |= {f"calm_{name}": {**early, **state}[name] for name in ("median", "gap", "far")}
+        self._seen_S[slots] = state["seen"]
         for name in self._columns.keys() - {"patience"}:
             column = self._columns[name]
             kept = state[name] if name in state else early.get(name, np.zeros(len(slots)))
             column[index] = torch.from_numpy(np.ascontiguousarray(kept)).to(self._device, column.dtype)
 
-    def score(self, slot_K: Tensor, surprise_K: Tensor) -> Tensor:
-        """Score points that are sorted by slot, and within a slot by offset; the state moves on."""
+    def score(self, slot_K: IntArray, surprise_K: Tensor) -> Tensor:
+        """Score points that are sorted by slot, and within a slot by offset; the state moves on.
+
+        Nothing is asked of the device, which may come to it later.
+        """
         return self.follow(slot_K, surprise_K)[0]
 
-    def follow(self, slot_K: Tensor, surprise_K: Tensor) -> tuple[Tensor, Tensor]:
+    def follow(self, slot_K: IntArray, surprise_K: Tensor) -> tuple[Tensor, Tensor]:
         """Return (scores, with which points a level was accepted); else as `score`."""
+        block = self._pace.block
+        start_S, length_S = _runs(slot_K)
+        first_S = self._seen_S[slot_K[start_S]] % block - start_S
+        # The number of each point's block, from that which its series is in.
+        block_K = (np.repeat(first_S, length_S) + np.arange(len(slot_K))) // block
+        if not block_K.any():
+            return self._block(slot_K, surprise_K)
         score_K = torch.empty_like(surprise_K)
         accepted_K = torch.zeros(len(slot_K), dtype=torch.bool, device=self._device)
-        if not len(slot_K):
-            return score_K, accepted_K
-        seen = self._columns["seen"]
-        slots, place_K, count = torch.unique_consecutive(slot_K, return_inverse=True, return_counts=True)
-        start = count.cumsum(0) - count
-        index_K = seen[slot_K] + torch.arange(len(slot_K), device=self._device) - start[place_K]
-        block = self._pace.block
-        block_K = index_K // block - (seen[slots] // block)[place_K]
-        order_K = torch.argsort(block_K, stable=True)
-        for chosen in torch.split(order_K, torch.bincount(block_K).tolist()):
-            score_K[chosen], accepted_K[chosen] = self._block(slot_K[chosen], surprise_K[chosen])
+        order_K = np.argsort(block_K, kind="stable")
+        for chosen in np.split(order_K, np.bincount(block_K).cumsum()[:-1]):
+            index = placed(chosen, self._device)
+            score_K[index], accepted_K[index] = self._block(slot_K[chosen], surprise_K[index])
         return score_K, accepted_K
 
-    def _block(self, slot_K: Tensor, surprise_K: Tensor) -> tuple[Tensor, Tensor]:
+    def _block(self, slot_K: IntArray, surprise_K: Tensor) -> tuple[Tensor, Tensor]:
         """Score points of which no series has more than the rest of its block."""
-        state = self._columns
-        median_K, gap_K, far_K = (state[name][slot_K] for name in ("median", "gap", "far"))
+        state, index_K = self._columns, placed(slot_K, self._device)
+        median_K, gap_K, far_K = (state[name][index_K] for name in ("median", "gap", "far"))
         above_K = surprise_K - median_K
         beyond_K = above_K - gap_K
         score_K = _scores(surprise_K, above_K, beyond_K, median_K, gap_K, far_K, self._pace.gap)
-        state["seen"].index_add_(0, slot_K, torch.ones_like(slot_K))
-        state["above_median"].index_add_(0, slot_K, (above_K > 0).int())
-        state["above_upper"].index_add_(0, slot_K, (beyond_K > 0).int())
-        state["above_far"].index_add_(0, slot_K, (beyond_K > far_K).int())
+        state["above_median"].index_add_(0, index_K, (above_K > 0).int())
+        state["above_upper"].index_add_(0, index_K, (beyond_K > 0).int())
+        state["above_far"].index_add_(0, index_K, (beyond_K > far_K).int())
         if self._acceptance is not None:
-            self._acceptance.count(state, slot_K, surprise_K)
-        slots, count = torch.unique_consecutive(slot_K, return_counts=True)
-        accepted_K = torch.zeros_like(slot_K, dtype=torch.bool)
-        accepted_K[count.cumsum(0) - 1] = self._learn(slots)
+            self._acceptance.count(state, index_K, surprise_K)
+        start_S, length_S = _runs(slot_K)
+        slots = slot_K[start_S]
+        self._seen_S[slots] += length_S
+        accepted_K = torch.zeros(len(slot_K), dtype=torch.bool, device=self._device)
+        full_S = self._seen_S[slots] % self._pace.block == 0
+        if full_S.any():
+            ends = placed((start_S + length_S - 1)[full_S], self._device)
+            accepted_K[ends] = self._learn(placed(slots[full_S], self._device))
         return score_K, accepted_K
 
-    def _learn(self, slots: Tensor) -> Tensor:
-        """Move on the slots whose block is full; tell of all of them whose level was accepted."""
+    def _learn(self, full: Tensor) -> Tensor:
+        """Move on the slots, whose block is full; tell of all of them whose level was accepted."""
         state, pace = self._columns, self._pace
-        ends = state["seen"][slots] % pace.block == 0
-        accepted, full = torch.zeros_like(ends), slots[ends]
-        if not len(full):
-            return accepted
+        accepted = torch.zeros(len(full), dtype=torch.bool, device=self._device)
         before = Quantiles(*(state[name][full] for name in ("median", "gap", "far")))
         usual = self._learned(full, before)
         if self._acceptance is not None:
             elevated = 2 * state["above_upper"][full] > pace.block
-            usual, accepted[ends] = self._acceptance.decide(state, full, elevated, before, usual)
+            usual, accepted = self._acceptance.decide(state, full, elevated, before, usual)
         for name, moved in zip(("median", "gap", "far"), usual, strict=True):
             state[name][full] = moved
         for name in ("above_median", "above_upper", "above_far"):
@@ -227,12 +239,19 @@ class OnlineTail:
         return Quantiles(moved.clamp(min=0.1 * _MEDIAN), widened, further)
 
     def _reserve(self, slots: int) -> None:
-        more = slots - len(self._columns["seen"])
+        more = slots - len(self._seen_S)
         if more > 0:
             # A sixteenth more at least: of a million series, twice the room would be memory that nobody uses.
-            more = max(more, len(self._columns["seen"]) // 16, 64)
+            more = max(more, len(self._seen_S) // 16, 64)
+            self._seen_S = np.append(self._seen_S, np.zeros(more, np.int64))
             for name, column in self._columns.items():
                 self._columns[name] = torch.cat([column, column.new_zeros(more)])
+
+
+def _runs(slot_K: IntArray) -> tuple[IntArray, IntArray]:
+    """Return where the points of each slot begin, and how many they are."""
+    start_S = np.flatnonzero(np.diff(slot_K, prepend=-1))
+    return start_S, np.diff(start_S, append=len(slot_K))
 
 
 def _scores(

@@ -172,8 +172,7 @@ def _recalibrated(
     tail.begin(slot, [name])
     interval_ms = np.array([_interval_ms(detector, name)])
     tail.accept_after(slot, detector.points_to_accept(None if after_s is None else 1000 * after_s, interval_ms))
-    slot_N = torch.zeros(len(surprise_N), dtype=torch.int64)
-    score_N, accepted_N = tail.follow(slot_N, torch.from_numpy(surprise_N).float())
+    score_N, accepted_N = tail.follow(np.zeros(len(surprise_N), np.int64), torch.from_numpy(surprise_N).float())
     return score_N.numpy().astype(np.float64), accepted_N.numpy()
 
 

@@ -8,23 +8,26 @@ explains them is reckoned when it is asked for.
 Legend: M points, K judged rows, B windows of a chunk, T window length, F features, V views.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.crossing import captured, fetched, placed
 from models.detector import Detector
 from models.online_tail import OnlineTail, Pace
 from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.series import BoolArray, Points
 from pipeline.stages.windows import Near, Round, Windows
 
-CHUNK_WINDOWS = 512
-"""Windows of one model call: large enough for full speed, small enough for the cache."""
+CHUNK_WINDOWS: Mapping[str, int] = {"cpu": 512, "cuda": 4096}
+"""Windows of one model call: large enough for full speed, small enough for a processor's cache. On a GPU a chunk is
+one launch, however many there are."""
 _EXPLAINED_WINDOWS = 16
 """The same for explaining; an explained row is rare and seldom has company."""
 
@@ -59,8 +62,11 @@ class Scorer:
     """Runs a detector over windows or vectors, for rows that may wait for `delay` later ones."""
 
     def __init__(self, detector: Detector, device: torch.device, delay: int = 0) -> None:
+        spec = detector.spec
         self._detector = detector
         self._device = device
+        self._chunk_windows = CHUNK_WINDOWS[device.type]
+        self._read = captured(detector.errors, (self._chunk_windows, spec.window, len(spec.features)), device)
         self._judgement = detector.calibration.of(delay)
         reach = self._judgement.reach
         self.near = Near(reach.behind, reach.ahead, len(detector.views), reach)
@@ -82,60 +88,74 @@ class Scorer:
 
         Returns (scores of all records, what explains some of them).
         """
-        z_M1F = torch.from_numpy(z_MF).to(self._device)[:, None]
-        row_M = torch.arange(len(z_M1F), device=self._device)
-        surprise_M = self._judgement.of_points(self._errors(z_M1F.__getitem__, row_M))
-        score_M = tail.score(torch.from_numpy(slot_M).to(self._device), surprise_M)
-        return _on_host(score_M), partial(self._explain, z_M1F.__getitem__, row_M)
+        z_M1F = placed(z_MF, self._device)[:, None]
+        row_M = np.arange(len(z_M1F))
+        surprise_M = self._judgement.of_points(self._errors(z_M1F.__getitem__, placed(row_M, self._device)))
+        (score_M,) = fetched(tail.score(slot_M, surprise_M))
+        return score_M.astype(np.float64), partial(self._explain, z_M1F.__getitem__, row_M)
 
     @torch.no_grad()
     def _round(self, points: Points, ready: Round, windows: Windows, tail: OnlineTail) -> Scores:
-        """Read the windows of a round and judge what can be."""
+        """Read the windows of a round and judge what can be.
+
+        Which rows those are is known on the host, so it asks the device for nothing before the scores are there.
+        """
+        read, judge = np.flatnonzero(ready.read_M), np.flatnonzero(ready.judge_M)
+        row_K = ready.end_M[judge] - self.near.ahead
+        if self.near.ahead:
+            # A held row has no error of its own, and others do not speak for it alone.
+            own_K = windows.own(row_K)
+            judge, row_K = judge[own_K], row_K[own_K]
+        judged, index_K = points.take(ready.position_M[judge]), placed(row_K, self._device)
+        surprise_K = self._surprise(points.slot_M[ready.position_M], ready.end_M, read, index_K, windows)
+        score_K, accepted_K, *scaled = fetched(
+            *tail.follow(judged.slot_M, surprise_K), *([windows.scaled(index_K)] if self.near.ahead else [])
+        )
+        for z_KF in scaled:
+            values_KF = windows.unscaled(row_K, z_KF)
+            judged = replace(judged, time_ms_M=windows.times_ms(row_K), values_MF=values_KF)
+        explain = partial(self._explain, windows.gather, row_K)
+        return Scores(judged, score_K.astype(np.float64), accepted_K, explain)
+
+    def _surprise(
+        self, slot_M: IntArray, end_M: IntArray, read: IntArray, index_K: Tensor, windows: Windows
+    ) -> Tensor:
+        """Read the windows that end at some of these rows; return the surprise of rows that this lets be judged.
+
+        Args:
+            slot_M: of all points of the round, as `end_M`.
+            read: which of them have a window to be read.
+            index_K: the rows to judge, on the device.
+        """
         near, judgement = self.near, self._judgement
-        read_B = torch.from_numpy(ready.end_M[ready.read_M]).to(self._device)
-        row_K = torch.from_numpy(ready.end_M[ready.judge_M]).to(self._device)
-        position_K = ready.position_M[ready.judge_M]
+        read_B = placed(end_M[read], self._device)
         error_BV = self._errors(windows.gather, read_B)
         if windows.fading is not None:
-            slot_M, own_M = points.slot_M[ready.position_M], torch.from_numpy(ready.read_M).to(self._device)
+            own_B = placed(read, self._device)
             error_MV = torch.full((len(slot_M), near.views), -torch.inf, device=self._device)
-            error_MV[own_M] = error_BV
-            surprise_K = judgement.of_points(windows.fading.follow(slot_M, error_MV)[own_M])
-        elif near.behind or near.ahead:
+            error_MV[own_B] = error_BV
+            return judgement.of_points(windows.fading.follow(slot_M, error_MV)[own_B])
+        if near.behind or near.ahead:
             windows.keep(read_B, error_BV)
-            error_KVR = windows.errors_near(row_K)
-            if near.ahead:
-                # A held row has no error of its own, and others do not speak for it alone.
-                own_K = ~torch.isneginf(error_KVR[:, 0, near.behind])
-                error_KVR, row_K = error_KVR[own_K], row_K[own_K] - near.ahead
-                position_K = position_K[own_K.cpu().numpy()]
-            surprise_K = judgement.surprise(error_KVR)
-        else:
-            surprise_K = judgement.of_points(error_BV)
-        judged = points.take(position_K)
-        if near.ahead:
-            time_ms_K, values_KF = windows.of_rows(row_K)
-            judged = replace(judged, time_ms_M=time_ms_K, values_MF=values_KF)
-        score_K, accepted_K = tail.follow(torch.from_numpy(judged.slot_M).to(self._device), surprise_K)
-        return Scores(
-            judged, _on_host(score_K), accepted_K.cpu().numpy(), partial(self._explain, windows.gather, row_K)
-        )
+            return judgement.surprise(windows.errors_near(index_K + near.ahead))
+        return judgement.of_points(error_BV)
 
     def _errors(self, gather: Callable[[Tensor], Tensor], row_B: Tensor) -> Tensor:
         """Return every view's error of the windows that end at these rows, error_BV."""
-        parts = [self._detector.errors(gather(row_B))[:count] for row_B, count in _chunks(row_B, CHUNK_WINDOWS)]
+        parts = [self._read(gather(rows_B))[:count] for rows_B, count in _chunks(row_B, self._chunk_windows)]
         return torch.cat(parts) if parts else torch.zeros((0, self.near.views), device=self._device)
 
     @torch.no_grad()
-    def _explain(self, gather: Callable[[Tensor], Tensor], row_B: Tensor, positions: Sequence[int]) -> Explanations:
-        row_K = row_B[torch.tensor(list(positions), dtype=torch.int64, device=self._device)]
+    def _explain(
+        self, gather: Callable[[Tensor], Tensor], row_M: IntArray, positions: Sequence[int]
+    ) -> Explanations:
+        row_K = placed(row_M[np.asarray(positions, np.int64)], self._device)
         features = len(self._detector.spec.features)
-        found: list[tuple[FloatArray, ...]] = [(np.zeros((0, features)),) * 3 + (np.zeros(0),)]
+        found: list[tuple[npt.NDArray[Any], ...]] = [(np.zeros((0, features)),) * 3 + (np.zeros(0, np.int64),)]
         for chunk_B, count in _chunks(row_K, _EXPLAINED_WINDOWS):
             explained = self._detector.explain(gather(chunk_B))
-            found.append(tuple(_on_host(getattr(explained, part.name)[:count]) for part in fields(explained)))
-        expected_KF, band_KF, share_KF, back_K = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return Explanations(expected_KF, band_KF, share_KF, back_K.astype(np.int64))
+            found.append(fetched(*(getattr(explained, part.name)[:count] for part in fields(explained))))
+        return Explanations(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 def _chunks(row_B: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
@@ -144,7 +164,3 @@ def _chunks(row_B: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
     for start in range(0, len(row_B), size):
         count = min(size, len(row_B) - start)
         yield row_B[start + place_B.clamp(max=count - 1)], count
-
-
-def _on_host(tensor: Tensor) -> FloatArray:
-    return tensor.cpu().numpy().astype(np.float64)

@@ -7,7 +7,8 @@ window that ends there, and where alerts wait for later points, when it was.
 
 Of many series each seldom has more than a point in a poll, and slack is memory that nobody uses: their buffers have
 less of it, and of the errors they hold only those that may still count (`fading`). Buffers change over once, when
-there are `MANY` slots, and keep what they hold: neither layout changes a score.
+there are `MANY` slots, and keep what they hold: neither layout changes a score. On a GPU they stay as they began:
+it would have to be asked which errors may still count, and the host would wait for the answer.
 
 The first `window` points of a series fill its buffer and are not scored: it is warming. A series that was
 not there in training is scaled by those points, once, when they are complete.
@@ -25,11 +26,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.crossing import placed
 from models.mapping import Reach
 from models.snapshots import Memory, fresh
 from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.fading import FadingErrors
-from pipeline.stages.series import Points, SeriesTable, runs
+from pipeline.stages.series import BoolArray, Points, SeriesTable, runs
 from pipeline.stages.slot_arrays import SlotArray
 
 SLACK, LEAST_SLACK, _SLACK_SHARE = 64, 8, 8
@@ -103,8 +105,10 @@ class Windows:
         remembered = self._length if (self.near.behind or self.near.ahead) and fading is None else 0
         self._errors = SlotArray((self.near.views, remembered), np.float32, _EMPTY[_ERRORS], self._device)
         """-inf: of no window that was read. The errors of a view lie side by side, for they are compared."""
-        waiting = self._length if self.near.ahead else 0
-        self._times = SlotArray((waiting,), np.int64, 0, torch.device("cpu"))
+        waiting, host = self._length if self.near.ahead else 0, torch.device("cpu")
+        self._times = SlotArray((waiting,), np.int64, 0, host)
+        self._own = SlotArray((waiting,), np.bool_, False, host)
+        """Whether the window that ends in a row was read: a held row has no error of its own."""
         self.fading = fading
         """Where only the errors are kept that may still count."""
 
@@ -144,13 +148,25 @@ class Windows:
         """Keep what was read of the windows that end at these rows."""
         self._errors.rows[end_B // self._length, :, end_B % self._length] = error_BV
 
-    def of_rows(self, end_B: Tensor) -> tuple[IntArray, FloatArray]:
-        """Return (event times in ms, values) of these rows."""
-        row_B = end_B.cpu().numpy()
+    def own(self, row_B: IntArray) -> BoolArray:
+        """Return of which rows the own window was read, where rows wait for later ones."""
+        own_B: BoolArray = self._own.rows.numpy().reshape(-1)[row_B]
+        return own_B
+
+    def times_ms(self, row_B: IntArray) -> IntArray:
+        """Return the event times of these rows, where rows wait for later ones."""
+        time_ms_B: IntArray = self._times.rows.numpy().reshape(-1)[row_B]
+        return time_ms_B
+
+    def scaled(self, end_B: Tensor) -> Tensor:
+        """Return these rows as they lie in the buffers, z_BF."""
+        return self._values.rows.flatten(0, 1)[end_B]
+
+    def unscaled(self, row_B: IntArray, z_BF: npt.NDArray[np.float32]) -> FloatArray:
+        """Return the values that these rows had before they were scaled."""
         slot_B, columns = row_B // self._length, self._table.columns
-        scaled_BF = self._values.rows.flatten(0, 1)[end_B].cpu().numpy().astype(np.float64)
-        values_BF = scaled_BF * columns["scale"][slot_B] + columns["center"][slot_B]
-        return self._times.rows.numpy().reshape(-1)[row_B], values_BF
+        values_BF: FloatArray = z_BF.astype(np.float64) * columns["scale"][slot_B] + columns["center"][slot_B]
+        return values_BF
 
     def free(self, slots: IntArray) -> None:
         """Empty the buffers of slots that lost their series."""
@@ -230,6 +246,8 @@ class Windows:
             self.fading.put(slots, end_S, errors_SDV)
         elif self._errors.rows.shape[2]:
             self._errors.rows[index, :, : self.depth] = self._moved(errors_SDV.transpose(0, 2, 1))
+        if self.near.ahead:
+            self._own.rows.numpy()[slots, : self.depth] = _read_before(errors_SDV)
 
     def _moved(self, rows: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(rows)).to(self._device)
@@ -283,12 +301,14 @@ class Windows:
         flat_M = slot_M * self._length + self._end_S[slot_M] + rank_M
         columns = self._table.columns
         scaled = _scaled(points.values_MF[position_M], columns["center"][slot_M], columns["scale"][slot_M])
-        flat = torch.from_numpy(flat_M).to(self._device)
-        self._values.rows.flatten(0, 1).index_copy_(0, flat, torch.from_numpy(scaled).to(self._device))
+        flat = placed(flat_M, self._device)
+        self._values.rows.flatten(0, 1).index_copy_(0, flat, placed(scaled, self._device))
         if self._errors.rows.shape[2]:
             self._errors.rows[flat // self._length, :, flat % self._length] = _EMPTY[_ERRORS]
         if self.near.ahead:
             self._times.rows.numpy().reshape(-1)[flat_M] = points.time_ms_M[position_M]
+            read_M = (points.index_M[position_M] >= self.window) & ~points.held_M[position_M]
+            self._own.rows.numpy().reshape(-1)[flat_M] = read_M
         self._end_S[slots] += count_S
         return flat_M
 
@@ -297,24 +317,24 @@ class Windows:
             return
         keep = self.depth - 1
         rows = self._end_S[slots][:, None] - keep + np.arange(keep)
-        index, rows_SD = torch.from_numpy(slots).to(self._device), torch.from_numpy(rows).to(self._device)
+        index, rows_SD = placed(slots, self._device), placed(rows, self._device)
         for track in self._tracks.values():
             track[index, :keep] = track[index[:, None], rows_SD]
         if self.near.ahead:
-            times_SL = self._times.rows.numpy()
-            times_SL[slots, :keep] = times_SL[slots[:, None], rows]
+            for host_SL in (self._times.rows.numpy(), self._own.rows.numpy()):
+                host_SL[slots, :keep] = host_SL[slots[:, None], rows]
         self._end_S[slots] = keep
 
     def _grow(self) -> None:
         slots = self._table.capacity
         if slots <= len(self._end_S):
             return
-        if slots >= MANY and not self._lean:
+        if slots >= MANY and not self._lean and self._device.type == "cpu":
             self._become_lean()
         self._grow_to(slots)
 
     def _grow_to(self, slots: int) -> None:
-        for track in (self._values, self._errors, self._times):
+        for track in (self._values, self._errors, self._times, self._own):
             track.grow(slots)
         if self.fading is not None:
             self.fading.grow(slots)
@@ -338,6 +358,12 @@ class Windows:
             self._errors.rows[:, :, : self.depth] = self._moved(held[_ERRORS].transpose(0, 2, 1))
         if self.near.ahead:
             self._times.rows[:, : self.depth] = torch.from_numpy(held[_TIMES])
+            self._own.rows[:, : self.depth] = torch.from_numpy(_read_before(held[_ERRORS]))
+
+
+def _read_before(errors_SDV: npt.NDArray[np.float32]) -> BoolArray:
+    """Return of which rows the own window was read: a window that was has an error in every view."""
+    return np.asarray(errors_SDV[..., 0] > _EMPTY[_ERRORS], np.bool_)
 
 
 def _scaled(values: FloatArray, center: FloatArray, scale: FloatArray) -> npt.NDArray[np.float32]:

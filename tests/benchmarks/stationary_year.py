@@ -76,8 +76,7 @@ def main() -> None:
         tail.begin(np.array([0]), [name])
         points = detector.points_to_accept(float(INTERVAL_MS * DAY), np.array([float(INTERVAL_MS)]))
         tail.accept_after(np.array([0]), points)
-        slot = torch.zeros(len(surprise), dtype=torch.int64)
-        followed, accepted = tail.follow(slot, torch.from_numpy(surprise).float())
+        followed, accepted = tail.follow(np.zeros(len(surprise), np.int64), torch.from_numpy(surprise).float())
         scores["as in a worker"][name] = followed.numpy().astype(np.float64)
         levels += int(accepted.sum())
         scores["as trained"][name] = surprise

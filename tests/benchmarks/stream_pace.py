@@ -56,7 +56,7 @@ def alerting(pace: Pace, surprise_N: Surprise) -> npt.NDArray[np.bool_]:
     tail = OnlineTail(torch.device("cpu"), pace, {"": quantiles(TRAINING, pace)})
     tail.begin(np.array([0]), [""])
     with torch.inference_mode():
-        score_N = tail.score(torch.zeros(len(surprise_N), dtype=torch.int64), torch.from_numpy(surprise_N).float())
+        score_N = tail.score(np.zeros(len(surprise_N), np.int64), torch.from_numpy(surprise_N).float())
     return (score_N >= THRESHOLD).numpy()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models import architectures
+from models.crossing import captured
 from models.files import from_files, to_files
 from models.online_tail import SERIES_PACE, OnlineTail, quantiles
 from pipeline.lanes import build_lane
@@ -82,7 +83,7 @@ def test_levels_are_accepted_with_the_same_points_as_on_the_cpu() -> None:
     random = np.random.default_rng(0)
     surprise = random.exponential(4.3, (8, 600)) + 60 * (np.arange(600) > 200)
     surprise[:, 500:] -= 60
-    slot_K = torch.arange(8).repeat_interleave(600)
+    slot_K = np.arange(8).repeat(600)
     found = []
     for device in (CPU, GPU):
         initial = dict.fromkeys("abcdefgh", quantiles(np.zeros(0), SERIES_PACE))
@@ -90,7 +91,7 @@ def test_levels_are_accepted_with_the_same_points_as_on_the_cpu() -> None:
         tail.begin(np.arange(8), list(initial))
         tail.accept_after(np.arange(8), np.full(8, 200.0))
         whole_K = torch.from_numpy(surprise.ravel()).float()
-        found.append([each.cpu() for each in tail.follow(slot_K.to(device), whole_K.to(device))])
+        found.append([each.cpu() for each in tail.follow(slot_K, whole_K.to(device))])
     (here, accepted), (there, accepted_there) = found
     torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-4)
     assert accepted.any()
@@ -112,6 +113,32 @@ def test_a_stream_agrees_with_the_cpu(stream: str) -> None:
     assert here.keys() == there.keys()
     assert list(there.values()) == pytest.approx(list(here.values()), abs=1e-3, rel=1e-4)
     assert [alert.id for alert in outcomes[1].alerts] == [alert.id for alert in outcomes[0].alerts]
+
+
+@pytest.mark.parametrize(("architecture", "delay"), [("vanilla", 0), ("recurrent", 0), ("views", 0), ("views", 3)])
+def test_a_step_never_waits_for_the_gpu_but_for_its_scores(architecture: str, delay: int) -> None:
+    """The library refuses what would make the host wait; scores come back by an event, which it leaves alone."""
+    settings = SERIES.model_copy(update={"alerts": SERIES.alerts.model_copy(update={"delay": delay})})
+    detector = from_files(to_files(series_detector(architecture)))
+    pipeline = build_lane("machines", settings, detector, "v1", GPU).pipeline
+    records, place, alerts = records_of(series_payloads(100)), PLACES["machines"], 0
+    pipeline.process([PartitionRecords(place, records[:100])])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for low in range(100, len(records), 37):
+            alerts += len(pipeline.process([PartitionRecords(place, records[low : low + 37])]).alerts)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert alerts
+
+
+def test_windows_are_read_as_one_graph(caplog: pytest.LogCaptureFixture) -> None:
+    for architecture in (*architectures.available(), "views"):
+        detector = from_files(to_files(series_detector(architecture))).to(GPU)
+        read = captured(detector.errors, (64, 8, 2), GPU)
+        z_BTF = torch.randn(64, 8, 2, device=GPU)
+        torch.testing.assert_close(read(z_BTF), detector.errors(z_BTF), atol=1e-5, rtol=1e-5)
+        assert read != detector.errors, caplog.text
 
 
 def test_equal_runs_on_the_gpu_are_equal() -> None:

@@ -36,7 +36,7 @@ def tail_of(points: float | None = PATIENCE, *, trained: bool = True, accepting:
 
 def follow(tail: OnlineTail, surprise: FloatArray, slot: int = 0) -> Scored:
     """Return (scores, the points with which a level was accepted) of one series."""
-    score_K, accepted_K = tail.follow(torch.full((len(surprise),), slot), torch.from_numpy(surprise).float())
+    score_K, accepted_K = tail.follow(np.full(len(surprise), slot), torch.from_numpy(surprise).float())
     return score_K.numpy().astype(np.float64), np.flatnonzero(accepted_K.numpy()).tolist()
 
 
@@ -80,7 +80,7 @@ def test_polls_do_not_matter(spells: list[tuple[int, int, float]], cuts: list[in
         tail, score_N, accepted_N = tail_of(64), np.zeros(len(slot_N)), np.zeros(len(slot_N), np.bool_)
         for low, high in pairwise(edges):
             order = low + np.argsort(slot_N[low:high], kind="stable")
-            score_K, accepted_K = tail.follow(torch.from_numpy(slot_N[order]), torch.from_numpy(surprise_N[order]))
+            score_K, accepted_K = tail.follow(slot_N[order], torch.from_numpy(surprise_N[order]))
             score_N[order], accepted_N[order] = score_K.numpy(), accepted_K.numpy()
         return score_N, accepted_N, tail.gather(np.arange(4))
 
@@ -185,7 +185,7 @@ def test_a_level_that_comes_every_night_is_learned_within_days() -> None:
 @pytest.mark.parametrize("points", [64, PATIENCE])
 def test_noise_alone_is_never_accepted(points: int) -> None:
     """On four series side by side, 25,000 points of each."""
-    tail, slot_K = tail_of(points), torch.arange(4).repeat_interleave(25_000)
+    tail, slot_K = tail_of(points), np.arange(4).repeat(25_000)
 
     def side_by_side(surprise: FloatArray) -> tuple[FloatArray, bool]:
         score_K, accepted_K = tail.follow(slot_K, torch.from_numpy(surprise).float())

@@ -93,7 +93,7 @@ def test_everything_is_finite_whatever_comes() -> None:
     surprise_B, expected_BF = detector().surprise(scaled(x_NF)), detector().explain(scaled(x_NF)).expected_BF
     for column in found(detector(), scaled(x_NF)):
         assert torch.isfinite(column).all()
-    assert torch.isfinite(tail.score(torch.zeros(CHUNK, dtype=torch.int64), surprise_B)).all()
+    assert torch.isfinite(tail.score(np.zeros(CHUNK, np.int64), surprise_B)).all()
     assert np.isfinite(detector().score_rows(x_NF)).all()
     assert expected_BF.abs().max() <= LIMIT
 

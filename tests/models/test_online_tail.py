@@ -22,7 +22,7 @@ def tail_of(pace: Pace = SERIES_PACE, **initial: Usual) -> OnlineTail:
 
 def score(tail: OnlineTail, slots: list[int], surprise: list[float]) -> list[float]:
     order = np.argsort(slots, kind="stable")
-    scored = tail.score(torch.tensor(slots)[order], torch.tensor(surprise, dtype=torch.float32)[order])
+    scored = tail.score(np.array(slots, np.int64)[order], torch.tensor(surprise, dtype=torch.float32)[order])
     return [float(each) for each in scored[np.argsort(order)]]
 
 
@@ -62,7 +62,7 @@ def test_a_stream_whose_tail_is_heavier_than_in_training_keeps_near_its_budget()
     heavier = np.where(surprise > 20, 20 + 1.6 * (surprise - 20), surprise)
     assert (heavier > 30).mean() > 2.0 / 1000
     tail = tail_of(STREAM_PACE)
-    scores = tail.score(torch.zeros(len(heavier), dtype=torch.int64), torch.from_numpy(heavier).float())
+    scores = tail.score(np.zeros(len(heavier), np.int64), torch.from_numpy(heavier).float())
     assert (scores >= 30).double().mean() < 1.45 / 1000
 
 

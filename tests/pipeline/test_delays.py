@@ -18,6 +18,7 @@ from models.online_tail import SERIES_PACE, OnlineTail
 from models.scaling import Scaling
 from pipeline.lanes import build_lane
 from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.stages.decode import IntArray
 from pipeline.stages.scoring import Scorer
 from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.windows import Windows
@@ -189,7 +190,7 @@ def surprise_live(detector: Detector, delay: int, values_NF: np.ndarray) -> np.n
 class Surprise(OnlineTail):
     """No recalibration: the score is the surprise."""
 
-    def follow(self, slot_K: torch.Tensor, surprise_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def follow(self, slot_K: IntArray, surprise_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return surprise_K, torch.zeros(len(slot_K), dtype=torch.bool)
 
 
