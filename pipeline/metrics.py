@@ -50,7 +50,8 @@ BATCH_RECORDS = Histogram("offkey_batch_records", "Records of one poll.", ["stre
 STAGE_DURATION_SECONDS = Histogram(
     "offkey_stage_duration_seconds",
     "Time of one stage for one poll: poll, decode, series, silence, scoring (windows included), incidents, publish "
-    "(all is sent), commit (all is confirmed and the offsets are committed), checkpoint (copying, not writing).",
+    "(all is sent), commit (all is confirmed and the offsets are committed), checkpoint (copying, not writing). Of "
+    "the recorder: poll, decode, file (made and written), commit, tidy.",
     ["stage"],
     buckets=_DURATION_BUCKETS,
 )

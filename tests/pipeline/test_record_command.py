@@ -115,7 +115,7 @@ def test_killed_at_any_moment_every_accepted_record_is_kept_once(
             running.process.wait(10)
     with deployed.recording() as running:
         wait_for(lambda: deployed.committed() == total, running)
-        assert deployed.ask("/readyz")["streams"] == ["machines"]
+        wait_for(lambda: (deployed.ask("/readyz") or {}).get("streams") == ["machines"], running)
         said = running.end()
         assert running.process.returncode == 0, said
     expected = deployed.expected()

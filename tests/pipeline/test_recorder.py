@@ -32,12 +32,15 @@ def files(bench: Bench) -> list[str]:
 
 def test_every_accepted_row_is_kept_and_late_ones_are_flagged() -> None:
     bench, before = Bench(), counted("snapshot_rejected", reason="not_json")
+    rows, size = counted("snapshot_rows"), counted("snapshot_bytes")
     bench.fill(payloads())
     finish(bench.recorder())
     expected = bench.expected()
     assert bench.found() == expected
     assert sum(map(len, expected.values())) < 300
     assert any(row[4] for row in expected[PLACE])
+    assert counted("snapshot_rows") - rows == sum(map(len, expected.values()))
+    assert counted("snapshot_bytes") - size == sum(len(bench.storage.objects[name]) for name in files(bench))
     assert counted("snapshot_rejected", reason="not_json") - before == 300 - sum(map(len, expected.values()))
     assert bench.broker.committed == {TopicPartition("metrics", n): 150 for n in (0, 1)}
 
