@@ -1,14 +1,11 @@
 """A detector as two files: `model.safetensors` and `manifest.json`. Never pickle.
 
-The manifest tells what the tensors mean and holds their hash and its own, which is that of what it says; it has to
-be spelled as it is here, too. So no byte of either file changes unseen: a damaged model is refused instead of
-scoring nonsense. Format 2 holds any number of views and a calibration for each delay; format 1, of one view without
-memory, is still read.
+The manifest tells what the tensors mean, and by its hashes no byte of either file changes unseen: a damaged model
+is refused instead of scoring nonsense (`models.manifest`). Format 2 holds any number of views and a calibration for
+each delay; format 1, of one view without memory, is still read.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
@@ -23,21 +20,16 @@ import torch
 from models import architectures
 from models.calibration import CLUSTER_LEVELS, PooledTail
 from models.detector import Calibration, Detector, Judgement
+from models.manifest import FORMAT, FORMAT_VERSION, MANIFEST, TENSORS, ModelFileError, seal, whole
 from models.mapping import Delay, reach_of
 from models.online_tail import with_far_quantile
 from models.scaling import Scaling
 from models.spec import ModelSpec
 from models.views import View, ViewConfig
 
-FORMAT, FORMAT_VERSION = "offkey.model", 2
-TENSORS, MANIFEST = "model.safetensors", "manifest.json"
 _CPU = torch.device("cpu")
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-
-
-class ModelFileError(ValueError):
-    """A model file that cannot be used; one line that says which and why."""
 
 
 def to_files(detector: Detector) -> dict[str, bytes]:
@@ -80,10 +72,8 @@ def to_files(detector: Detector) -> dict[str, bytes]:
         "training": dict(detector.training),
         "series": names,
         "libraries": _libraries(detector),
-        "sha256": {TENSORS: hashlib.sha256(tensors).hexdigest()},
     }
-    manifest["sha256"][MANIFEST] = _manifest_hash(manifest)  # type: ignore[index]
-    return {TENSORS: tensors, MANIFEST: _written(manifest)}
+    return {TENSORS: tensors, MANIFEST: seal(manifest, tensors)}
 
 
 def from_files(files: Mapping[str, bytes], name: str = "model") -> Detector:
@@ -95,34 +85,10 @@ def from_files(files: Mapping[str, bytes], name: str = "model") -> Detector:
     Raises:
         ModelFileError: a file is missing or damaged, or of a newer format.
     """
-    for file in (MANIFEST, TENSORS):
-        if file not in files:
-            raise ModelFileError(f"{name}: {file} is missing; train again or take another version")
-    try:
-        manifest = json.loads(files[MANIFEST])
-        found, number = manifest["format"], manifest["format_version"]
-        recorded = {**manifest["sha256"]}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelFileError(f"{name}: {MANIFEST} is damaged ({error}); take another version") from error
-    if found != FORMAT or number not in (1, FORMAT_VERSION):
-        raise ModelFileError(
-            f"{name}: format {found} {number} is not {FORMAT} 1 to {FORMAT_VERSION}; "
-            f"it needs another version of offkey"
-        )
-    for file, hashed in (
-        (TENSORS, hashlib.sha256(files[TENSORS]).hexdigest()),
-        (MANIFEST, _manifest_hash(manifest)),
-    ):
-        if recorded.get(file) != hashed:
-            raise ModelFileError(f"{name}: {file} is damaged, its sha256 differs; take another version")
-    if files[MANIFEST] != _written(manifest):
-        raise ModelFileError(
-            f"{name}: {MANIFEST} is damaged, it says the same in other bytes; take another version, and leave the "
-            "files as they are written"
-        )
+    manifest = whole(files, name)
     try:
         arrays: Arrays = safetensors.numpy.load(files[TENSORS])
-        if number == 1:
+        if manifest["format_version"] == 1:
             manifest, arrays = _from_first_format(manifest, arrays)
         return _build(manifest, arrays)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -246,14 +212,3 @@ def _from_first_format(manifest: dict[str, Any], arrays: Arrays) -> tuple[dict[s
             "delay0.quantiles": with_far_quantile(arrays["series.quantiles"], manifest["kind"]),
         },
     )
-
-
-def _written(manifest: Mapping[str, Any]) -> bytes:
-    return json.dumps(manifest, indent=1).encode()
-
-
-def _manifest_hash(manifest: Mapping[str, Any]) -> str:
-    """Return the hash of everything the manifest says, its own hash left out."""
-    hashes = {file: hashed for file, hashed in manifest["sha256"].items() if file != MANIFEST}
-    said = json.dumps({**manifest, "sha256": hashes}, sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()

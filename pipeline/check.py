@@ -34,6 +34,7 @@ class Storage(Protocol):
 
     def get(self, name: str) -> bytes | None: ...
     def put(self, name: str, content: bytes) -> None: ...
+    def create(self, name: str, content: bytes) -> bool: ...
     def delete(self, name: str) -> None: ...
 
 
@@ -102,10 +103,18 @@ def _storage_row(settings: Settings, outside: Outside) -> Row:
     try:
         storage = outside.storage()
         storage.put(probe, b"offkey")
+        created = storage.create(probe, b"something else")
         written = storage.get(probe)
         storage.delete(probe)
     except OffkeyError as error:
         return _wrong("storage", error)
+    if created:
+        return Row(
+            "wrong",
+            "storage",
+            f"{settings.storage} writes over what is there when it is asked not to (If-None-Match: *)",
+            "use a store with conditional writes: on this one two who promote a model at once would both win",
+        )
     if written != b"offkey":
         return Row("wrong", "storage", f"{settings.storage} gave back something else than was written")
     return Row("ok", "storage", f"{settings.storage} can be written and read")

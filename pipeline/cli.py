@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_letters, cli_record, cli_sizing, cli_worker
+from pipeline import cli_letters, cli_models, cli_record, cli_sizing, cli_worker
 from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cli_letters.app)
+app.add_typer(cli_models.app)
 
 _NEWEST_RECORDS = 64
 """So many of a topic tell how many rows its records have."""
@@ -180,6 +181,7 @@ def train(
                 device=device,
                 progress=progress,
                 unfinished=Unfinished(storage, f"models/{name}/unfinished", say),
+                by=cli_models.who(),
             )
         if as_json:
             print(json.dumps(asdict(trained)), flush=True)

@@ -1,9 +1,8 @@
 """The commands `offkey dead-letters list` and `replay`."""
 
 import contextlib
-import difflib
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -164,21 +163,15 @@ def _wanted(settings: "Settings", stream: str | None, reason: str | None) -> "Ca
     Raises:
         ConfigError: there is no such stream or reason; the nearest one is named.
     """
+    from pipeline.mistakes import unknown
     from pipeline.stages.decode import REASONS
 
     if stream is not None and stream not in settings.streams:
-        raise ConfigError(_unknown("stream", stream, settings.streams))
+        raise ConfigError(unknown("stream", stream, settings.streams))
     if reason is not None and reason not in REASONS:
-        raise ConfigError(_unknown("reason", reason, REASONS))
+        raise ConfigError(unknown("reason", reason, REASONS))
     topic = settings.streams[stream].topic if stream is not None else None
     return lambda kind: topic in (None, kind.topic) and reason in (None, kind.reason)
-
-
-def _unknown(what: str, name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"there is no {what} {name!r}; " + (
-        f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-    )
 
 
 def _streams(settings: "Settings") -> dict[str, str]:

@@ -106,7 +106,8 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
             partitions = cluster.topic(stream.topic).partitions if shared else 1
             lanes.append(build_lane(name, stream, detector, version, device, partitions))
             metrics.MODEL.labels(name, version, detector.name).set(1)
-            metrics.MODEL_PROMOTED.labels(name).set(registry.promotions(name)[-1].promoted_ms / 1000)
+            if champion := registry.champion(name):
+                metrics.MODEL_PROMOTED.labels(name).set(champion.promoted_ms / 1000)
     group = GroupOptions.of(kafka)
     options = WorkerOptions(
         settings.topics.alerts,

@@ -7,7 +7,8 @@
     │   ├── DeliveryError    an alert or dead letter was not confirmed: restore state, then retry
     │   └── AssignmentLost   a partition moved while we worked on it: restore state, no retry of the commit
     ├── RegistryError        no usable model version, or another writer was first: go on with the one there is,
-    │                        exit 1 where there is none
+    │   │                    exit 1 where there is none
+    │   └── PromotionLost    the log of promotions has gone on since it was read: nothing was written, decide anew
     ├── CheckpointError      a checkpoint is gone, damaged or of an unknown format: take the one before it
     ├── ProcessError         a process of several cannot start, or did not end well: end them all with its status
     └── SnapshotError        too little usable data to train on, or a snapshot's file has another schema: no new
@@ -49,6 +50,10 @@ class AssignmentLost(TransientError):
 
 class RegistryError(OffkeyError):
     """A model version is missing, not complete or damaged, or its name or number was taken by another writer."""
+
+
+class PromotionLost(RegistryError):
+    """Another writer has taken the next number of a stream's log."""
 
 
 class CheckpointError(OffkeyError):

@@ -8,14 +8,15 @@ import torch
 
 from models.calibration import alert_threshold
 from models.detector import Detector
-from models.files import ModelFileError, from_files
+from models.files import from_files
+from models.manifest import ModelFileError
 from models.spec import shortened
 from pipeline.alert_settings import AlertSettings
 from pipeline.budgets import parse_budget
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, RegistryError
 from pipeline.fields import decoder_of
-from pipeline.protocols import Registry
+from pipeline.protocols import ModelVersion, Registry
 from pipeline.setting_types import split_path
 from pipeline.stages.bounds import Bounds
 from pipeline.stages.decode import split_series_name
@@ -46,12 +47,22 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
         RegistryError: there is none, or it is damaged.
         ConfigError: it was made for other features than the configuration names.
     """
-    promotions = registry.promotions(stream)
-    if not promotions:
+    champion = registry.champion(stream)
+    if champion is None:
         raise RegistryError(f"stream {stream}: there is no model yet; train one with: offkey train CONFIG {stream}")
-    version = promotions[-1].version
+    return read_version(registry.load(stream, champion.version), settings), champion.version
+
+
+def read_version(model: ModelVersion, settings: StreamSettings) -> Detector:
+    """Return the detector of a version, once it is found whole and made for what the configuration says.
+
+    Raises:
+        RegistryError: it is damaged.
+        ConfigError: it was made for other features than the configuration names.
+    """
+    stream, version = model.stream, model.version
     try:
-        detector = from_files(registry.load(stream, version).files, f"model {stream} {version}")
+        detector = from_files(model.files, f"model {stream} {version}")
     except ModelFileError as error:
         raise RegistryError(str(error)) from error
     spec = detector.spec
@@ -69,7 +80,7 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
         raise ConfigError(
             f"stream {stream}: alerts.delay: {error}; train again with: offkey train CONFIG {stream}"
         ) from error
-    return detector, version
+    return detector
 
 
 def _told(features: Sequence[str], others: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from models.spec import shortened
 from pipeline.environment import Variable, below, keys_of
 from pipeline.yaml_lines import Keys, shown
 
@@ -33,6 +34,14 @@ _TAKES = {
 def mistake_at(keys: Keys, text: str) -> PydanticCustomError:
     """Return an error about a key inside a section, for checks that look at several."""
     return PydanticCustomError("value_error", "{text}", {"text": text, "at": keys})
+
+
+def unknown(what: str, name: str, known: Collection[str]) -> str:
+    """Return what to say of a name that there is not: the nearest one, or all that there are."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"there is no {what} {name!r}; " + (
+        f"did you mean {near[0]!r}?" if near else f"there are: {shortened(list(known))}"
+    )
 
 
 def nearest(places: Collection[Keys], keys: Keys) -> Keys:

@@ -21,7 +21,7 @@ reckoned and the object written from the same memory, both without Python's lock
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -118,6 +118,25 @@ def read_part(content: bytes | bytearray) -> tuple[dict[str, Any], Arrays]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"it is whole, but no checkpoint of a known format ({error!r})") from error
+
+
+def read_facts(read: Callable[[int, int], bytes]) -> dict[str, Any]:
+    """Return the facts of a part by `read(start, end)`, without its arrays: its hash is not looked at.
+
+    Raises:
+        CheckpointError: it is none, or of an unknown format.
+    """
+    head = read(0, _FIRST)
+    if len(head) < _FIRST or head[: len(MAGIC)] != MAGIC:
+        raise CheckpointError("it is no checkpoint, or cut off")
+    _, version, length, start = _HEAD.unpack_from(head)
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"its format is {version}, this version of offkey reads {FORMAT_VERSION} and earlier")
+    try:
+        facts: dict[str, Any] = json.loads(read(start, start + length))["facts"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"its header is damaged ({error!r})") from error
+    return facts
 
 
 def _digest(content: memoryview) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from pipeline.part_memory import Arrays, PartMemory
+from pipeline.versions.log import Promotion, PromotionLog
 
 
 class TopicPartition(NamedTuple):
@@ -332,17 +333,7 @@ class ModelVersion:
     stream: str
     version: str
     files: Mapping[str, bytes]
-    """File name to content: `model.safetensors` and `manifest.json`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Promotion:
-    """One line of a stream's promotion log."""
-
-    number: int
-    version: str
-    promoted_ms: int
-    reason: str
+    """File name to content: `model.safetensors`, `manifest.json`, and `origin.json` where it is known."""
 
 
 class Registry(Protocol):
@@ -351,13 +342,18 @@ class Registry(Protocol):
     def add(self, model: ModelVersion) -> None:
         """Store a version; it becomes visible with its manifest, which is written last.
 
+        A version that is there with the same content is left as it is: an earlier try has written it.
+
         Raises:
-            RegistryError: that version is there already.
+            RegistryError: that version is there already, with other content.
             TransientError: storage does not answer.
         """
 
     def versions(self, stream: str) -> Sequence[str]:
-        """Return the complete versions, oldest first."""
+        """Return the complete versions, oldest first as far as their names tell."""
+
+    def unfinished(self, stream: str) -> Sequence[str]:
+        """Return versions without a manifest: being written or removed, or left so when that was interrupted."""
 
     def load(self, stream: str, version: str) -> ModelVersion:
         """Return a version with its files.
@@ -367,12 +363,40 @@ class Registry(Protocol):
             TransientError: storage does not answer.
         """
 
+    def file(self, stream: str, version: str, name: str) -> bytes | None:
+        """Return one file of a version, or None where it has none of this name."""
+
+    def size_bytes(self, stream: str, version: str) -> int:
+        """Return how much storage a version takes."""
+
+    def remove(self, stream: str, version: str) -> None:
+        """Delete a version, its manifest first; one that is not there is fine.
+
+        The log has to say before that it serves never again.
+        """
+
     def promote(self, stream: str, promotion: Promotion) -> None:
         """Append to the log.
 
         Raises:
-            RegistryError: another promotion has taken that number.
+            PromotionLost: another writer has taken that number.
         """
 
+    def champion(self, stream: str) -> Promotion | None:
+        """Return the entry that made the version serve which serves now; None: there is no entry.
+
+        Only the end of the log is read: a hole before it, or a damaged entry, is no reason not to serve.
+
+        Raises:
+            RegistryError: the last entry is damaged.
+        """
+
+    def log(self, stream: str) -> PromotionLog:
+        """Return the log with what is wrong with it."""
+
     def promotions(self, stream: str) -> Sequence[Promotion]:
-        """Return the log, oldest first; its last entry is the champion."""
+        """Return the log, oldest first.
+
+        Raises:
+            RegistryError: an entry is missing or damaged.
+        """

@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -17,17 +17,22 @@ import torch
 
 from models.dataset import TooFewRows
 from models.detector import Detector
-from models.files import TENSORS, to_files
+from models.files import to_files
 from models.fitting import fit_detector
+from models.manifest import TENSORS
 from models.plan import DEFAULT, Plan, plan_of
 from models.resume import Unfinished
 from models.spec import shortened
 from pipeline.config import StreamSettings
-from pipeline.errors import ConfigError, SnapshotError
+from pipeline.errors import ConfigError, PromotionLost, SnapshotError
 from pipeline.fields import decoder_of, features_of, label_warning
 from pipeline.lanes import Support, support_of
-from pipeline.protocols import ModelVersion, PartitionRecords, Promotion, Registry
+from pipeline.protocols import ModelVersion, PartitionRecords, Registry
 from pipeline.stages.decode import Decoder, FloatArray, IntArray
+from pipeline.versions.log import PromotionLog
+from pipeline.versions.naming import name_of
+from pipeline.versions.origin import ORIGIN, Origin, to_file
+from pipeline.versions.promoting import TRAIN, append
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +53,8 @@ class Read:
     """Not later than an earlier record of their series, and left out."""
     absent: Sequence[int]
     """Numbers of the features that no record had; with `missing: hold` a record may lack some."""
+    offsets: dict[int, tuple[int, int]]
+    """Of each partition: its first offset, and the one after its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +85,17 @@ def train_stream(
     device: torch.device,
     progress: Callable[[str, float], None],
     unfinished: Unfinished | None = None,
+    by: str = "",
 ) -> Trained:
     """Train on the records of `history`, store the version and promote it.
 
     `progress` is called with the stream's name and the share of the training that is done; in `unfinished` the
-    training is kept until its model is stored.
+    training is kept until its model is stored. `by` says in the log who promotes.
 
     Raises:
         ConfigError: no such architecture or option; said before anything is read.
         SnapshotError: too few usable records, or no number in them.
-        RegistryError: another promotion came first.
+        PromotionLost: another promotion came first; the version is stored all the same.
     """
     if wrong := wrong_option(settings):
         raise ConfigError(f"streams.{name}.model: {wrong[1]}")
@@ -122,10 +130,24 @@ def train_stream(
         raise SnapshotError(f"stream {name}: {_why_so_few(str(error), settings, read)}") from error
     except ValueError as error:
         raise SnapshotError(f"stream {name}: {error}") from error
-    version = publish(name, detector, registry, now())
+    ended = now()
+    seconds = (ended - started).total_seconds()
+    champion = registry.log(name).champion
+    origin = Origin(
+        TRAIN,
+        int(ended.timestamp() * 1000),
+        settings.topic,
+        read.offsets,
+        read.records,
+        read.rejected,
+        read.late,
+        len(read.columns),
+        round(seconds, 1),
+        champion.version if champion else None,
+    )
+    version = publish(name, detector, registry, ended, origin, by=by)
     if unfinished:
         unfinished.clear()
-    seconds = (now() - started).total_seconds()
     return Trained(
         name,
         version,
@@ -181,23 +203,47 @@ def plan_of_settings(settings: StreamSettings, features: int, options: Mapping[s
     return plan_of(settings.kind, features, settings.model.architecture, options, settings.window, views)
 
 
-def publish(stream: str, detector: Detector, registry: Registry, at: datetime) -> str:
-    """Store a detector as a new version and promote it; return the version."""
+def publish(
+    stream: str,
+    detector: Detector,
+    registry: Registry,
+    at: datetime,
+    origin: Origin | None = None,
+    *,
+    log: PromotionLog | None = None,
+    reason: str = TRAIN,
+    by: str = "",
+) -> str:
+    """Store a detector as a new version and promote it; return the version.
+
+    `log` is the one on which that was decided; None: as it is now, whatever was promoted meanwhile.
+
+    Raises:
+        PromotionLost: another promotion came first; the text names the version, which is stored.
+    """
     files = to_files(detector)
-    fingerprint = hashlib.sha256(files[TENSORS]).hexdigest()[:8]
-    version = f"{at.astimezone(UTC):%Y%m%dT%H%M%S}-{fingerprint}"
+    if origin is not None:
+        files[ORIGIN] = to_file(origin)
+    version = name_of(at, hashlib.sha256(files[TENSORS]).hexdigest()[:8])
     registry.add(ModelVersion(stream, version, files))
-    number = max((promotion.number for promotion in registry.promotions(stream)), default=0) + 1
-    registry.promote(stream, Promotion(number, version, int(at.timestamp() * 1000), "offkey train"))
+    try:
+        append(registry, stream, log or registry.log(stream), version, reason, int(at.timestamp() * 1000), by=by)
+    except PromotionLost as error:
+        raise PromotionLost(
+            f"stream {stream}: version {version} is trained and stored, but someone else has promoted another one "
+            f"meanwhile; if yours should serve: offkey models promote CONFIG {stream} {version}"
+        ) from error
     return version
 
 
 def read_columns(history: Iterable[PartitionRecords], decoder: Decoder) -> Read:
     """Decode records, and sort them by series."""
     parts: dict[str, list[tuple[IntArray, FloatArray]]] = {}
+    offsets: dict[int, tuple[int, int]] = {}
     there_F = np.zeros(0, np.bool_)
     records = rejected = late = 0
-    for arrived in (records for each in history for part in decoder.split([each]) for records in part):
+    noted = _noted(history, offsets)
+    for arrived in (records for each in noted for part in decoder.split([each]) for records in part):
         batch, rejects = decoder.decode(arrived)
         records, rejected = records + len(batch) + len(rejects), rejected + len(rejects)
         missing_NF = np.isnan(batch.values_NF)
@@ -223,7 +269,16 @@ def read_columns(history: Iterable[PartitionRecords], decoder: Decoder) -> Read:
             late += int((~on_time_T).sum())
             time_ms_T, values_TF = time_ms_T[on_time_T], values_TF[on_time_T]
         columns[series] = (time_ms_T, values_TF)
-    return Read(columns, records, rejected, late, np.flatnonzero(~there_F).tolist())
+    return Read(columns, records, rejected, late, np.flatnonzero(~there_F).tolist(), offsets)
+
+
+def _noted(history: Iterable[PartitionRecords], offsets: dict[int, tuple[int, int]]) -> Iterator[PartitionRecords]:
+    """Pass records on, and note which offsets of each partition they are."""
+    for arrived in history:
+        _, number = arrived.partition
+        first, _ = offsets.get(number, (arrived.records[0].offset, 0))
+        offsets[number] = (first, arrived.next_offset)
+        yield arrived
 
 
 def _sample(arrived: Iterator[PartitionRecords]) -> list[PartitionRecords]:

@@ -21,7 +21,8 @@ from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaPublisher, history
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.protocols import Message, ModelVersion, Promotion
+from pipeline.protocols import Message, ModelVersion
+from pipeline.versions.log import Promotion
 from tests.streams import SERIES, Payload, series_detector
 
 _DEADLINE_S = 60.0

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from pipeline.connectors.embedded import EmbeddedBroker
 from tests.brokers import MISSING, ApacheBroker
+from tests.buckets import MotoServer
 
 # One thread is as fast on small models, and far faster on a busy machine.
 torch.set_num_threads(1)
@@ -46,6 +47,24 @@ def broker(request: pytest.FixtureRequest) -> str:
     """Address of a broker: a test with this fixture runs once on each kind."""
     address: str = request.getfixturevalue(f"{request.param}_broker")
     return address
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[MotoServer]:
+    """A server of S3 buckets, of none at first."""
+    server = MotoServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket(moto_server: MotoServer, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of storage in a bucket of this test's own, which the environment leads to."""
+    for name, text in moto_server.environment().items():
+        monkeypatch.setenv(name, text)
+    made = unique("offkey")
+    moto_server.create_bucket(made)
+    return f"s3://{made}/some/prefix"
 
 
 @pytest.fixture

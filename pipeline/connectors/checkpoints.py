@@ -33,12 +33,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.numpy
 
 from pipeline import metrics
+from pipeline.connectors.objects import Storage
 from pipeline.errors import CheckpointError, ConfigError, TransientError
 from pipeline.part_memory import Arrays, read_part
 from pipeline.protocols import Chain, Checkpoint, Part, TopicPartition
@@ -55,17 +56,6 @@ _EARLY_FORMAT = ("offkey.checkpoint", 1)
 _HASH_BYTES = hashlib.sha256().digest_size
 _PART = re.compile(r"(\d+)-([0-9a-f]+)-(\d+)-(\d+)-(\d+|open)")
 _EARLY = re.compile(r"(\d+)-(\d+)")
-
-
-class Storage(Protocol):
-    """Objects under names: `pipeline.connectors.storage`, or a dictionary."""
-
-    @property
-    def url(self) -> str: ...
-    def get(self, name: str) -> bytes | None: ...
-    def create(self, name: str, content: bytes | memoryview) -> bool: ...
-    def list(self, folder: str) -> list[str]: ...
-    def delete(self, name: str) -> None: ...
 
 
 class _Place(NamedTuple):
@@ -158,6 +148,10 @@ class StoredCheckpoints:
                 f"storage {self._storage.url}: {name} is damaged ({error!r}); remove it: partitions without a "
                 "committed offset then begin where the stream's `start` says"
             ) from error
+
+    def newest_parts(self, stream: str, partition: TopicPartition) -> list[str]:
+        """Return the name of the last part of each chain, of the newest chain first."""
+        return [chain[0].name for chain in self._chains(_folder(stream, partition))]
 
     def _found(self, folder: str) -> Iterator[_Place]:
         """Yield each part; what has another name is reported and left."""

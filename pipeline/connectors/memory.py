@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.connectors.checkpoints import StoredCheckpoints
-from pipeline.errors import AssignmentLost, ConfigError, RecordError, RegistryError
+from pipeline.connectors.objects import Stat
+from pipeline.connectors.registry import StoredRegistry
+from pipeline.errors import AssignmentLost, ConfigError, RecordError
 from pipeline.protocols import (
     Assignment,
     Message,
-    ModelVersion,
     OffsetRange,
     PartitionRecords,
-    Promotion,
     TopicPartition,
 )
 
@@ -235,9 +235,18 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.now_ms = 0
+        """When everything was written."""
 
     def get(self, name: str) -> bytes | None:
         return self.objects.get(name)
+
+    def get_range(self, name: str, start: int, end: int) -> bytes | None:
+        content = self.objects.get(name)
+        return None if content is None else content[start:end]
+
+    def stat(self, name: str) -> Stat | None:
+        return Stat(len(self.objects[name]), self.now_ms) if name in self.objects else None
 
     def put(self, name: str, content: bytes) -> None:
         self.objects[name] = bytes(content)
@@ -267,38 +276,12 @@ class MemoryCheckpoints(StoredCheckpoints):
         super().__init__(self.storage)
 
 
-class MemoryRegistry:
-    """Model versions in a dictionary."""
+class MemoryRegistry(StoredRegistry):
+    """The stored one, on storage that outlives no process."""
 
     def __init__(self) -> None:
-        self._models: dict[tuple[str, str], ModelVersion] = {}
-        self._log: dict[str, list[Promotion]] = {}
-
-    def add(self, model: ModelVersion) -> None:
-        if (model.stream, model.version) in self._models:
-            raise RegistryError(
-                f"model {model.stream} {model.version}: this version is there already; train again for another one"
-            )
-        self._models[model.stream, model.version] = model
-
-    def versions(self, stream: str) -> Sequence[str]:
-        return sorted(version for name, version in self._models if name == stream)
-
-    def load(self, stream: str, version: str) -> ModelVersion:
-        if (stream, version) not in self._models:
-            raise RegistryError(f"model {stream} {version}: not in the registry; promote another version")
-        return self._models[stream, version]
-
-    def promote(self, stream: str, promotion: Promotion) -> None:
-        log = self._log.setdefault(stream, [])
-        if any(each.number == promotion.number for each in log):
-            raise RegistryError(
-                f"stream {stream}: promotion {promotion.number} was made by someone else meanwhile; train again"
-            )
-        log.append(promotion)
-
-    def promotions(self, stream: str) -> Sequence[Promotion]:
-        return list(self._log.get(stream, []))
+        self.storage = MemoryStorage()
+        super().__init__(self.storage)
 
 
 class MemoryLog:

@@ -130,7 +130,7 @@ def size(settings: Settings, asked: Asked, say: Callable[[str], None] = lambda t
     told: dict[str, str] = {}
     for name in asked.streams:
         stream = settings.streams[name]
-        if registry is not None and registry.promotions(name):
+        if registry is not None and registry.champion(name) is not None:
             detectors[name], version = load_champion(name, stream, registry)
             told[name] = f"{detectors[name].name}, version {version}"
         else:

@@ -102,18 +102,18 @@ class Scorer:
         """
         read, judge = np.flatnonzero(ready.read_M), np.flatnonzero(ready.judge_M)
         row_K = ready.end_M[judge] - self.near.ahead
+        time_ms_K = np.zeros(0, np.int64)
         if self.near.ahead:
+            time_ms_K, own_K = windows.of_waiting(row_K)
             # A held row has no error of its own, and others do not speak for it alone.
-            own_K = windows.own(row_K)
-            judge, row_K = judge[own_K], row_K[own_K]
+            judge, row_K, time_ms_K = judge[own_K], row_K[own_K], time_ms_K[own_K]
         judged, index_K = points.take(ready.position_M[judge]), placed(row_K, self._device)
         surprise_K = self._surprise(points.slot_M[ready.position_M], ready.end_M, read, index_K, windows)
         score_K, accepted_K, *scaled = fetched(
             *tail.follow(judged.slot_M, surprise_K), *([windows.scaled(index_K)] if self.near.ahead else [])
         )
         for z_KF in scaled:
-            values_KF = windows.unscaled(row_K, z_KF)
-            judged = replace(judged, time_ms_M=windows.times_ms(row_K), values_MF=values_KF)
+            judged = replace(judged, time_ms_M=time_ms_K, values_MF=windows.unscaled(row_K, z_KF))
         explain = partial(self._explain, windows.gather, row_K)
         return Scores(judged, score_K.astype(np.float64), accepted_K, explain)
 

@@ -148,15 +148,9 @@ class Windows:
         """Keep what was read of the windows that end at these rows."""
         self._errors.rows[end_B // self._length, :, end_B % self._length] = error_BV
 
-    def own(self, row_B: IntArray) -> BoolArray:
-        """Return of which rows the own window was read, where rows wait for later ones."""
-        own_B: BoolArray = self._own.rows.numpy().reshape(-1)[row_B]
-        return own_B
-
-    def times_ms(self, row_B: IntArray) -> IntArray:
-        """Return the event times of these rows, where rows wait for later ones."""
-        time_ms_B: IntArray = self._times.rows.numpy().reshape(-1)[row_B]
-        return time_ms_B
+    def of_waiting(self, row_B: IntArray) -> tuple[IntArray, BoolArray]:
+        """Return (event times in ms, whether the own window was read) of rows that have waited for later ones."""
+        return self._times.rows.numpy().reshape(-1)[row_B], self._own.rows.numpy().reshape(-1)[row_B]
 
     def scaled(self, end_B: Tensor) -> Tensor:
         """Return these rows as they lie in the buffers, z_BF."""

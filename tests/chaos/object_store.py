@@ -1,9 +1,12 @@
 """An object store on loopback that speaks as much of S3 as `ObjectStorage` asks for, and fails when it is told to.
 
-The objects live in this process; workers reach them as they reach a real bucket, over HTTP.
+It is no judge of what S3 does: `tests.buckets` is, and both are held to `tests/contracts/test_storage.py`. This one
+is there to fail, to hang and to be full in the midst of a worker's requests. The objects live in this process;
+workers reach them as they reach a real bucket, over HTTP.
 """
 
 import hashlib
+import re
 import sys
 import threading
 from collections.abc import Mapping
@@ -19,6 +22,8 @@ _XML = '<?xml version="1.0" encoding="UTF-8"?>'
 _MODIFIED_S = 1_700_000_000
 """One time for all objects: nothing of ours looks at it."""
 
+_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+
 
 class LoopbackStore:
     """Serves one bucket until `close`; each of `failing`, `full` and `delay_s` may change at any time."""
@@ -29,6 +34,8 @@ class LoopbackStore:
         """Every request is answered with an error of the server's."""
         self.full = False
         """Nothing can be written, all can be read."""
+        self.writes_over = False
+        """Conditions are passed over, as early stores of this kind do."""
         self.delay_s = 0.0
         """So long each request waits before it is worked on."""
         self.lock = threading.Lock()
@@ -94,6 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
             content = self.store.objects.get(self._name())
         if content is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        elif asked_for := _RANGE.fullmatch(self.headers.get("Range") or ""):
+            start, last = int(asked_for[1]), min(int(asked_for[2]), len(content) - 1)
+            headers = {"ETag": _etag(content), "Last-Modified": formatdate(_MODIFIED_S, usegmt=True)}
+            headers["Content-Range"] = f"bytes {start}-{last}/{len(content)}"
+            self._answer(206, content[start : last + 1], **headers)
         else:
             self._answer(
                 200, content, ETag=_etag(content), **{"Last-Modified": formatdate(_MODIFIED_S, usegmt=True)}
@@ -110,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with self.store.lock:
             there = self._name() in self.store.objects
-            if refused := there and self.headers.get("If-None-Match") == "*":
+            if refused := there and not self.store.writes_over and self.headers.get("If-None-Match") == "*":
                 pass
             else:
                 self.store.objects[self._name()] = content

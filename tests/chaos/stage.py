@@ -26,7 +26,8 @@ from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, history
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import TransientError
-from pipeline.protocols import Message, ModelVersion, Promotion, RawRecord, TopicPartition
+from pipeline.protocols import Message, ModelVersion, RawRecord, TopicPartition
+from pipeline.versions.log import Promotion
 from tests.brokers import ApacheBroker
 from tests.chaos.comparison import Chapter, Outcome, alerts_of, final_state, letters_of
 from tests.chaos.crew import COMMAND, Crew

@@ -1,4 +1,4 @@
-"""The loopback store does for `ObjectStorage` what a folder does, and fails as it is told to."""
+"""The loopback store fails as it is told to; what it does otherwise is in `tests/contracts/test_storage.py`."""
 
 from collections.abc import Iterator
 
@@ -16,23 +16,6 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackStore]:
         monkeypatch.setenv(name, text)
     yield made
     made.close()
-
-
-def test_it_keeps_objects_as_a_bucket_does(store: LoopbackStore) -> None:
-    storage = ObjectStorage(store.url)
-    assert storage.get("a/1") is None
-    assert storage.list("a") == []
-    storage.put("a/1", b"first")
-    storage.put("a/1", b"second")
-    storage.put("a/2", b"")
-    storage.put("ab/3", b"elsewhere")
-    assert not storage.create("a/1", b"third")
-    assert storage.create("a/b/4", b"fourth")
-    assert storage.list("a") == ["a/1", "a/2", "a/b/4"]
-    assert [storage.get(name) for name in storage.list("a")] == [b"second", b"", b"fourth"]
-    storage.delete("a/1")
-    storage.delete("never")
-    assert storage.list("a") == ["a/2", "a/b/4"]
 
 
 def test_it_fails_as_told_and_heals(store: LoopbackStore) -> None:

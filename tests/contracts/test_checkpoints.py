@@ -22,11 +22,12 @@ FOLDER = "checkpoints/machines/metrics/3"
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
-@pytest.fixture(params=["twin", "folder"])
+@pytest.fixture(params=["twin", "folder", "bucket"])
 def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     if request.param == "twin":
         return MemoryCheckpoints()
-    return StoredCheckpoints(ObjectStorage(tmp_path.as_uri()))
+    url = tmp_path.as_uri() if request.param == "folder" else request.getfixturevalue("bucket")
+    return StoredCheckpoints(ObjectStorage(url))
 
 
 class Run:

@@ -10,7 +10,8 @@ import torch
 
 from models import architectures
 from models.architectures import Architecture, denoising, sparse, variational
-from models.files import MANIFEST, ModelFileError, from_files, to_files
+from models.files import from_files, to_files
+from models.manifest import MANIFEST, ModelFileError
 from models.spec import ModelSpec
 from models.views import View
 from tests.plugins import CHOOSY, installed

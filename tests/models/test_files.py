@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from models.detector import Detector
-from models.files import MANIFEST, TENSORS, ModelFileError, _manifest_hash, from_files, to_files
+from models.files import from_files, to_files
+from models.manifest import MANIFEST, TENSORS, ModelFileError, manifest_hash
 from models.mapping import DELAYS
 from tests.streams import features_detector, series_detector, series_rows
 
@@ -88,7 +89,7 @@ def test_whole_files_that_ask_for_what_is_not_here_are_refused(change: Callable[
     files = to_files(series_detector())
     manifest = json.loads(files[MANIFEST])
     manifest["views"] = change(manifest["views"][0])
-    manifest["sha256"][MANIFEST] = _manifest_hash(manifest)
+    manifest["sha256"][MANIFEST] = manifest_hash(manifest)
     with pytest.raises(ModelFileError, match=r"^model m: .*it needs another version of offkey, or of the package"):
         from_files({**files, MANIFEST: json.dumps(manifest, indent=1).encode()}, "model m")
 
@@ -169,7 +170,7 @@ def test_a_denoising_model_of_the_first_format_keeps_its_narrow_code() -> None:
     assert view["architecture"] == "vanilla"
     options = {**view["options"], "latent": 100, "swapped": 0.1, "noise": 0.1}
     manifest["views"] = [{**view, "architecture": "denoising", "options": options}]
-    manifest["sha256"][MANIFEST] = _manifest_hash(manifest)
+    manifest["sha256"][MANIFEST] = manifest_hash(manifest)
     denoising = from_files({**files, MANIFEST: json.dumps(manifest, indent=1).encode()})
     z_BTF = torch.randn(4, 8, 2)
     with torch.no_grad():

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.files import MANIFEST, to_files
+from models.files import to_files
 from models.fitting import fit_detector
+from models.manifest import MANIFEST
 from models.plan import plan_of
 from models.resume import Unfinished
 from pipeline.connectors.storage import ObjectStorage

@@ -15,23 +15,10 @@ from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import Message
+from tests.chaos.object_store import LoopbackStore
 from tests.commands import Running, configured, offkey, only_line, produce, promote, wait_for
 from tests.plugins import installed
 from tests.streams import SERIES, series_payloads
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process; return (exit status, stdout, stderr)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["offkey", "--log-level", "error", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return call
 
 
 def test_init_writes_a_configuration_that_loads(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
@@ -281,6 +268,27 @@ def test_check_tells_storage_and_records_that_are_of_no_use(
     )
     assert rows["empty: records"]["verdict"] == "warning"
     assert not [what for what in rows if what.endswith("model")]
+
+
+@pytest.mark.parametrize("writes_over", [True, False])
+def test_check_tells_a_store_that_writes_over_what_is_there(
+    run: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    writes_over: bool,
+) -> None:
+    with closing(LoopbackStore()) as store:
+        store.writes_over = writes_over
+        for name, text in store.environment.items():
+            monkeypatch.setenv(name, text)
+        _, printed, _ = run("check", "--json", str(configured(tmp_path, storage=store.url)))
+        assert store.objects == {}
+    (row,) = (row for row in json.loads(printed) if row["what"] == "storage")
+    if writes_over:
+        assert row["verdict"] == "wrong"
+        assert row["found"].endswith("writes over what is there when it is asked not to (If-None-Match: *)")
+    else:
+        assert row["verdict"] == "ok"
 
 
 def test_check_prints_names_with_brackets_as_they_are(

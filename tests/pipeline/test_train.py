@@ -20,8 +20,9 @@ from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
 from pipeline.lanes import load_champion, support_of
-from pipeline.protocols import PartitionRecords
+from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.train import Trained, publish, read_columns, train_stream, wrong_option
+from pipeline.versions.origin import Origin, from_file
 from tests.records import NOW_MS, Record, arrived, record
 from tests.streams import FEATURES, SERIES, features_detector, series_detector, series_payloads
 
@@ -198,6 +199,7 @@ def test_a_version_is_stored_promoted_and_served() -> None:
         now=lambda: next(moments),
         device=CPU,
         progress=lambda name, share: shares.append(share),
+        by="me@here",
     )
     assert (first.records, first.rejected, first.late, first.series) == (800, 0, 0, 4)
     assert list(first.features) == ["cpu", "mem"]
@@ -205,14 +207,48 @@ def test_a_version_is_stored_promoted_and_served() -> None:
     assert [(p.number, p.version) for p in registry.promotions("machines")] == [(1, first.version)]
     detector, version = load_champion("machines", settings, registry)
     assert version == first.version
-    manifest = json.loads(registry.load("machines", version).files["manifest.json"])
+    files = registry.load("machines", version).files
+    manifest = json.loads(files["manifest.json"])
     assert manifest["training"]["rows"] == 800
+    assert from_file(files["origin.json"]) == Origin(
+        "offkey train",
+        int(datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC).timestamp() * 1000),
+        "metrics",
+        {0: (0, 800)},
+        records=800,
+        series=4,
+        seconds=1.0,
+    )
+    (entry,) = registry.promotions("machines")
+    assert (entry.reason, entry.by) == ("offkey train", "me@here")
     # Of 800 rows the 7 before the first window is full do not count, of each of four series.
     (causal,) = (each for each in manifest["calibration"]["delays"] if each["delay"] == 0)
     assert causal["points"] == first.support.points == 800 - 4 * 7
     assert causal["extrapolated_above"] == first.support.extrapolated_above
     assert support_of(settings, detector) == first.support
     assert np.isfinite(detector.calibration.interval_ms)
+
+
+def test_what_served_when_a_version_was_trained_is_kept_and_which_offsets_it_saw() -> None:
+    registry = MemoryRegistry()
+    old = publish("machines", series_detector(), registry, datetime(2025, 1, 1, tzinfo=UTC))
+    raw = [Record(n + 5, NOW_MS * 2, key, value) for n, (key, value) in enumerate(series_payloads())]
+    arrived = [
+        PartitionRecords(TopicPartition("metrics", 3), raw[:400]),
+        PartitionRecords(TopicPartition("metrics", 0), raw[400:]),
+        PartitionRecords(TopicPartition("metrics", 3), [Record(900, NOW_MS * 2, b"x", b"nonsense")]),
+    ]
+    new = train_stream(
+        "machines",
+        SERIES.model_copy(update={"model": stream(model=dict(QUICK)).model}),
+        arrived,
+        registry,
+        now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        device=CPU,
+        progress=lambda name, share: None,
+    )
+    origin = from_file(registry.load("machines", new.version).files["origin.json"])
+    assert (origin.parent, origin.rejected, origin.offsets) == (old, 1, {3: (5, 901), 0: (405, 805)})
 
 
 QUICK = {"architecture": "vanilla", "hidden": 8, "max_epochs": 1}
