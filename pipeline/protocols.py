@@ -99,10 +99,7 @@ class Source(Protocol):
         """Return how many partitions a topic has; raises as `topic_id` does."""
 
     def joined(self) -> bool:
-        """Return whether the group counts this member in: it has an assignment, be it empty, and a coordinator.
-
-        Never blocks.
-        """
+        """Return whether this member has an assignment, be it empty, and a coordinator; never blocks."""
 
     def start(self, partition: TopicPartition, offset: int) -> None:
         """Deliver a gained or paused partition from `offset` on."""
