@@ -5,6 +5,7 @@ Legend: T rows of a series, W window, N windows, F features.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -83,12 +84,23 @@ class TooFewRows(ValueError):
     """No series is long enough to train on; where more rows come from, the caller knows."""
 
 
+def pieces_of(time_ms_T: npt.NDArray[np.int64], begins_ms: Sequence[int]) -> list[slice]:
+    """Return the rows of each piece of a series, the first of which ends before the first of these moments."""
+    borders = np.unique(np.append(np.searchsorted(time_ms_T, np.asarray(begins_ms, np.int64)), [0, len(time_ms_T)]))
+    return [slice(begin, end) for begin, end in pairwise(borders.tolist())]
+
+
 def checked(
-    columns: Columns, window: int, features: Sequence[str], needed: int
+    columns: Columns,
+    window: int,
+    features: Sequence[str],
+    needed: int,
+    begins_ms: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, tuple[npt.NDArray[np.int64], FloatArray]]:
     """Return the series that can be trained on: finite rows, and at least twice the shortest `window` of them.
 
-    `needed` is how many rows of one series are asked for where there is none.
+    `needed` is how many rows of one series are asked for where there is none. A piece, of those that begin at
+    `begins_ms`, that is shorter than the window is left out.
 
     Raises:
         TooFewRows: there is none.
@@ -98,6 +110,8 @@ def checked(
     for name, (time_ms_T, x_TF) in columns.items():
         _check_order(name, time_ms_T)
         finite_T = usable_rows(x_TF)
+        for piece in pieces_of(time_ms_T, (begins_ms or {}).get(name, ())):
+            finite_T[piece] &= finite_T[piece].sum() >= window
         if finite_T.sum() >= 2 * window:
             usable[name] = (time_ms_T[finite_T], x_TF[finite_T])
     if not usable:

@@ -5,8 +5,9 @@ Legend: N training rows, T window length, F features, C channels, V views.
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from models.dataset import (
     check_features,
     checked,
     padded,
+    pieces_of,
     split_by_time,
     usable_rows,
     windows_of,
@@ -60,24 +62,37 @@ def fit_detector(
     delays: Iterable[Delay] = (),
     progress: Callable[[float], None] = lambda share: None,
     unfinished: Unfinished | None = None,
+    begins_ms: Mapping[str, Sequence[int]] | None = None,
 ) -> Detector:
     """Scale, train and calibrate on each series' rows, which may hold some anomalies.
 
     Args:
         columns: the series; for features one entry of independent rows.
+        begins_ms: where something was taken out of a series, the first event time after it: no window holds rows
+            of both sides.
         delays: what to calibrate for beside the usual `DELAYS`.
         unfinished: where the training is kept while it lasts; it goes on from there if it is the same one.
 
     Raises:
         ValueError: too few rows (`TooFewRows`), a feature without a finite value, or times that do not go on.
     """
-    usable = _usable(kind, plan, columns, features)
-    plan = plan.fitted_to([len(x_TF) for _, x_TF in usable.values()])
+    begins_ms = begins_ms or {}
+    usable = _usable(kind, plan, columns, features, begins_ms)
+    pieces = [pieces_of(time_ms_T, begins_ms.get(name, ())) for name, (time_ms_T, _) in usable.items()]
+    plan = plan.fitted_to([piece.stop - piece.start for own in pieces for piece in own])
     spec = ModelSpec(kind, tuple(features), plan.window)
     if unfinished:
-        about = {"kind": kind, "features": list(features), "plan": dataclasses.asdict(plan), "device": device.type}
+        about: dict[str, Any] = {
+            "kind": kind,
+            "features": list(features),
+            "plan": dataclasses.asdict(plan),
+            "device": device.type,
+        }
+        if begins_ms:
+            about["begins_ms"] = {name: list(begins) for name, begins in begins_ms.items()}
         unfinished.begin(hash_of(about, usable))
-    scaling, scaled = _scaled(kind, plan, usable)
+    scaling, whole = _scaled(kind, plan, usable)
+    scaled = [z_TF[piece] for z_TF, own in zip(whole, pieces, strict=True) for piece in own]
     views, trained = [], []
     for number, config in enumerate(plan.views):
 
@@ -88,7 +103,8 @@ def fit_detector(
         views.append(view)
         trained.append(course)
     with _one_thread():
-        calibration = _calibrate(spec, views, scaled, usable, {*DELAYS, *delays} if kind == "series" else {0})
+        asked: set[Delay] = {*DELAYS, *delays} if kind == "series" else {0}
+        calibration = _calibrate(spec, views, scaled, usable, asked, [len(own) for own in pieces])
     progress(1.0)
     trained_on = {
         "rows": int(sum(len(x_TF) for _, x_TF in usable.values())),
@@ -137,9 +153,11 @@ def _trained_view(
     return view, train(view, windows, *parts, training, progress, unfinished, name)
 
 
-def _usable(kind: Kind, plan: Plan, columns: Columns, features: Sequence[str]) -> Columns:
+def _usable(
+    kind: Kind, plan: Plan, columns: Columns, features: Sequence[str], begins_ms: Mapping[str, Sequence[int]]
+) -> Columns:
     if kind == "series":
-        return checked(columns, plan.least_window, features, plan.least_rows)
+        return checked(columns, plan.least_window, features, plan.least_rows, begins_ms)
     if not columns:
         raise TooFewRows(f"there are no records; training needs {_LEAST_ROWS}")
     (name, (time_ms_N, x_NF)), *_ = columns.items()
@@ -196,9 +214,17 @@ def _one_thread() -> Iterator[None]:
 
 @torch.no_grad()
 def _calibrate(
-    spec: ModelSpec, views: Sequence[View], scaled: Scaled, usable: Columns, delays: set[Delay]
+    spec: ModelSpec,
+    views: Sequence[View],
+    scaled: Scaled,
+    usable: Columns,
+    delays: set[Delay],
+    pieces: Sequence[int],
 ) -> Calibration:
-    """Measure each view's usual errors, the tail of the points' errors for each delay, and how they cluster."""
+    """Measure each view's usual errors, the tail of the points' errors for each delay, and how they cluster.
+
+    `scaled` holds so many `pieces` of each series.
+    """
     latest = _latest([len(z_TF) for z_TF in scaled], max(len(view.usual_C) for view in views))
     history = [
         padded(z_TF, spec.window - 1)[-(rows + spec.window - 1) :]
@@ -220,7 +246,8 @@ def _calibrate(
     errors = [error_NV - high_V for error_NV in errors]
     fresh = _fresh_errors(views, scaled) if sum(map(len, scaled)) < _LONG_HISTORY * spec.window else None
     judgements = {
-        delay: _judgement(spec, views, errors, begins, fresh, delay, list(usable)) for delay in _in_order(delays)
+        delay: _judgement(spec, views, errors, begins, fresh, delay, list(usable), pieces)
+        for delay in _in_order(delays)
     }
     if spec.kind == "features":
         time_ms_N = next(iter(usable.values()))[0]
@@ -294,6 +321,7 @@ def _judgement(
     fresh: Sequence[Sequence[Tensor]] | None,
     delay: Delay,
     names: Sequence[str],
+    pieces: Sequence[int],
 ) -> Judgement:
     device = views[0].step_F.device
     reach = reach_of([view.config for view in views], delay, device)
@@ -310,7 +338,8 @@ def _judgement(
         single = (1.0,) * len(CLUSTER_LEVELS)
         usual = {"": quantiles(surprise_N, STREAM_PACE)}
         return Judgement(reach, reference_V, tail, single, {}, usual, len(surprise_N))
-    each = np.split(surprise_N, np.cumsum([len(part) for part in points])[:-1])
+    first = np.cumsum([0, *(len(part) for part in points)])
+    each = np.split(surprise_N, first[np.cumsum(pieces)[:-1]])
     usual = {name: quantiles(own_N, SERIES_PACE) for name, own_N in zip(names, each, strict=True)}
     # Clusters are those of scores, not of surprise: each series by its own measure, as a worker has it.
     pooled, own = cluster_sizes(

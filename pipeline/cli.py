@@ -1,17 +1,15 @@
 """The command `offkey`. Nothing else builds concrete objects; heavy imports stay inside the commands."""
 
-import contextlib
 import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_letters, cli_models, cli_record, cli_sizing, cli_worker
+from pipeline import cli_letters, cli_models, cli_record, cli_retrain, cli_sizing, cli_worker
 from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
@@ -150,6 +148,7 @@ def train(
     chosen = _chosen(settings, streams)
 
     from models.resume import Unfinished
+    from pipeline.cli_bar import training_bar
     from pipeline.connectors.connection import Connection
     from pipeline.connectors.kafka import history
     from pipeline.connectors.registry import StoredRegistry
@@ -171,7 +170,7 @@ def train(
 
         newest = history(connection, stream.topic, _NEWEST_RECORDS)
         most = records_of_rows(max_records, stream, newest)
-        with _training_bar(name, hidden=as_json) as progress:
+        with training_bar(name, hidden=as_json) as progress:
             trained = train_stream(
                 name,
                 stream,
@@ -195,6 +194,7 @@ def train(
             print(f"{name}: {trained.support}")
 
 
+app.command("retrain")(cli_retrain.retrain)
 app.command("worker")(cli_worker.worker)
 app.command("record")(cli_record.record)
 
@@ -281,15 +281,3 @@ def _storage(settings: "Settings") -> "ObjectStorage":
     from pipeline.connectors.storage import ObjectStorage
 
     return ObjectStorage(settings.storage)
-
-
-@contextlib.contextmanager
-def _training_bar(stream: str, hidden: bool) -> "Iterator[Callable[[str, float], None]]":
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("training {task.description}"), BarColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
-        task = bar.add_task(stream, total=1.0)
-        yield lambda _, share: bar.update(task, completed=share)

@@ -61,7 +61,7 @@ class CheckpointError(OffkeyError):
 
 
 class SnapshotError(OffkeyError):
-    """A topic holds too few usable records to train on, or no field that is a number in all of them.
+    """Too few usable records to train on or to compare models on, or no field that is a number in all of them.
 
     Or a file of a snapshot holds other columns than are asked for.
     """

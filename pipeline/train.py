@@ -1,4 +1,4 @@
-"""A topic's retained records -> a trained model version, promoted as the stream's champion.
+"""A topic's retained records -> a trained model version, promoted as the stream's champion without a comparison.
 
 Records pass the same decoder as in the worker; what it would reject is left out and counted. Late records and
 points with a missing feature are left out too.
@@ -31,7 +31,7 @@ from pipeline.protocols import ModelVersion, PartitionRecords, Registry
 from pipeline.stages.decode import Decoder, FloatArray, IntArray
 from pipeline.versions.log import PromotionLog
 from pipeline.versions.naming import name_of
-from pipeline.versions.origin import ORIGIN, Origin, to_file
+from pipeline.versions.origin import ORIGIN, GateResult, Origin, to_file
 from pipeline.versions.promoting import TRAIN, append
 
 logger = logging.getLogger(__name__)
@@ -97,54 +97,21 @@ def train_stream(
         SnapshotError: too few usable records, or no number in them.
         PromotionLost: another promotion came first; the version is stored all the same.
     """
-    if wrong := wrong_option(settings):
-        raise ConfigError(f"streams.{name}.model: {wrong[1]}")
     started = now()
-    arrived = iter(history)
-    sample = _sample(arrived)
-    names = settings.features or features_of(sample, settings)
-    if odd := label_warning(names, settings):
-        logger.warning("stream %s: %s; %s", name, *odd)
-    read = read_columns(_chained(sample, arrived), decoder_of(settings, names))
-    if read.records - read.rejected < _LEAST_RECORDS:
-        raise SnapshotError(
-            f"stream {name}: topic {settings.topic} holds {read.records - read.rejected} usable records of "
-            f"{read.records}; training needs {_LEAST_RECORDS} at least: let more arrive, or see `offkey check` for "
-            "what is rejected"
-        )
-    if read.absent:
-        absent = shortened([names[place] for place in read.absent])
-        raise SnapshotError(f"stream {name}: no record has a value of: {absent}; take that out of `features`")
-    try:
-        detector = fit_detector(
-            settings.kind,
-            names,
-            plan_of_settings(settings, len(names)),
-            read.columns,
-            device=device,
-            delays=[settings.alerts.delay],
-            progress=lambda share: progress(name, share),
-            unfinished=unfinished,
-        )
-    except TooFewRows as error:
-        raise SnapshotError(f"stream {name}: {_why_so_few(str(error), settings, read)}") from error
-    except ValueError as error:
-        raise SnapshotError(f"stream {name}: {error}") from error
+    names, read = read_history(name, settings, history)
+    detector = fit_stream(
+        name,
+        settings,
+        names,
+        read,
+        device=device,
+        progress=lambda share: progress(name, share),
+        unfinished=unfinished,
+    )
     ended = now()
     seconds = (ended - started).total_seconds()
     champion = registry.log(name).champion
-    origin = Origin(
-        TRAIN,
-        int(ended.timestamp() * 1000),
-        settings.topic,
-        read.offsets,
-        read.records,
-        read.rejected,
-        read.late,
-        len(read.columns),
-        round(seconds, 1),
-        champion.version if champion else None,
-    )
+    origin = origin_of(TRAIN, settings, read, ended, seconds, champion.version if champion else None)
     version = publish(name, detector, registry, ended, origin, by=by)
     if unfinished:
         unfinished.clear()
@@ -160,6 +127,69 @@ def train_stream(
         seconds,
         support_of(settings, detector),
     )
+
+
+def read_history(
+    name: str, settings: StreamSettings, history: Iterable[PartitionRecords]
+) -> tuple[Sequence[str], Read]:
+    """Return the features of a stream, and its records as columns.
+
+    Raises:
+        ConfigError: no such architecture or option; said before anything is read.
+        SnapshotError: too few usable records, or no number in them.
+    """
+    if wrong := wrong_option(settings):
+        raise ConfigError(f"streams.{name}.model: {wrong[1]}")
+    arrived = iter(history)
+    sample = _sample(arrived)
+    names = settings.features or features_of(sample, settings)
+    if odd := label_warning(names, settings):
+        logger.warning("stream %s: %s; %s", name, *odd)
+    read = read_columns(_chained(sample, arrived), decoder_of(settings, names))
+    if read.records - read.rejected < _LEAST_RECORDS:
+        raise SnapshotError(
+            f"stream {name}: topic {settings.topic} holds {read.records - read.rejected} usable records of "
+            f"{read.records}; training needs {_LEAST_RECORDS} at least: let more arrive, or see `offkey check` for "
+            "what is rejected"
+        )
+    if read.absent:
+        absent = shortened([names[place] for place in read.absent])
+        raise SnapshotError(f"stream {name}: no record has a value of: {absent}; take that out of `features`")
+    return names, read
+
+
+def fit_stream(
+    name: str,
+    settings: StreamSettings,
+    names: Sequence[str],
+    read: Read,
+    *,
+    device: torch.device,
+    progress: Callable[[float], None],
+    unfinished: Unfinished | None = None,
+    begins_ms: Mapping[str, Sequence[int]] | None = None,
+) -> Detector:
+    """Train what a stream's settings ask for on its columns; `begins_ms` are those of `fit_detector`.
+
+    Raises:
+        SnapshotError: they hold too little to train on.
+    """
+    try:
+        return fit_detector(
+            settings.kind,
+            names,
+            plan_of_settings(settings, len(names)),
+            read.columns,
+            device=device,
+            delays=[settings.alerts.delay],
+            progress=progress,
+            unfinished=unfinished,
+            begins_ms=begins_ms,
+        )
+    except TooFewRows as error:
+        raise SnapshotError(f"stream {name}: {_why_so_few(str(error), settings, read)}") from error
+    except ValueError as error:
+        raise SnapshotError(f"stream {name}: {error}") from error
 
 
 def _why_so_few(said: str, settings: StreamSettings, read: Read) -> str:
@@ -201,6 +231,31 @@ def plan_of_settings(settings: StreamSettings, features: int, options: Mapping[s
     views = [{key: value for key, value in view.items() if value is not None or key == "fade"} for view in written]
     options = settings.model.options if options is None else options
     return plan_of(settings.kind, features, settings.model.architecture, options, settings.window, views)
+
+
+def origin_of(
+    command: str,
+    settings: StreamSettings,
+    read: Read,
+    at: datetime,
+    seconds: float,
+    parent: str | None,
+    gate: GateResult | None = None,
+) -> Origin:
+    """Return what the pipeline knows of a version that was trained on these records."""
+    return Origin(
+        command,
+        int(at.timestamp() * 1000),
+        settings.topic,
+        read.offsets,
+        read.records,
+        read.rejected,
+        read.late,
+        len(read.columns),
+        round(seconds, 1),
+        parent,
+        gate,
+    )
 
 
 def publish(

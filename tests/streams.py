@@ -63,11 +63,15 @@ STEP_MS = 60_000
 HISTORY = 600
 
 
-def series_rows(names: Sequence[str], points: int, seed: int, spikes: Mapping[str, Sequence[int]]) -> FloatArray:
+def series_rows(
+    names: Sequence[str], points: int, seed: int, spikes: Mapping[str, Sequence[int]], noise: float = 0.1
+) -> FloatArray:
     """Return values [series, point, feature] of noisy daily cycles, with spikes where asked for."""
     random = np.random.default_rng(seed)
     time = np.arange(points)[None, :, None] / 50 + np.arange(len(names))[:, None, None]
-    values: FloatArray = np.sin(time + np.array([0.0, 1.0])) + 0.1 * random.standard_normal((len(names), points, 2))
+    values: FloatArray = np.sin(time + np.array([0.0, 1.0])) + noise * random.standard_normal(
+        (len(names), points, 2)
+    )
     for name, where in spikes.items():
         for point in where:
             values[names.index(name), point : point + 3] += 6

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pipeline.alert_settings import AlertSettings
 from pipeline.budgets import Budget
 from pipeline.protocols import TopicPartition
-from pipeline.stages.incidents import STARTS, Incidents
+from pipeline.stages.incidents import STARTS, Incidents, Transition
 from pipeline.stages.series import Points
 
 FloatArray = npt.NDArray[np.float64]
@@ -68,6 +68,18 @@ def false_incidents(
         window: rows by which labelled spans are widened.
         accepted_N: the rows with which a level was accepted; by default none was.
     """
+    accepted_N = np.zeros(len(score_N), np.bool_) if accepted_N is None else accepted_N
+    transitions = followed(time_ms_N, score_N, accepted_N, threshold, AlertSettings())
+    near_N = widened(label_N, window)
+    opened = sum(one.state in STARTS and not near_N[one.position] for one in transitions)
+    quiet = int((~near_N).sum())
+    return FalseIncidents(opened, quiet, quiet / float(budget.points_per_incident(interval_ms)))
+
+
+def followed(
+    time_ms_N: IntArray, score_N: FloatArray, accepted_N: BoolArray, threshold: float, alerts: AlertSettings
+) -> list[Transition]:
+    """Return what the stage of incidents makes of one series' scored rows, in their order."""
     rows = len(score_N)
     points = Points(
         slot_M=np.zeros(rows, np.int64),
@@ -78,15 +90,8 @@ def false_incidents(
         offset_M=np.arange(rows),
         inner_M=np.zeros(rows, np.int64),
     )
-    usual = AlertSettings()
     stage = Incidents(
-        "evaluation", usual.quiet_points, hysteresis=usual.hysteresis, merge_points=usual.merge_points
+        "evaluation", alerts.quiet_points, hysteresis=alerts.hysteresis, merge_points=alerts.merge_points
     )
     partition = TopicPartition("evaluation", 0)
-    accepted_N = np.zeros(rows, np.bool_) if accepted_N is None else accepted_N
-    threshold_N = np.full(rows, threshold)
-    transitions = stage.follow(points, score_N, threshold_N, ["series"], [partition], accepted_N)
-    near_N = widened(label_N, window)
-    opened = sum(one.state in STARTS and not near_N[one.position] for one in transitions)
-    quiet = int((~near_N).sum())
-    return FalseIncidents(opened, quiet, quiet / float(budget.points_per_incident(interval_ms)))
+    return stage.follow(points, score_N, np.full(rows, threshold), ["series"], [partition], accepted_N)

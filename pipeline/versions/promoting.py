@@ -7,7 +7,7 @@ from pipeline.protocols import ModelVersion, Registry
 from pipeline.versions.log import Promotion, PromotionLog
 from pipeline.versions.origin import ORIGIN, OriginError, from_file
 
-TRAIN = "offkey train"
+TRAIN, RETRAIN = "offkey train", "offkey retrain"
 PROMOTE, ROLLBACK, PRUNE = "offkey models promote", "offkey models rollback", "offkey models prune"
 
 

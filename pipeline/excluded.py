@@ -1,0 +1,82 @@
+"""Spans that teach nothing: what lies in them, or near, is left out of training and counts in no comparison.
+
+Spans are those that somebody expected to be strange, as in `alerts.maintenance`, and those of incidents that are
+open or were confirmed. They are widened by a window on either side, for an incident opens when a fault is seen and
+not when it begins, and what was down takes a while to be as before. A series goes on in pieces where something was
+taken out of it, and no window holds rows of two.
+
+Legend: T rows of a series.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+
+from models.dataset import Columns
+from pipeline.alert_settings import AlertSettings
+from pipeline.jobs.false_incidents import widened
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span of event time that is no example of what is usual."""
+
+    series: str
+    """A pattern of names, as in a shell; the exact name of one series has to be escaped, by `glob.escape`."""
+    from_ms: int
+    to_ms: int
+    """The first moment after it."""
+    why: str
+    """For people: `maintenance`, or `incident` and its name."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of some series."""
+
+    columns: Columns
+    begins_ms: Mapping[str, Sequence[int]]
+    """Of each series that was cut, the first event time of each piece behind a cut."""
+    left_out: int
+    """Rows."""
+    reasons: Sequence[str]
+    """Why, each reason once, in the order of the spans."""
+
+
+def maintenance_of(alerts: AlertSettings) -> list[Span]:
+    """Return the spans that the configuration expects to be strange."""
+    return [Span(each.series, each.from_ms, each.to_ms, "maintenance") for each in alerts.maintenance]
+
+
+def excluded_rows(name: str, time_ms_T: IntArray, spans: Sequence[Span], margin: int) -> BoolArray:
+    """Tell which rows of a series lie in a span, or within `margin` rows of one."""
+    inside_T = np.zeros(len(time_ms_T), np.bool_)
+    for span in spans:
+        if fnmatchcase(name, span.series):
+            inside_T |= (span.from_ms <= time_ms_T) & (time_ms_T < span.to_ms)
+    return widened(inside_T, margin) if margin else inside_T
+
+
+def kept_of(columns: Columns, spans: Sequence[Span], margin: int) -> Kept:
+    """Return the rows outside all spans, widened by `margin` rows; a series without any is gone."""
+    kept, begins_ms, left_out = {}, {}, 0
+    hit = set[str]()
+    for name, (time_ms_T, x_TF) in columns.items():
+        out_T = excluded_rows(name, time_ms_T, spans, margin)
+        left_out += int(out_T.sum())
+        if out_T.any():
+            hit |= {span.why for span in spans if excluded_rows(name, time_ms_T, [span], 0).any()}
+        if out_T.all():
+            continue
+        kept[name] = (time_ms_T[~out_T], x_TF[~out_T])
+        resumed = np.flatnonzero(out_T[:-1] & ~out_T[1:]) + 1
+        if len(resumed):
+            begins_ms[name] = time_ms_T[resumed].tolist()
+    reasons = [why for why in dict.fromkeys(span.why for span in spans) if why in hit]
+    return Kept(kept, begins_ms, left_out, reasons)
