@@ -29,6 +29,7 @@ chaos: $(VENV)/test.stamp
 benchmark: $(VENV)/test.stamp
 	$(BIN)/python -m tests.benchmarks.worker_throughput
 	$(BIN)/python -m tests.benchmarks.arrow_throughput
+	$(BIN)/python -m tests.benchmarks.recorder
 
 # What is generated from the code and shipped with it.
 schemas: $(VENV)/test.stamp

@@ -52,7 +52,7 @@ def worker(
         place.tie(health, stop)
     host, port = settings.metrics.host, serve(settings.metrics.host, settings.metrics.port, health)
     with _worker(settings, stop) as built:
-        from pipeline.worker import quiet_collector
+        from pipeline.collector import quiet_collector
 
         logger.info("scoring %s; metrics on http://%s:%d/metrics", ", ".join(settings.streams), host, port)
         health.worker = built

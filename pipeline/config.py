@@ -26,6 +26,7 @@ from pipeline.alert_settings import OF_SERIES, AlertSettings
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting
+from pipeline.record_settings import RecorderSettings, RecordSettings
 from pipeline.setting_types import (
     LARGEST,
     LONGEST_WAIT,
@@ -198,6 +199,8 @@ class StreamSettings(Section):
     """The autoencoder."""
     alerts: AlertSettings = AlertSettings()
     """When to alert."""
+    record: RecordSettings = RecordSettings()
+    """What is kept of its records, by `offkey record`."""
     start: Literal["earliest", "latest", "fail"] = "earliest"
     """Where to begin at the first start, and when committed offsets have expired."""
 
@@ -258,7 +261,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     """The cluster."""
     storage: StorageUrl = "file:///var/lib/offkey"
-    """Where models and checkpoints are kept: file:///folder or s3://bucket/prefix."""
+    """Where models, checkpoints and snapshots are kept: file:///folder or s3://bucket/prefix."""
     topics: TopicSettings = TopicSettings()
     """Topics that offkey writes."""
     streams: Annotated[dict[str, StreamSettings], Field(min_length=1)]
@@ -267,6 +270,8 @@ class Settings(BaseSettings):
     """The endpoint of a worker, for Prometheus and for probes."""
     worker: WorkerSettings = WorkerSettings()
     """How the worker goes about it."""
+    recorder: RecorderSettings = RecorderSettings()
+    """How the recorder goes about it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train and score; auto takes a GPU where there is one."""
     _places: Mapping[Keys, str] = PrivateAttr({(): "the settings"})

@@ -11,7 +11,9 @@
     │   └── PromotionLost    the log of promotions has gone on since it was read: nothing was written, decide anew
     ├── CheckpointError      a checkpoint is gone, damaged or of an unknown format: take the one before it
     ├── ProcessError         a process of several cannot start, or did not end well: end them all with its status
-    └── SnapshotError        too little usable data to train on: no new version, exit 1
+    └── SnapshotError        too little usable data to train on, or a snapshot's file has another schema: no new
+        │                    version, exit 1
+        └── SnapshotDamaged  one cannot be read: the recorder reads its records again, where they are still held
 
 Exceptions of client libraries are translated where they are raised, in `pipeline.connectors`, with
 `raise ... from`. Whatever is not in this tree is a bug: the process dies and uncommitted work is replayed.
@@ -59,7 +61,14 @@ class CheckpointError(OffkeyError):
 
 
 class SnapshotError(OffkeyError):
-    """Too few usable records to train on or to compare models on, or no field that is a number in all of them."""
+    """Too few usable records to train on or to compare models on, or no field that is a number in all of them.
+
+    Or a file of a snapshot holds other columns than are asked for.
+    """
+
+
+class SnapshotDamaged(SnapshotError):
+    """A file of a snapshot is damaged, cut off or gone."""
 
 
 class ProcessError(OffkeyError):

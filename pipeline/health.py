@@ -1,4 +1,4 @@
-"""The probes of a worker, and the one small server for them and its metrics.
+"""The probes of a worker or recorder, and the one small server for them and its metrics.
 
 `/healthz` says whether the loop turns, `/readyz` whether the worker does its work now: a member of its group, with
 the state of every partition in place and replayed, and nothing that makes it try again. Both look at the worker
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from pipeline import metrics
@@ -24,12 +24,37 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from pipeline.worker import Worker
-
 _REQUEST_S = 10.0
 """How long a client may take to say what it wants."""
 _MOST_NAMED = 20
 """Reasons in one answer."""
+
+
+class Loop(Protocol):
+    """What the probes ask of a worker or recorder."""
+
+    @property
+    def turned_s(self) -> float | None:
+        """When the loop last came round, by a clock that cannot be set; None before its first turn."""
+
+    @property
+    def stopping(self) -> bool: ...
+    @property
+    def trouble(self) -> str:
+        """What makes it try again just now."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group counted it in lately."""
+
+    def facts(self) -> dict[str, object]:
+        """Return what is told beside the verdict."""
+
+    def missing(self) -> Iterable[str]:
+        """Return what keeps its partitions from being worked on."""
+
+    def unfinished(self) -> str:
+        """Say what an end at once leaves undone."""
 
 
 @dataclass
@@ -39,8 +64,10 @@ class Health:
     turn_limit_s: float
     """How old the loop's last turn may be: longer than any that is legal, with its restoring and waiting."""
     clock: Callable[[], float] = time.monotonic
-    worker: "Worker | None" = None
+    worker: Loop | None = None
     """Set as soon as it is built: then its models are loaded, and the cluster has answered once."""
+    awaited: str = "models and cluster"
+    """What the process waits for until then."""
     _begun_s: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,19 +83,12 @@ class Health:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Tell whether records are scored, with what is missing."""
         if self.worker is None:
-            return False, {"ready": False, "why": ["starting: models and cluster are waited for"]}
+            return False, {"ready": False, "why": [f"starting: {self.awaited} are waited for"]}
         why = list(self._missing(self.worker))
-        progress = self.worker.partitions.progress.copy()
-        facts = {
-            "ready": not why,
-            "why": why[:_MOST_NAMED],
-            "models": {lane.name: lane.model_version for lane in self.worker.lanes},
-            "partitions_assigned": len(self.worker.partitions.assigned),
-            "partitions_restored": len(progress),
-        }
+        facts = {"ready": not why, "why": why[:_MOST_NAMED], **self.worker.facts()}
         return not why, facts
 
-    def _missing(self, worker: "Worker") -> Iterable[str]:
+    def _missing(self, worker: Loop) -> Iterable[str]:
         age_s = self._turn_age_s()
         if age_s > self.turn_limit_s:
             yield self._stuck(age_s)
@@ -78,13 +98,7 @@ class Health:
             yield f"trying again: {worker.trouble}"
         if not worker.joined:
             yield "no member of the group yet, or its coordinator does not answer"
-        progress = worker.partitions.progress.copy()
-        for partition in sorted(worker.partitions.assigned):
-            place, at = f"{partition.topic}/{partition.partition}", progress.get(partition)
-            if at is None:
-                yield f"{place}: its state is not restored yet"
-            elif at.next_offset < at.publish_from:
-                yield f"{place}: replays {at.publish_from - at.next_offset} records to restore its state"
+        yield from worker.missing()
 
     def _turn_age_s(self) -> float:
         turned_s = None if self.worker is None else self.worker.turned_s
@@ -94,7 +108,7 @@ class Health:
         return f"the loop has not turned for {age_s:.0f} s, and may take {self.turn_limit_s:.0f} s"
 
 
-def serve(host: str, port: int, health: Health) -> int:
+def serve(host: str, port: int, health: Health, key: str = "metrics.port") -> int:
     """Serve `/metrics`, `/healthz` and `/readyz`; return the port, which is a free one where 0 was asked for.
 
     Raises:
@@ -120,7 +134,7 @@ def serve(host: str, port: int, health: Health) -> int:
         server: WSGIServer = make_server(str(address[0]), port, application, bound, _Handler)
     except OSError as error:
         raise ConfigError(
-            f"metrics: cannot listen on {host}:{port} ({error.strerror}); set `metrics.host` and `metrics.port`"
+            f"metrics: cannot listen on {host}:{port} ({error.strerror}); set `metrics.host` and `{key}`"
         ) from error
     threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
     return int(server.server_port)

@@ -50,7 +50,8 @@ BATCH_RECORDS = Histogram("offkey_batch_records", "Records of one poll.", ["stre
 STAGE_DURATION_SECONDS = Histogram(
     "offkey_stage_duration_seconds",
     "Time of one stage for one poll: poll, decode, series, silence, scoring (windows included), incidents, publish "
-    "(all is sent), commit (all is confirmed and the offsets are committed), checkpoint (copying, not writing).",
+    "(all is sent), commit (all is confirmed and the offsets are committed), checkpoint (copying, not writing). Of "
+    "the recorder: poll, decode, file (made and written), commit, tidy.",
     ["stage"],
     buckets=_DURATION_BUCKETS,
 )
@@ -96,6 +97,37 @@ SERIES_EVICTED = Counter(
     "Series that were forgotten, by why: max_series (too many, this one least recently seen) or series_ttl (not "
     "seen for so long). Where it keeps rising by max_series, series come back and warm up again and again.",
     ["stream", "reason"],
+)
+SNAPSHOT_ROWS = Counter("offkey_snapshot_rows", "Rows in closed files of the recorder.", ["stream"])
+SNAPSHOT_ROWS_OPEN = Gauge("offkey_snapshot_rows_open", "Rows that the recorder holds in memory.", ["stream"])
+SNAPSHOT_REJECTED = Counter(
+    "offkey_snapshot_rejected",
+    "Records, or single rows of records of many, that the recorder leaves out, by reason: those that the worker "
+    "sends to the dead-letter topic.",
+    ["stream", "reason"],
+)
+SNAPSHOT_BYTES = Counter("offkey_snapshot_bytes", "Bytes of closed files of the recorder.", ["stream"])
+SNAPSHOT_FILES = Counter("offkey_snapshot_files", "Ranges of offsets that the recorder has closed.", ["stream"])
+SNAPSHOT_FILES_HELD = Gauge(
+    "offkey_snapshot_files_held", "Files that storage held when it was last tidied.", ["stream"]
+)
+SNAPSHOT_BYTES_HELD = Gauge("offkey_snapshot_held_bytes", "Bytes of these files.", ["stream"])
+SNAPSHOT_WRITES_FAILED = Counter(
+    "offkey_snapshot_writes_failed",
+    "Times that storage did not take what the recorder had to write, remove or merge: it tries again.",
+    ["stream"],
+)
+SNAPSHOT_FILES_REFUSED = Counter(
+    "offkey_snapshot_files_refused", "Files found damaged, cut off or of another schema.", ["stream"]
+)
+SNAPSHOT_FILES_REMOVED = Counter(
+    "offkey_snapshot_files_removed",
+    "Files removed, by reason: age, size, merged (another one holds their rows), damaged (their records are read "
+    "again).",
+    ["stream", "reason"],
+)
+SNAPSHOT_FILES_MERGED = Counter(
+    "offkey_snapshot_files_merged", "Small files whose rows were merged into larger ones.", ["stream"]
 )
 
 EXPOSITION = make_wsgi_app()

@@ -99,13 +99,13 @@ class Source(Protocol):
         """Return how many partitions a topic has; raises as `topic_id` does."""
 
     def joined(self) -> bool:
-        """Return whether the group counts this member in: it has an assignment, be it empty, and a coordinator.
-
-        Never blocks.
-        """
+        """Return whether this member has an assignment, be it empty, and a coordinator; never blocks."""
 
     def start(self, partition: TopicPartition, offset: int) -> None:
-        """Deliver a gained partition from `offset` on."""
+        """Deliver a gained or paused partition from `offset` on."""
+
+    def pause(self, partition: TopicPartition) -> None:
+        """Deliver nothing of a partition until it is started again; the group still counts on this member."""
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit the next offset to read of each partition.

@@ -12,6 +12,7 @@ LONGEST_WAIT = "24 days"
 """Kafka's clients count milliseconds in 32 bits."""
 _LONGEST = "36500 days"
 LARGEST = 2**31 - 1
+_MOST_BYTES = 2**60
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", re.ASCII)
 
@@ -51,6 +52,21 @@ def parse_duration_or_never(value: Any) -> float | None:
     if not 1 <= seconds <= parse_duration(_LONGEST):
         raise ValueError(f"{value!r:.60} is too short or too long; write one from 1s to {_LONGEST}, or never")
     return seconds
+
+
+def parse_size(value: Any) -> int:
+    """Return bytes: `100 GB`, `64 MiB`, or a number of them.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", str(value).strip().lower(), re.ASCII)
+    if match is None or isinstance(value, bool) or (match[3] and not match[2]):
+        raise ValueError(f"{value!r:.60} is no size; write for example 64 MiB or 100 GB")
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
+    if not 1 <= size <= _MOST_BYTES:
+        raise ValueError(f"{value!r:.60} is too small or too large; write for example 64 MiB or 100 GB")
+    return size
 
 
 def parse_moment(value: Any) -> datetime:
@@ -130,6 +146,7 @@ DurationOrNever = Annotated[
 ]
 Wait = Annotated[float, between("1ms", LONGEST_WAIT), WRITTEN]
 Whole = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(no_truth)]
+Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema({"type": ["integer", "string"]})]
 Name = Annotated[str, AfterValidator(_name)]
 Topic = Annotated[str, AfterValidator(_topic)]
 FieldPath = Annotated[str, AfterValidator(_field)]

@@ -15,7 +15,6 @@ After any failure to publish or commit, the state of the partitions concerned is
 restart would; how, and where a partition begins that has no state, is told in `pipeline.partitions`.
 """
 
-import gc
 import logging
 import time
 from bisect import bisect_left
@@ -87,6 +86,24 @@ class Worker:
     @property
     def stopping(self) -> bool:
         return self._stop.is_set()
+
+    def facts(self) -> dict[str, object]:
+        """Return what the probes tell beside the verdict; may be asked on another thread."""
+        return {
+            "models": {lane.name: lane.model_version for lane in self.lanes},
+            "partitions_assigned": len(self.partitions.assigned),
+            "partitions_restored": len(self.partitions.progress.copy()),
+        }
+
+    def missing(self) -> Iterator[str]:
+        """Yield what keeps partitions from being scored; may be asked on another thread."""
+        progress = self.partitions.progress.copy()
+        for partition in sorted(self.partitions.assigned):
+            place, at = f"{partition.topic}/{partition.partition}", progress.get(partition)
+            if at is None:
+                yield f"{place}: its state is not restored yet"
+            elif at.next_offset < at.publish_from:
+                yield f"{place}: replays {at.publish_from - at.next_offset} records to restore its state"
 
     def run(self, stop: Stop) -> None:
         """Work until `stop` is set, then checkpoint, all within the stop's budget.
@@ -319,17 +336,6 @@ class Worker:
 
 def _not_kept() -> Scored:
     raise AssertionError("the worker keeps no scores")
-
-
-def quiet_collector() -> None:
-    """Keep Python's cycle collector out of the way of the records: for a process that only runs a worker.
-
-    Nothing on a record's path makes reference cycles, but a poll's thousands of tuples would have the collector
-    walk all objects several times a batch.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
 
 
 @contextmanager

@@ -94,6 +94,7 @@ def test_only_commands_build_connectors() -> None:
         "pipeline/cli.py",
         "pipeline/cli_letters.py",
         "pipeline/cli_models.py",
+        "pipeline/cli_record.py",
         "pipeline/cli_retrain.py",
         "pipeline/cli_worker.py",
     }
@@ -105,7 +106,10 @@ def test_a_client_library_has_one_importer(library: str) -> None:
 
 
 def test_no_wait_and_no_age_rests_on_a_clock_that_can_be_set() -> None:
-    """The readings are what a version and an entry of its log are called by, and what a prune reckons age by."""
+    """The readings are what versions and entries of their log are called by, and what ages are reckoned by.
+
+    Those of versions that are pruned, and of snapshots, of which the newest ones say it too.
+    """
     wall = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
     readers = [
         str(path.relative_to(ROOT))
@@ -114,7 +118,8 @@ def test_no_wait_and_no_age_rests_on_a_clock_that_can_be_set() -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         if (node.value.id, node.attr) in wall
     ]
-    assert readers == ["pipeline/cli.py", "pipeline/cli_models.py", "pipeline/cli_retrain.py"]
+    commands = ["pipeline/cli.py", "pipeline/cli_models.py", "pipeline/cli_record.py", "pipeline/cli_retrain.py"]
+    assert readers == commands
     assert not importers("time.time") | importers("time.time_ns")
 
 
@@ -124,7 +129,18 @@ def test_each_half_of_pyarrow_has_one_importer() -> None:
 
 def test_what_needs_pyarrow_is_imported_where_it_is_asked_for() -> None:
     """A stream of JSON works without it."""
-    asked = "import sys, pipeline.lanes, pipeline.check, pipeline.train; print('pyarrow' in sys.modules)"
+    asked = "import sys, pipeline.lanes, pipeline.check, pipeline.train, pipeline.recorder; "
+    asked += "print('pyarrow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_recorder_works_without_torch() -> None:
+    """It is half a gigabyte that it has no use for."""
+    asked = (
+        "import sys, pipeline.recorder, pipeline.connectors.snapshots, pipeline.connectors.kafka, pipeline.fields; "
+    )
+    asked += "import pipeline.connectors.registry, pipeline.health; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
 

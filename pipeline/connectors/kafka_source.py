@@ -147,6 +147,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             self._consumer.resume(place)
         self._position[partition] = offset
 
+    def pause(self, partition: TopicPartition) -> None:
+        with self._lock:
+            if partition in self._assigned:
+                self._consumer.pause(ClientPartition(*partition))
+
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._require_assigned(offsets)
         try:

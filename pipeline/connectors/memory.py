@@ -137,6 +137,9 @@ class MemorySource:
         if partition in self._assigned:
             self._position[partition] = offset
 
+    def pause(self, partition: TopicPartition) -> None:
+        self._position.pop(partition, None)
+
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         gone = [place for place in offsets if place not in self._assigned]
         if gone or self not in self._broker.members:
@@ -257,6 +260,9 @@ class MemoryStorage:
     def list(self, folder: str) -> list[str]:
         # What is written on another thread meanwhile is seen or not, as in the real one.
         return sorted(name for name in self.objects.copy() if name.startswith(f"{folder}/"))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {name: len(self.objects[name]) for name in self.list(folder)}
 
     def delete(self, name: str) -> None:
         self.objects.pop(name, None)

@@ -1,238 +1,204 @@
-"""Parquet files of `offkey evaluate`: labelled series and tables in, scores out.
+"""Parquet files <-> columns of numpy: the one place that knows pyarrow's files.
 
-A series has the columns `timestamp` (ms, or a Parquet time), `train` (rows that a detector may learn from),
-`scored` (rows that count), `label` (0 or 1), and its features. A table of independent rows has `label` and its
-features. The folder names the group, the file the series.
+A column is an array of numbers or truth values, or `Coded` names; NaN is stored as null. What the columns mean is
+told by those who write them: `pipeline.connectors.labelled` and `pipeline.connectors.snapshot_files`.
 
-What would make a figure meaningless is refused: no label, no training rows, values that are no numbers, time in
-disorder. What a person should know and may have meant is remarked upon.
-
-Legend: N rows, F features.
+Integers that mostly rise, such as offsets and times, are stored as differences; of names each once. Pages have
+checksums, which are checked as they are read.
 """
 
 import contextlib
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from models.spec import shortened
 from pipeline.errors import ConfigError
-from pipeline.fields import is_called_like_a_label
 
 try:
     import pyarrow
     import pyarrow.parquet
 except ModuleNotFoundError as error:
     raise ConfigError(
-        "Parquet files need pyarrow, which is not installed: pip install 'offkey[evaluate]'"
+        "Parquet files need pyarrow, which is not installed: pip install 'offkey[evaluate]', or 'offkey[arrow]' "
+        "where nothing is evaluated"
     ) from error
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
 
-ROLES = ("timestamp", "train", "scored", "label")
-_MOST_STEPS_BACK = 0.01
-"""Share of a series' steps that may stand still or go back, as at the end of summer time; more is disorder."""
-_CONFIGURATION = b"offkey.configuration"
+ROWS_A_GROUP = 131_072
+"""Rows that are read at once, and that statistics let a reader pass over."""
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """The rows of one file; of a table every row counts, and none has a time."""
+class ParquetError(ValueError):
+    """What was read is no whole Parquet file."""
 
-    group: str
-    name: str
-    features: tuple[str, ...]
-    x_NF: FloatArray
-    label_N: BoolArray
-    time_ms_N: IntArray
-    """Of a table: the row's number."""
-    train_N: BoolArray | None
-    """None for a table: its setting says which rows are learned from."""
-    scored_N: BoolArray
-    remarks: tuple[str, ...] = field(default=())
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A column of names, each held once."""
+
+    names: Sequence[str]
+    code_N: npt.NDArray[np.integer[Any]]
+
+
+class Columns:
+    """Rows of a file."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self.names: list[str] = list(table.column_names)
+        self.rows: int = table.num_rows
+
+    def kind(self, name: str) -> str:
+        """Return what a column holds, in words."""
+        return str(self._table[name].type)
+
+    def array(self, name: str) -> Array:
+        """Return a column of numbers as it is; null is NaN."""
+        found: Array = self._table[name].to_numpy()
+        return found
+
+    def floats(self, name: str) -> FloatArray | None:
+        """Return a column of numbers or truth values, NaN where it is empty; None: it holds neither."""
+        column, types = self._table[name], pyarrow.types
+        kind = column.type
+        if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+            return None
+        found: FloatArray = column.cast(pyarrow.float64(), safe=False).to_numpy()
+        return found
+
+    def whole_ms(self, name: str) -> IntArray | None:
+        """Return a column of times, in ms; None: it holds others than whole numbers or times, or one is empty."""
+        column = self._table[name]
+        if pyarrow.types.is_timestamp(column.type):
+            column = column.cast(pyarrow.timestamp("ms", tz=column.type.tz), safe=False).cast(pyarrow.int64())
+        if not pyarrow.types.is_integer(column.type) or column.null_count:
+            return None
+        found: IntArray = column.cast(pyarrow.int64()).to_numpy()
+        return found
+
+    def coded(self, name: str) -> Coded:
+        """Return a column of names."""
+        column = self._table[name].combine_chunks()
+        parts = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
+        if not parts:
+            return Coded((), np.zeros(0, np.int64))
+        whole = pyarrow.chunked_array(parts).unify_dictionaries()
+        codes = [part.indices.to_numpy() for part in whole.chunks]
+        return Coded(whole.chunk(0).dictionary.to_pylist(), np.concatenate(codes))
+
+
+class Reader:
+    """A Parquet file, by its path or as its bytes, that is read whole or group by group."""
+
+    def __init__(self, source: Path | bytes) -> None:
+        """Read what the file tells of itself.
+
+        Raises:
+            ParquetError: it is no whole Parquet file.
+            OSError: the path cannot be read.
+        """
+        self._is_path = isinstance(source, Path)
+        with self._translated():
+            self._file = pyarrow.parquet.ParquetFile(
+                source if self._is_path else pyarrow.BufferReader(source), page_checksum_verification=True
+            )
+            self._schema = self._file.schema_arrow
+        self.names: list[str] = list(self._schema.names)
+        self.rows: int = self._file.metadata.num_rows
+        self.groups: int = self._file.metadata.num_row_groups
 
     @property
-    def kind(self) -> str:
-        """`series` or `table`."""
-        return "table" if self.train_N is None else "series"
+    def kinds(self) -> dict[str, str]:
+        """What each column holds, in words."""
+        return {field.name: str(field.type) for field in self._schema}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What was written beside the columns."""
+        kept = {key.decode(): text.decode() for key, text in (self._schema.metadata or {}).items()}
+        return {key: text for key, text in kept.items() if key.startswith("offkey.")}
+
+    def bounds(self, group: int, name: str) -> tuple[Any, Any] | None:
+        """Return the least and the largest value of a group of rows; None: the file does not tell."""
+        column = self._file.metadata.row_group(group).column(self.names.index(name))
+        found = column.statistics
+        return (found.min, found.max) if found is not None and found.has_min_max else None
+
+    def read(self, group: int | None = None) -> Columns:
+        """Return all rows, or those of one group; raises as the file itself does."""
+        with self._translated():
+            if group is None:
+                return Columns(self._file.read(use_threads=False))
+            return Columns(self._file.read_row_group(group, use_threads=False))
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+            raise ParquetError(_first_line(error)) from error
+        except OSError as error:
+            if self._is_path and error.errno is not None:
+                raise
+            # So the library calls damage inside of a file.
+            raise ParquetError(_first_line(error)) from error
 
 
-def read_labelled(path: Path) -> Labelled:
-    """Return what one file holds, checked.
+class Writer:
+    """Writes the rows of one file, portion by portion, into memory."""
 
-    Raises:
-        ConfigError: it cannot be read, or not be evaluated; the text says which column, and what to do.
-    """
-    table = _table(path)
-    names = list(table.column_names)
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise ConfigError(f"{path}: column {doubled[0]!r} is there twice; rename or drop one")
-    if "label" not in names:
-        raise ConfigError(
-            f"{path}: there is no column `label` (0 normal, 1 anomalous), so nothing can be measured; add it, or "
-            f"use `offkey train` for data without labels. There are: {shortened(names)}"
-        )
-    lacking = [role for role in ROLES[:3] if role not in names]
-    if 0 < len(lacking) < 3:
-        raise ConfigError(
-            f"{path}: there is no column `{lacking[0]}`; a series has timestamp, train, scored, label and "
-            "features, a table of independent rows label and features"
-        )
-    if not table.num_rows:
-        raise ConfigError(f"{path}: holds no rows")
-    features = tuple(name for name in names if name not in ROLES)
-    if not features:
-        raise ConfigError(f"{path}: there is no feature beside {', '.join(names)}")
-    label_N = _flags(path, table, "label")
-    x_NF = np.column_stack([_feature(path, table, name) for name in features])
-    remarks = _leaks(path, features, x_NF, label_N)
-    group, rows = path.resolve().parent.name, table.num_rows
-    if lacking:
-        scored_N = np.ones(rows, np.bool_)
-        _check_labels(path, label_N, scored_N)
-        return Labelled(group, path.stem, features, x_NF, label_N, np.arange(rows), None, scored_N, tuple(remarks))
-    train_N, scored_N = _flags(path, table, "train"), _flags(path, table, "scored")
-    if not train_N.any():
-        raise ConfigError(f"{path}: no row is marked `train`, so there is nothing to learn from; mark some")
-    if not scored_N.any():
-        raise ConfigError(f"{path}: no row is marked `scored`, so there is nothing to measure; mark some")
-    _check_labels(path, label_N, scored_N)
-    time_ms_N, more = _time(path, table)
-    remarks += more
-    if (train_N & scored_N).any():
-        both = int((train_N & scored_N).sum())
-        remarks.append(f"{path}: {both:,} rows are both `train` and `scored`; figures of rows learned from flatter")
-    return Labelled(group, path.stem, features, x_NF, label_N, time_ms_N, train_N, scored_N, tuple(remarks))
+    def __init__(self, facts: Mapping[str, str]) -> None:
+        self._facts = facts
+        self._sink = pyarrow.BufferOutputStream()
+        self._writer: Any = None
+
+    def add(self, columns: Mapping[str, Array | Coded]) -> None:
+        """Append rows; each portion has the same columns, of the same types."""
+        arrays = {name: _arrow(column) for name, column in columns.items()}
+        table = pyarrow.table(arrays).replace_schema_metadata(dict(self._facts))
+        if self._writer is None:
+            kinds = {field.name: field.type for field in table.schema}
+            differences = [name for name, kind in kinds.items() if pyarrow.types.is_integer(kind)]
+            self._writer = pyarrow.parquet.ParquetWriter(
+                self._sink,
+                table.schema,
+                compression="zstd",
+                use_dictionary=[name for name, column in columns.items() if isinstance(column, Coded)],
+                column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
+                write_page_checksum=True,
+            )
+        self._writer.write_table(table, row_group_size=ROWS_A_GROUP)
+
+    def finish(self) -> memoryview:
+        """Return the file's bytes."""
+        assert self._writer is not None, "a file has columns"
+        self._writer.close()
+        # Its own format is of signed bytes.
+        return memoryview(self._sink.getvalue()).cast("B")
 
 
-def write_scores(
-    path: Path, time_ms_N: IntArray, label_N: BoolArray, scores: Mapping[str, FloatArray], configuration: str
-) -> None:
-    """Write a score file, whole or not at all; `configuration` says later what it was made with."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pyarrow.table({"timestamp": time_ms_N, "label": label_N.astype(np.int8), **scores})
-    table = table.replace_schema_metadata({_CONFIGURATION: configuration.encode()})
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pyarrow.parquet.write_table(table, unfinished, compression="zstd")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def encode(columns: Mapping[str, Array | Coded], facts: Mapping[str, str]) -> memoryview:
+    """Return the bytes of a file of these columns."""
+    writer = Writer(facts)
+    writer.add(columns)
+    return writer.finish()
 
 
-def read_scores(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the columns of a score file."""
-    table = _table(path)
-    return {name: table[name].to_numpy() for name in table.column_names}
+def _arrow(column: Array | Coded) -> Any:
+    if isinstance(column, Coded):
+        codes = pyarrow.array(column.code_N.astype(np.int32))
+        return pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(column.names, pyarrow.string()))
+    if column.dtype.kind == "f" and np.isnan(column).any():
+        return pyarrow.array(column, from_pandas=True)
+    return pyarrow.array(column)
 
 
-def configuration_of(path: Path) -> str | None:
-    """Return what a score file was made with; None where there is no such file, or it is none of ours."""
-    try:
-        metadata = pyarrow.parquet.read_schema(path).metadata or {}
-    except (FileNotFoundError, pyarrow.ArrowInvalid):
-        return None
-    kept = metadata.get(_CONFIGURATION)
-    return None if kept is None else str(kept.decode())
-
-
-def _table(path: Path) -> Any:
-    with _translated(path):
-        # By name alone: a folder called `group=a` would otherwise become a column.
-        return pyarrow.parquet.ParquetFile(path).read()
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except pyarrow.ArrowInvalid as error:
-        raise ConfigError(
-            f"{path}: is not a whole Parquet file ({str(error).splitlines()[0]}); write it with pyarrow or pandas"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _feature(path: Path, table: Any, name: str) -> FloatArray:
-    column = table[name]
-    kind = column.type
-    numeric = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind)
-    if not numeric:
-        raise ConfigError(f"{path}: column {name!r} holds {kind}, not numbers; drop it or encode it as numbers")
-    x_N: FloatArray = column.cast(pyarrow.float64(), safe=False).to_numpy()
-    bad = np.flatnonzero(~np.isfinite(x_N))
-    if len(bad):
-        raise ConfigError(
-            f"{path}: column {name!r} holds {len(bad):,} empty or infinite values, the first in row {bad[0]:,}; "
-            "fill them or drop those rows"
-        )
-    return x_N
-
-
-def _flags(path: Path, table: Any, name: str) -> BoolArray:
-    column = table[name]
-    numeric = pyarrow.types.is_boolean(column.type) or pyarrow.types.is_integer(column.type)
-    if not numeric and not pyarrow.types.is_floating(column.type):
-        raise ConfigError(f"{path}: column `{name}` holds {column.type}; it takes 0 and 1")
-    value_N = column.cast(pyarrow.float64(), safe=False).to_numpy()
-    bad = np.flatnonzero((value_N != 0) & (value_N != 1))
-    if len(bad):
-        raise ConfigError(f"{path}: column `{name}` takes 0 and 1; row {bad[0]:,} holds {value_N[bad[0]]:g}")
-    return np.asarray(value_N == 1, np.bool_)
-
-
-def _check_labels(path: Path, label_N: BoolArray, scored_N: BoolArray) -> None:
-    anomalies = int(label_N[scored_N].sum())
-    if anomalies == 0:
-        raise ConfigError(f"{path}: no scored row is labelled 1, so nothing can be found; leave the file out")
-    if anomalies == int(scored_N.sum()):
-        raise ConfigError(f"{path}: all scored rows are labelled 1; normal is 0, anomalous is 1")
-
-
-def _time(path: Path, table: Any) -> tuple[IntArray, list[str]]:
-    column = table["timestamp"]
-    if pyarrow.types.is_timestamp(column.type):
-        column = column.cast(pyarrow.timestamp("ms", tz=column.type.tz), safe=False).cast(pyarrow.int64())
-    if not pyarrow.types.is_integer(column.type) or column.null_count:
-        raise ConfigError(f"{path}: column `timestamp` takes whole milliseconds, none of them empty")
-    time_ms_N: IntArray = column.cast(pyarrow.int64()).to_numpy()
-    step_N = np.diff(time_ms_N)
-    still = np.flatnonzero(step_N <= 0)
-    if not len(still):
-        return time_ms_N, []
-    row = int(still[0]) + 1
-    if len(still) > _MOST_STEPS_BACK * len(step_N):
-        raise ConfigError(
-            f"{path}: `timestamp` repeats or goes back {len(still):,} times, first in row {row:,}; sort the rows "
-            "by time, keep one of equal ones, and one series a file"
-        )
-    return time_ms_N, [
-        f"{path}: `timestamp` repeats or goes back {len(still):,} times, first in row {row:,}; rows count in the "
-        "order of the file"
-    ]
-
-
-def _leaks(path: Path, features: tuple[str, ...], x_NF: FloatArray, label_N: BoolArray) -> list[str]:
-    """Return a warning for each feature that is the label, or is called like one."""
-    remarks = []
-    for name, x_N in zip(features, x_NF.T, strict=True):
-        if is_called_like_a_label(name):
-            remarks.append(f"{path}: feature {name!r} is called like a label; drop it if it is one")
-        elif label_N.any() and not label_N.all() and _tells_apart(x_N, label_N):
-            remarks.append(f"{path}: feature {name!r} is the label under another name; drop it")
-    return remarks
-
-
-def _tells_apart(x_N: FloatArray, label_N: BoolArray) -> bool:
-    """Tell whether a column has one value on all labelled rows and another one on all others."""
-    one, other = x_N[label_N], x_N[~label_N]
-    return bool(one[0] != other[0] and (one == one[0]).all() and (other == other[0]).all())
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

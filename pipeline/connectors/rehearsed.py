@@ -75,6 +75,9 @@ class RehearsedSource:
     def start(self, partition: TopicPartition, offset: int) -> None:
         """Records come from the first one prepared."""
 
+    def pause(self, partition: TopicPartition) -> None:
+        """Nobody prepares more than is asked for."""
+
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Nobody reads what is committed."""
 

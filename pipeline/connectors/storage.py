@@ -95,8 +95,12 @@ class ObjectStorage:
 
     def list(self, folder: str) -> list[str]:
         """Return the names of all objects below a folder, sorted."""
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the size in bytes of each object below a folder, by name."""
         with self._translated("list", folder):
-            return sorted(found["path"] for part in obstore.list(self._store, f"{folder}/") for found in part)
+            return {each["path"]: each["size"] for part in obstore.list(self._store, f"{folder}/") for each in part}
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is fine."""

@@ -29,7 +29,7 @@ from typing import TypeVar
 
 import models
 from models import architectures
-from pipeline.connectors.parquet import configuration_of, read_labelled
+from pipeline.connectors.labelled import configuration_of, read_labelled
 from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.judge import Online, Task, check_architecture, judge
 from pipeline.jobs.results import Key, Result, read_results, write_results
@@ -310,6 +310,7 @@ def _configuration(path: Path, kind: str, options: Options, code: str) -> str:
 _RECKONING = (
     "models",
     "pipeline/stages",
+    "pipeline/connectors/labelled.py",
     "pipeline/connectors/parquet.py",
     "pipeline/jobs/judge.py",
     "pipeline/jobs/results.py",

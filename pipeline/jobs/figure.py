@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.connectors.parquet import Labelled, read_labelled, read_scores
+from pipeline.connectors.labelled import Labelled, read_labelled, read_scores
 from pipeline.errors import ConfigError
 from pipeline.jobs.results import Result
 

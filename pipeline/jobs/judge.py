@@ -30,7 +30,7 @@ from models.online_tail import SERIES_PACE
 from models.plan import DEFAULT, Plan, plan_of
 from models.spec import Kind
 from pipeline.budgets import parse_budget
-from pipeline.connectors.parquet import Labelled, read_labelled, write_scores
+from pipeline.connectors.labelled import Labelled, read_labelled, write_scores
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.false_incidents import FalseIncidents, false_incidents
 from pipeline.jobs.results import CAUSAL, SETTLED, Result, series_measures

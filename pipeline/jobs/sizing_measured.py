@@ -29,6 +29,7 @@ import pipeline.connectors.kafka
 import pipeline.health  # noqa: F401  # a worker holds these too
 from models.detector import Detector
 from models.files import from_files
+from pipeline.collector import quiet_collector
 from pipeline.config import StreamSettings
 from pipeline.connectors.rehearsed import RehearsedSource
 from pipeline.jobs.sizing_loop import Loop, Polls
@@ -39,7 +40,6 @@ from pipeline.part_memory import Arrays
 from pipeline.protocols import TopicPartition
 from pipeline.stages.windows import MANY
 from pipeline.stream import Lane
-from pipeline.worker import quiet_collector
 
 _FEW = 89
 """Series whose state is repeated."""

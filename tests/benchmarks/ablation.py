@@ -24,7 +24,7 @@ from models.mapping import Delay, reach_of
 from models.plan import plan_of
 from models.scaling import tamed
 from models.views import ViewConfig
-from pipeline.connectors.parquet import Labelled, read_labelled
+from pipeline.connectors.labelled import Labelled, read_labelled
 
 CPU = torch.device("cpu")
 LEVEL, SHAPE, MOMENT = 0, 1, 2

@@ -25,13 +25,14 @@ import numpy as np
 import pyarrow
 import torch
 
+from pipeline.collector import quiet_collector
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, open_delivery
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.lanes import build_lane
 from pipeline.protocols import Message
-from pipeline.worker import Worker, WorkerOptions, quiet_collector
+from pipeline.worker import Worker, WorkerOptions
 from tests.arrows import stream_of
 from tests.benchmarks.worker_throughput import (
     BEGIN_MS,

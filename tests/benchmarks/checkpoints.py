@@ -24,11 +24,11 @@ import torch
 
 from models.detector import Detector
 from pipeline.checkpointing import Checkpointing, Progress
+from pipeline.collector import quiet_collector
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import Part, PartitionRecords, TopicPartition
 from pipeline.stream import Lane
-from pipeline.worker import quiet_collector
 from tests.benchmarks.many_series import TOPIC, lane_of, live_polls, model, state_of_many
 
 SERIES, POLLED, INTERVALS, RESTORES = 1_000_000, 1_000, 12, 5

@@ -19,7 +19,7 @@ import torch
 from models.dataset import Columns
 from models.fitting import fit_detector
 from models.plan import plan_of
-from pipeline.connectors.parquet import read_labelled
+from pipeline.connectors.labelled import read_labelled
 
 NETWORKS = ("vanilla", "sparse", "denoising", "variational", "convolutional", "recurrent")
 WAYS: Mapping[str, Mapping[str, Any]] = {

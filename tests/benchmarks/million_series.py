@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.collector import quiet_collector
 from pipeline.jobs.sizing_memory import resident_bytes
 from pipeline.protocols import PartitionRecords
-from pipeline.worker import Worker, quiet_collector
+from pipeline.worker import Worker
 from tests.benchmarks.many_series import lane_of, live_polls, model, state_of_many
 from tests.benchmarks.many_series_kafka import INTERVAL_S, PLACE, Deployment, deployed
 

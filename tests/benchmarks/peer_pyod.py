@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.connectors.parquet import Labelled, configuration_of, read_labelled, write_scores
+from pipeline.connectors.labelled import Labelled, configuration_of, read_labelled, write_scores
 from pipeline.jobs.results import CAUSAL, SETTLED, Result, read_results, series_measures, write_results
 
 FloatArray = npt.NDArray[np.float64]

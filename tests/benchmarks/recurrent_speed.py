@@ -37,7 +37,7 @@ from models.detector import windows_of_rows
 from models.evaluation import period, vus
 from models.fitting import fit_detector
 from models.plan import plan_of
-from pipeline.connectors.parquet import Labelled, read_labelled
+from pipeline.connectors.labelled import Labelled, read_labelled
 from tests.benchmarks.robust_training import drawn
 
 SHAPES = ((64, 3), (50, 3), (32, 6), (128, 1), (50, 38), (32, 76))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.worker import quiet_collector
+from pipeline.collector import quiet_collector
 from tests.benchmarks.many_series import model, state_of_many
 from tests.benchmarks.many_series_kafka import INTERVAL_S, PLACE, deployed
 

@@ -28,7 +28,7 @@ from models.fitting import fit_detector
 from models.mapping import Delay
 from models.plan import DEFAULT, plan_of
 from models.views import View
-from pipeline.connectors.parquet import read_labelled
+from pipeline.connectors.labelled import read_labelled
 from tests.benchmarks.robust_training import drawn
 
 KINDS, SEEDS, SAMPLES = ("outages", "faults", "spikes"), (0, 1, 2), (1, 4, 16)

@@ -26,6 +26,7 @@ import torch
 from models.detector import Detector
 from models.fitting import fit_detector
 from models.plan import plan_of
+from pipeline.collector import quiet_collector
 from pipeline.config import StreamSettings
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
@@ -33,7 +34,7 @@ from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource,
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.lanes import build_lane
 from pipeline.protocols import Message
-from pipeline.worker import Worker, WorkerOptions, quiet_collector
+from pipeline.worker import Worker, WorkerOptions
 from tests.brokers import MISSING, ApacheBroker
 
 RECORDS, SERIES, RUNS = 300_000, 1_000, 5

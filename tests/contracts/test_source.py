@@ -79,6 +79,22 @@ def test_start_moves_a_running_partition(world: World) -> None:
     assert read(source, 17)[0].offset == 3
 
 
+def test_a_paused_partition_brings_nothing_until_it_is_started(world: World) -> None:
+    world.produce(20)
+    source = world.new_source()
+    place = gain(source)
+    source.start(place, 0)
+    read(source, 20)
+    source.pause(place)
+    world.produce(10, first=20)
+    for _ in range(5):
+        assert not source.poll(0.2)
+    assert source.assignment().lost == frozenset()
+    source.commit({place: 15})
+    source.start(place, 15)
+    assert [record.offset for record in read(source, 15)] == list(range(15, 30))
+
+
 def test_a_partition_goes_to_the_member_that_stays(world: World) -> None:
     world.produce(10)
     first = world.new_source()

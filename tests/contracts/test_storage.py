@@ -45,6 +45,13 @@ def test_what_is_put_is_got_and_listed(storage: ObjectStorage, name: str) -> Non
     assert storage.list("folder") == []
 
 
+def test_sizes_are_those_of_the_content(storage: ObjectStorage) -> None:
+    storage.put("folder/a", b"four")
+    storage.put("folder/b/c", b"")
+    storage.put("other/d", b"x")
+    assert storage.sizes("folder") == {"folder/a": 4, "folder/b/c": 0}
+
+
 def test_a_folder_is_not_listed_by_the_start_of_its_name(storage: ObjectStorage) -> None:
     storage.put("models/web/1", b"")
     storage.put("models/web-2/1", b"")

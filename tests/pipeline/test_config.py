@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import load_settings
 from pipeline.errors import ConfigError
-from pipeline.setting_types import split_path
+from pipeline.setting_types import parse_size, split_path
 from tests.schemas import generated, text_of
 
 GOOD = "streams:\n  machines:\n    topic: metrics\n"
@@ -65,7 +65,14 @@ MISTAKES = [
     (GOOD + "kafka: {max_poll_records: 1" + "0" * 30 + "}\n", ":4: kafka.max_poll_records is 10000"),
     (GOOD + "metrics: {port: 70000}\n", ":4: metrics.port is 70000; it takes 65535 or less"),
     (GOOD + "metrics: {host: ''}\n", ":4: metrics.host: '' is no name"),
-    # Times and budgets.
+    # Sizes, times and budgets.
+    (
+        GOOD + "    record: {keep_bytes: 5 parsecs}\n",
+        ":4: streams.machines.record.keep_bytes: '5 parsecs' is no size; write for example 64 MiB or 100 GB",
+    ),
+    (GOOD + "    record: {keep_bytes: 0}\n", ":4: streams.machines.record.keep_bytes: 0 is too small"),
+    (GOOD + "recorder: {open_bytes: true}\n", ":4: recorder.open_bytes: True is no size"),
+    (GOOD + "    record: {keep: 0}\n", ":4: streams.machines.record.keep: 0 is too short or too long; write one"),
     (
         GOOD + "    max_ahead: 5 parsecs\n",
         ":4: streams.machines.max_ahead: '5 parsecs' is no duration; write for ex",
@@ -459,3 +466,27 @@ def test_a_maintenance_window_is_read_with_its_zone(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, f"{GOOD}    alerts:\n      maintenance:\n      - {window}\n"))
     (kept,) = settings.streams["machines"].alerts.maintenance
     assert (kept.series, kept.from_ms, kept.to_ms) == ("db-*", 1_772_398_800_500, 1_772_402_400_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (4096, 4096),
+        ("4096", 4096),
+        ("100 GB", 100 * 1000**3),
+        ("1.5 GiB", 3 * 2**29),
+        ("64MiB", 2**26),
+        ("2k", 2000),
+        ("7 B", 7),
+    ],
+)
+def test_sizes(text: str | int, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_what_is_kept_of_a_stream_unless_you_say(tmp_path: Path) -> None:
+    kept = load_settings(write(tmp_path, GOOD)).streams["machines"].record
+    assert (kept.keep, kept.keep_bytes) == (90 * 86_400, None)
+    never = load_settings(write(tmp_path, GOOD + "    record: {keep: never, keep_bytes: 2 TB}\n"))
+    assert never.streams["machines"].record.keep is None
+    assert never.streams["machines"].record.keep_bytes == 2 * 10**12

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from pipeline.connectors.parquet import read_scores
+from pipeline.connectors.labelled import read_scores
 from pipeline.errors import ConfigError
 from pipeline.jobs.evaluate import Options, Outcome, evaluate, parse_delays, plan
 from pipeline.jobs.evaluate_report import by_group, note, report

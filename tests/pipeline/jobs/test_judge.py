@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.evaluation import auroc
-from pipeline.connectors.parquet import configuration_of, read_scores
+from pipeline.connectors.labelled import configuration_of, read_scores
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.judge import Online, Task, check_architecture, judge, split_table
 from tests.labelled import MINUTE_MS, series_columns, table_columns, write

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow
 import pytest
 
-from pipeline.connectors.parquet import configuration_of, read_labelled, read_scores, write_scores
+from pipeline.connectors.labelled import configuration_of, read_labelled, read_scores, write_scores
 from pipeline.errors import ConfigError
 from tests.labelled import series_columns, table_columns, write
 

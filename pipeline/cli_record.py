@@ -1,0 +1,132 @@
+"""The command `offkey record`."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings, StreamSettings
+    from pipeline.protocols import Registry
+    from pipeline.recorder import Recorder
+    from pipeline.snapshots import Snapshots
+    from pipeline.stopping import Stop
+
+logger = logging.getLogger(__name__)
+
+
+def record(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")],
+    streams: Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")] = None,
+) -> None:
+    """Keep every accepted record in storage, as Parquet files, until SIGTERM or Ctrl-C."""
+    from pipeline.config import load_settings
+
+    settings = load_settings(config)
+    unknown = [name for name in streams or () if name not in settings.streams]
+    if unknown:
+        raise ConfigError(f"there is no stream {unknown[0]!r}; there are: {', '.join(settings.streams)}")
+    chosen = streams or list(settings.streams)
+
+    from pipeline.health import Health, serve
+    from pipeline.stopping import Stop, stop_on_signals
+
+    kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
+    health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
+    stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
+    host, port = (
+        settings.metrics.host,
+        serve(settings.metrics.host, settings.recorder.port, health, "recorder.port"),
+    )
+    with _recorder(settings, chosen, stop) as built:
+        from pipeline.collector import quiet_collector
+
+        logger.info("recording %s; metrics on http://%s:%d/metrics", ", ".join(chosen), host, port)
+        health.worker = built
+        quiet_collector()
+        built.run(stop)
+    logger.info("left the group")
+
+
+@contextlib.contextmanager
+def _recorder(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Iterator[Recorder]":
+    """Build the production recorder; it leaves its group when the block ends, in what is left of a stop's
+    budget."""
+    from dataclasses import replace
+
+    from pipeline.connectors.connection import Connection, GroupOptions
+    from pipeline.connectors.kafka import KafkaSource
+    from pipeline.connectors.registry import StoredRegistry
+    from pipeline.connectors.snapshots import StoredSnapshots
+    from pipeline.connectors.storage import ObjectStorage
+    from pipeline.fields import decoder_of
+    from pipeline.recorded_partitions import RecordedStream
+    from pipeline.recorder import Recorder, RecorderOptions
+    from pipeline.snapshots import Limits
+
+    kafka, options, storage = settings.kafka, settings.recorder, ObjectStorage(settings.storage)
+    snapshots, registry = StoredSnapshots(storage), StoredRegistry(storage)
+    recorded, limits = [], {}
+    for name in chosen:
+        stream = settings.streams[name]
+        features = _features(name, stream, registry, snapshots)
+        decoder = decoder_of(stream, features)
+        recorded.append(RecordedStream(name, stream.topic, decoder, features, stream.start, stream.max_series))
+        keep_ms = None if stream.record.keep is None else 1000 * stream.record.keep
+        limits[name] = Limits(keep_ms, stream.record.keep_bytes, options.merged_bytes)
+    group = replace(GroupOptions.of(kafka), group_id=f"{kafka.group_id}-recorder")
+    with contextlib.ExitStack() as opened:
+        source = KafkaSource(Connection.of(kafka), group, [stream.topic for stream in recorded])
+        opened.callback(lambda: source.close(min(5.0, stop.left_s())))
+        yield Recorder(
+            recorded,
+            source,
+            snapshots,
+            RecorderOptions(
+                file_rows=options.file_rows,
+                file_bytes=options.file_bytes,
+                file_age_s=options.file_age,
+                open_bytes=options.open_bytes,
+                tidy_every_s=options.tidy_every,
+                retry_deadline_s=settings.worker.retry_deadline,
+                limits=limits,
+            ),
+            lambda: int(datetime.now(UTC).timestamp() * 1000),
+        )
+
+
+def _features(name: str, stream: "StreamSettings", registry: "Registry", snapshots: "Snapshots") -> tuple[str, ...]:
+    """Return the features that a stream is recorded with: those of its configuration, or of its model.
+
+    Raises:
+        ConfigError: neither names any, or there are snapshots with others.
+        SnapshotError: the newest snapshot cannot be read.
+    """
+    features = tuple(stream.features or ())
+    if not features and (promotions := registry.promotions(name)):
+        manifest: Mapping[str, Sequence[str]] = json.loads(
+            registry.load(name, promotions[-1].version).files["manifest.json"]
+        )
+        features = tuple(manifest["features"])
+    if not features:
+        raise ConfigError(
+            f"stream {name}: what is to be recorded is named neither by `features` nor by a model; name them, or "
+            f"train first with: offkey train CONFIG {name}"
+        )
+    from models.spec import shortened
+
+    held = tuple(snapshots.features(name) or features)
+    if held != features:
+        raise ConfigError(
+            f"stream {name}: its snapshots hold the features {shortened(held)}, and {shortened(features)} are to "
+            "be recorded; all snapshots of a stream hold the same: set `features` back, or begin anew by moving "
+            f"snapshots/{name} out of its storage"
+        )
+    return features

@@ -1,0 +1,517 @@
+"""The recorder on memory: every accepted row once, however polls cut, processes die, partitions move and storage
+fails."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
+from pipeline.connectors.snapshot_names import DAY_MS
+from pipeline.errors import AssignmentLost, ConfigError, TransientError
+from pipeline.protocols import TopicPartition
+from pipeline.snapshots import Gap, Limits
+from pipeline.stopping import Stop
+from tests.arrows import arrow_of
+from tests.recording import HOLDING, Bench, finish, payloads, unflagged
+from tests.streams import SERIES, series_payloads
+
+PLACE = TopicPartition("metrics", 0)
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"offkey_{name}_total", {"stream": "machines", **labels}) or 0.0
+
+
+def files(bench: Bench) -> list[str]:
+    return [name for name in bench.storage.objects if name.endswith(".parquet")]
+
+
+def test_every_accepted_row_is_kept_and_late_ones_are_flagged() -> None:
+    bench, before = Bench(), counted("snapshot_rejected", reason="not_json")
+    rows, size = counted("snapshot_rows"), counted("snapshot_bytes")
+    bench.fill(payloads())
+    finish(bench.recorder())
+    expected = bench.expected()
+    assert bench.found() == expected
+    assert sum(map(len, expected.values())) < 300
+    assert any(row[4] for row in expected[PLACE])
+    assert counted("snapshot_rows") - rows == sum(map(len, expected.values()))
+    assert counted("snapshot_bytes") - size == sum(len(bench.storage.objects[name]) for name in files(bench))
+    assert counted("snapshot_rejected", reason="not_json") - before == 300 - sum(map(len, expected.values()))
+    assert bench.broker.committed == {TopicPartition("metrics", n): 150 for n in (0, 1)}
+
+
+def test_records_of_many_rows() -> None:
+    settings = SERIES.model_copy(update={"format": "arrow", "series": ["host"]})
+    bench = Bench(settings=settings, partitions=1)
+    bench.fill(arrow_of(series_payloads(60), cuts=range(0, 240, 7)), days=1)
+    finish(bench.recorder())
+    found = bench.found()[PLACE]
+    assert found == bench.expected()[PLACE]
+    assert len(found) > 100
+    assert {row[1] for row in found} >= set(range(7))
+
+
+@given(
+    polls=st.lists(st.integers(1, 60), min_size=1, max_size=5),
+    file_rows=st.integers(1, 90),
+    file_bytes=st.sampled_from([1, 2000, 10**6]),
+    seed=st.integers(0, 3),
+)
+def test_cuts_of_polls_and_files_do_not_matter(
+    polls: list[int], file_rows: int, file_bytes: int, seed: int
+) -> None:
+    bench = Bench()
+    bench.fill(payloads(120, seed))
+    recorder = bench.recorder(file_rows=file_rows, file_bytes=file_bytes)
+    turn = 0
+    while recorder.step() or turn < 3:
+        recorder.source._max_poll_records = polls[turn % len(polls)]  # type: ignore[attr-defined]
+        turn += 1
+    recorder.close_files()
+    assert bench.found() == bench.expected()
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Fate:
+    """Ends the process before or after one of the calls to what is outside of it."""
+
+    def __init__(self, at: int, after: bool) -> None:
+        self.left, self.after = at, after
+
+    def wrap(self, part: Any) -> Any:
+        fate = self
+
+        class Outside:
+            def __getattr__(self, name: str) -> Any:
+                found = getattr(part, name)
+                if name not in ("poll", "commit", "start", "committed", "create", "list", "sizes", "get", "delete"):
+                    return found
+
+                def call(*arguments: Any) -> Any:
+                    fate.left -= 1
+                    if fate.left == 0 and not fate.after:
+                        raise Killed
+                    answer = found(*arguments)
+                    if fate.left == 0:
+                        raise Killed
+                    return answer
+
+                return call
+
+        return Outside()
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_end_between_any_two_lines_loses_and_repeats_nothing(after: bool) -> None:
+    """Small files are merged between the polls, and what was merged is removed."""
+    at, ended = 0, True
+    while ended:
+        at += 1
+        bench, merged = Bench(partitions=1), counted("snapshot_files_merged")
+        bench.keep(Limits())
+        bench.fill(payloads(60))
+        options: dict[str, Any] = {"file_rows": 5, "max_poll_records": 6}
+        try:
+            finish(bench.recorder(Fate(at, after).wrap, **options))
+            ended = False
+        except Killed:
+            bench.broker.members.clear()
+            finish(bench.recorder(**options))
+        assert unflagged(bench.found()) == unflagged(bench.expected()), at
+        assert bench.broker.committed == {PLACE: 60}
+    assert at > 60
+    assert counted("snapshot_files_merged") > merged
+
+
+def test_a_file_is_there_before_its_end_is_committed_and_a_restart_goes_on_behind_it() -> None:
+    bench, ends = Bench(partitions=1), []  # type: tuple[Bench, list[int]]
+    bench.fill(payloads(100))
+
+    class Committing:
+        """Notes what is committed, and ends the process at the third file's end."""
+
+        def __init__(self, source: Any) -> None:
+            self.source = source
+
+        def commit(self, offsets: dict[TopicPartition, int]) -> None:
+            (kept,) = bench.snapshots.kept("machines", {PLACE: "metrics#1"}).values()
+            assert offsets[PLACE] <= kept.ranges[-1].end
+            ends.append(offsets[PLACE])
+            if len(ends) == 4:
+                raise Killed
+            self.source.commit(offsets)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.source, name)
+
+    recorder = bench.recorder(lambda part: part if part is bench.storage else Committing(part), file_rows=10)
+    with pytest.raises(Killed):
+        finish(recorder)
+    assert bench.broker.committed[PLACE] == ends[2] < ends[3]
+    bench.broker.members.clear()
+    again = bench.recorder()
+    again.partitions.follow_assignment()
+    assert again.partitions.open[PLACE].begin == ends[3]
+
+
+def test_a_partition_that_moves_is_read_again_from_its_last_file() -> None:
+    bench = Bench()
+    bench.fill(payloads())
+    first = bench.recorder(file_rows=10**6)
+    for _ in range(4):
+        first.step()
+    second = bench.recorder()
+    for _ in range(30):
+        first.step()
+        second.step()
+    assert {len(each.partitions.open) for each in (first, second)} == {1}
+    finish(first)
+    finish(second)
+    assert unflagged(bench.found()) == unflagged(bench.expected())
+
+
+def test_rows_outlive_a_rebalance_that_changes_nothing() -> None:
+    bench = Bench(partitions=1)
+    bench.fill(payloads(100))
+    recorder = bench.recorder(file_rows=10**6)
+    recorder.step()
+    source: Any = recorder.source
+    source._told = frozenset()
+    recorder.step()
+    assert recorder.partitions.open[PLACE].rows > 30
+    bench.broker.committed[PLACE] = 7
+    source._told = frozenset()
+    recorder.partitions.follow_assignment()
+    assert recorder.partitions.open[PLACE].rows == 0
+    finish(recorder)
+    assert bench.found() == bench.expected()
+
+
+def test_one_that_lost_its_partition_without_knowing_does_no_harm() -> None:
+    bench = Bench(partitions=1)
+    bench.fill(payloads(100))
+    late = bench.recorder(file_rows=10**6)
+    late.step()
+    source: Any = late.source
+    bench.broker.members.remove(source)
+    owner = bench.recorder()
+    finish(owner)
+    with pytest.raises(AssignmentLost):
+        late.close_files()
+    assert len(late.partitions.open) == 0
+    assert bench.broker.committed[PLACE] == 100
+    assert bench.found() == bench.expected()
+
+
+def test_a_file_is_closed_by_rows_by_bytes_and_by_age() -> None:
+    bench = Bench(partitions=1)
+    bench.fill(payloads(100), days=0)
+    recorder = bench.recorder(max_poll_records=20, file_rows=30, file_age_s=60)
+    recorder.step()
+    assert files(bench) == []
+    recorder.step()
+    assert len(files(bench)) == 1
+    for now_s, closed in ((10.0, 1), (20.0, 2), (30.0, 2), (89.0, 2), (90.0, 3)):
+        bench.now_s = now_s
+        recorder.step()
+        assert len(files(bench)) == closed, now_s
+    small = Bench(partitions=1)
+    small.fill(payloads(100), days=0)
+    finish(small.recorder(max_poll_records=10, file_rows=10**6, file_bytes=1))
+    assert len(files(small)) == 10
+
+
+def test_rows_of_all_partitions_together_are_bounded() -> None:
+    bench = Bench(partitions=4)
+    bench.fill(payloads(400), days=0)
+    recorder = bench.recorder(max_poll_records=40, file_rows=10**6, open_bytes=3000)
+    for _ in range(8):
+        recorder.step()
+        assert sum(rows.size_bytes for rows in recorder.partitions.open.values()) <= 3000
+    finish(recorder)
+    assert bench.found() == bench.expected()
+
+
+def test_storage_that_is_away_is_waited_for_in_bounded_memory(caplog: pytest.LogCaptureFixture) -> None:
+    bench, before = Bench(), counted("snapshot_writes_failed")
+    bench.fill(payloads(2000), days=0)
+    recorder = bench.recorder(open_bytes=8000)
+    recorder.step()
+    most = 0
+    bench.storage.left = 0
+    for _ in range(600):
+        recorder.step()
+        bench.now_s += 1
+        most = max(most, sum(rows.size_bytes for rows in recorder.partitions.open.values()))
+    assert most < 8000 + 23 * 100
+    assert "storage is away" in recorder.trouble
+    assert recorder.joined
+    assert 15 < counted("snapshot_writes_failed") - before < 40, "it is tried again, and ever less often"
+    assert caplog.text.count("no file: storage is away") == 1
+    bench.storage.left = float("inf")
+    caplog.set_level(logging.INFO)
+    bench.now_s += 30
+    finish(recorder)
+    assert recorder.trouble == ""
+    assert caplog.text.count("storage takes files again") == 1
+    assert bench.found() == bench.expected()
+
+
+@pytest.mark.parametrize("error", [TransientError("storage is full"), ConfigError("no right to write")])
+def test_storage_that_never_took_a_file(error: Exception) -> None:
+    class Full:
+        def __init__(self, storage: Any) -> None:
+            self.storage = storage
+
+        def create(self, name: str, content: bytes) -> bool:
+            if name.endswith(".parquet"):
+                raise error
+            return bool(self.storage.create(name, content))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.storage, name)
+
+    bench = Bench(partitions=1)
+    bench.fill(payloads(100))
+    recorder = bench.recorder(lambda part: Full(part) if part is bench.storage else part)
+    if isinstance(error, ConfigError):
+        with pytest.raises(ConfigError, match="no right to write"):
+            finish(recorder)
+    else:
+        finish(recorder)
+        assert recorder.trouble == "storage is full"
+    assert bench.broker.committed[PLACE] == 0
+    assert bench.found() == {}
+
+
+def run(recorder: Any, steps: int) -> None:
+    """Run the loop for so many steps, the last of which sets the stop."""
+    stop, step, left = Stop(), recorder.step, iter(range(steps - 1))
+
+    def counting() -> int:
+        if next(left, None) is None:
+            stop.set()
+        return int(step())
+
+    recorder.step = counting
+    recorder.run(stop)
+
+
+def test_a_stop_closes_all_files_and_commits() -> None:
+    bench = Bench()
+    bench.fill(payloads(100))
+    run(bench.recorder(file_rows=10**6), 10)
+    assert bench.broker.committed == {TopicPartition("metrics", n): 50 for n in (0, 1)}
+    assert bench.found() == bench.expected()
+
+
+def test_a_stop_while_storage_is_away_says_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(partitions=1)
+    bench.fill(payloads(100))
+    recorder = bench.recorder(file_rows=10**6)
+    recorder.step()
+    bench.storage.left = 0
+    run(recorder, 2)
+    assert "rows are in no file yet; nothing is lost, the next start reads them again" in caplog.text
+    bench.storage.left = float("inf")
+    bench.broker.members.clear()
+    finish(bench.recorder())
+    assert bench.found() == bench.expected()
+
+
+def test_a_broker_that_stays_away_ends_it() -> None:
+    bench = Bench(partitions=1)
+    recorder = bench.recorder(retry_deadline_s=0)
+
+    def away() -> int:
+        bench.now_s += 1
+        raise TransientError("the broker is away")
+
+    recorder.step = away  # type: ignore[method-assign]
+    with pytest.raises(TransientError, match="the broker is away"):
+        recorder.run(Stop())
+    assert recorder.trouble == "the broker is away"
+
+
+def restarted(bench: Bench, **options: Any) -> None:
+    """End without a word, and record all that is there with a new recorder."""
+    bench.broker.members.clear()
+    finish(bench.recorder(**options))
+
+
+def test_a_topic_made_anew_is_recorded_from_its_beginning(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(partitions=1)
+    bench.fill(payloads(100))
+    finish(bench.recorder())
+    earlier = bench.expected()[PLACE]
+    bench.broker.create_topic("metrics", 1)
+    bench.fill(payloads(300, seed=9))
+    restarted(bench)
+    assert "metrics/0: the topic was made anew; recording from the earliest one, 0" in caplog.text
+    assert bench.found()[PLACE] == earlier + bench.expected()[PLACE]
+    restarted(bench)
+    assert caplog.text.count("made anew") == 1
+
+
+def test_where_recording_begins_is_decided_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever ends before its first file is there has decided for the next one."""
+    bench = Bench(partitions=1)
+    bench.fill(payloads(100))
+    finish(bench.recorder())
+    earlier = bench.expected()[PLACE]
+    bench.broker.create_topic("metrics", 1)
+    bench.fill(payloads(60, seed=9))
+    bench.start = "latest"
+    bench.broker.members.clear()
+    bench.recorder(file_rows=10**6).step()
+    bench.fill(payloads(60, seed=10))
+    restarted(bench)
+    assert caplog.text.count("made anew; recording from the latest one, 60") == 1
+    expected = earlier + [row for row in bench.expected()[PLACE] if row[0] >= 60]
+    assert unflagged(bench.found()) == unflagged({PLACE: expected})
+
+
+def test_a_topic_made_anew_under_our_feet() -> None:
+    bench = Bench(partitions=1)
+    bench.fill(payloads(100))
+    recorder = bench.recorder()
+    for _ in range(4):
+        recorder.step()
+    earlier = bench.found()[PLACE]
+    bench.broker.create_topic("metrics", 1)
+    bench.fill(payloads(300, seed=9))
+    bench.now_s += 1000
+    finish(recorder)
+    assert unflagged({PLACE: bench.found()[PLACE]}) == unflagged({PLACE: earlier + bench.expected()[PLACE]})
+
+
+@pytest.mark.parametrize(("start", "begins"), [("earliest", 80), ("latest", 100)])
+def test_offsets_that_expired_unread_are_counted(start: str, begins: int, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(partitions=1, start="earliest")
+    bench.fill(payloads(50))
+    finish(bench.recorder())
+    before = counted("offsets_lost")
+    bench.fill(payloads(50, seed=7))
+    bench.broker.begin[PLACE] = 80
+    bench.start = start
+    restarted(bench)
+    assert counted("offsets_lost") - before == begins - 50
+    assert f"beginning at the {start}" in caplog.text or f"recording from the {start} one, {begins}" in caplog.text
+    bench.fill(payloads(10, seed=8))
+    restarted(bench)
+    assert counted("offsets_lost") - before == begins - 50
+    gaps: list[Gap] = []
+    assert [row[0] for row in bench.found(gaps.append)[PLACE]] == [
+        row[0] for row in bench.expected()[PLACE] if row[0] < 50 or row[0] >= begins
+    ]
+    assert [(gap.begin, gap.end) for gap in gaps] == [(50, begins)]
+    assert str(gaps[0]) == f"stream machines: snapshots lack offsets 50 to {begins - 1} of metrics/0"
+
+
+def test_a_first_start_at_the_latest_offset_stays_there() -> None:
+    bench = Bench(partitions=1, start="latest")
+    bench.fill(payloads(50))
+    bench.recorder().step()
+    bench.fill(payloads(50, seed=7))
+    restarted(bench)
+    assert [row[0] for row in bench.found()[PLACE]] == [row[0] for row in bench.expected()[PLACE] if row[0] >= 50]
+
+
+def test_start_fail_refuses_what_it_cannot_go_on_with() -> None:
+    bench = Bench(partitions=1, start="fail")
+    bench.fill(payloads(50))
+    with pytest.raises(ConfigError, match=r"there is neither a file nor a committed offset, and streams\.machines"):
+        bench.recorder().step()
+
+
+def test_a_partition_that_was_added_is_recorded_from_its_beginning() -> None:
+    bench = Bench(partitions=1, start="latest")
+    bench.fill(payloads(50))
+    recorder = bench.recorder()
+    finish(recorder)
+    bench.broker.topics["metrics"].append([])
+    for key, value in payloads(30, seed=2):
+        bench.broker.append("metrics", value, key=key, partition=1, timestamp=DAY_MS * 19_700)
+    bench.broker.rebalance()
+    finish(recorder)
+    added = TopicPartition("metrics", 1)
+    assert bench.found() == {added: bench.expected()[added]}
+
+
+def test_a_damaged_newest_file_is_read_again(caplog: pytest.LogCaptureFixture) -> None:
+    """As a machine leaves it that lost its power: the commit is there, the file's last blocks are not."""
+    bench = Bench(partitions=1)
+    bench.fill(payloads(150), days=0)
+    finish(bench.recorder())
+    before = counted("snapshot_files_refused")
+    for name in sorted(files(bench))[-2:]:
+        bench.storage.objects[name] = bench.storage.objects[name][:-20]
+    restarted(bench)
+    assert "its records are read again, and it is removed" in caplog.text
+    assert "offset 150 is committed, but files end at" in caplog.text
+    assert counted("snapshot_files_refused") - before == 2
+    assert unflagged(bench.found()) == unflagged(bench.expected())
+    assert bench.broker.committed[PLACE] == 150
+
+
+def test_a_damaged_newest_file_stays_where_its_records_are_gone(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(partitions=1)
+    bench.fill(payloads(150), days=0)
+    finish(bench.recorder())
+    name = sorted(files(bench))[-1]
+    bench.storage.objects[name] = b""
+    bench.broker.begin[PLACE] = 150
+    restarted(bench)
+    assert name in files(bench)
+    assert "it stays, for its records are not held any more" in caplog.text
+
+
+def test_files_that_were_lost_behind_the_commit_are_read_again() -> None:
+    bench = Bench(partitions=1)
+    bench.fill(payloads(150), days=0)
+    finish(bench.recorder())
+    for name in sorted(files(bench))[-2:]:
+        del bench.storage.objects[name]
+    restarted(bench)
+    assert unflagged(bench.found()) == unflagged(bench.expected())
+
+
+def test_a_restart_knows_the_series_of_the_newest_file() -> None:
+    bench = Bench(partitions=1)
+    made = [(b"", b'{"host": "a", "ts": %d, "cpu": 1, "mem": 2}' % (1000 * n)) for n in (5, 6, 3, 7, 7)]
+    bench.fill(made[:2], days=0)
+    finish(bench.recorder())
+    bench.fill(made[2:], days=0)
+    restarted(bench)
+    assert [row[4] for row in bench.found()[PLACE]] == [False, False, True, False, True]
+
+
+def test_names_without_end_are_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(partitions=1)
+    bench.fill([(b"", b'{"host": "h%d", "ts": %d, "cpu": 1, "mem": 2}' % (n, n)) for n in range(200)], days=0)
+    recorder = bench.recorder(file_rows=10)
+    stream = replace(recorder.streams[0], max_series=50)
+    recorder.partitions.stream_of = {"metrics": stream}
+    while recorder.step():
+        assert len(recorder.partitions.seen.get(PLACE, ())) <= 50 + 23
+    assert "more than 50 series" in caplog.text
+    recorder.close_files()
+    assert bench.found() == bench.expected()
+
+
+def test_records_of_features_have_no_series() -> None:
+    settings = HOLDING.model_validate({"topic": "metrics", "kind": "features", "features": ["cpu", "mem"]})
+    bench = Bench(partitions=1, settings=settings)
+    bench.fill(payloads(50))
+    finish(bench.recorder())
+    assert bench.found() == {
+        PLACE: [(*row[:4], False, "", row[6]) for row in bench.expected()[PLACE]],
+    }
