@@ -145,7 +145,7 @@ def train(
     from pipeline.config import load_settings
 
     settings = load_settings(config)
-    chosen = _chosen(settings, streams)
+    chosen = settings.chosen(streams)
 
     from models.resume import Unfinished
     from pipeline.cli_bar import training_bar
@@ -268,13 +268,6 @@ def demo(
     from pipeline.demo.run import run_demo
 
     run_demo(out, keep)
-
-
-def _chosen(settings: "Settings", streams: list[str] | None) -> list[str]:
-    unknown = [name for name in streams or () if name not in settings.streams]
-    if unknown:
-        raise ConfigError(f"there is no stream {unknown[0]!r}; there are: {', '.join(settings.streams)}")
-    return streams or list(settings.streams)
 
 
 def _storage(settings: "Settings") -> "ObjectStorage":

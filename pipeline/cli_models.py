@@ -47,11 +47,7 @@ class _Opened:
 
     def streams(self, asked: str | None) -> list[str]:
         """Return the stream that was asked for, or all."""
-        from pipeline.mistakes import unknown
-
-        if asked is not None and asked not in self.settings.streams:
-            raise ConfigError(unknown("stream", asked, self.settings.streams))
-        return list(self.settings.streams) if asked is None else [asked]
+        return self.settings.chosen(None if asked is None else [asked])
 
     def serving(self, stream: str) -> "Sequence[Serving]":
         from pipeline.connectors.serving import serving

@@ -30,10 +30,7 @@ def record(
     from pipeline.config import load_settings
 
     settings = load_settings(config)
-    unknown = [name for name in streams or () if name not in settings.streams]
-    if unknown:
-        raise ConfigError(f"there is no stream {unknown[0]!r}; there are: {', '.join(settings.streams)}")
-    chosen = streams or list(settings.streams)
+    chosen = settings.chosen(streams)
 
     from pipeline.health import Health, serve
     from pipeline.stopping import Stop, stop_on_signals

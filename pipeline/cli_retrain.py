@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.errors import ConfigError, RegistryError, SnapshotError
+from pipeline.errors import RegistryError, SnapshotError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,9 +38,7 @@ def retrain(
     from pipeline.config import load_settings
 
     settings = load_settings(config)
-    unknown = [name for name in streams or () if name not in settings.streams]
-    if unknown:
-        raise ConfigError(f"there is no stream {unknown[0]!r}; there are: {', '.join(settings.streams)}")
+    chosen = settings.chosen(streams)
 
     from models.resume import Unfinished
     from pipeline.cli_bar import training_bar
@@ -57,7 +55,7 @@ def retrain(
     storage, connection = ObjectStorage(settings.storage), Connection.of(settings.kafka)
     registry, device = StoredRegistry(storage), choose_device(settings.device)
     failed = False
-    for name in dict.fromkeys(streams or settings.streams):
+    for name in chosen:
         stream = settings.streams[name]
 
         def say(text: str, name: str = name) -> None:

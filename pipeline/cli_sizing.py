@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import ConfigError
-
 
 def plan(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")],
@@ -21,14 +19,11 @@ def plan(
     from pipeline.config import load_settings
 
     settings = load_settings(config)
-    unknown = [name for name in streams or () if name not in settings.streams]
-    if unknown:
-        raise ConfigError(f"there is no stream {unknown[0]!r}; there are: {', '.join(settings.streams)}")
+    chosen = settings.chosen(streams)
 
     from pipeline.jobs.sizing import Asked, size
     from pipeline.jobs.sizing_report import as_document, report
 
-    chosen = list(dict.fromkeys(streams or settings.streams))
     sized = size(settings, Asked(series, interval, chosen), lambda text: print(text, file=sys.stderr))
     if as_json:
         print(json.dumps(as_document(sized)))

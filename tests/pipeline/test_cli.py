@@ -188,7 +188,7 @@ def test_a_message_about_thousands_of_features_stays_short(
 
 def test_an_unknown_stream_is_named(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     status, _, said = run("train", str(configured(tmp_path)), "machine")
-    assert (status, said) == (2, "offkey: there is no stream 'machine'; there are: machines\n")
+    assert (status, said) == (2, "offkey: there is no stream 'machine'; did you mean 'machines'?\n")
 
 
 def test_storage_that_cannot_be_written(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
@@ -425,4 +425,4 @@ def test_a_stream_that_cannot_be_retrained_leaves_the_others_their_turn(
 
 def test_retraining_a_stream_that_is_not_there(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     status, _, said = run("retrain", str(configured(tmp_path)), "machine")
-    assert (status, said) == (2, "offkey: there is no stream 'machine'; there are: machines\n")
+    assert (status, said) == (2, "offkey: there is no stream 'machine'; did you mean 'machines'?\n")
