@@ -1,16 +1,15 @@
 """The command `offkey record`."""
 
 import contextlib
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RegistryError
 
 if TYPE_CHECKING:
     from pipeline.config import Settings, StreamSettings
@@ -38,10 +37,8 @@ def record(
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
     stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
-    host, port = (
-        settings.metrics.host,
-        serve(settings.metrics.host, settings.recorder.port, health, "recorder.port"),
-    )
+    host = settings.metrics.host
+    port = serve(host, settings.recorder.port, health, "recorder.port")
     with _recorder(settings, chosen, stop) as built:
         from pipeline.collector import quiet_collector
 
@@ -104,21 +101,26 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
 
     Raises:
         ConfigError: neither names any, or there are snapshots with others.
+        RegistryError: the model is missing or damaged.
         SnapshotError: the newest snapshot cannot be read.
     """
+    from models.manifest import MANIFEST, ModelFileError, read_manifest
+    from models.spec import shortened
+
     features = tuple(stream.features or ())
-    if not features and (promotions := registry.promotions(name)):
-        manifest: Mapping[str, Sequence[str]] = json.loads(
-            registry.load(name, promotions[-1].version).files["manifest.json"]
-        )
+    if not features and (champion := registry.champion(name)):
+        try:
+            manifest = read_manifest(
+                registry.load(name, champion.version).files[MANIFEST], f"model {name} {champion.version}"
+            )
+        except ModelFileError as error:
+            raise RegistryError(str(error)) from error
         features = tuple(manifest["features"])
     if not features:
         raise ConfigError(
             f"stream {name}: what is to be recorded is named neither by `features` nor by a model; name them, or "
             f"train first with: offkey train CONFIG {name}"
         )
-    from models.spec import shortened
-
     held = tuple(snapshots.features(name) or features)
     if held != features:
         raise ConfigError(

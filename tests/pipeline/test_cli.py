@@ -403,7 +403,7 @@ def test_a_retraining_shows_the_gates_table_and_promotes_what_is_better(
     assert "machines: refused, the champion stays\nmachines: not better: " in said
     assert "anomalies found" in said
     registry = StoredRegistry(ObjectStorage(load_settings(path).storage))
-    assert [promotion.version for promotion in registry.promotions("machines")] == [first["version"]]
+    assert [promotion.version for promotion in registry.log("machines").entries] == [first["version"]]
 
 
 def test_a_stream_that_cannot_be_retrained_leaves_the_others_their_turn(
