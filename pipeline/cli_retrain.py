@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,6 +33,7 @@ def retrain(
 
     A challenger that is refused is no error: the champion stays.
     """
+    from dataclasses import asdict
     from datetime import UTC, datetime
 
     from pipeline.config import load_settings
@@ -84,21 +85,11 @@ def retrain(
             failed = True
             continue
         if as_json:
-            print(json.dumps(as_document(done)), flush=True)
+            print(json.dumps(asdict(done)), flush=True)
         else:
             _show(done)
     if failed:
         raise typer.Exit(1)
-
-
-def as_document(done: "Retrained") -> dict[str, Any]:
-    """Return what `--json` prints."""
-    from dataclasses import fields
-
-    import msgspec
-
-    of_verdict = msgspec.to_builtins(done.verdict)
-    return {**{field.name: getattr(done, field.name) for field in fields(done)}, "verdict": of_verdict}
 
 
 def _show(done: "Retrained") -> None:

@@ -24,7 +24,7 @@ from tests.pipeline.versions.desks import day_ms, train
 from tests.streams import SERIES, features_detector
 
 Run = Callable[..., tuple[int, str, str]]
-GATE = GateResult(True, ("finds more",), (GateRow("false incidents", 3.0, 2.5, "at most 4", True),))
+GATE = GateResult(True, "champion", ("finds more",), (GateRow("false incidents", 3.0, 2.5, "at most 4"),), 900, 60)
 
 
 class Desk:
