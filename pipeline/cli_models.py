@@ -116,7 +116,7 @@ def show(config: ConfigPath, stream: Stream, version: Version, as_json: AsJson =
         for line in report.version_lines(stream, facts):
             print(line)
         if facts.origin and facts.origin.gate:
-            Console().print(report.gate_table(facts.origin.gate))
+            Console().print(report.gate_table(facts.origin.gate, facts.origin.parent))
     if damaged:
         raise RegistryError("\n".join(damaged))
 

@@ -10,8 +10,6 @@ import typer
 from pipeline.errors import RegistryError, SnapshotError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from pipeline.retrain import Retrained
 
 _NEWEST_RECORDS = 64
@@ -95,6 +93,8 @@ def retrain(
 def _show(done: "Retrained") -> None:
     from rich.console import Console
 
+    from pipeline.versions.report import gate_table
+
     left_out = f", {done.left_out:,} left out ({', '.join(done.reasons_left_out)})" if done.left_out else ""
     print(
         f"{done.stream}: {done.architecture} learned {done.trained_rows:,} of {done.records:,} rows of "
@@ -103,31 +103,11 @@ def _show(done: "Retrained") -> None:
     if done.no_champion:
         print(f"{done.stream}: no champion to beat: {done.no_champion}")
     if done.verdict.rows:
-        Console().print(table_of(done))
+        Console().print(gate_table(done.verdict, done.champion))
     outcome = "refused, the champion stays"
     if done.verdict.accepted:
         outcome = f"promoted as {done.version}" if done.version else "accepted, and not promoted (--dry-run)"
     elif done.champion is None:
-        outcome = "refused; to have it serve all the same: offkey train CONFIG " + done.stream
+        outcome = "refused; to have one serve all the same: offkey train CONFIG " + done.stream
     for number, reason in enumerate(done.verdict.reasons):
         print(f"{done.stream}: {reason}" if number else f"{done.stream}: {outcome}\n{done.stream}: {reason}")
-
-
-def table_of(done: "Retrained") -> "Table":
-    """Return the gate's table."""
-    from rich.table import Table
-    from rich.text import Text
-
-    verdict = done.verdict
-    against = f"; champion {done.champion}" if done.champion else ""
-    title = f"{verdict.held_out_rows:,} rows held out, {verdict.anomalies:,} anomalies put into them{against}"
-    table = Table("", title=title, title_justify="left")
-    table.add_column("Measure", overflow="fold")
-    table.add_column("Champion", justify="right")
-    table.add_column("Challenger", justify="right")
-    table.add_column("Limit", overflow="fold")
-    for row in verdict.rows:
-        figures = ("" if figure is None else f"{figure:,.4g}" for figure in (row.champion, row.challenger))
-        mark = "[green]ok[/]" if row.ok else "[red]no[/]"
-        table.add_row(mark, *(Text(cell) for cell in (row.measure, *figures, row.limit)))
-    return table
