@@ -26,8 +26,6 @@ app = typer.Typer(
 app.add_typer(cli_letters.app)
 app.add_typer(cli_models.app)
 
-_NEWEST_RECORDS = 64
-"""So many of a topic tell how many rows its records have."""
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
 
@@ -140,46 +138,25 @@ def train(
 ) -> None:
     """Train a model for each stream on its topic's records, and promote it."""
     from dataclasses import asdict
-    from datetime import UTC, datetime
 
-    from pipeline.config import load_settings
+    from pipeline.cli_training import Opened, now, training_bar
 
-    settings = load_settings(config)
-    chosen = settings.chosen(streams)
+    opened = Opened(config, streams)
 
-    from models.resume import Unfinished
-    from pipeline.cli_bar import training_bar
-    from pipeline.connectors.connection import Connection
-    from pipeline.connectors.kafka import history
-    from pipeline.connectors.registry import StoredRegistry
-    from pipeline.fields import records_of_rows
-    from pipeline.lanes import choose_device
-    from pipeline.train import train_stream, wrong_option
+    from pipeline.train import train_stream
 
-    for name in chosen:
-        if wrong := wrong_option(settings.streams[name]):
-            place = settings.place_of("streams", name, "model", wrong[0])
-            raise ConfigError(f"{place}: streams.{name}.model: {wrong[1]}")
-    storage, connection = _storage(settings), Connection.of(settings.kafka)
-    registry, device = StoredRegistry(storage), choose_device(settings.device)
-    for name in chosen:
-        stream = settings.streams[name]
-
-        def say(text: str, name: str = name) -> None:
-            print(f"{name}: {text}", file=sys.stderr)
-
-        newest = history(connection, stream.topic, _NEWEST_RECORDS)
-        most = records_of_rows(max_records, stream, newest)
+    for name in opened.streams:
+        stream = opened.settings.streams[name]
         with training_bar(name, hidden=as_json) as progress:
             trained = train_stream(
                 name,
                 stream,
-                history(connection, stream.topic, most),
-                registry,
-                now=lambda: datetime.now(UTC),
-                device=device,
+                opened.history(name, max_records),
+                opened.registry,
+                now=now,
+                device=opened.device,
                 progress=progress,
-                unfinished=Unfinished(storage, f"models/{name}/unfinished", say),
+                unfinished=opened.unfinished(name),
                 by=cli_models.who(),
             )
         if as_json:

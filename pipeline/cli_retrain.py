@@ -12,9 +12,6 @@ from pipeline.errors import RegistryError, SnapshotError
 if TYPE_CHECKING:
     from pipeline.retrain import Retrained
 
-_NEWEST_RECORDS = 64
-"""So many of a topic tell how many rows its records have."""
-
 
 def retrain(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")],
@@ -23,7 +20,10 @@ def retrain(
         bool, typer.Option("--dry-run", help="Say what the gate says, and promote nothing.")
     ] = False,
     max_records: Annotated[
-        int, typer.Option(min=1, help="Newest records of each topic to learn from; of Arrow so many rows.")
+        int,
+        typer.Option(
+            min=1, help="Newest records of each topic to learn from and compare on; of Arrow so many rows."
+        ),
     ] = 1_000_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print for programs.")] = False,
 ) -> None:
@@ -32,48 +32,31 @@ def retrain(
     A challenger that is refused is no error: the champion stays.
     """
     from dataclasses import asdict
-    from datetime import UTC, datetime
 
-    from pipeline.config import load_settings
-
-    settings = load_settings(config)
-    chosen = settings.chosen(streams)
-
-    from models.resume import Unfinished
-    from pipeline.cli_bar import training_bar
     from pipeline.cli_models import who
-    from pipeline.connectors.connection import Connection
-    from pipeline.connectors.kafka import history
-    from pipeline.connectors.registry import StoredRegistry
-    from pipeline.connectors.storage import ObjectStorage
-    from pipeline.fields import records_of_rows
-    from pipeline.lanes import choose_device
+    from pipeline.cli_training import Opened, now, training_bar
+
+    opened = Opened(config, streams)
+
     from pipeline.retrain import retrain_stream
     from pipeline.train import read_history
 
-    storage, connection = ObjectStorage(settings.storage), Connection.of(settings.kafka)
-    registry, device = StoredRegistry(storage), choose_device(settings.device)
     failed = False
-    for name in chosen:
-        stream = settings.streams[name]
-
-        def say(text: str, name: str = name) -> None:
-            print(f"{name}: {text}", file=sys.stderr)
-
-        most = records_of_rows(max_records, stream, history(connection, stream.topic, _NEWEST_RECORDS))
+    for name in opened.streams:
+        stream = opened.settings.streams[name]
         try:
-            names, read = read_history(name, stream, history(connection, stream.topic, most))
+            names, read = read_history(name, stream, opened.history(name, max_records))
             with training_bar(name, hidden=as_json) as progress:
                 done = retrain_stream(
                     name,
                     stream,
                     names,
                     read,
-                    registry,
-                    now=lambda: datetime.now(UTC),
-                    device=device,
+                    opened.registry,
+                    now=now,
+                    device=opened.device,
                     progress=progress,
-                    unfinished=Unfinished(storage, f"models/{name}/unfinished", say),
+                    unfinished=opened.unfinished(name),
                     promote=not dry_run,
                     by=who(),
                 )
