@@ -1,9 +1,9 @@
 """What the training of networks takes and reaches: `python -m tests.benchmarks.early_stopping DATA/GROUP/SERIES...`
 
-Each network, or those that `--networks` names, is trained in the default's views, on a seeded series and on the labelled files that are named, without
-their labels: as it was before there was early stopping (30 epochs of large batches, always), by today's
-configuration without early stopping, and by today's. Prints processor time and held-out loss as shares of the first
-one's: sums of the seconds, geometric means of the losses.
+Each network, or those that `--networks` names, is trained in the default's views, on a seeded series and on the
+labelled files that are named, without their labels: as it was before there was early stopping (30 epochs of large
+batches, always), by today's configuration without early stopping, and by today's. Prints processor time and
+held-out loss as shares of the first one's: sums of the seconds, geometric means of the losses.
 """
 
 import argparse
