@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import cli_letters, cli_models, cli_record, cli_retrain, cli_sizing, cli_worker
+from pipeline.cli_options import AsJson, ConfigPath, Streams
 from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ app = typer.Typer(
 )
 app.add_typer(cli_letters.app)
 app.add_typer(cli_models.app)
-
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
 
 
 def main() -> None:
@@ -130,7 +128,7 @@ app.command("plan")(cli_sizing.plan)
 @app.command()
 def train(
     config: ConfigPath,
-    streams: Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")] = None,
+    streams: Streams = None,
     max_records: Annotated[
         int, typer.Option(min=1, help="Newest records of each topic to learn from; of Arrow so many rows.")
     ] = 1_000_000,

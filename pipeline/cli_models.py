@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli_options import AsJson, ConfigPath, duration_s
 from pipeline.errors import ConfigError, RegistryError
 
 if TYPE_CHECKING:
@@ -23,13 +24,11 @@ logger = logging.getLogger(__name__)
 
 app = typer.Typer(name="models", help="See model versions, and say which one serves.", no_args_is_help=True)
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
 Stream = Annotated[str, typer.Argument(metavar="STREAM", help="The stream.")]
 OneOrAll = Annotated[str | None, typer.Argument(metavar="[STREAM]", help="Default: all.")]
 Version = Annotated[
     str, typer.Argument(metavar="VERSION", help="Its name, the beginning of it that no other has, or `champion`.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
 Note = Annotated[str, typer.Option("--note", help="Why; it is kept in the log.")]
 
 
@@ -179,7 +178,7 @@ def prune(
     """
     from pipeline.versions.pruning import carry_out, plan
 
-    older_than_ms = _duration_ms(older_than)
+    older_than_s = duration_s("--older-than", older_than)
     if not (yes or dry_run or sys.stdin.isatty()):
         raise ConfigError("a prune asks before it removes, and there is no terminal; give --yes, or --dry-run")
     opened = _Opened(config)
@@ -193,7 +192,7 @@ def prune(
             log,
             opened.serving(name),
             keep=keep,
-            older_than_ms=older_than_ms,
+            older_than_ms=None if older_than_s is None else int(1000 * older_than_s),
             now_ms=_now_ms(),
         )
         going = [*planned.removed, *planned.leftovers]
@@ -251,17 +250,6 @@ def _promote(
     print(f"{stream}: {version} is the champion now{before} (promotion {entry.number})")
     for line in report.serving_lines(stream, version, opened.serving(stream)):
         print(line)
-
-
-def _duration_ms(text: str | None) -> int | None:
-    from pipeline.budgets import parse_duration
-
-    if text is None:
-        return None
-    try:
-        return int(1000 * parse_duration(text))
-    except ValueError as error:
-        raise ConfigError(f"--older-than: {error}") from error
 
 
 def _now_ms() -> int:

@@ -4,11 +4,9 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from pipeline.cli_options import ConfigPath, Streams
 from pipeline.errors import ConfigError, RegistryError
 
 if TYPE_CHECKING:
@@ -22,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 def record(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")],
-    streams: Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")] = None,
+    config: ConfigPath,
+    streams: Streams = None,
 ) -> None:
     """Keep every accepted record in storage, as Parquet files, until SIGTERM or Ctrl-C."""
     from pipeline.config import load_settings

@@ -2,11 +2,11 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli_options import AsJson, ConfigPath, Streams, duration_s
 from pipeline.errors import RegistryError, SnapshotError
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def retrain(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")],
-    streams: Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")] = None,
+    config: ConfigPath,
+    streams: Streams = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the gate says, and promote nothing.")
     ] = False,
@@ -25,9 +25,13 @@ def retrain(
             min=1, help="Newest records of each topic to learn from and compare on; of Arrow so many rows."
         ),
     ] = 1_000_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print for programs.")] = False,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(metavar="D", help="Learn from the snapshots of so long, as in 30d, and not from the topic."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Train a challenger for each stream, and promote it if it beats the champion on records that are held out.
+    """Train a challenger for each stream, and promote it if it beats the champion on what is held out.
 
     A challenger that is refused is no error: the champion stays.
     """
@@ -36,16 +40,22 @@ def retrain(
     from pipeline.cli_models import who
     from pipeline.cli_training import Opened, now, training_bar
 
+    of_last_s = duration_s("--snapshots", snapshots)
     opened = Opened(config, streams)
 
     from pipeline.retrain import retrain_stream
-    from pipeline.train import read_history
+    from pipeline.train import read_history, read_snapshots
 
     failed = False
     for name in opened.streams:
         stream = opened.settings.streams[name]
         try:
-            names, read = read_history(name, stream, opened.history(name, max_records))
+            if of_last_s is None:
+                names, read = read_history(name, stream, opened.history(name, max_records))
+            else:
+                to_ms = int(now().timestamp() * 1000)
+                from_ms = to_ms - int(1000 * of_last_s)
+                names, read = read_snapshots(name, stream, opened.snapshots(), from_ms, to_ms)
             with training_bar(name, hidden=as_json) as progress:
                 done = retrain_stream(
                     name,

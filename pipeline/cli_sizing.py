@@ -2,18 +2,19 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.cli_options import AsJson, ConfigPath
+
 
 def plan(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")],
+    config: ConfigPath,
     series: Annotated[int, typer.Option(help="Series of each stream; for features its sources.")],
     interval: Annotated[float, typer.Option(help="Seconds between two points of a series.")],
     streams: Annotated[list[str] | None, typer.Option("--stream", help="Only this one; may be repeated.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a worker will take: alerts, memory, checkpoints, processor. Needs no broker and writes nothing."""
     from pipeline.config import load_settings

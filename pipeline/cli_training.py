@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from models.resume import Unfinished
     from pipeline.protocols import PartitionRecords
+    from pipeline.snapshots import Snapshots
 
 _NEWEST_RECORDS = 64
 """So many of a topic tell how many rows its records have."""
@@ -52,6 +53,11 @@ class Opened:
         settings = self.settings.streams[stream]
         newest = history(self._connection, settings.topic, _NEWEST_RECORDS)
         return history(self._connection, settings.topic, records_of_rows(most_rows, settings, newest))
+
+    def snapshots(self) -> "Snapshots":
+        from pipeline.connectors.snapshots import StoredSnapshots
+
+        return StoredSnapshots(self._storage)
 
     def unfinished(self, stream: str) -> "Unfinished":
         """Return where a stream's training is kept while it lasts."""
