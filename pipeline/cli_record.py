@@ -99,26 +99,19 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
 
     Raises:
         ConfigError: neither names any, or there are snapshots with others.
-        RegistryError: the model is missing or damaged.
+        RegistryError: which model serves is not known, or its manifest is damaged.
         SnapshotError: the newest snapshot cannot be read.
     """
-    from models.manifest import MANIFEST, ModelFileError, read_manifest
-    from models.spec import shortened
-
     features = tuple(stream.features or ())
     if not features and (champion := registry.champion(name)):
-        try:
-            manifest = read_manifest(
-                registry.load(name, champion.version).files[MANIFEST], f"model {name} {champion.version}"
-            )
-        except ModelFileError as error:
-            raise RegistryError(str(error)) from error
-        features = tuple(manifest["features"])
+        features = _features_of(name, champion.version, registry)
     if not features:
         raise ConfigError(
             f"stream {name}: what is to be recorded is named neither by `features` nor by a model; name them, or "
             f"train first with: offkey train CONFIG {name}"
         )
+    from models.spec import shortened
+
     held = tuple(snapshots.features(name) or features)
     if held != features:
         raise ConfigError(
@@ -127,3 +120,14 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
             f"snapshots/{name} out of its storage"
         )
     return features
+
+
+def _features_of(name: str, version: str, registry: "Registry") -> tuple[str, ...]:
+    """Return the features of a version, by its manifest alone."""
+    from models.manifest import MANIFEST, ModelFileError, read_manifest
+
+    try:
+        manifest = read_manifest(registry.file(name, version, MANIFEST) or b"", f"model {name} {version}")
+    except ModelFileError as error:
+        raise RegistryError(f"{error}; or name the `features` of stream {name}") from error
+    return tuple(manifest["features"])
