@@ -11,6 +11,7 @@ import typer
 
 from pipeline import cli_letters, cli_models, cli_record, cli_retrain, cli_sizing, cli_worker
 from pipeline.cli_options import AsJson, ConfigPath, Streams
+from pipeline.cli_who_when import now, who
 from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def train(
     """Train a model for each stream on its topic's records, and promote it."""
     from dataclasses import asdict
 
-    from pipeline.cli_training import Opened, now, training_bar
+    from pipeline.cli_training import Opened, training_bar
 
     opened = Opened(config, streams)
 
@@ -155,7 +156,7 @@ def train(
                 device=opened.device,
                 progress=progress,
                 unfinished=opened.unfinished(name),
-                by=cli_models.who(),
+                by=who(),
             )
         if as_json:
             print(json.dumps(asdict(trained)), flush=True)

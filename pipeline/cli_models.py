@@ -1,18 +1,16 @@
 """The commands `offkey models list`, `show`, `promote`, `rollback` and `prune`."""
 
-import getpass
 import json
 import logging
-import platform
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli_options import AsJson, ConfigPath, duration_s
+from pipeline.cli_who_when import now_ms, who
 from pipeline.errors import ConfigError, RegistryError
 
 if TYPE_CHECKING:
@@ -193,7 +191,7 @@ def prune(
             opened.serving(name),
             keep=keep,
             older_than_ms=None if older_than_s is None else int(1000 * older_than_s),
-            now_ms=_now_ms(),
+            now_ms=now_ms(),
         )
         going = [*planned.removed, *planned.leftovers]
         for version, why in planned.kept:
@@ -206,7 +204,7 @@ def prune(
             print(f"{name}: nothing was removed", file=screen)
             raise typer.Exit(1)
         if done:
-            carry_out(registry, name, log, planned, _now_ms(), who())
+            carry_out(registry, name, log, planned, now_ms(), who())
         if as_json:
             fields = {"removed": going if done else [], "would_remove": going, "kept": dict(planned.kept)}
             print(json.dumps({"stream": name, **fields}))
@@ -236,7 +234,7 @@ def _promote(
         log,
         version,
         reason,
-        _now_ms(),
+        now_ms(),
         lambda model: read_version(model, settings),
         note=note,
         by=who(),
@@ -250,16 +248,3 @@ def _promote(
     print(f"{stream}: {version} is the champion now{before} (promotion {entry.number})")
     for line in report.serving_lines(stream, version, opened.serving(stream)):
         print(line)
-
-
-def _now_ms() -> int:
-    return int(datetime.now(UTC).timestamp() * 1000)
-
-
-def who() -> str:
-    """Return user@machine for the log; a container may have no name for its user."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = ""
-    return f"{user}@{platform.node()}"

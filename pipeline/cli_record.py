@@ -3,10 +3,10 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.cli_options import ConfigPath, Streams
+from pipeline.cli_who_when import now_ms
 from pipeline.errors import ConfigError, RegistryError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _recorder(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Ite
                 retry_deadline_s=settings.worker.retry_deadline,
                 limits=limits,
             ),
-            lambda: int(datetime.now(UTC).timestamp() * 1000),
+            now_ms,
         )
 
 

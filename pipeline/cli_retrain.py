@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli_options import AsJson, ConfigPath, Streams, duration_s
+from pipeline.cli_who_when import now, now_ms, who
 from pipeline.errors import RegistryError, SnapshotError
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ def retrain(
     """
     from dataclasses import asdict
 
-    from pipeline.cli_models import who
-    from pipeline.cli_training import Opened, now, training_bar
+    from pipeline.cli_training import Opened, training_bar
 
     of_last_s = duration_s("--snapshots", snapshots)
     opened = Opened(config, streams)
@@ -53,7 +53,7 @@ def retrain(
             if of_last_s is None:
                 names, read = read_history(name, stream, opened.history(name, max_records))
             else:
-                to_ms = int(now().timestamp() * 1000)
+                to_ms = now_ms()
                 from_ms = to_ms - int(1000 * of_last_s)
                 names, read = read_snapshots(name, stream, opened.snapshots(), from_ms, to_ms)
             with training_bar(name, hidden=as_json) as progress:

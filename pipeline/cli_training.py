@@ -3,7 +3,6 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,10 +66,6 @@ class Opened:
             print(f"{stream}: {text}", file=sys.stderr)
 
         return Unfinished(self._storage, f"models/{stream}/unfinished", say)
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 @contextlib.contextmanager
