@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import cli_letters, cli_models, cli_record, cli_retrain, cli_sizing, cli_worker
+from pipeline.cli_options import AsJson, ConfigPath, Streams
+from pipeline.cli_who_when import now, who
 from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
@@ -25,11 +27,6 @@ app = typer.Typer(
 )
 app.add_typer(cli_letters.app)
 app.add_typer(cli_models.app)
-
-_NEWEST_RECORDS = 64
-"""So many of a topic tell how many rows its records have."""
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
 
 
 def main() -> None:
@@ -132,7 +129,7 @@ app.command("plan")(cli_sizing.plan)
 @app.command()
 def train(
     config: ConfigPath,
-    streams: Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")] = None,
+    streams: Streams = None,
     max_records: Annotated[
         int, typer.Option(min=1, help="Newest records of each topic to learn from; of Arrow so many rows.")
     ] = 1_000_000,
@@ -140,47 +137,26 @@ def train(
 ) -> None:
     """Train a model for each stream on its topic's records, and promote it."""
     from dataclasses import asdict
-    from datetime import UTC, datetime
 
-    from pipeline.config import load_settings
+    from pipeline.cli_training import Opened, training_bar
 
-    settings = load_settings(config)
-    chosen = _chosen(settings, streams)
+    opened = Opened(config, streams)
 
-    from models.resume import Unfinished
-    from pipeline.cli_bar import training_bar
-    from pipeline.connectors.connection import Connection
-    from pipeline.connectors.kafka import history
-    from pipeline.connectors.registry import StoredRegistry
-    from pipeline.fields import records_of_rows
-    from pipeline.lanes import choose_device
-    from pipeline.train import train_stream, wrong_option
+    from pipeline.train import train_stream
 
-    for name in chosen:
-        if wrong := wrong_option(settings.streams[name]):
-            place = settings.place_of("streams", name, "model", wrong[0])
-            raise ConfigError(f"{place}: streams.{name}.model: {wrong[1]}")
-    storage, connection = _storage(settings), Connection.of(settings.kafka)
-    registry, device = StoredRegistry(storage), choose_device(settings.device)
-    for name in chosen:
-        stream = settings.streams[name]
-
-        def say(text: str, name: str = name) -> None:
-            print(f"{name}: {text}", file=sys.stderr)
-
-        newest = history(connection, stream.topic, _NEWEST_RECORDS)
-        most = records_of_rows(max_records, stream, newest)
+    for name in opened.streams:
+        stream = opened.settings.streams[name]
         with training_bar(name, hidden=as_json) as progress:
             trained = train_stream(
                 name,
                 stream,
-                history(connection, stream.topic, most),
-                registry,
-                now=lambda: datetime.now(UTC),
-                device=device,
+                opened.history(name, max_records),
+                opened.registry,
+                now=now,
+                device=opened.device,
                 progress=progress,
-                unfinished=Unfinished(storage, f"models/{name}/unfinished", say),
-                by=cli_models.who(),
+                unfinished=opened.unfinished(name),
+                by=who(),
             )
         if as_json:
             print(json.dumps(asdict(trained)), flush=True)
@@ -268,13 +244,6 @@ def demo(
     from pipeline.demo.run import run_demo
 
     run_demo(out, keep)
-
-
-def _chosen(settings: "Settings", streams: list[str] | None) -> list[str]:
-    unknown = [name for name in streams or () if name not in settings.streams]
-    if unknown:
-        raise ConfigError(f"there is no stream {unknown[0]!r}; there are: {', '.join(settings.streams)}")
-    return streams or list(settings.streams)
 
 
 def _storage(settings: "Settings") -> "ObjectStorage":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli_options import AsJson, ConfigPath
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ app = typer.Typer(
     name="dead-letters", help="See records that were rejected, and send them back.", no_args_is_help=True
 )
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
 OfStream = Annotated[str | None, typer.Option("--stream", metavar="NAME", help="Only letters of this stream.")]
 OfReason = Annotated[
     str | None, typer.Option("--reason", metavar="R", help="Only letters with this reason, such as not_json.")

@@ -1,17 +1,16 @@
 """The commands `offkey models list`, `show`, `promote`, `rollback` and `prune`."""
 
-import getpass
 import json
 import logging
-import platform
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli_options import AsJson, ConfigPath, duration_s
+from pipeline.cli_who_when import now_ms, who
 from pipeline.errors import ConfigError, RegistryError
 
 if TYPE_CHECKING:
@@ -23,13 +22,11 @@ logger = logging.getLogger(__name__)
 
 app = typer.Typer(name="models", help="See model versions, and say which one serves.", no_args_is_help=True)
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
 Stream = Annotated[str, typer.Argument(metavar="STREAM", help="The stream.")]
 OneOrAll = Annotated[str | None, typer.Argument(metavar="[STREAM]", help="Default: all.")]
 Version = Annotated[
     str, typer.Argument(metavar="VERSION", help="Its name, the beginning of it that no other has, or `champion`.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
 Note = Annotated[str, typer.Option("--note", help="Why; it is kept in the log.")]
 
 
@@ -47,11 +44,7 @@ class _Opened:
 
     def streams(self, asked: str | None) -> list[str]:
         """Return the stream that was asked for, or all."""
-        from pipeline.mistakes import unknown
-
-        if asked is not None and asked not in self.settings.streams:
-            raise ConfigError(unknown("stream", asked, self.settings.streams))
-        return list(self.settings.streams) if asked is None else [asked]
+        return self.settings.chosen(None if asked is None else [asked])
 
     def serving(self, stream: str) -> "Sequence[Serving]":
         from pipeline.connectors.serving import serving
@@ -120,7 +113,7 @@ def show(config: ConfigPath, stream: Stream, version: Version, as_json: AsJson =
         for line in report.version_lines(stream, facts):
             print(line)
         if facts.origin and facts.origin.gate:
-            Console().print(report.gate_table(facts.origin.gate))
+            Console().print(report.gate_table(facts.origin.gate, facts.origin.parent))
     if damaged:
         raise RegistryError("\n".join(damaged))
 
@@ -183,7 +176,7 @@ def prune(
     """
     from pipeline.versions.pruning import carry_out, plan
 
-    older_than_ms = _duration_ms(older_than)
+    older_than_s = duration_s("--older-than", older_than)
     if not (yes or dry_run or sys.stdin.isatty()):
         raise ConfigError("a prune asks before it removes, and there is no terminal; give --yes, or --dry-run")
     opened = _Opened(config)
@@ -197,8 +190,8 @@ def prune(
             log,
             opened.serving(name),
             keep=keep,
-            older_than_ms=older_than_ms,
-            now_ms=_now_ms(),
+            older_than_ms=None if older_than_s is None else int(1000 * older_than_s),
+            now_ms=now_ms(),
         )
         going = [*planned.removed, *planned.leftovers]
         for version, why in planned.kept:
@@ -211,7 +204,7 @@ def prune(
             print(f"{name}: nothing was removed", file=screen)
             raise typer.Exit(1)
         if done:
-            carry_out(registry, name, log, planned, _now_ms(), who())
+            carry_out(registry, name, log, planned, now_ms(), who())
         if as_json:
             fields = {"removed": going if done else [], "would_remove": going, "kept": dict(planned.kept)}
             print(json.dumps({"stream": name, **fields}))
@@ -241,7 +234,7 @@ def _promote(
         log,
         version,
         reason,
-        _now_ms(),
+        now_ms(),
         lambda model: read_version(model, settings),
         note=note,
         by=who(),
@@ -255,27 +248,3 @@ def _promote(
     print(f"{stream}: {version} is the champion now{before} (promotion {entry.number})")
     for line in report.serving_lines(stream, version, opened.serving(stream)):
         print(line)
-
-
-def _duration_ms(text: str | None) -> int | None:
-    from pipeline.budgets import parse_duration
-
-    if text is None:
-        return None
-    try:
-        return int(1000 * parse_duration(text))
-    except ValueError as error:
-        raise ConfigError(f"--older-than: {error}") from error
-
-
-def _now_ms() -> int:
-    return int(datetime.now(UTC).timestamp() * 1000)
-
-
-def who() -> str:
-    """Return user@machine for the log; a container may have no name for its user."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = ""
-    return f"{user}@{platform.node()}"

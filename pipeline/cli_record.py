@@ -1,16 +1,13 @@
 """The command `offkey record`."""
 
 import contextlib
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import typer
-
-from pipeline.errors import ConfigError
+from pipeline.cli_options import ConfigPath, Streams
+from pipeline.cli_who_when import now_ms
+from pipeline.errors import ConfigError, RegistryError
 
 if TYPE_CHECKING:
     from pipeline.config import Settings, StreamSettings
@@ -23,17 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 def record(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")],
-    streams: Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")] = None,
+    config: ConfigPath,
+    streams: Streams = None,
 ) -> None:
     """Keep every accepted record in storage, as Parquet files, until SIGTERM or Ctrl-C."""
     from pipeline.config import load_settings
 
     settings = load_settings(config)
-    unknown = [name for name in streams or () if name not in settings.streams]
-    if unknown:
-        raise ConfigError(f"there is no stream {unknown[0]!r}; there are: {', '.join(settings.streams)}")
-    chosen = streams or list(settings.streams)
+    chosen = settings.chosen(streams)
 
     from pipeline.health import Health, serve
     from pipeline.stopping import Stop, stop_on_signals
@@ -41,10 +35,8 @@ def record(
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
     stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
-    host, port = (
-        settings.metrics.host,
-        serve(settings.metrics.host, settings.recorder.port, health, "recorder.port"),
-    )
+    host = settings.metrics.host
+    port = serve(host, settings.recorder.port, health, "recorder.port")
     with _recorder(settings, chosen, stop) as built:
         from pipeline.collector import quiet_collector
 
@@ -98,7 +90,7 @@ def _recorder(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Ite
                 retry_deadline_s=settings.worker.retry_deadline,
                 limits=limits,
             ),
-            lambda: int(datetime.now(UTC).timestamp() * 1000),
+            now_ms,
         )
 
 
@@ -107,14 +99,12 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
 
     Raises:
         ConfigError: neither names any, or there are snapshots with others.
+        RegistryError: which model serves is not known, or its manifest is damaged.
         SnapshotError: the newest snapshot cannot be read.
     """
     features = tuple(stream.features or ())
-    if not features and (promotions := registry.promotions(name)):
-        manifest: Mapping[str, Sequence[str]] = json.loads(
-            registry.load(name, promotions[-1].version).files["manifest.json"]
-        )
-        features = tuple(manifest["features"])
+    if not features and (champion := registry.champion(name)):
+        features = _features_of(name, champion.version, registry)
     if not features:
         raise ConfigError(
             f"stream {name}: what is to be recorded is named neither by `features` nor by a model; name them, or "
@@ -130,3 +120,14 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
             f"snapshots/{name} out of its storage"
         )
     return features
+
+
+def _features_of(name: str, version: str, registry: "Registry") -> tuple[str, ...]:
+    """Return the features of a version, by its manifest alone."""
+    from models.manifest import MANIFEST, ModelFileError, read_manifest
+
+    try:
+        manifest = read_manifest(registry.file(name, version, MANIFEST) or b"", f"model {name} {version}")
+    except ModelFileError as error:
+        raise RegistryError(f"{error}; or name the `features` of stream {name}") from error
+    return tuple(manifest["features"])

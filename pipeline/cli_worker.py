@@ -3,10 +3,11 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pipeline.cli_options import ConfigPath
 
 if TYPE_CHECKING:
     from pipeline.config import Settings
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def worker(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")],
+    config: ConfigPath,
     leave: Annotated[
         bool, typer.Option("--leave", help="When it stops, give up kafka.instance_id: partitions move at once.")
     ] = False,

@@ -6,7 +6,7 @@ error names the file, the line and the key. `config.schema.json` beside this mod
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from pipeline.alert_settings import OF_SERIES, AlertSettings
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
-from pipeline.mistakes import explain, mistake_at, nearest, no_setting
+from pipeline.mistakes import explain, mistake_at, nearest, no_setting, unknown
 from pipeline.record_settings import RecorderSettings, RecordSettings
 from pipeline.setting_types import (
     LARGEST,
@@ -313,6 +313,18 @@ class Settings(BaseSettings):
     def place_of(self, *keys: str) -> str:
         """Return where a key is set: a file and line, or a variable of the environment."""
         return self._places[nearest(self._places, keys)]
+
+    def chosen(self, asked: Sequence[str] | None) -> list[str]:
+        """Return the names of the streams that are asked for, each once; all where none is.
+
+        Raises:
+            ConfigError: there is no such stream; the nearest one is named.
+        """
+        names = list(dict.fromkeys(asked or self.streams))
+        for name in names:
+            if name not in self.streams:
+                raise ConfigError(unknown("stream", name, self.streams))
+        return names
 
 
 def load_settings(path: Path) -> Settings:

@@ -32,10 +32,9 @@ span holds. How often the gate errs is measured by `tests/benchmarks/gate_power.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -46,6 +45,7 @@ from pipeline.budgets import Budget, parse_budget
 from pipeline.chance import binomial_at_least, most_by_chance, sign_test
 from pipeline.held_out import SIZES, HeldOut, rounds_of
 from pipeline.trial import LATE, Trial, tried
+from pipeline.versions.origin import GateResult, GateRow
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -64,30 +64,6 @@ _LEAST = 1e-6
 """Distances below this, in spreads, are none."""
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One measure of both models."""
-
-    measure: str
-    champion: float | None
-    challenger: float | None
-    limit: str
-    """What the challenger's figure has to be, or what both are figures of."""
-    ok: bool = True
-    """False: that is a reason to refuse it."""
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """What the gate says, and by what."""
-
-    accepted: bool
-    rule: Literal["champion", "first"]
-    reasons: tuple[str, ...]
-    """Why it is accepted, or each reason why not."""
-    rows: tuple[Row, ...]
-    held_out_rows: int
-    anomalies: int
-
-
 def judge(
     champion: Detector | None,
     challenger: Detector,
@@ -96,7 +72,7 @@ def judge(
     *,
     halvings: int = 0,
     seed: int = 0,
-) -> Verdict:
+) -> GateResult:
     """Compare two detectors on a held out span.
 
     Args:
@@ -141,7 +117,8 @@ def has_finite_weights(detector: Detector) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-class _Allowed(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class _Allowed:
     """A budget, and what it comes to in a held out span."""
 
     text: str
@@ -172,12 +149,12 @@ def _budgets(alerts: AlertSettings, held: HeldOut, halvings: int) -> list[_Allow
     return budgets
 
 
-def _unsound(what: str, champion: Detector | None, held: HeldOut) -> Verdict:
+def _unsound(what: str, champion: Detector | None, held: HeldOut) -> GateResult:
     reason = f"not sound: some of its {what} are no finite numbers; lower `learning_rate`, or look at the records"
-    return Verdict(False, "first" if champion is None else "champion", (reason,), (), held.rows, 0)
+    return GateResult(False, "first" if champion is None else "champion", (reason,), (), held.rows, 0)
 
 
-def _first(new: Trial, budgets: Sequence[_Allowed], anomalies: Sequence[Anomaly], held: HeldOut) -> Verdict:
+def _first(new: Trial, budgets: Sequence[_Allowed], anomalies: Sequence[Anomaly], held: HeldOut) -> GateResult:
     rows, reasons = _calibrated(None, new, budgets, held)
     kept_I = ~new.alarmed_I
     rows += _by_fault(None, new, anomalies, kept_I)
@@ -186,14 +163,14 @@ def _first(new: Trial, budgets: Sequence[_Allowed], anomalies: Sequence[Anomaly]
     if there >= _LEAST_FOUND:
         blind = 1 - binomial_at_least(found + 1, there, _LARGE_FOUND) < _CHANCE
         limit = f"{_LARGE_FOUND:.0%}, or no less beyond chance, of {there:,} of {SIZES[-1]:g} spreads"
-        rows.append(Row("large anomalies found", None, round(found / there, 4), limit, not blind))
+        rows.append(GateRow("large anomalies found", None, round(found / there, 4), limit, not blind))
         if blind:
             reasons.append(
                 f"blind: it finds {found:,} of {there:,} anomalies of {SIZES[-1]:g} spreads; look at the features, "
                 "or at a longer history"
             )
     accepted = ("sound and calibrated, and there is no champion that a worker could start with",)
-    return Verdict(not reasons, "first", tuple(reasons) or accepted, tuple(rows), held.rows, len(anomalies))
+    return GateResult(not reasons, "first", tuple(reasons) or accepted, tuple(rows), held.rows, len(anomalies))
 
 
 def _compared(
@@ -203,7 +180,7 @@ def _compared(
     anomalies: Sequence[Anomaly],
     held: HeldOut,
     same_features: bool,
-) -> Verdict:
+) -> GateResult:
     rows, reasons = _calibrated(old, new, budgets, held)
     better = [f"the champion is {fault}" for fault in _calibrated(None, old, budgets, held)[1][:1]]
     kept_I = ~(old.alarmed_I | new.alarmed_I)
@@ -213,7 +190,7 @@ def _compared(
     more = gained - lost > margin and sign_test(gained, lost) < _CHANCE
     limit = f"no fewer beyond chance; {lost:,} lost, {gained:,} gained of {int(kept_I.sum()):,}"
     before, now = (_share(each.found_I[kept_I]) for each in (old, new))
-    rows.append(Row("anomalies found", before, now, limit, not fewer))
+    rows.append(GateRow("anomalies found", before, now, limit, not fewer))
     of_faults = _by_fault(old, new, anomalies, kept_I)
     rows += of_faults
     if fewer:
@@ -232,18 +209,18 @@ def _compared(
         reasons.append(
             "not better: neither nearer to the values, nor does it find more, and the champion is calibrated"
         )
-    return Verdict(not reasons, "champion", tuple(reasons or better), tuple(rows), held.rows, len(anomalies))
+    return GateResult(not reasons, "champion", tuple(reasons or better), tuple(rows), held.rows, len(anomalies))
 
 
 def _calibrated(
     old: Trial | None, new: Trial, budgets: Sequence[_Allowed], held: HeldOut
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[GateRow], list[str]]:
     """Return how often and how long the models are alarmed, and why the new one is not calibrated."""
     rows, reasons = [], []
     for at, each in enumerate(budgets):
         opened, of_old = new.opened[at], None if old is None else float(old.opened[at])
         limit = f"{each.most:,} at most; the budget allows {each.incidents:.1f}"
-        rows.append(Row(f"false incidents, {each.text}", of_old, float(opened), limit, opened <= each.most))
+        rows.append(GateRow(f"false incidents, {each.text}", of_old, float(opened), limit, opened <= each.most))
         if opened > each.most:
             reasons.append(
                 f"not calibrated: {opened:,} false incidents where {each.text} allows {each.incidents:.1f}"
@@ -251,7 +228,7 @@ def _calibrated(
     alarmed = None if old is None else round(old.alarmed, 4)
     most = max(_MOST_ALARMED, budgets[0].most * _USUAL_POINTS / max(held.rows, 1))
     ok = new.alarmed <= most
-    rows.append(Row("share of time alarmed", alarmed, round(new.alarmed, 4), f"{most:.2g} at most", ok))
+    rows.append(GateRow("share of time alarmed", alarmed, round(new.alarmed, 4), f"{most:.2g} at most", ok))
     if not ok:
         reasons.append(f"not calibrated: alarmed for {new.alarmed:.0%} of the time")
     return rows, reasons
@@ -263,28 +240,28 @@ def _changes(old: Trial, new: Trial, chosen_I: BoolArray) -> tuple[int, int]:
     return int((before_I & ~now_I).sum()), int((now_I & ~before_I).sum())
 
 
-def _by_fault(old: Trial | None, new: Trial, anomalies: Sequence[Anomaly], kept_I: BoolArray) -> list[Row]:
+def _by_fault(old: Trial | None, new: Trial, anomalies: Sequence[Anomaly], kept_I: BoolArray) -> list[GateRow]:
     """Return how many anomalies of each kind are found."""
     rows = []
     for fault in sorted({one.fault for one in anomalies}):
         of_it_I = kept_I & np.array([one.fault == fault for one in anomalies], np.bool_)
         share = _share(new.found_I[of_it_I])
         if old is None:
-            rows.append(Row(f"{fault} found", None, share, f"of {int(of_it_I.sum()):,}"))
+            rows.append(GateRow(f"{fault} found", None, share, f"of {int(of_it_I.sum()):,}"))
             continue
         lost, gained = _changes(old, new, of_it_I)
         limit = f"{lost:,} lost, {gained:,} gained of {int(of_it_I.sum()):,}"
         ok = sign_test(lost, gained) >= _CHANCE_OF_KIND
-        rows.append(Row(f"{fault} found", _share(old.found_I[of_it_I]), share, limit, ok))
+        rows.append(GateRow(f"{fault} found", _share(old.found_I[of_it_I]), share, limit, ok))
     return rows
 
 
-def _distance(old: Trial, new: Trial, same_features: bool) -> tuple[Row, Literal["nearer", "further", "alike"]]:
+def _distance(old: Trial, new: Trial, same_features: bool) -> tuple[GateRow, Literal["nearer", "further", "alike"]]:
     """Compare how far values lie from the expected ones, block by block."""
     before, now = (round(float(np.median(each.error_B)), 4) if len(each.error_B) else None for each in (old, new))
     measure = "distance from expected values, in spreads"
     if not same_features:
-        return Row(measure, before, now, "not compared: the champion knows other features"), "alike"
+        return GateRow(measure, before, now, "not compared: the champion knows other features"), "alike"
     ratio_B = np.log(np.maximum(new.error_B, _LEAST)) - np.log(np.maximum(old.error_B, _LEAST))
     gain = np.log1p(_GAIN)
     further, nearer = int((ratio_B > gain).sum()), int((ratio_B < -gain).sum())
@@ -294,7 +271,7 @@ def _distance(old: Trial, new: Trial, same_features: bool) -> tuple[Row, Literal
     elif sign_test(nearer, len(ratio_B) - nearer) < _CHANCE:
         said = "nearer"
     limit = f"by {_GAIN:.0%} further in {further:,} of {len(ratio_B):,} blocks, nearer in {nearer:,}"
-    return Row(measure, before, now, limit, said != "further"), said
+    return GateRow(measure, before, now, limit, said != "further"), said
 
 
 def _share(found_I: BoolArray) -> float | None:

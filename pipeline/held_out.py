@@ -94,13 +94,13 @@ class Round:
         return replace(self, values={name: x_NF[:, places] for name, x_NF in self.values.items()})
 
 
-def cut_of(kind: Kind, columns: Columns, share: float = HELD_OUT) -> dict[str, int]:
-    """Return each series' first held out row, so that about this share of all rows is held out."""
+def cut_of(kind: Kind, columns: Columns) -> dict[str, int]:
+    """Return each series' first held out row, so that about `HELD_OUT` of all rows is held out."""
     if kind == "features":
-        return {name: len(time_ms_T) - int(share * len(time_ms_T)) for name, (time_ms_T, _) in columns.items()}
+        return {name: len(time_ms_T) - int(HELD_OUT * len(time_ms_T)) for name, (time_ms_T, _) in columns.items()}
     if not columns:
         return {}
-    from_ms = np.quantile(np.concatenate([time_ms_T for time_ms_T, _ in columns.values()]), 1 - share)
+    from_ms = np.quantile(np.concatenate([time_ms_T for time_ms_T, _ in columns.values()]), 1 - HELD_OUT)
     return {name: int(np.searchsorted(time_ms_T, from_ms)) for name, (time_ms_T, _) in columns.items()}
 
 

@@ -13,6 +13,7 @@ Defined at import, since the client's registry is global; `pipeline.health` serv
 """
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.context_managers import Timer
 
 _DURATION_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZE_BUCKETS = (1, 4, 16, 64, 256, 1024, 2048, 4096, 8192, 16384)
@@ -111,7 +112,7 @@ SNAPSHOT_FILES = Counter("offkey_snapshot_files", "Ranges of offsets that the re
 SNAPSHOT_FILES_HELD = Gauge(
     "offkey_snapshot_files_held", "Files that storage held when it was last tidied.", ["stream"]
 )
-SNAPSHOT_BYTES_HELD = Gauge("offkey_snapshot_held_bytes", "Bytes of these files.", ["stream"])
+SNAPSHOT_HELD_BYTES = Gauge("offkey_snapshot_held_bytes", "Bytes of these files.", ["stream"])
 SNAPSHOT_WRITES_FAILED = Counter(
     "offkey_snapshot_writes_failed",
     "Times that storage did not take what the recorder had to write, remove or merge: it tries again.",
@@ -129,6 +130,12 @@ SNAPSHOT_FILES_REMOVED = Counter(
 SNAPSHOT_FILES_MERGED = Counter(
     "offkey_snapshot_files_merged", "Small files whose rows were merged into larger ones.", ["stream"]
 )
+
+
+def measure(stage: str) -> Timer:
+    """Observe how long a block takes as one stage."""
+    return STAGE_DURATION_SECONDS.labels(stage).time()
+
 
 EXPOSITION = make_wsgi_app()
 """WSGI application that answers with all of them, in the format that is asked for."""

@@ -390,10 +390,3 @@ class Registry(Protocol):
 
     def log(self, stream: str) -> PromotionLog:
         """Return the log with what is wrong with it."""
-
-    def promotions(self, stream: str) -> Sequence[Promotion]:
-        """Return the log, oldest first.
-
-        Raises:
-            RegistryError: an entry is missing or damaged.
-        """

@@ -20,12 +20,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline import metrics
 from pipeline.errors import AssignmentLost, ConfigError, TransientError
 from pipeline.open_rows import OpenRows
+from pipeline.patience import Patience
 from pipeline.protocols import PartitionRecords, Source, TopicPartition
 from pipeline.recorded_partitions import RecordedPartitions, RecordedStream
 from pipeline.snapshots import Limits, Snapshots
@@ -33,8 +33,7 @@ from pipeline.stopping import Stop
 
 logger = logging.getLogger(__name__)
 
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.2, 5.0
-_LONGEST_WAIT_S = 30.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 30.0
 """Between two tries of storage that does not take a file."""
 
 
@@ -76,7 +75,7 @@ class Recorder:
         self._has_written = False
         self._storage_trouble = ""
         self._storage_due_s = 0.0
-        self._storage_wait_s = _FIRST_BACKOFF_S
+        self._storage_wait_s = _FIRST_WAIT_S
         self._paused: set[TopicPartition] = set()
         self.turned_s: float | None = None
         """When the loop last came round, by `clock`; None before its first turn."""
@@ -115,24 +114,18 @@ class Recorder:
             TransientError: the broker stayed away for longer than `retry_deadline_s`, or storage at a take-over.
             ConfigError: a topic, a right or an offset is missing.
         """
-        failing_since_s: float | None = None
-        backoff_s = _FIRST_BACKOFF_S
+        patience = Patience(self.settings.retry_deadline_s, self.clock)
         self._stop = stop
         stop.begun = True
         while not stop.is_set():
             self.turned_s = self.clock()
             try:
                 self.step()
-                self._trouble, failing_since_s, backoff_s = "", None, _FIRST_BACKOFF_S
+                self._trouble = ""
+                patience.renew()
             except TransientError as error:
-                now_s = self.clock()
-                failing_since_s = now_s if failing_since_s is None else failing_since_s
                 self._trouble = str(error)
-                if now_s - failing_since_s > self.settings.retry_deadline_s:
-                    raise
-                logger.warning("trying again in %.1f s: %s", backoff_s, error)
-                stop.wait(backoff_s)
-                backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+                patience.wait(error, stop)
         try:
             self.close_files()
         except TransientError as error:
@@ -162,9 +155,9 @@ class Recorder:
             self.source.poll(0)
             raise
         self._paused &= self.partitions.open.keys()
-        with _measure("poll"):
+        with metrics.measure("poll"):
             polled = self.source.poll(self.settings.poll_timeout_s)
-        with _measure("decode"):
+        with metrics.measure("decode"):
             for records in polled:
                 if records.partition in self.partitions.open:
                     self._take(records)
@@ -218,7 +211,7 @@ class Recorder:
                 if self.partitions.open.get(rows.partition) is not rows:
                     continue
                 try:
-                    with _measure("file"):
+                    with metrics.measure("file"):
                         self._write(rows)
                 except (TransientError, ConfigError) as error:
                     if isinstance(error, ConfigError) and not self._has_written:
@@ -248,7 +241,7 @@ class Recorder:
     def _note_success(self) -> None:
         if self._storage_trouble:
             logger.info("storage takes files again")
-        self._has_written, self._storage_trouble, self._storage_wait_s = True, "", _FIRST_BACKOFF_S
+        self._has_written, self._storage_trouble, self._storage_wait_s = True, "", _FIRST_WAIT_S
 
     def _hold_back(self) -> None:
         """Pause all partitions while memory is full, and have them come again when it is not."""
@@ -267,7 +260,7 @@ class Recorder:
         if not ends:
             return
         try:
-            with _measure("commit"):
+            with metrics.measure("commit"):
                 self.source.commit(ends)
         except AssignmentLost:
             self.partitions.forget(ends)
@@ -284,7 +277,7 @@ class Recorder:
             return
         name = self._untidy[0]
         try:
-            with _measure("tidy"):
+            with metrics.measure("tidy"):
                 limits = self.settings.limits.get(name, Limits())
                 done = self.snapshots.tidy(name, self.now_ms(), limits, self.partitions.open.__contains__)
         except (TransientError, ConfigError) as error:
@@ -293,7 +286,7 @@ class Recorder:
             self._untidy.clear()
             return
         metrics.SNAPSHOT_FILES_HELD.labels(name).set(done.files)
-        metrics.SNAPSHOT_BYTES_HELD.labels(name).set(done.stored_bytes)
+        metrics.SNAPSHOT_HELD_BYTES.labels(name).set(done.stored_bytes)
         if not done.more:
             self._untidy.pop(0)
 
@@ -304,9 +297,3 @@ class Recorder:
             metrics.LAG_RECORDS.labels(stream.name).set(sum(n for at, n in lag.items() if at.topic == stream.topic))
             metrics.PARTITIONS_ASSIGNED.labels(stream.name).set(len(mine))
             metrics.SNAPSHOT_ROWS_OPEN.labels(stream.name).set(sum(rows.rows for rows in mine))
-
-
-@contextmanager
-def _measure(stage: str) -> Iterator[None]:
-    with metrics.STAGE_DURATION_SECONDS.labels(stage).time():
-        yield

@@ -22,14 +22,14 @@ from models.spec import shortened
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, RegistryError, SnapshotError
 from pipeline.excluded import Kept, Span, kept_of, maintenance_of
-from pipeline.gate import Verdict, judge
+from pipeline.gate import judge
 from pipeline.held_out import HeldOut, cut_of, held_out_of
 from pipeline.history import Read
 from pipeline.lanes import load_champion, series_in_budget
 from pipeline.protocols import Registry
 from pipeline.stages.thresholds import halvings_of
 from pipeline.train import fit_stream, origin_of, plan_of_settings, publish
-from pipeline.versions.origin import GateResult, GateRow
+from pipeline.versions.origin import GateResult
 from pipeline.versions.promoting import RETRAIN
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Retrained:
     """What one retraining came to."""
 
     stream: str
-    verdict: Verdict
+    verdict: GateResult
     version: str | None
     """Of the challenger, where it was promoted."""
     champion: str | None
@@ -134,7 +134,7 @@ def retrain_stream(
     if verdict.accepted and promote:
         ended = now()
         seconds = (ended - started).total_seconds()
-        origin = origin_of(RETRAIN, settings, read, ended, seconds, version, result_of(verdict))
+        origin = origin_of(RETRAIN, settings, read, ended, seconds, version, verdict)
         promoted = publish(name, challenger, registry, ended, origin, log=log, reason=RETRAIN, by=by)
     if unfinished:
         unfinished.clear()
@@ -161,12 +161,6 @@ def retrain_stream(
         challenger.training["rows"],
         (now() - started).total_seconds(),
     )
-
-
-def result_of(verdict: Verdict) -> GateResult:
-    """Return a verdict as it stands beside the version that it promoted."""
-    rows = tuple(GateRow(row.measure, row.champion, row.challenger, row.limit, row.ok) for row in verdict.rows)
-    return GateResult(verdict.accepted, verdict.reasons, rows, verdict.rule, verdict.held_out_rows)
 
 
 def _champion_of(

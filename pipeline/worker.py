@@ -26,6 +26,7 @@ from pipeline import metrics
 from pipeline.checkpointing import Progress
 from pipeline.errors import AssignmentLost, RecordError, TransientError
 from pipeline.partitions import Partitions
+from pipeline.patience import Patience
 from pipeline.protocols import Checkpoints, Delivery, PartitionRecords, Source, TopicPartition
 from pipeline.stages import alerts, dead_letters
 from pipeline.stages.bounds import Reason
@@ -35,7 +36,6 @@ from pipeline.stream import Lane, Measure, Outcome, Scored
 
 logger = logging.getLogger(__name__)
 
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.2, 5.0
 _BUSY_POLL_S = 0.05
 _CHECKPOINT_PATIENCE_S = 5.0
 _FLUSHED_BY, _CHECKPOINTED_BY = 0.6, 0.8
@@ -113,8 +113,7 @@ class Worker:
             RecordError: a record cannot be kept safe, or too many in a row were rejected.
             ConfigError: a topic, a right or an offset is missing.
         """
-        failing_since_s: float | None = None
-        backoff_s = _FIRST_BACKOFF_S
+        patience = Patience(self.settings.retry_deadline_s, self.clock)
         self._stop = stop
         stop.begun = True
         while not stop.is_set():
@@ -124,16 +123,10 @@ class Worker:
                 self.trouble = ""
                 # What is replayed after a failure says nothing of whether the cause has gone.
                 if not self._only_replayed:
-                    failing_since_s, backoff_s = None, _FIRST_BACKOFF_S
+                    patience.renew()
             except TransientError as error:
-                now_s = self.clock()
-                failing_since_s = now_s if failing_since_s is None else failing_since_s
                 self.trouble = str(error)
-                if now_s - failing_since_s > self.settings.retry_deadline_s:
-                    raise
-                logger.warning("trying again in %.1f s: %s", backoff_s, error)
-                stop.wait(backoff_s)
-                backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+                patience.wait(error, stop)
         # Whose topic was made anew is seen by the next start: there is no time to ask the broker.
         self.partitions.checkpointing.begin_round(last=True)
         self._checkpoint(self._stop.left_s(_CHECKPOINTED_BY))
@@ -166,7 +159,7 @@ class Worker:
             self.partitions.forget_all()
             self.source.poll(0)
             raise
-        with _measure("poll"):
+        with metrics.measure("poll"):
             # A large checkpoint takes many turns, be there records or not.
             most_s = _BUSY_POLL_S if self.partitions.checkpointing.busy else self.settings.poll_timeout_s
             polled = self.source.poll(min(most_s, self.settings.poll_timeout_s))
@@ -204,7 +197,7 @@ class Worker:
 
     def _checkpoint(self, wait_s: float) -> None:
         if self.partitions.checkpointing.busy:
-            with _measure("checkpoint"):
+            with metrics.measure("checkpoint"):
                 self.partitions.checkpointing.go_on(wait_s)
 
     def _score(self, polled: Sequence[PartitionRecords]) -> list[tuple[Lane, Outcome]]:
@@ -248,7 +241,7 @@ class Worker:
         progress.rejects_in_a_row = run if expected_row == len(records.records) else 0
 
     def _publish(self, outcomes: Sequence[tuple[Lane, Outcome]]) -> None:
-        with _measure("publish"):
+        with metrics.measure("publish"):
             for _, outcome in outcomes:
                 for alert in outcome.alerts:
                     if self._is_new(TopicPartition(alert.topic, alert.partition), alert.offset):
@@ -259,7 +252,7 @@ class Worker:
 
     def _finish(self, polled: Sequence[PartitionRecords]) -> bool:
         """Have all confirmed and commit what is new of the records; return whether anything is."""
-        with _measure("commit"):
+        with metrics.measure("commit"):
             moved = {
                 records.partition: records.next_offset
                 for records in polled
@@ -336,12 +329,6 @@ class Worker:
 
 def _not_kept() -> Scored:
     raise AssertionError("the worker keeps no scores")
-
-
-@contextmanager
-def _measure(stage: str) -> Iterator[None]:
-    with metrics.STAGE_DURATION_SECONDS.labels(stage).time():
-        yield
 
 
 @contextmanager

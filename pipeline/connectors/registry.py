@@ -88,19 +88,13 @@ class StoredRegistry:
         return made_champion(self._newest_first(stream))
 
     def log(self, stream: str) -> PromotionLog:
-        last = self._last_number(self._numbers(stream), stream)
+        last = self._last_number(stream)
         read = [self._read(stream, number) for number in range(1, last + 1)]
         return PromotionLog(
             [entry for entry in read if not isinstance(entry, str)],
             last,
             [fault for fault in read if isinstance(fault, str)],
         )
-
-    def promotions(self, stream: str) -> Sequence[Promotion]:
-        log = self.log(stream)
-        if log.faults:
-            raise RegistryError(log.faults[0])
-        return log.entries
 
     def _files(self, stream: str) -> Mapping[str, set[str]]:
         """Return the files of each version, be it complete or not."""
@@ -120,7 +114,7 @@ class StoredRegistry:
 
     def _newest_first(self, stream: str) -> Iterator[Promotion]:
         """Yield entries from the end as far as they are whole; that the last one is, is required."""
-        last = self._last_number(self._numbers(stream), stream)
+        last = self._last_number(stream)
         for number in range(last, 0, -1):
             entry = self._read(stream, number)
             if not isinstance(entry, str):
@@ -130,8 +124,8 @@ class StoredRegistry:
             else:
                 return
 
-    def _last_number(self, listed: Iterator[int], stream: str) -> int:
-        last = max(listed, default=0)
+    def _last_number(self, stream: str) -> int:
+        last = max(self._numbers(stream), default=0)
         while self._storage.get(_entry(stream, last + 1)) is not None:
             last += 1
         return last

@@ -16,9 +16,9 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Protocol
 
 from pipeline import metrics
+from pipeline.connectors.objects import Storage
 from pipeline.connectors.parquet import ROWS_A_GROUP
 from pipeline.connectors.snapshot_files import Decoder, Encoder
 from pipeline.connectors.snapshot_names import (
@@ -38,17 +38,6 @@ from pipeline.snapshots import Limits, SnapshotRows, Tidied, joined
 logger = logging.getLogger(__name__)
 
 _ALL_MS = -(2**63), 2**63 - 1
-
-
-class Storage(Protocol):
-    """What is asked of storage here."""
-
-    @property
-    def url(self) -> str: ...
-    def get(self, name: str) -> bytes | None: ...
-    def create(self, name: str, content: bytes | memoryview) -> bool: ...
-    def sizes(self, folder: str) -> dict[str, int]: ...
-    def delete(self, name: str) -> None: ...
 
 
 def tidy(

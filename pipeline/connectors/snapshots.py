@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
 
 from pipeline import metrics
+from pipeline.connectors.objects import Storage
 from pipeline.connectors.snapshot_files import Decoder, Encoder
 from pipeline.connectors.snapshot_names import (
     DAY_MS,
@@ -43,23 +43,10 @@ from pipeline.protocols import OffsetRange, TopicPartition
 from pipeline.snapshots import Gap, Kept, Limits, SnapshotRows, Tidied, in_order, joined
 from pipeline.stages.decode import MAX_TIME_MS
 
-_ALL = OffsetRange(0, 2**63 - 1)
-_FIRST_MS, _LAST_MS = -(2**63), 2**63 - 1
-
-
 logger = logging.getLogger(__name__)
 
-
-class Storage(Protocol):
-    """Objects under names: `pipeline.connectors.storage`, or a dictionary."""
-
-    @property
-    def url(self) -> str: ...
-    def get(self, name: str) -> bytes | None: ...
-    def create(self, name: str, content: bytes | memoryview) -> bool: ...
-    def list(self, folder: str) -> list[str]: ...
-    def sizes(self, folder: str) -> dict[str, int]: ...
-    def delete(self, name: str) -> None: ...
+_ALL = OffsetRange(0, 2**63 - 1)
+_FIRST_MS, _LAST_MS = -(2**63), 2**63 - 1
 
 
 class StoredSnapshots:

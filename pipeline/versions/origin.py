@@ -28,21 +28,25 @@ class GateRow:
     """None: there was no champion, or it has no such measure."""
     challenger: float | None
     limit: str
-    """What the challenger has to keep to, in words."""
-    ok: bool
+    """What the challenger's figure has to be, or what both are figures of."""
+    ok: bool = True
+    """False: that is a reason to refuse it."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """How the gate judged a version before it was promoted."""
+    """What the gate says of a challenger, and by what."""
 
     accepted: bool
-    reasons: tuple[str, ...] = ()
-    rows: tuple[GateRow, ...] = ()
-    rule: str = ""
-    """Which of the gate's rules it was judged by."""
-    held_out_rows: int = 0
+    rule: str
+    """Which of its rules judged: that for a `champion` to beat, or that for the `first` model."""
+    reasons: tuple[str, ...]
+    """Why it is accepted, or each reason why not."""
+    rows: tuple[GateRow, ...]
+    held_out_rows: int
     """Rows that both were compared on."""
+    anomalies: int
+    """Those put into these rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,23 +51,19 @@ def version_lines(stream: str, facts: Facts) -> Iterator[str]:
         yield f"  {what:{_WIDTH}}  {told}"
 
 
-def gate_table(gate: GateResult) -> Table:
-    """Return the measures by which a version was judged."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("gate", overflow="fold")
-    for head in ("champion", "challenger"):
-        table.add_column(head, justify="right")
-    for head in ("limit", ""):
-        table.add_column(head, overflow="fold")
+def gate_table(gate: GateResult, champion: str | None) -> Table:
+    """Return the measures by which a challenger was judged, beside the champion's."""
+    against = f"; champion {printable(champion)}" if champion else ""
+    title = f"{gate.held_out_rows:,} rows held out, {gate.anomalies:,} anomalies put into them{against}"
+    table = Table("", title=Text(title), title_justify="left")
+    table.add_column("Measure", overflow="fold")
+    table.add_column("Champion", justify="right")
+    table.add_column("Challenger", justify="right")
+    table.add_column("Limit", overflow="fold")
     for row in gate.rows:
-        cells = (
-            row.measure,
-            _number(row.champion),
-            _number(row.challenger),
-            row.limit,
-            "ok" if row.ok else "fails",
-        )
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+        figures = ("" if figure is None else f"{figure:,.4g}" for figure in (row.champion, row.challenger))
+        mark = "[green]ok[/]" if row.ok else "[red]no[/]"
+        table.add_row(mark, *(Text(printable(cell)) for cell in (row.measure, *figures, row.limit)))
     return table
 
 
@@ -200,7 +196,3 @@ def _verdict(gate: GateResult | None) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}"

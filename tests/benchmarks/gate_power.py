@@ -29,8 +29,9 @@ from models.detector import Detector
 from models.fitting import fit_detector
 from models.plan import plan_of
 from pipeline.alert_settings import AlertSettings
-from pipeline.gate import Verdict, judge
+from pipeline.gate import judge
 from pipeline.held_out import HeldOut, cut_of, held_out_of
+from pipeline.versions.origin import GateResult
 
 FloatArray = npt.NDArray[np.float64]
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ def held_of(x_STF: FloatArray) -> HeldOut:
     return held_out_of("series", FEATURES, columns, cut_of("series", columns), [], 50, 0)
 
 
-def outcome(verdict: Verdict) -> str:
+def outcome(verdict: GateResult) -> str:
     """Name it by its first reason."""
     return "accepted" if verdict.accepted else verdict.reasons[0].partition(":")[0]
 

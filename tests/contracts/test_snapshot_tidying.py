@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from pipeline.connectors.memory import MemoryStorage
+from pipeline.connectors.objects import Storage
 from pipeline.connectors.snapshot_names import DAY_MS, file_name, ranges_of, segments_of, topic_of, units_of
-from pipeline.connectors.snapshots import Storage, StoredSnapshots
+from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import TransientError
 from pipeline.protocols import OffsetRange, TopicPartition

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.connectors.memory import MemoryStorage
-from pipeline.connectors.snapshots import Storage, StoredSnapshots
+from pipeline.connectors.objects import Storage
+from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import SnapshotDamaged, SnapshotError, TransientError
 from pipeline.protocols import OffsetRange, TopicPartition

@@ -396,7 +396,7 @@ class On(MemoryCheckpoints):
 
 def sabotaged(monkeypatch: pytest.MonkeyPatch, storage: Sabotaged) -> Bench:
     monkeypatch.setattr("pipeline.checkpointing.PART_BYTES", 1)
-    monkeypatch.setattr("pipeline.worker._FIRST_BACKOFF_S", 0.0)
+    monkeypatch.setattr("pipeline.patience._FIRST_BACKOFF_S", 0.0)
     bench = Bench(partitions=1, checkpoints=On(storage), options=bench_options(checkpoint_every_s=0))
     bench.fill(series_payloads(60), feature_payloads(310))
     return bench

@@ -188,7 +188,7 @@ def test_a_message_about_thousands_of_features_stays_short(
 
 def test_an_unknown_stream_is_named(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     status, _, said = run("train", str(configured(tmp_path)), "machine")
-    assert (status, said) == (2, "offkey: there is no stream 'machine'; there are: machines\n")
+    assert (status, said) == (2, "offkey: there is no stream 'machine'; did you mean 'machines'?\n")
 
 
 def test_storage_that_cannot_be_written(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_a_retraining_shows_the_gates_table_and_promotes_what_is_better(
     assert "machines: refused, the champion stays\nmachines: not better: " in said
     assert "anomalies found" in said
     registry = StoredRegistry(ObjectStorage(load_settings(path).storage))
-    assert [promotion.version for promotion in registry.promotions("machines")] == [first["version"]]
+    assert [promotion.version for promotion in registry.log("machines").entries] == [first["version"]]
 
 
 def test_a_stream_that_cannot_be_retrained_leaves_the_others_their_turn(
@@ -425,4 +425,4 @@ def test_a_stream_that_cannot_be_retrained_leaves_the_others_their_turn(
 
 def test_retraining_a_stream_that_is_not_there(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     status, _, said = run("retrain", str(configured(tmp_path)), "machine")
-    assert (status, said) == (2, "offkey: there is no stream 'machine'; there are: machines\n")
+    assert (status, said) == (2, "offkey: there is no stream 'machine'; did you mean 'machines'?\n")

@@ -490,3 +490,11 @@ def test_what_is_kept_of_a_stream_unless_you_say(tmp_path: Path) -> None:
     never = load_settings(write(tmp_path, GOOD + "    record: {keep: never, keep_bytes: 2 TB}\n"))
     assert never.streams["machines"].record.keep is None
     assert never.streams["machines"].record.keep_bytes == 2 * 10**12
+
+
+def test_streams_are_chosen_once_each_in_the_order_asked_for(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, GOOD + "  disks: {topic: disks}\n"))
+    assert settings.chosen(None) == settings.chosen([]) == ["machines", "disks"]
+    assert settings.chosen(["disks", "machines", "disks"]) == ["disks", "machines"]
+    with pytest.raises(ConfigError, match="there is no stream 'machine'; did you mean 'machines'"):
+        settings.chosen(["disks", "machine"])

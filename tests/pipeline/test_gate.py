@@ -15,8 +15,9 @@ from models.detector import Detector
 from models.spec import ModelSpec
 from pipeline.alert_settings import AlertSettings
 from pipeline.excluded import Span
-from pipeline.gate import Row, Verdict, has_finite_weights, judge
+from pipeline.gate import has_finite_weights, judge
 from pipeline.held_out import HeldOut, cut_of, held_out_of
+from pipeline.versions.origin import GateResult, GateRow
 from tests.streams import (
     BEGIN_MS,
     FEATURES,
@@ -62,11 +63,11 @@ def held_of(columns: Columns, spans: tuple[Span, ...] = ()) -> HeldOut:
     return held_out_of("series", ["cpu", "mem"], columns, cut, spans, 8, 0)
 
 
-def judged(champion: Detector | None, challenger: Detector, held: HeldOut, **alerts: Any) -> Verdict:
+def judged(champion: Detector | None, challenger: Detector, held: HeldOut, **alerts: Any) -> GateResult:
     return judge(champion, challenger, held, SERIES.alerts.model_copy(update=alerts))
 
 
-def row(verdict: Verdict, measure: str) -> Row:
+def row(verdict: GateResult, measure: str) -> GateRow:
     (found,) = (each for each in verdict.rows if each.measure.startswith(measure))
     return found
 
@@ -253,7 +254,7 @@ def test_features_are_compared_record_by_record() -> None:
 def test_a_verdict_is_the_same_each_time_and_goes_through_json() -> None:
     one, again = (judged(trained(0, 600), trained(0, CUT), held_of(history())) for _ in range(2))
     assert one == again
-    assert msgspec.json.decode(msgspec.json.encode(one), type=Verdict) == one
+    assert msgspec.json.decode(msgspec.json.encode(one), type=GateResult) == one
 
 
 def test_a_budget_of_the_stream_halves_what_a_series_may_raise() -> None:

@@ -24,7 +24,7 @@ from tests.pipeline.versions.desks import day_ms, train
 from tests.streams import SERIES, features_detector
 
 Run = Callable[..., tuple[int, str, str]]
-GATE = GateResult(True, ("finds more",), (GateRow("false incidents", 3.0, 2.5, "at most 4", True),))
+GATE = GateResult(True, "champion", ("finds more",), (GateRow("false incidents", 3.0, 2.5, "at most 4"),), 900, 60)
 
 
 class Desk:
@@ -121,11 +121,11 @@ def test_a_version_is_shown_with_origin_gate_and_use(run: Run, desk: Desk) -> No
     assert rows[6].startswith("model vanilla, 1 view, of up to 8 rows; ")
     assert rows[8] == "promotion 2 2026-01-02 00:00:00 UTC, offkey train"
     assert rows[9].startswith("in use by partitions 0, 3 of topic metrics, as of 20")
-    assert rows[10:] == [
+    assert rows[10:12] == [
         "gate accepted; finds more",
-        "gate champion challenger limit",
-        "false incidents 3 2.5 at most 4 ok",
+        "900 rows held out, 60 anomalies put into them; champion v0",
     ]
+    assert "│ ok │ false incidents │ 3 │ 2.5 │ at most 4 │" in rows
     told = as_json(run("models", "show", str(desk.config), "machines", second, "--json")[1])
     assert told["origin"]["gate"]["rows"][0]["measure"] == "false incidents"
     assert [(each["topic"], each["partition"]) for each in told["serving"]] == [("metrics", 0), ("metrics", 3)]

@@ -94,7 +94,7 @@ def test_the_first_model_serves_when_it_is_calibrated() -> None:
     assert (done.verdict.accepted, done.verdict.rule, done.champion) == (True, "first", None)
     assert done.no_champion == "the stream has no model yet"
     assert (done.trained_rows, done.verdict.held_out_rows, done.series) == (3600, 900, 3)
-    (promotion,) = registry.promotions("machines")
+    (promotion,) = registry.log("machines").entries
     assert (promotion.version, promotion.reason) == (done.version, "offkey retrain")
     assert load_champion("machines", settings(), registry)[1] == done.version
 
@@ -114,7 +114,7 @@ def test_a_version_tells_how_the_gate_judged_it() -> None:
 def test_a_better_challenger_takes_the_champions_place() -> None:
     registry = serving(0, 150)
     done = retrained(history(), registry)
-    before, after = registry.promotions("machines")
+    before, after = registry.log("machines").entries
     assert done.verdict.accepted, done.verdict
     assert (done.champion, done.version) == (before.version, after.version)
     assert done.no_champion == ""
@@ -128,7 +128,7 @@ def test_a_challenger_that_is_not_better_is_refused_and_not_stored(caplog: pytes
     assert not done.verdict.accepted
     assert done.verdict.reasons[0].startswith("not better: ")
     assert done.version is None
-    assert len(registry.promotions("machines")) == len(registry.versions("machines")) == 1
+    assert len(registry.log("machines").entries) == len(registry.versions("machines")) == 1
     assert caplog.messages == [f"stream machines: challenger refused: {done.verdict.reasons[0]}"]
 
 
@@ -158,8 +158,8 @@ def test_a_promotion_that_came_meanwhile_wins() -> None:
             device=CPU,
             progress=meanwhile,
         )
-    assert [each.number for each in registry.promotions("machines")] == [1, 2]
-    assert registry.promotions("machines")[-1].reason == "offkey train"
+    assert [each.number for each in registry.log("machines").entries] == [1, 2]
+    assert registry.log("machines").entries[-1].reason == "offkey train"
 
 
 def test_an_outage_that_is_named_teaches_nothing() -> None:
@@ -199,7 +199,7 @@ def test_too_short_a_history(rows: int, said: str) -> None:
     with pytest.raises(SnapshotError) as caught:
         retrained(history()[:, :rows], registry)
     assert str(caught.value) == f"stream machines: {said}"
-    assert len(registry.promotions("machines")) == 1
+    assert len(registry.log("machines").entries) == 1
 
 
 def test_no_records_at_all() -> None:

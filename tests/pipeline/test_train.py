@@ -205,7 +205,7 @@ def test_a_version_is_stored_promoted_and_served() -> None:
     assert (first.records, first.rejected, first.late, first.series) == (800, 0, 0, 4)
     assert list(first.features) == ["cpu", "mem"]
     assert shares[-1] == 1.0
-    assert [(p.number, p.version) for p in registry.promotions("machines")] == [(1, first.version)]
+    assert [(p.number, p.version) for p in registry.log("machines").entries] == [(1, first.version)]
     detector, version = load_champion("machines", settings, registry)
     assert version == first.version
     files = registry.load("machines", version).files
@@ -220,7 +220,7 @@ def test_a_version_is_stored_promoted_and_served() -> None:
         series=4,
         seconds=1.0,
     )
-    (entry,) = registry.promotions("machines")
+    (entry,) = registry.log("machines").entries
     assert (entry.reason, entry.by) == ("offkey train", "me@here")
     # Of 800 rows the 7 before the first window is full do not count, of each of four series.
     (causal,) = (each for each in manifest["calibration"]["delays"] if each["delay"] == 0)

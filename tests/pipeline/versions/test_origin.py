@@ -18,8 +18,11 @@ ORIGIN = Origin(
     parent="20260101T000000-abcdef01",
     gate=GateResult(
         False,
+        "champion",
         ("fewer outages found",),
-        (GateRow("false incidents", 3.0, 2.5, "at most 4", True), GateRow("found", None, 0.5, "0.8", False)),
+        (GateRow("false incidents", 3.0, 2.5, "at most 4"), GateRow("found", None, 0.5, "0.8", False)),
+        900,
+        60,
     ),
 )
 

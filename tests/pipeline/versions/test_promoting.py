@@ -60,7 +60,7 @@ def test_each_rollback_and_promotion_is_an_entry() -> None:
         assert (entry.version, entry.note, entry.by, entry.promoted_ms) == (expected, "bad", "me@here", 9)
         champion = registry.champion("machines")
         assert champion == entry
-    assert [entry.version for entry in registry.promotions("machines")] == [a, b, c, b, a]
+    assert [entry.version for entry in registry.log("machines").entries] == [a, b, c, b, a]
 
 
 @pytest.mark.parametrize("file", [TENSORS, MANIFEST, ORIGIN])

@@ -1,0 +1,81 @@
+"""What `offkey train` and `offkey retrain` have alike: what they open, the newest records, and a progress bar."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from models.resume import Unfinished
+    from pipeline.protocols import PartitionRecords
+    from pipeline.snapshots import Snapshots
+
+_NEWEST_RECORDS = 64
+"""So many of a topic tell how many rows its records have."""
+
+
+class Opened:
+    """The streams that are asked for, and where their records and models are."""
+
+    def __init__(self, config: Path, streams: list[str] | None) -> None:
+        """Look at the configuration; nothing is read yet.
+
+        Raises:
+            ConfigError: there is no such stream, or an option of its model is wrong.
+        """
+        from pipeline.config import load_settings
+
+        self.settings = load_settings(config)
+        self.streams = self.settings.chosen(streams)
+
+        from pipeline.connectors.connection import Connection
+        from pipeline.connectors.registry import StoredRegistry
+        from pipeline.connectors.storage import ObjectStorage
+        from pipeline.lanes import choose_device
+        from pipeline.train import wrong_option
+
+        for name in self.streams:
+            if wrong := wrong_option(self.settings.streams[name]):
+                place = self.settings.place_of("streams", name, "model", wrong[0])
+                raise ConfigError(f"{place}: streams.{name}.model: {wrong[1]}")
+        self._storage, self._connection = ObjectStorage(self.settings.storage), Connection.of(self.settings.kafka)
+        self.registry, self.device = StoredRegistry(self._storage), choose_device(self.settings.device)
+
+    def history(self, stream: str, most_rows: int) -> "Iterator[PartitionRecords]":
+        """Return the newest records of a stream's topic; of Arrow those that hold about so many rows."""
+        from pipeline.connectors.kafka import history
+        from pipeline.fields import records_of_rows
+
+        settings = self.settings.streams[stream]
+        newest = history(self._connection, settings.topic, _NEWEST_RECORDS)
+        return history(self._connection, settings.topic, records_of_rows(most_rows, settings, newest))
+
+    def snapshots(self) -> "Snapshots":
+        from pipeline.connectors.snapshots import StoredSnapshots
+
+        return StoredSnapshots(self._storage)
+
+    def unfinished(self, stream: str) -> "Unfinished":
+        """Return where a stream's training is kept while it lasts."""
+        from models.resume import Unfinished
+
+        def say(text: str) -> None:
+            print(f"{stream}: {text}", file=sys.stderr)
+
+        return Unfinished(self._storage, f"models/{stream}/unfinished", say)
+
+
+@contextlib.contextmanager
+def training_bar(stream: str, hidden: bool) -> Iterator[Callable[[str, float], None]]:
+    """Show how far the training of a stream is, on standard error, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("training {task.description}"), BarColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
+        task = bar.add_task(stream, total=1.0)
+        yield lambda _, share: bar.update(task, completed=share)
