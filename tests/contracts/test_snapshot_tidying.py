@@ -308,3 +308,17 @@ def test_each_offset_is_one_files_and_whole_ones_come_first(drawn: list[tuple[An
     assert ranges_of(OffsetRange(one.begin, one.end) for one in segments) == ranges_of([*covered, *torn])
     of_whole = [OffsetRange(one.begin, one.end) for one in segments if one.unit.is_whole]
     assert ranges_of(of_whole) == ranges_of(covered)
+
+
+@pytest.mark.timeout(60)
+def test_many_files_are_told_apart_as_quickly_as_few() -> None:
+    """As of a year of large files, or of a topic that nobody could merge: the recorder's loop waits for it."""
+    topic, count = topic_of(PLACE, TOPIC_ID), 20_000
+    names = [
+        file_name("machines", topic, OffsetRange(10 * n, 10 * n + 15), f"{n:08x}", FIRST_DAY + n // 300, 1, 1 + n % 2)
+        for n in range(count)
+    ]
+    segments = segments_of(units_of("machines", names))
+    assert len(segments) == 2 * (count // 2)
+    assert all(one.end == other.begin for one, other in pairwise(segments))
+    assert [(each.begin, each.end) for each in segments[:3]] == [(0, 15), (15, 20), (20, 35)]
