@@ -208,7 +208,7 @@ def test_a_damaged_file_is_named_with_a_remedy(how: str, snapshots: StoredSnapsh
         read(snapshots)
     with pytest.raises(SnapshotDamaged):
         snapshots.rows_of("machines", kept(snapshots).last)
-    assert snapshots.features("machines") in (None, FEATURES)
+    assert snapshots.schema("machines") in (None, (FEATURES, True))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,17 @@ def test_files_of_two_schemas_are_refused_where_both_are_asked_for(snapshots: St
     assert read(snapshots, at_day(1), at_day(2)).offsets == list(range(10, 20))
     with pytest.raises(SnapshotError, match="read a range of time in which they are the same"):
         read(snapshots)
-    assert snapshots.features("machines") == ("cpu",)
+    assert snapshots.schema("machines") == (("cpu",), True)
+
+
+@pytest.mark.parametrize("series", [True, False])
+def test_files_of_two_kinds_are_refused_where_both_are_asked_for(series: bool, snapshots: StoredSnapshots) -> None:
+    write(snapshots, 0, 10, series=series)
+    write(snapshots, 10, 20, [1], series=not series)
+    assert read(snapshots, at_day(1), at_day(2)).offsets == list(range(10, 20))
+    with pytest.raises(SnapshotError, match="read a range of time of one `kind`"):
+        read(snapshots)
+    assert snapshots.schema("machines") == (FEATURES, not series)
 
 
 def test_another_type_or_a_file_of_others_is_refused(snapshots: StoredSnapshots, storage: Storage) -> None:
