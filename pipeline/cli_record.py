@@ -1,16 +1,15 @@
 """The command `offkey record`."""
 
 import contextlib
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RegistryError
 
 if TYPE_CHECKING:
     from pipeline.config import Settings, StreamSettings
@@ -107,14 +106,12 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
 
     Raises:
         ConfigError: neither names any, or there are snapshots with others, or of another kind.
+        RegistryError: which model serves is not known, or its manifest is damaged.
         SnapshotError: the newest snapshot cannot be read.
     """
     features = tuple(stream.features or ())
-    if not features and (promotions := registry.promotions(name)):
-        manifest: Mapping[str, Sequence[str]] = json.loads(
-            registry.load(name, promotions[-1].version).files["manifest.json"]
-        )
-        features = tuple(manifest["features"])
+    if not features and (champion := registry.champion(name)):
+        features = _features_of(name, champion.version, registry)
     if not features:
         raise ConfigError(
             f"stream {name}: what is to be recorded is named neither by `features` nor by a model; name them, or "
@@ -132,7 +129,18 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
     if held is not None and held.features != features:
         raise ConfigError(
             f"stream {name}: its snapshots hold the features {shortened(held.features)}, and "
-            f"{shortened(features)} are to be recorded; all snapshots of a stream hold the same: set `features` back, "
-            f"or begin anew by moving snapshots/{name} out of its storage"
+            f"{shortened(features)} are to be recorded; all snapshots of a stream hold the same: set `features` "
+            f"back, or begin anew by moving snapshots/{name} out of its storage"
         )
     return features
+
+
+def _features_of(name: str, version: str, registry: "Registry") -> tuple[str, ...]:
+    """Return the features of a version, by its manifest alone."""
+    from models.manifest import MANIFEST, ModelFileError, read_manifest
+
+    try:
+        manifest = read_manifest(registry.file(name, version, MANIFEST) or b"", f"model {name} {version}")
+    except ModelFileError as error:
+        raise RegistryError(f"{error}; or name the `features` of stream {name}") from error
+    return tuple(manifest["features"])

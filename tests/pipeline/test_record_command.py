@@ -22,10 +22,12 @@ from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaLog
+from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.fields import decoder_of
 from pipeline.protocols import TopicPartition
+from pipeline.versions.log import Promotion
 from tests.commands import Running, configured, offkey, only_line, produce, promote, wait_for
 from tests.snapshots import Row, told
 from tests.streams import SERIES, series_payloads
@@ -155,6 +157,19 @@ def test_without_features_or_a_model_it_says_what_to_do(tmp_path: Path) -> None:
     promote(path)
     done = offkey("record", str(path))
     assert (done.returncode, only_line(done.stderr)[:27]) == (1, "Kafka at 127.0.0.1:1: no an")
+
+
+def test_a_hole_in_the_log_of_promotions_stops_no_recording_and_a_damaged_model_is_told(tmp_path: Path) -> None:
+    path = configured(tmp_path, streams={"machines": {"topic": "metrics"}})
+    promote(path)
+    storage = ObjectStorage(load_settings(path).storage)
+    StoredRegistry(storage).promote("machines", Promotion(3, "v1", 0, "test"))
+    done = offkey("record", str(path))
+    assert (done.returncode, only_line(done.stderr)[:27]) == (1, "Kafka at 127.0.0.1:1: no an")
+    storage.put("models/machines/versions/v1/manifest.json", b"{}")
+    done = offkey("record", str(path))
+    assert done.returncode == 1
+    assert "model machines v1: manifest.json is damaged" in only_line(done.stderr)
 
 
 def test_other_features_than_those_recorded_are_refused(tmp_path: Path) -> None:
