@@ -2,7 +2,7 @@
 
 A partition goes on where its files end, not where the group has committed: a file is closed before its end is
 committed, so a crash between the two leaves a file that the group does not know of. Where the commit is further
-than the files, which were lost with a disk or a machine, what they lack is read again as long as the topic holds
+than the files, which were lost with a disk or a machine, what they lack is read again as far as the topic holds
 it. The newest file is read at this: it tells which series were seen, and one that is damaged is removed and its
 records are read again.
 
@@ -146,7 +146,7 @@ class RecordedPartitions:
             at = self._mark(stream, partition, topic_id, at)
         if committed is not None and at < committed and kept.ranges:
             logger.warning(
-                "%s: offset %d is committed, but files end at %d: what they lack is read again",
+                "%s: offset %d is committed, but files end before it: what they lack is read again from %d on",
                 *(_name(partition), committed, at),
             )
         rows = OpenRows(partition, topic_id, stream.features, at)
@@ -159,8 +159,11 @@ class RecordedPartitions:
         """Learn from the newest file which series were seen; return what is kept without one that is damaged."""
         stream = self.stream_of[partition.topic]
         while kept.last:
+            seen = SeenSeries()
             try:
-                rows = self.snapshots.rows_of(stream.name, kept.last)
+                # Never all at once: a file that was merged may hold many million rows.
+                for rows in self.snapshots.rows_of(stream.name, kept.last):
+                    seen.learn(rows)
             except SnapshotDamaged as error:
                 if kept.last_range is None or kept.last_range.begin < held.begin:
                     logger.error("%s; it stays, for its records are not held any more", error)
@@ -171,8 +174,8 @@ class RecordedPartitions:
             except SnapshotError as error:
                 raise ConfigError(str(error)) from error
             else:
-                if (seen := self.seen_of(partition)) is not None:
-                    seen.learn(rows)
+                if not stream.decoder.stateless:
+                    self.seen[partition] = seen
                 return kept
         return kept
 
@@ -227,7 +230,7 @@ def _go_on(committed: int | None, kept: Kept, held: OffsetRange) -> int | None:
         if begin <= committed <= end:
             return end
     ended = [each.end for each in kept.ranges if each.end < committed]
-    return ended[-1] if ended and ended[-1] >= held.begin else committed
+    return min(max(ended[-1], held.begin), committed) if ended else committed
 
 
 def _name(partition: TopicPartition) -> str:

@@ -254,9 +254,10 @@ class Recorder:
         """Pause all partitions while memory is full, and have them come again when it is not."""
         open_rows = self.partitions.open
         if sum(rows.size_bytes for rows in open_rows.values()) > self.settings.open_bytes:
-            for partition in open_rows.keys() - self._paused:
+            # Those that are paused too: a rebalance may have started them again.
+            for partition in open_rows:
                 self.source.pause(partition)
-                self._paused.add(partition)
+            self._paused.update(open_rows)
         else:
             for partition in self._paused & open_rows.keys():
                 self.source.start(partition, open_rows[partition].position)

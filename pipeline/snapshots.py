@@ -182,8 +182,8 @@ class Snapshots(Protocol):
         `newest_ms` is the Kafka timestamp of the range's last record, rejected or not.
         """
 
-    def rows_of(self, stream: str, names: Sequence[str]) -> SnapshotRows:
-        """Return all rows of the files of one range.
+    def rows_of(self, stream: str, names: Sequence[str]) -> Iterator[SnapshotRows]:
+        """Yield all rows of the files of one range, file by file, some 100,000 rows at a time.
 
         Raises:
             SnapshotError: one is damaged or gone.

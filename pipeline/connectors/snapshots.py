@@ -129,11 +129,10 @@ class StoredSnapshots:
             written += len(content)
         return written
 
-    def rows_of(self, stream: str, names: Sequence[str]) -> SnapshotRows:
+    def rows_of(self, stream: str, names: Sequence[str]) -> Iterator[SnapshotRows]:
         with _counted(stream):
-            decoders = [self.decoder(stream, name) for name in names]
-            parts = [rows for each in decoders for rows in each.read(_ALL, _FIRST_MS, _LAST_MS)]
-            return in_order(joined(parts)) if parts else decoders[0].empty()
+            for name in names:
+                yield from self.decoder(stream, name).read(_ALL, _FIRST_MS, _LAST_MS)
 
     def discard(self, stream: str, names: Sequence[str]) -> None:
         for name in names:

@@ -207,7 +207,7 @@ def test_a_damaged_file_is_named_with_a_remedy(how: str, snapshots: StoredSnapsh
     with pytest.raises(SnapshotDamaged, match=rf"{name}: it is damaged or cut off \(.*remove it: its offsets are"):
         read(snapshots)
     with pytest.raises(SnapshotDamaged):
-        snapshots.rows_of("machines", kept(snapshots).last)
+        list(snapshots.rows_of("machines", kept(snapshots).last))
     assert snapshots.schema("machines") in (None, (FEATURES, True))
 
 
