@@ -11,7 +11,8 @@ the earliest offset. Where the offset to go on at is not held any more, or the t
 is logged as an error, what will not be read is counted, and `start` decides. From where recording begins is written
 to storage before anything else, and then committed.
 
-Rows of a partition that is lost are dropped: whoever owns it next reads them again.
+Rows of a partition that is lost are dropped: whoever owns it next reads them again. Where the next offset expires
+while a partition is read, its rows go into a file first, for they have expired as well.
 """
 
 import logging
@@ -54,6 +55,8 @@ class RecordedPartitions:
     """Of the partitions that are read."""
     seen: dict[TopicPartition, SeenSeries] = field(default_factory=dict)
     assigned: frozenset[TopicPartition] = frozenset()
+    overtaken: set[TopicPartition] = field(default_factory=set)
+    """Open ones whose next records have expired: they are read no further, and their rows have to be closed."""
 
     def follow_assignment(self) -> None:
         """Take over what was gained and let its records come; forget what was lost.
@@ -86,6 +89,7 @@ class RecordedPartitions:
         for partition in list(partitions):
             self.open.pop(partition, None)
             self.seen.pop(partition, None)
+            self.overtaken.discard(partition)
 
     def forget_remade(self, partitions: Iterable[TopicPartition]) -> None:
         """Drop the rows of partitions whose topic was made anew under our feet; raises as `Source.topic_id`."""
@@ -110,15 +114,17 @@ class RecordedPartitions:
             del self.seen[partition]
 
     def _resume(self, partition: TopicPartition) -> None:
-        """Keep the rows of a partition that came back at once, if nobody else committed anything meanwhile."""
+        """Keep the rows of a partition that came back at once, if nobody else committed anything meanwhile.
+
+        It comes back, too, where what it was to read next has expired. Then its rows cannot be read again either.
+        """
         rows, held = self.open[partition], self.source.offsets(partition)
         is_same = self.source.topic_id(partition.topic) == rows.topic_id
-        if (
-            is_same
-            and self.source.committed(partition) == rows.committed
-            and held.begin <= rows.position <= held.end
-        ):
+        is_ours = is_same and self.source.committed(partition) == rows.committed
+        if is_ours and held.begin <= rows.position <= held.end:
             self.source.start(partition, rows.position)
+        elif is_ours and rows.begin < rows.position < held.begin:
+            self.overtaken.add(partition)
         else:
             self.forget([partition])
 

@@ -207,6 +207,8 @@ class Recorder:
 
     def _is_due(self, rows: OpenRows, now_s: float) -> bool:
         assert rows.since_s is not None, "rows have come at some time"
+        if rows.partition in self.partitions.overtaken:
+            return True
         is_large = rows.rows >= self.settings.file_rows or rows.size_bytes >= self.settings.file_bytes
         return is_large or now_s - rows.since_s >= self.settings.file_age_s
 
@@ -236,6 +238,8 @@ class Recorder:
         metrics.SNAPSHOT_FILES.labels(stream.name).inc()
         rows.close()
         self.partitions.bound_seen(rows.partition)
+        if rows.partition in self.partitions.overtaken:
+            self.partitions.forget([rows.partition])
 
     def _note_failure(self, rows: OpenRows, error: Exception) -> None:
         metrics.SNAPSHOT_WRITES_FAILED.labels(self._stream_of[rows.partition.topic].name).inc()

@@ -439,6 +439,31 @@ def test_offsets_that_expired_unread_are_counted(start: str, begins: int, caplog
     assert str(gaps[0]) == f"stream machines: snapshots lack offsets 50 to {begins - 1} of metrics/0"
 
 
+@pytest.mark.parametrize("away", [False, True])
+def test_rows_are_kept_though_what_comes_next_expires_while_it_is_read(away: bool) -> None:
+    bench, before, gaps = Bench(partitions=1), counted("offsets_lost"), []  # type: tuple[Bench, float, list[Gap]]
+    bench.fill(payloads(100))
+    recorder = bench.recorder(file_rows=10**6)
+    recorder.step()
+    recorder.step()
+    bench.broker.begin[PLACE] = 80
+    # What a fetch that is refused comes to.
+    recorder.source.pause(PLACE)
+    recorder.source._told = frozenset()  # type: ignore[attr-defined]
+    if away:
+        bench.storage.left = 0
+        for _ in range(3):
+            recorder.step()
+        assert recorder.partitions.open[PLACE].position == 46
+        bench.storage.left, bench.now_s = float("inf"), 100.0
+    finish(recorder)
+    assert [row[0] for row in bench.found(gaps.append)[PLACE]] == [
+        row[0] for row in bench.expected()[PLACE] if row[0] < 46 or row[0] >= 80
+    ]
+    assert [(gap.begin, gap.end) for gap in gaps] == [(46, 80)]
+    assert counted("offsets_lost") - before == 34
+
+
 def test_a_first_start_at_the_latest_offset_stays_there() -> None:
     bench = Bench(partitions=1, start="latest")
     bench.fill(payloads(50))
