@@ -174,7 +174,11 @@ def _file(stream: str, name: str) -> File | None:
     if found is None:
         return None
     day, topic, partition, begin, end, id_hash, run, _, parts = found.groups()
-    days = (date.fromisoformat(day) - _EPOCH).days
+    try:
+        days = (date.fromisoformat(day) - _EPOCH).days
+    except ValueError:
+        # There is no such day, so it is none of ours.
+        return None
     place = Topic(TopicPartition(topic, int(partition)), id_hash)
     return File(name, place, OffsetRange(int(begin), int(end)), run, days, int(parts))
 

@@ -297,6 +297,8 @@ def test_other_objects_in_the_folder_are_left_alone(snapshots: StoredSnapshots, 
     write(snapshots, 0, 10)
     storage.create(f"{FOLDER}/day=2024-10-04/notes.txt", b"")
     storage.create(f"{FOLDER}/other.parquet", b"")
+    (name,) = (name for name in files(storage) if name.endswith("-1of1.parquet"))
+    storage.create(name.replace("day=2024-10-04", "day=2024-10-34"), b"")
     snapshots.tidy("machines", at_day(1000), Limits(keep_ms=0), everybody)
     assert read(snapshots).offsets == list(range(10))
-    assert len(storage.list(FOLDER)) == 3
+    assert len(storage.list(FOLDER)) == 4
