@@ -27,17 +27,27 @@ def retrain(
     max_records: Annotated[
         int, typer.Option(min=1, help="Newest records of each topic to learn from; of Arrow so many rows.")
     ] = 1_000_000,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(metavar="D", help="Learn from the snapshots of so long, as in 30d, and not from the topic."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print for programs.")] = False,
 ) -> None:
-    """Train a challenger for each stream, and promote it if it beats the champion on records that are held out.
+    """Train a challenger for each stream, and promote it if it beats the champion on what is held out.
 
     A challenger that is refused is no error: the champion stays.
     """
     from datetime import UTC, datetime
+    from functools import partial
 
+    from pipeline.budgets import parse_duration
     from pipeline.config import load_settings
 
     settings = load_settings(config)
+    try:
+        of_last_s = None if snapshots is None else parse_duration(snapshots)
+    except ValueError as error:
+        raise ConfigError(f"--snapshots: {error}") from error
     unknown = [name for name in streams or () if name not in settings.streams]
     if unknown:
         raise ConfigError(f"there is no stream {unknown[0]!r}; there are: {', '.join(settings.streams)}")
@@ -52,20 +62,27 @@ def retrain(
     from pipeline.fields import records_of_rows
     from pipeline.lanes import choose_device
     from pipeline.retrain import retrain_stream
-    from pipeline.train import read_history
+    from pipeline.train import read_history, read_snapshots
 
     storage, connection = ObjectStorage(settings.storage), Connection.of(settings.kafka)
     registry, device = StoredRegistry(storage), choose_device(settings.device)
-    failed = False
+    now, failed = partial(datetime.now, UTC), False
     for name in dict.fromkeys(streams or settings.streams):
         stream = settings.streams[name]
 
         def say(text: str, name: str = name) -> None:
             print(f"{name}: {text}", file=sys.stderr)
 
-        most = records_of_rows(max_records, stream, history(connection, stream.topic, _NEWEST_RECORDS))
         try:
-            names, read = read_history(name, stream, history(connection, stream.topic, most))
+            if of_last_s is None:
+                most = records_of_rows(max_records, stream, history(connection, stream.topic, _NEWEST_RECORDS))
+                names, read = read_history(name, stream, history(connection, stream.topic, most))
+            else:
+                from pipeline.connectors.snapshots import StoredSnapshots
+
+                to_ms = int(now().timestamp() * 1000)
+                from_ms = to_ms - int(1000 * of_last_s)
+                names, read = read_snapshots(name, stream, StoredSnapshots(storage), from_ms, to_ms)
             with training_bar(name, hidden=as_json) as progress:
                 done = retrain_stream(
                     name,
@@ -73,7 +90,7 @@ def retrain(
                     names,
                     read,
                     registry,
-                    now=lambda: datetime.now(UTC),
+                    now=now,
                     device=device,
                     progress=progress,
                     unfinished=Unfinished(storage, f"models/{name}/unfinished", say),

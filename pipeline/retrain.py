@@ -24,10 +24,11 @@ from pipeline.errors import ConfigError, RegistryError, SnapshotError
 from pipeline.excluded import Kept, Span, kept_of, maintenance_of
 from pipeline.gate import Verdict, judge
 from pipeline.held_out import HeldOut, cut_of, held_out_of
+from pipeline.history import Read
 from pipeline.lanes import load_champion, series_in_budget
 from pipeline.protocols import Registry
 from pipeline.stages.thresholds import halvings_of
-from pipeline.train import Read, fit_stream, origin_of, plan_of_settings, publish
+from pipeline.train import fit_stream, origin_of, plan_of_settings, publish
 from pipeline.versions.origin import GateResult, GateRow
 from pipeline.versions.promoting import RETRAIN
 

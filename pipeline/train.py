@@ -1,7 +1,6 @@
 """A topic's retained records -> a trained model version, promoted as the stream's champion without a comparison.
 
-Records pass the same decoder as in the worker; what it would reject is left out and counted. Late records and
-points with a missing feature are left out too.
+Records pass the same decoder as in the worker; what it would reject is left out and counted.
 """
 
 import hashlib
@@ -12,7 +11,6 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 
 from models.dataset import TooFewRows
@@ -26,9 +24,10 @@ from models.spec import shortened
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, PromotionLost, SnapshotError
 from pipeline.fields import decoder_of, features_of, label_warning
+from pipeline.history import Read, read_columns, read_rows
 from pipeline.lanes import Support, support_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Registry
-from pipeline.stages.decode import Decoder, FloatArray, IntArray
+from pipeline.snapshots import Snapshots
 from pipeline.versions.log import PromotionLog
 from pipeline.versions.naming import name_of
 from pipeline.versions.origin import ORIGIN, GateResult, Origin, to_file
@@ -38,23 +37,6 @@ logger = logging.getLogger(__name__)
 
 _SAMPLE_RECORDS = 1_000
 _LEAST_RECORDS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A topic's records as columns, and what became of the others."""
-
-    columns: Mapping[str, tuple[IntArray, FloatArray]]
-    """Of each series."""
-    records: int
-    """Rows, where a record holds many."""
-    rejected: int
-    late: int
-    """Not later than an earlier record of their series, and left out."""
-    absent: Sequence[int]
-    """Numbers of the features that no record had; with `missing: hold` a record may lack some."""
-    offsets: dict[int, tuple[int, int]]
-    """Of each partition: its first offset, and the one after its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +134,43 @@ def read_history(
             f"{read.records}; training needs {_LEAST_RECORDS} at least: let more arrive, or see `offkey check` for "
             "what is rejected"
         )
+    return names, _with_all(name, names, read)
+
+
+def read_snapshots(
+    name: str,
+    settings: StreamSettings,
+    snapshots: Snapshots,
+    from_ms: int,
+    to_ms: int,
+) -> tuple[Sequence[str], Read]:
+    """Return the features of a stream, and as columns what its snapshots hold of a range of Kafka timestamps.
+
+    What they lack is said in the log, and left out.
+
+    Raises:
+        ConfigError: no such architecture or option; said before anything is read.
+        SnapshotError: too few usable rows, or a file that is damaged or of other features.
+    """
+    if wrong := wrong_option(settings):
+        raise ConfigError(f"streams.{name}.model: {wrong[1]}")
+    names = settings.features or snapshots.features(name) or ()
+    rows = snapshots.read(name, from_ms, to_ms, lambda gap: logger.warning("%s", gap), names or None)
+    read = read_rows(each for each in rows if len(each))
+    if read.records < _LEAST_RECORDS:
+        raise SnapshotError(
+            f"stream {name}: its snapshots hold {read.records:,} rows of that time; training needs "
+            f"{_LEAST_RECORDS} at least: run `offkey record` for longer, or ask for more time"
+        )
+    return names, _with_all(name, names, read)
+
+
+def _with_all(name: str, names: Sequence[str], read: Read) -> Read:
+    """Return what was read, if it holds every feature."""
     if read.absent:
         absent = shortened([names[place] for place in read.absent])
         raise SnapshotError(f"stream {name}: no record has a value of: {absent}; take that out of `features`")
-    return names, read
+    return read
 
 
 def fit_stream(
@@ -289,51 +304,6 @@ def publish(
             f"meanwhile; if yours should serve: offkey models promote CONFIG {stream} {version}"
         ) from error
     return version
-
-
-def read_columns(history: Iterable[PartitionRecords], decoder: Decoder) -> Read:
-    """Decode records, and sort them by series."""
-    parts: dict[str, list[tuple[IntArray, FloatArray]]] = {}
-    offsets: dict[int, tuple[int, int]] = {}
-    there_F = np.zeros(0, np.bool_)
-    records = rejected = late = 0
-    noted = _noted(history, offsets)
-    for arrived in (records for each in noted for part in decoder.split([each]) for records in part):
-        batch, rejects = decoder.decode(arrived)
-        records, rejected = records + len(batch) + len(rejects), rejected + len(rejects)
-        missing_NF = np.isnan(batch.values_NF)
-        there_F = (there_F if len(there_F) else np.zeros(missing_NF.shape[1], np.bool_)) | ~missing_NF.all(axis=0)
-        whole_N = np.flatnonzero(~missing_NF.any(axis=1))
-        if batch.code_N is None:
-            names, code_N = np.unique(np.array(batch.series, object)[whole_N], return_inverse=True)
-        else:
-            names, code_N = np.array(batch.series, object), batch.code_N[whole_N]
-        order_N = np.argsort(code_N, kind="stable")
-        first = np.searchsorted(code_N[order_N], np.arange(1, len(names)))
-        for series, rows in zip(names.tolist(), np.split(whole_N[order_N], first), strict=False):
-            if not len(rows):
-                continue
-            parts.setdefault(series, []).append((batch.time_ms_N[rows], batch.values_NF[rows]))
-    columns = {}
-    for series, chunks in parts.items():
-        time_ms_T = np.concatenate([chunk[0] for chunk in chunks])
-        values_TF = np.concatenate([chunk[1] for chunk in chunks])
-        if not decoder.stateless:
-            newest_T = np.maximum.accumulate(time_ms_T)
-            on_time_T = np.append(True, time_ms_T[1:] > newest_T[:-1])
-            late += int((~on_time_T).sum())
-            time_ms_T, values_TF = time_ms_T[on_time_T], values_TF[on_time_T]
-        columns[series] = (time_ms_T, values_TF)
-    return Read(columns, records, rejected, late, np.flatnonzero(~there_F).tolist(), offsets)
-
-
-def _noted(history: Iterable[PartitionRecords], offsets: dict[int, tuple[int, int]]) -> Iterator[PartitionRecords]:
-    """Pass records on, and note which offsets of each partition they are."""
-    for arrived in history:
-        _, number = arrived.partition
-        first, _ = offsets.get(number, (arrived.records[0].offset, 0))
-        offsets[number] = (first, arrived.next_offset)
-        yield arrived
 
 
 def _sample(arrived: Iterator[PartitionRecords]) -> list[PartitionRecords]:

@@ -30,11 +30,12 @@ from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryRegistry
 from pipeline.excluded import Span
 from pipeline.held_out import HeldOut, Round, rounds_of
+from pipeline.history import Read
 from pipeline.jobs.false_incidents import followed
 from pipeline.lanes import load_champion
 from pipeline.retrain import retrain_stream
 from pipeline.stages.incidents import STARTS
-from pipeline.train import Read, fit_stream, publish
+from pipeline.train import fit_stream, publish
 from pipeline.trial import LATE, Trial, tried
 
 FloatArray = npt.NDArray[np.float64]

@@ -1,11 +1,12 @@
 """What the training of networks takes and reaches: `python -m tests.benchmarks.early_stopping DATA/GROUP/SERIES...`
 
-Each network is trained in the default's views, on a seeded series and on the labelled files that are named, without
-their labels: as it was before there was early stopping (30 epochs of large batches, always), by today's
-configuration without early stopping, and by today's. Prints processor time and held-out loss as shares of the first
-one's: sums of the seconds, geometric means of the losses.
+Each network, or those that `--networks` names, is trained in the default's views, on a seeded series and on the
+labelled files that are named, without their labels: as it was before there was early stopping (30 epochs of large
+batches, always), by today's configuration without early stopping, and by today's. Prints processor time and
+held-out loss as shares of the first one's: sums of the seconds, geometric means of the losses.
 """
 
+import argparse
 import json
 import sys
 import time
@@ -65,11 +66,11 @@ def measured(network: str, columns: Columns) -> dict[str, tuple[float, list[floa
     return found
 
 
-def main(paths: Sequence[Path]) -> None:
+def main(paths: Sequence[Path], networks: Sequence[str]) -> None:
     torch.set_num_threads(1)
     series = {"seeded": seeded(0), **{f"{path.parent.name}/{path.stem}": learned(path) for path in paths}}
     summary = {}
-    for network in NETWORKS:
+    for network in networks:
         each = []
         for name, columns in series.items():
             each.append(measured(network, columns))
@@ -88,4 +89,8 @@ def main(paths: Sequence[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", type=Path, nargs="*")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
+    asked = parser.parse_args()
+    main(asked.paths, asked.networks)

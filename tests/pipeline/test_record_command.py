@@ -99,6 +99,27 @@ class Deployed:
             yield running
 
 
+def test_a_challenger_learns_from_what_was_recorded(
+    embedded_broker: str, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    """The topic may have forgotten it by then."""
+    deployed = Deployed(tmp_path, embedded_broker, unique)
+    deployed.produce(2000, 3)
+    with deployed.recording() as running:
+        wait_for(lambda: sum(map(len, deployed.found().values())) == 1999, running)
+        running.end()
+    with closing(KafkaAdminClient(bootstrap_servers=embedded_broker)) as admin:
+        admin.delete_topics([deployed.topic])
+    retrained = offkey("retrain", str(deployed.config), "--snapshots", "1d", "--json")
+    assert retrained.returncode == 0, retrained.stderr
+    told = json.loads(retrained.stdout)
+    assert (told["records"], told["rejected"], told["verdict"]["rule"]) == (1999, 0, "first")
+    nothing = offkey("retrain", str(deployed.config), "--snapshots", "1ms")
+    assert nothing.returncode == 1
+    assert "stream machines: its snapshots hold 0 rows of that time; " in only_line(nothing.stderr)
+    assert offkey("retrain", str(deployed.config), "--snapshots", "long").returncode == 2
+
+
 @pytest.mark.timeout(400)
 def test_killed_at_any_moment_every_accepted_record_is_kept_once(
     apache_broker: str, unique: Callable[[str], str], tmp_path: Path

@@ -17,10 +17,11 @@ from pipeline.connectors.memory import MemoryRegistry
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import RegistryError, SnapshotError
 from pipeline.excluded import Span
+from pipeline.history import Read
 from pipeline.lanes import load_champion
 from pipeline.protocols import ModelVersion
 from pipeline.retrain import Retrained, retrain_stream
-from pipeline.train import Read, publish, read_history
+from pipeline.train import publish, read_history
 from pipeline.versions.log import Promotion
 from pipeline.versions.origin import ORIGIN, from_file
 from tests.records import arrived, record

@@ -19,9 +19,10 @@ from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.fields import decoder_of, features_of
+from pipeline.history import read_columns
 from pipeline.lanes import load_champion, support_of
 from pipeline.protocols import PartitionRecords, TopicPartition
-from pipeline.train import Trained, publish, read_columns, train_stream, wrong_option
+from pipeline.train import Trained, publish, train_stream, wrong_option
 from pipeline.versions.origin import Origin, from_file
 from tests.records import NOW_MS, Record, arrived, record
 from tests.streams import FEATURES, SERIES, features_detector, series_detector, series_payloads

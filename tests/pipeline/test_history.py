@@ -1,0 +1,61 @@
+"""Columns to learn from are the same, be they read from a topic or from what a recorder has kept of it."""
+
+import numpy as np
+import pytest
+
+from pipeline.config import StreamSettings
+from pipeline.errors import SnapshotError
+from pipeline.fields import decoder_of
+from pipeline.history import Read, read_columns
+from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.train import read_snapshots
+from tests.recording import FEATURES, HOLDING, Bench, finish, payloads
+
+UNORDERED = StreamSettings.model_validate(
+    {"topic": "metrics", "kind": "features", "features": list(FEATURES), "model": {"architecture": "vanilla"}}
+    | {"alerts": {"budget": "1 per 1000 records"}}
+)
+
+
+def of_topic(bench: Bench) -> Read:
+    history = [
+        PartitionRecords(TopicPartition("metrics", number), records)
+        for number, records in enumerate(bench.broker.topics["metrics"])
+    ]
+    return read_columns(history, decoder_of(bench.settings, FEATURES))
+
+
+@pytest.mark.parametrize("settings", [HOLDING, UNORDERED])
+def test_snapshots_teach_what_the_topic_does(settings: StreamSettings) -> None:
+    bench = Bench(settings=settings)
+    bench.fill(payloads(600))
+    finish(bench.recorder())
+    names, read = read_snapshots("machines", settings, bench.snapshots, 0, 2**62)
+    expected = of_topic(bench)
+    assert tuple(names) == FEATURES
+    assert (read.records, read.late) == (expected.records - expected.rejected, expected.late)
+    for partition, (first, end) in expected.offsets.items():
+        # Of what was rejected no row tells, and the first record was.
+        assert first < read.offsets[partition][0] < read.offsets[partition][1] == end
+    assert read.late > 0 or settings is UNORDERED
+    assert read.columns.keys() == expected.columns.keys()
+    for series, (time_ms_T, x_TF) in expected.columns.items():
+        np.testing.assert_array_equal(read.columns[series][0], time_ms_T)
+        np.testing.assert_array_equal(read.columns[series][1], x_TF)
+
+
+def test_a_range_of_time_without_rows_is_told() -> None:
+    bench = Bench()
+    bench.fill(payloads(100))
+    finish(bench.recorder())
+    with pytest.raises(SnapshotError, match="machines: its snapshots hold 0 rows of that time"):
+        read_snapshots("machines", HOLDING, bench.snapshots, 0, 1)
+
+
+def test_features_that_the_files_do_not_have_are_refused() -> None:
+    bench = Bench()
+    bench.fill(payloads(100))
+    finish(bench.recorder())
+    other = HOLDING.model_copy(update={"features": ["cpu", "disk"]})
+    with pytest.raises(SnapshotError, match="disk"):
+        read_snapshots("machines", other, bench.snapshots, 0, 2**62)
