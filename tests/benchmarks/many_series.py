@@ -1,7 +1,6 @@
 """A stream of very many series of one feature, and the state of them all with full buffers, for benchmarks."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -60,27 +59,26 @@ def name_of(number: int) -> str:
     return f"host-{number:07d}"
 
 
-def records(partition: TopicPartition, point: int, low: int, high: int, offset: int) -> PartitionRecords:
-    """Return the records of one point in time of the series from `low` to `high`."""
-    x = values(point, 1, high)[0].round(4).tolist()
+def records(partition: TopicPartition, point: int, x: Sequence[float], low: int, offset: int) -> PartitionRecords:
+    """Return the records of one point in time, with these values of the series from `low` on."""
     time_ms = BEGIN_MS + STEP_MS * point
     found = [
-        Record(
-            offset + number - low,
-            time_ms,
-            name_of(number).encode(),
-            b'{"ts":%d,"value":%s}' % (time_ms, json.dumps(x[number]).encode()),
-            (),
-        )
-        for number in range(low, high)
+        Record(offset + at, time_ms, name_of(low + at).encode(), f'{{"ts":{time_ms},"value":{value}}}'.encode(), ())
+        for at, value in enumerate(x)
     ]
     return PartitionRecords(partition, found)
+
+
+def values_at(point: int, series: int) -> list[float]:
+    """Return a point in time of all series, rounded."""
+    x: list[float] = values(point, 1, series)[0].round(4).tolist()
+    return x
 
 
 def points_of_few(lane: Lane, partition: TopicPartition, series: int) -> None:
     """Run some series through a lane until their buffers are full."""
     for point in range(_WARM):
-        lane.pipeline.process([records(partition, point, 0, series, point * series)])
+        lane.pipeline.process([records(partition, point, values_at(point, series), 0, point * series)])
 
 
 def state_of_many(detector: Detector, series: int, few: int = 2 * _PHASES) -> Arrays:
@@ -120,8 +118,9 @@ def live_polls(
     """Yield polls without end, every series once in a point of time."""
     offset, point = first * series, first
     while True:
+        x = values_at(point, series)
         for low in range(0, series, polled):
-            high = min(low + polled, series)
-            yield records(partition, point, low, high, offset)
-            offset += high - low
+            some = x[low : low + polled]
+            yield records(partition, point, some, low, offset)
+            offset += len(some)
         point += 1
