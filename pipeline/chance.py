@@ -13,10 +13,13 @@ import numpy as np
 
 def most_by_chance(mean: float, level: float) -> int:
     """Return the largest count that a Poisson variable of this mean reaches with at least this probability."""
-    count = 0
-    while poisson_at_least(count + 1, mean) >= level:
-        count += 1
-    return count
+    reached, beyond = 0, 1
+    while poisson_at_least(beyond, mean) >= level:
+        reached, beyond = beyond, 2 * beyond
+    while beyond - reached > 1:
+        middle = (reached + beyond) // 2
+        reached, beyond = (middle, beyond) if poisson_at_least(middle, mean) >= level else (reached, middle)
+    return reached
 
 
 def poisson_at_least(count: int, mean: float) -> float:

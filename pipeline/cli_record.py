@@ -98,7 +98,7 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
     """Return the features that a stream is recorded with: those of its configuration, or of its model.
 
     Raises:
-        ConfigError: neither names any, or there are snapshots with others.
+        ConfigError: neither names any, or there are snapshots with others, or of another kind.
         RegistryError: which model serves is not known, or its manifest is damaged.
         SnapshotError: the newest snapshot cannot be read.
     """
@@ -112,12 +112,18 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
         )
     from models.spec import shortened
 
-    held = tuple(snapshots.features(name) or features)
-    if held != features:
+    held = snapshots.schema(name)
+    if held is not None and held.has_series != (stream.kind == "series"):
+        had, has = ("series", "records of none") if held.has_series else ("records of no series", "series")
         raise ConfigError(
-            f"stream {name}: its snapshots hold the features {shortened(held)}, and {shortened(features)} are to "
-            "be recorded; all snapshots of a stream hold the same: set `features` back, or begin anew by moving "
-            f"snapshots/{name} out of its storage"
+            f"stream {name}: its snapshots hold {had}, and {has} are to be recorded; set `kind` back, or begin "
+            f"anew by moving snapshots/{name} out of its storage"
+        )
+    if held is not None and held.features != features:
+        raise ConfigError(
+            f"stream {name}: its snapshots hold the features {shortened(held.features)}, and "
+            f"{shortened(features)} are to be recorded; all snapshots of a stream hold the same: set `features` "
+            f"back, or begin anew by moving snapshots/{name} out of its storage"
         )
     return features
 

@@ -136,7 +136,8 @@ def _budgets(alerts: AlertSettings, held: HeldOut, halvings: int) -> list[_Allow
     whole = parse_budget(alerts.budget)
     own = replace(whole, incidents=whole.incidents / 2.0**halvings)
     allowed = sum(
-        float(counted_N.sum()) / float(own.points_per_incident(held.interval_ms(name)))
+        # More than one a point is none that a model could raise.
+        float(counted_N.sum()) / max(float(own.points_per_incident(held.interval_ms(name))), 1.0)
         for name, counted_N in held.counted.items()
     )
     text = (

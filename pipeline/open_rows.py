@@ -31,8 +31,9 @@ class SeenSeries:
         return list(self._place)
 
     def learn(self, rows: SnapshotRows) -> None:
-        """Take what a file tells."""
-        self.late(self._codes(rows.series or ())[rows.code_N], rows.time_ms_N)
+        """Take what a file tells, or a part of it; rows that belong to no series tell nothing."""
+        if rows.series is not None:
+            self.late(self._codes(rows.series)[rows.code_N], rows.time_ms_N)
 
     def codes(self, batch: Batch) -> IntArray:
         """Return the index in `names` of the series of each row; new ones are added."""

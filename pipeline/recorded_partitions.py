@@ -2,7 +2,7 @@
 
 A partition goes on where its files end, not where the group has committed: a file is closed before its end is
 committed, so a crash between the two leaves a file that the group does not know of. Where the commit is further
-than the files, which were lost with a disk or a machine, what they lack is read again as long as the topic holds
+than the files, which were lost with a disk or a machine, what they lack is read again as far as the topic holds
 it. The newest file is read at this: it tells which series were seen, and one that is damaged is removed and its
 records are read again.
 
@@ -11,7 +11,8 @@ the earliest offset. Where the offset to go on at is not held any more, or the t
 is logged as an error, what will not be read is counted, and `start` decides. From where recording begins is written
 to storage before anything else, and then committed.
 
-Rows of a partition that is lost are dropped: whoever owns it next reads them again.
+Rows of a partition that is lost are dropped: whoever owns it next reads them again. Where the next offset expires
+while a partition is read, its rows go into a file first, for they have expired as well.
 """
 
 import logging
@@ -54,6 +55,8 @@ class RecordedPartitions:
     """Of the partitions that are read."""
     seen: dict[TopicPartition, SeenSeries] = field(default_factory=dict)
     assigned: frozenset[TopicPartition] = frozenset()
+    overtaken: set[TopicPartition] = field(default_factory=set)
+    """Open ones whose next records have expired: they are read no further, and their rows have to be closed."""
 
     def follow_assignment(self) -> None:
         """Take over what was gained and let its records come; forget what was lost.
@@ -86,6 +89,7 @@ class RecordedPartitions:
         for partition in list(partitions):
             self.open.pop(partition, None)
             self.seen.pop(partition, None)
+            self.overtaken.discard(partition)
 
     def forget_remade(self, partitions: Iterable[TopicPartition]) -> None:
         """Drop the rows of partitions whose topic was made anew under our feet; raises as `Source.topic_id`."""
@@ -110,15 +114,17 @@ class RecordedPartitions:
             del self.seen[partition]
 
     def _resume(self, partition: TopicPartition) -> None:
-        """Keep the rows of a partition that came back at once, if nobody else committed anything meanwhile."""
+        """Keep the rows of a partition that came back at once, if nobody else committed anything meanwhile.
+
+        It comes back, too, where what it was to read next has expired. Then its rows cannot be read again either.
+        """
         rows, held = self.open[partition], self.source.offsets(partition)
         is_same = self.source.topic_id(partition.topic) == rows.topic_id
-        if (
-            is_same
-            and self.source.committed(partition) == rows.committed
-            and held.begin <= rows.position <= held.end
-        ):
+        is_ours = is_same and self.source.committed(partition) == rows.committed
+        if is_ours and held.begin <= rows.position <= held.end:
             self.source.start(partition, rows.position)
+        elif is_ours and rows.begin < rows.position < held.begin:
+            self.overtaken.add(partition)
         else:
             self.forget([partition])
 
@@ -146,7 +152,7 @@ class RecordedPartitions:
             at = self._mark(stream, partition, topic_id, at)
         if committed is not None and at < committed and kept.ranges:
             logger.warning(
-                "%s: offset %d is committed, but files end at %d: what they lack is read again",
+                "%s: offset %d is committed, but files end before it: what they lack is read again from %d on",
                 *(_name(partition), committed, at),
             )
         rows = OpenRows(partition, topic_id, stream.features, at)
@@ -159,8 +165,11 @@ class RecordedPartitions:
         """Learn from the newest file which series were seen; return what is kept without one that is damaged."""
         stream = self.stream_of[partition.topic]
         while kept.last:
+            seen = SeenSeries()
             try:
-                rows = self.snapshots.rows_of(stream.name, kept.last)
+                # Never all at once: a file that was merged may hold many million rows.
+                for rows in self.snapshots.rows_of(stream.name, kept.last):
+                    seen.learn(rows)
             except SnapshotDamaged as error:
                 if kept.last_range is None or kept.last_range.begin < held.begin:
                     logger.error("%s; it stays, for its records are not held any more", error)
@@ -171,8 +180,8 @@ class RecordedPartitions:
             except SnapshotError as error:
                 raise ConfigError(str(error)) from error
             else:
-                if (seen := self.seen_of(partition)) is not None:
-                    seen.learn(rows)
+                if not stream.decoder.stateless:
+                    self.seen[partition] = seen
                 return kept
         return kept
 
@@ -227,7 +236,7 @@ def _go_on(committed: int | None, kept: Kept, held: OffsetRange) -> int | None:
         if begin <= committed <= end:
             return end
     ended = [each.end for each in kept.ranges if each.end < committed]
-    return ended[-1] if ended and ended[-1] >= held.begin else committed
+    return min(max(ended[-1], held.begin), committed) if ended else committed
 
 
 def _name(partition: TopicPartition) -> str:

@@ -200,6 +200,8 @@ class Recorder:
 
     def _is_due(self, rows: OpenRows, now_s: float) -> bool:
         assert rows.since_s is not None, "rows have come at some time"
+        if rows.partition in self.partitions.overtaken:
+            return True
         is_large = rows.rows >= self.settings.file_rows or rows.size_bytes >= self.settings.file_bytes
         return is_large or now_s - rows.since_s >= self.settings.file_age_s
 
@@ -229,6 +231,8 @@ class Recorder:
         metrics.SNAPSHOT_FILES.labels(stream.name).inc()
         rows.close()
         self.partitions.bound_seen(rows.partition)
+        if rows.partition in self.partitions.overtaken:
+            self.partitions.forget([rows.partition])
 
     def _note_failure(self, rows: OpenRows, error: Exception) -> None:
         metrics.SNAPSHOT_WRITES_FAILED.labels(self._stream_of[rows.partition.topic].name).inc()
@@ -247,9 +251,10 @@ class Recorder:
         """Pause all partitions while memory is full, and have them come again when it is not."""
         open_rows = self.partitions.open
         if sum(rows.size_bytes for rows in open_rows.values()) > self.settings.open_bytes:
-            for partition in open_rows.keys() - self._paused:
+            # Those that are paused too: a rebalance may have started them again.
+            for partition in open_rows:
                 self.source.pause(partition)
-                self._paused.add(partition)
+            self._paused.update(open_rows)
         else:
             for partition in self._paused & open_rows.keys():
                 self.source.start(partition, open_rows[partition].position)

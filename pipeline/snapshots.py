@@ -11,7 +11,7 @@ Legend: N rows, F features.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +118,14 @@ class Kept:
     """Whether there is nothing of this topic, but something of an earlier one of its name."""
 
 
+class Schema(NamedTuple):
+    """What tells the columns of one file from those of another."""
+
+    features: tuple[str, ...]
+    has_series: bool
+    """Not for `kind: features`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What storage may hold of a stream."""
@@ -161,8 +169,8 @@ class Snapshots(Protocol):
     def partitions_at_first(self, stream: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
         """Return how many partitions a topic had when its recording began; the first answer is kept for ever."""
 
-    def features(self, stream: str) -> Sequence[str] | None:
-        """Return the features that the stream's newest file holds; None: there is no file that can be read.
+    def schema(self, stream: str) -> Schema | None:
+        """Return what the stream's newest file holds; None: there is no file that can be read.
 
         Raises:
             SnapshotError: it is none of ours.
@@ -174,8 +182,8 @@ class Snapshots(Protocol):
         `newest_ms` is the Kafka timestamp of the range's last record, rejected or not.
         """
 
-    def rows_of(self, stream: str, names: Sequence[str]) -> SnapshotRows:
-        """Return all rows of the files of one range.
+    def rows_of(self, stream: str, names: Sequence[str]) -> Iterator[SnapshotRows]:
+        """Yield all rows of the files of one range, file by file, some 100,000 rows at a time.
 
         Raises:
             SnapshotError: one is damaged or gone.
@@ -197,7 +205,8 @@ class Snapshots(Protocol):
         They come partition by partition, each in the order of its offsets, some 100,000 rows at a time. `gap` is
         told of offsets that are missing before the rows behind them come. Files are removed and merged beside it.
 
-        `features` that are not those of the files are refused; None: all files have the same, whichever.
+        `features` that are not those of the files are refused; None: all files have the same, whichever. All hold
+        series, or none does.
 
         Raises:
             SnapshotError: a file is damaged, or has another schema.

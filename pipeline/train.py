@@ -150,11 +150,17 @@ def read_snapshots(
 
     Raises:
         ConfigError: no such architecture or option; said before anything is read.
-        SnapshotError: too few usable rows, or a file that is damaged or of other features.
+        SnapshotError: too few usable rows, or a file that is damaged, or of other features or another kind.
     """
     if wrong := wrong_option(settings):
         raise ConfigError(f"streams.{name}.model: {wrong[1]}")
-    names = settings.features or snapshots.features(name) or ()
+    held = snapshots.schema(name)
+    if held is not None and held.has_series != (settings.kind == "series"):
+        raise SnapshotError(
+            f"stream {name}: its snapshots hold {'series' if held.has_series else 'records of no series'}, and its "
+            f"`kind` is {settings.kind}; set `kind` back, or learn from the topic"
+        )
+    names = settings.features or (held.features if held else ())
     rows = snapshots.read(name, from_ms, to_ms, lambda gap: logger.warning("%s", gap), names or None)
     read = read_rows(each for each in rows if len(each))
     if read.records < _LEAST_RECORDS:

@@ -26,7 +26,7 @@ from pipeline.connectors.parquet import Array, Coded, Columns, ParquetError, Rea
 from pipeline.connectors.snapshot_names import File, topic_of
 from pipeline.errors import SnapshotDamaged, SnapshotError
 from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import SnapshotRows
+from pipeline.snapshots import Schema, SnapshotRows
 
 FORMAT = "1"
 _BEFORE, _SERIES, _AFTER = ("partition", "offset", "row", "kafka_ms", "time_ms"), "series", "late"
@@ -123,12 +123,22 @@ class Decoder:
                 f"it has the columns {_told(found)}, where snapshots have {_told(asked)}; move it out of the folder"
             )
 
-    def require(self, features: Sequence[str]) -> None:
-        """See that the file holds these features.
+    @property
+    def schema(self) -> Schema:
+        return Schema(self.features, self.has_series)
+
+    def require(self, features: Sequence[str], has_series: bool) -> None:
+        """See that the file holds these features, and series or none.
 
         Raises:
             SnapshotError: it holds others.
         """
+        if self.has_series != has_series:
+            held, asked = ("series", "records of none") if self.has_series else ("records of no series", "series")
+            raise self._refused(
+                f"it holds {held}, and {asked} are asked for; read a range of time of one `kind`, or move the "
+                "files of the other out of the folder"
+            )
         if self.features != tuple(features):
             raise self._refused(
                 f"it holds the features {shortened(self.features)}, and {shortened(features)} are asked for; read "

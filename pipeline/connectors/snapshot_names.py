@@ -15,7 +15,8 @@ Each offset is one file's: of whole ranges that of the one that begins first, an
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import groupby
@@ -145,22 +146,27 @@ def segments_of(units: Iterable[Unit]) -> list[Segment]:
     torn: list[Unit] = []
     for unit in sorted(units, key=lambda unit: (unit.covered.begin, -unit.covered.end, unit.files[0].run)):
         (whole if unit.is_whole else torn).append(unit)
-    segments: list[Segment] = []
-    for unit in [*whole, *torn]:
-        free = _without(unit.covered, [OffsetRange(each.begin, each.end) for each in segments])
-        segments += [Segment(begin, end, unit) for begin, end in free]
-    return sorted(segments)
+    taken = ranges_of(unit.covered for unit in whole)
+    return sorted([*_by_turns(whole, []), *_by_turns(torn, taken)])
 
 
-def _without(covered: OffsetRange, taken: Sequence[OffsetRange]) -> list[OffsetRange]:
-    free, at = [], covered.begin
-    for begin, end in ranges_of(taken):
-        if at < min(begin, covered.end):
-            free.append(OffsetRange(at, min(begin, covered.end)))
-        at = max(at, end)
-    if at < covered.end:
-        free.append(OffsetRange(at, covered.end))
-    return free
+def _by_turns(units: Iterable[Unit], taken: Sequence[OffsetRange]) -> Iterator[Segment]:
+    """Give each unit, in the order of where they begin, what lies neither in those before it nor in `taken`.
+
+    A stream has many thousand files, so each is looked at once.
+    """
+    at = 0
+    for unit in units:
+        at = max(at, unit.covered.begin)
+        for begin, end in taken[bisect_right(taken, at, key=lambda each: each.end) :]:
+            if begin >= unit.covered.end:
+                break
+            if at < begin:
+                yield Segment(at, begin, unit)
+            at = max(at, end)
+        if at < unit.covered.end:
+            yield Segment(at, unit.covered.end, unit)
+            at = unit.covered.end
 
 
 def _file(stream: str, name: str) -> File | None:
@@ -168,7 +174,11 @@ def _file(stream: str, name: str) -> File | None:
     if found is None:
         return None
     day, topic, partition, begin, end, id_hash, run, _, parts = found.groups()
-    days = (date.fromisoformat(day) - _EPOCH).days
+    try:
+        days = (date.fromisoformat(day) - _EPOCH).days
+    except ValueError:
+        # There is no such day, so it is none of ours.
+        return None
     place = Topic(TopicPartition(topic, int(partition)), id_hash)
     return File(name, place, OffsetRange(int(begin), int(end)), run, days, int(parts))
 

@@ -33,7 +33,7 @@ from pipeline.connectors.snapshot_names import (
 )
 from pipeline.errors import SnapshotError
 from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import Limits, SnapshotRows, Tidied, joined
+from pipeline.snapshots import Limits, Schema, SnapshotRows, Tidied, joined
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ class _Merging:
         """Return the bytes of one day's file; None: a file that it is made of has gone."""
         encoder: Encoder | None = None
         waiting: list[SnapshotRows] = []
-        features: Sequence[str] | None = None
+        schema: Schema | None = None
         for segment in self._segments:
             for file in segment.unit.files:
                 if file.day != day:
@@ -188,13 +188,15 @@ class _Merging:
                 if content is None:
                     return None
                 decoder = Decoder(content, self._stream, file, self._storage.url)
-                features = decoder.features if features is None else features
-                decoder.require(features)
+                schema = schema or decoder.schema
+                decoder.require(*schema)
                 encoder = encoder or Encoder(self._stream, decoder.empty(), self._covered)
-                waiting += decoder.read(OffsetRange(segment.begin, segment.end), *_ALL_MS)
-                if sum(map(len, waiting)) >= ROWS_A_GROUP:
-                    encoder.add(joined(waiting))
-                    waiting = []
+                for rows in decoder.read(OffsetRange(segment.begin, segment.end), *_ALL_MS):
+                    waiting.append(rows)
+                    # Not once a file: what is packed small may be very many rows.
+                    if sum(map(len, waiting)) >= ROWS_A_GROUP:
+                        encoder.add(joined(waiting))
+                        waiting = []
         assert encoder is not None, "a day has files"
         encoder.add(joined(waiting) if waiting else decoder.empty())
         return encoder.finish()

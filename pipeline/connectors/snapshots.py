@@ -40,7 +40,7 @@ from pipeline.connectors.snapshot_names import (
 from pipeline.connectors.snapshot_tidying import tidy
 from pipeline.errors import ConfigError, SnapshotDamaged, SnapshotError, TransientError
 from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import Gap, Kept, Limits, SnapshotRows, Tidied, in_order, joined
+from pipeline.snapshots import Gap, Kept, Limits, Schema, SnapshotRows, Tidied, in_order, joined
 from pipeline.stages.decode import MAX_TIME_MS
 
 logger = logging.getLogger(__name__)
@@ -92,12 +92,12 @@ class StoredSnapshots:
                 "committed offset then begin where the stream's `start` says"
             ) from error
 
-    def features(self, stream: str) -> Sequence[str] | None:
+    def schema(self, stream: str) -> Schema | None:
         units = sorted(self.units(stream), key=lambda unit: (unit.newest_day, unit.covered.end), reverse=True)
         for unit in units:
             try:
                 with _counted(stream):
-                    return self.decoder(stream, unit.files[-1].name).features
+                    return self.decoder(stream, unit.files[-1].name).schema
             except SnapshotDamaged as error:
                 logger.error("%s", error)
         return None
@@ -116,11 +116,10 @@ class StoredSnapshots:
             written += len(content)
         return written
 
-    def rows_of(self, stream: str, names: Sequence[str]) -> SnapshotRows:
+    def rows_of(self, stream: str, names: Sequence[str]) -> Iterator[SnapshotRows]:
         with _counted(stream):
-            decoders = [self.decoder(stream, name) for name in names]
-            parts = [rows for each in decoders for rows in each.read(_ALL, _FIRST_MS, _LAST_MS)]
-            return in_order(joined(parts)) if parts else decoders[0].empty()
+            for name in names:
+                yield from self.decoder(stream, name).read(_ALL, _FIRST_MS, _LAST_MS)
 
     def discard(self, stream: str, names: Sequence[str]) -> None:
         for name in names:
@@ -175,6 +174,8 @@ class _Reading:
         self._from_ms, self._to_ms = from_ms, to_ms
         self._days = range(day_of(from_ms), day_of(to_ms - 1) + 1 if to_ms > from_ms else day_of(from_ms))
         self._gap, self._features = gap, features
+        self._schema: Schema | None = None
+        """Of the first file; those of all others have to be the same."""
         self._told: int | None = None
         """Before this offset nothing is left to tell; None: nothing was told yet."""
         self._gaps: set[OffsetRange] = set()
@@ -239,9 +240,10 @@ class _Reading:
     def _file(self, file: File, content: bytes, offsets: OffsetRange) -> Iterator[SnapshotRows]:
         with _counted(self._stream):
             decoder = self._snapshots.decoder(self._stream, file.name, content)
-            if self._features is None:
-                self._features = decoder.features
-            decoder.require(self._features)
+            if self._schema is None:
+                held = decoder.schema
+                self._schema = held if self._features is None else held._replace(features=tuple(self._features))
+            decoder.require(*self._schema)
             yield from decoder.read(offsets, self._from_ms, self._to_ms)
 
 

@@ -168,6 +168,19 @@ def test_a_damaged_file_is_left_and_those_beside_it(
     assert read(snapshots).gaps == [(10, 20)]
 
 
+@pytest.mark.parametrize("series", [True, False])
+def test_files_with_and_without_series_are_not_merged(
+    series: bool, snapshots: StoredSnapshots, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(snapshots, 0, 10, series=series)
+    write(snapshots, 10, 20, series=not series)
+    write(snapshots, 20, 30, [2], series=not series)
+    before = files(storage)
+    assert tidy(snapshots, Limits()).merged == 0
+    assert files(storage) == before
+    assert "files beside it are not merged" in caplog.text
+
+
 def test_overlapping_files_are_merged_and_needless_ones_removed(
     snapshots: StoredSnapshots, storage: Storage
 ) -> None:
@@ -309,3 +322,19 @@ def test_each_offset_is_one_files_and_whole_ones_come_first(drawn: list[tuple[An
     assert ranges_of(OffsetRange(one.begin, one.end) for one in segments) == ranges_of([*covered, *torn])
     of_whole = [OffsetRange(one.begin, one.end) for one in segments if one.unit.is_whole]
     assert ranges_of(of_whole) == ranges_of(covered)
+
+
+@pytest.mark.timeout(60)
+def test_many_files_are_told_apart_as_quickly_as_few() -> None:
+    """As of a year of large files, or of a topic that nobody could merge: the recorder's loop waits for it."""
+    topic, count = topic_of(PLACE, TOPIC_ID), 20_000
+    names = [
+        file_name(
+            "machines", topic, OffsetRange(10 * n, 10 * n + 15), f"{n:08x}", FIRST_DAY + n // 300, 1, 1 + n % 2
+        )
+        for n in range(count)
+    ]
+    segments = segments_of(units_of("machines", names))
+    assert len(segments) == 2 * (count // 2)
+    assert all(one.end == other.begin for one, other in pairwise(segments))
+    assert [(each.begin, each.end) for each in segments[:3]] == [(0, 15), (15, 20), (20, 35)]

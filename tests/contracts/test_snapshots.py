@@ -208,8 +208,8 @@ def test_a_damaged_file_is_named_with_a_remedy(how: str, snapshots: StoredSnapsh
     with pytest.raises(SnapshotDamaged, match=rf"{name}: it is damaged or cut off \(.*remove it: its offsets are"):
         read(snapshots)
     with pytest.raises(SnapshotDamaged):
-        snapshots.rows_of("machines", kept(snapshots).last)
-    assert snapshots.features("machines") in (None, FEATURES)
+        list(snapshots.rows_of("machines", kept(snapshots).last))
+    assert snapshots.schema("machines") in (None, (FEATURES, True))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,17 @@ def test_files_of_two_schemas_are_refused_where_both_are_asked_for(snapshots: St
     assert read(snapshots, at_day(1), at_day(2)).offsets == list(range(10, 20))
     with pytest.raises(SnapshotError, match="read a range of time in which they are the same"):
         read(snapshots)
-    assert snapshots.features("machines") == ("cpu",)
+    assert snapshots.schema("machines") == (("cpu",), True)
+
+
+@pytest.mark.parametrize("series", [True, False])
+def test_files_of_two_kinds_are_refused_where_both_are_asked_for(series: bool, snapshots: StoredSnapshots) -> None:
+    write(snapshots, 0, 10, series=series)
+    write(snapshots, 10, 20, [1], series=not series)
+    assert read(snapshots, at_day(1), at_day(2)).offsets == list(range(10, 20))
+    with pytest.raises(SnapshotError, match="read a range of time of one `kind`"):
+        read(snapshots)
+    assert snapshots.schema("machines") == (FEATURES, not series)
 
 
 def test_another_type_or_a_file_of_others_is_refused(snapshots: StoredSnapshots, storage: Storage) -> None:
@@ -288,6 +298,8 @@ def test_other_objects_in_the_folder_are_left_alone(snapshots: StoredSnapshots, 
     write(snapshots, 0, 10)
     storage.create(f"{FOLDER}/day=2024-10-04/notes.txt", b"")
     storage.create(f"{FOLDER}/other.parquet", b"")
+    (name,) = (name for name in files(storage) if name.endswith("-1of1.parquet"))
+    storage.create(name.replace("day=2024-10-04", "day=2024-10-34"), b"")
     snapshots.tidy("machines", at_day(1000), Limits(keep_ms=0), everybody)
     assert read(snapshots).offsets == list(range(10))
-    assert len(storage.list(FOLDER)) == 3
+    assert len(storage.list(FOLDER)) == 4

@@ -17,10 +17,16 @@ def test_counts_of_rare_things_are_poissons(mean: float) -> None:
     assert poisson_at_least(1, 0.0) == 0.0
 
 
-@pytest.mark.parametrize(("mean", "most"), [(0.0, 0), (0.01, 0), (0.02, 1), (1.25, 4), (20.0, 31)])
+@pytest.mark.parametrize(("mean", "most"), [(0.0, 0), (0.01, 0), (0.02, 1), (1.25, 4), (20.0, 31), (1e3, 1074)])
 def test_what_chance_makes_of_a_mean(mean: float, most: int) -> None:
     assert most_by_chance(mean, 0.01) == most
     assert poisson_at_least(most, mean) >= 0.01 > poisson_at_least(most + 1, mean)
+
+
+@pytest.mark.timeout(60)
+def test_a_generous_budget_is_no_long_search() -> None:
+    """As of one incident a minute in two hundred thousand seconds; near the normal approximation."""
+    assert most_by_chance(20_000.0, 0.01) == pytest.approx(20_000 + 2.326 * math.sqrt(20_000), rel=1e-4)
 
 
 def test_fair_coins() -> None:

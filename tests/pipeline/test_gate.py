@@ -57,6 +57,12 @@ def trained(begin: int, end: int, change: Change = lambda x_STF: None, architect
     return fit(SPEC, architecture, options, rows)
 
 
+def test_a_budget_allows_no_more_than_one_incident_a_point() -> None:
+    held = held_of(history())
+    verdict = judge(None, trained(0, CUT), held, AlertSettings.model_validate({"budget": "1000 per 1 records"}))
+    assert verdict.rows[0].limit.endswith(f"the budget allows {held.rows:.1f}")
+
+
 def held_of(columns: Columns, spans: tuple[Span, ...] = ()) -> HeldOut:
     cut = cut_of("series", columns)
     assert set(cut.values()) == {CUT}

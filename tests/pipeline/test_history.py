@@ -59,3 +59,12 @@ def test_features_that_the_files_do_not_have_are_refused() -> None:
     other = HOLDING.model_copy(update={"features": ["cpu", "disk"]})
     with pytest.raises(SnapshotError, match="disk"):
         read_snapshots("machines", other, bench.snapshots, 0, 2**62)
+
+
+def test_records_of_another_kind_are_refused() -> None:
+    bench = Bench()
+    bench.fill(payloads())
+    finish(bench.recorder())
+    other = HOLDING.model_validate({"topic": "metrics", "kind": "features", "features": list(FEATURES)})
+    with pytest.raises(SnapshotError, match="its snapshots hold series, and its `kind` is features"):
+        read_snapshots("machines", other, bench.snapshots, 0, 2**62)

@@ -207,6 +207,19 @@ def test_other_features_than_those_recorded_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_another_kind_than_that_recorded_is_refused(tmp_path: Path) -> None:
+    from tests.snapshots import write
+
+    path = configured(tmp_path)
+    write(StoredSnapshots(ObjectStorage(load_settings(path).storage)), 0, 10, series=False)
+    done = offkey("record", str(path))
+    assert done.returncode == 2
+    assert only_line(done.stderr) == (
+        "stream machines: its snapshots hold records of no series, and series are to be recorded; set `kind` back, "
+        "or begin anew by moving snapshots/machines out of its storage"
+    )
+
+
 def test_a_stream_that_is_not_there_and_a_port_that_is_taken(tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         path = configured(tmp_path, recorder={"port": taken.getsockname()[1]})

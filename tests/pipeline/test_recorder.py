@@ -2,6 +2,7 @@
 fails."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
+from pipeline.connectors import parquet
 from pipeline.connectors.snapshot_names import DAY_MS
 from pipeline.errors import AssignmentLost, ConfigError, TransientError
+from pipeline.open_rows import SeenSeries
 from pipeline.protocols import TopicPartition
 from pipeline.snapshots import Gap, Limits
 from pipeline.stopping import Stop
@@ -265,6 +268,26 @@ def test_storage_that_is_away_is_waited_for_in_bounded_memory(caplog: pytest.Log
     assert bench.found() == bench.expected()
 
 
+def test_a_rebalance_while_storage_is_away_leaves_memory_bounded() -> None:
+    bench = Bench()
+    bench.fill(payloads(2000), days=0)
+    recorder = bench.recorder(open_bytes=8000)
+    recorder.step()
+    bench.storage.left = 0
+    for turn in range(60):
+        if turn % 20 == 19:
+            # As if all partitions had been given away and had come back at once.
+            recorder.source._told = frozenset()  # type: ignore[attr-defined]
+        recorder.step()
+        # One poll more at first, and with each time that they come back.
+        most = 8000 + (turn // 20 + 2) * 23 * 100
+        assert sum(rows.size_bytes for rows in recorder.partitions.open.values()) < most
+    bench.storage.left = float("inf")
+    bench.now_s += 30
+    finish(recorder)
+    assert bench.found() == bench.expected()
+
+
 @pytest.mark.parametrize("error", [TransientError("storage is full"), ConfigError("no right to write")])
 def test_storage_that_never_took_a_file(error: Exception) -> None:
     class Full:
@@ -416,6 +439,31 @@ def test_offsets_that_expired_unread_are_counted(start: str, begins: int, caplog
     assert str(gaps[0]) == f"stream machines: snapshots lack offsets 50 to {begins - 1} of metrics/0"
 
 
+@pytest.mark.parametrize("away", [False, True])
+def test_rows_are_kept_though_what_comes_next_expires_while_it_is_read(away: bool) -> None:
+    bench, before, gaps = Bench(partitions=1), counted("offsets_lost"), []  # type: tuple[Bench, float, list[Gap]]
+    bench.fill(payloads(100))
+    recorder = bench.recorder(file_rows=10**6)
+    recorder.step()
+    recorder.step()
+    bench.broker.begin[PLACE] = 80
+    # What a fetch that is refused comes to.
+    recorder.source.pause(PLACE)
+    recorder.source._told = frozenset()  # type: ignore[attr-defined]
+    if away:
+        bench.storage.left = 0
+        for _ in range(3):
+            recorder.step()
+        assert recorder.partitions.open[PLACE].position == 46
+        bench.storage.left, bench.now_s = float("inf"), 100.0
+    finish(recorder)
+    assert [row[0] for row in bench.found(gaps.append)[PLACE]] == [
+        row[0] for row in bench.expected()[PLACE] if row[0] < 46 or row[0] >= 80
+    ]
+    assert [(gap.begin, gap.end) for gap in gaps] == [(46, 80)]
+    assert counted("offsets_lost") - before == 34
+
+
 def test_a_first_start_at_the_latest_offset_stays_there() -> None:
     bench = Bench(partitions=1, start="latest")
     bench.fill(payloads(50))
@@ -456,7 +504,7 @@ def test_a_damaged_newest_file_is_read_again(caplog: pytest.LogCaptureFixture) -
         bench.storage.objects[name] = bench.storage.objects[name][:-20]
     restarted(bench)
     assert "its records are read again, and it is removed" in caplog.text
-    assert "offset 150 is committed, but files end at" in caplog.text
+    assert "offset 150 is committed, but files end before it" in caplog.text
     assert counted("snapshot_files_refused") - before == 2
     assert unflagged(bench.found()) == unflagged(bench.expected())
     assert bench.broker.committed[PLACE] == 150
@@ -484,6 +532,28 @@ def test_files_that_were_lost_behind_the_commit_are_read_again() -> None:
     assert unflagged(bench.found()) == unflagged(bench.expected())
 
 
+@pytest.mark.parametrize(("held_from", "found_again"), [(100, range(100, 150)), (150, ())])
+@pytest.mark.parametrize("start", ["earliest", "latest", "fail"])
+def test_of_files_that_were_lost_what_is_still_held_is_read_again(
+    start: str, held_from: int, found_again: Sequence[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(partitions=1)
+    bench.fill(payloads(200), days=0)
+    bench.broker.topics["metrics"][0][150:] = []
+    finish(bench.recorder())
+    names = sorted(files(bench))
+    for name in names[-2:]:
+        del bench.storage.objects[name]
+    left = bench.found()[PLACE]
+    assert left[-1][0] < 100
+    bench.broker.begin[PLACE], bench.start = held_from, start
+    restarted(bench)
+    again = [row for row in bench.expected()[PLACE] if row[0] in found_again]
+    assert unflagged({PLACE: bench.found(lambda gap: None)[PLACE]}) == unflagged({PLACE: left + again})
+    assert (f"what they lack is read again from {held_from} on" in caplog.text) == bool(again)
+    assert bench.broker.committed[PLACE] == 150
+
+
 def test_a_restart_knows_the_series_of_the_newest_file() -> None:
     bench = Bench(partitions=1)
     made = [(b"", b'{"host": "a", "ts": %d, "cpu": 1, "mem": 2}' % (1000 * n)) for n in (5, 6, 3, 7, 7)]
@@ -492,6 +562,33 @@ def test_a_restart_knows_the_series_of_the_newest_file() -> None:
     bench.fill(made[2:], days=0)
     restarted(bench)
     assert [row[4] for row in bench.found()[PLACE]] == [False, False, True, False, True]
+
+
+def test_a_restart_reads_the_newest_file_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merged file may hold many million rows; a group that is damaged has taught nothing."""
+    bench, most = Bench(partitions=1), 0
+    monkeypatch.setattr(parquet, "ROWS_A_GROUP", 20)
+    bench.fill(payloads(300), days=0)
+    finish(bench.recorder(file_rows=10**6, max_poll_records=300))
+    (name,) = files(bench)
+    learn = SeenSeries.learn
+
+    def learning(seen: SeenSeries, rows: Any) -> None:
+        nonlocal most
+        most = max(most, len(rows))
+        learn(seen, rows)
+
+    monkeypatch.setattr(SeenSeries, "learn", learning)
+    bench.broker.members.clear()
+    again = bench.recorder()
+    again.partitions.follow_assignment()
+    assert most == 20
+    assert len(again.partitions.seen[PLACE]) == 5
+    damaged = bytearray(bench.storage.objects[name])
+    damaged[len(damaged) // 2] ^= 1
+    bench.storage.objects[name] = bytes(damaged)
+    restarted(bench)
+    assert bench.found() == bench.expected()
 
 
 def test_names_without_end_are_forgotten(caplog: pytest.LogCaptureFixture) -> None:
