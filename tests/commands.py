@@ -34,6 +34,7 @@ def configured(tmp_path: Path, broker: str = "127.0.0.1:1", **changes: Any) -> P
         "storage": (tmp_path / "storage").as_uri(),
         "streams": {"machines": SERIES.model_dump(mode="json", exclude_unset=True)},
         "metrics": {"port": 0},
+        "recorder": {"port": 0},
         "device": "cpu",
     }
     path = tmp_path / "offkey.yaml"
