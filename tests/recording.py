@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from prometheus_client import REGISTRY
 
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryBroker, MemorySource
@@ -23,6 +24,7 @@ from tests.streams import BEGIN_MS, SERIES, Payload
 FEATURES = ("cpu", "mem")
 HOLDING = SERIES.model_copy(update={"missing": "hold", "series": ["host"]})
 DAYS = 3
+PLACE = TopicPartition("metrics", 0)
 
 
 def payloads(count: int = 300, seed: int = 5) -> list[Payload]:
@@ -123,3 +125,13 @@ def finish(recorder: Recorder) -> None:
 def unflagged(rows: dict[TopicPartition, list[Row]]) -> dict[TopicPartition, list[Row]]:
     """Return rows without whether they are late, which a restart may not know."""
     return {place: [row[:4] + row[5:] for row in each] for place, each in rows.items()}
+
+
+def counted(name: str, **labels: str) -> float:
+    """Return a counter of the stream."""
+    return REGISTRY.get_sample_value(f"offkey_{name}_total", {"stream": "machines", **labels}) or 0.0
+
+
+def files(bench: Bench) -> list[str]:
+    """Return the names of all snapshot files."""
+    return [name for name in bench.storage.objects if name.endswith(".parquet")]
