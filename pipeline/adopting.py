@@ -139,11 +139,11 @@ class Adopting:
             last = adopted.last
             if last.run == self._run:
                 return
-            adopted.last = replace(
-                last, number=last.number + 1, first_offset=max(last.first_offset, committed), run=self._run
-            )
+            first_offset = max(last.first_offset, committed)
+            own = replace(last, number=last.number + 1, first_offset=first_offset, run=self._run)
             try:
-                if self._adoptions.write(lane.name, partition, topic_id, adopted.last):
+                if self._adoptions.write(lane.name, partition, topic_id, own):
+                    adopted.last = own
                     return
             except (TransientError, ConfigError) as error:
                 # It would say nothing that is not said already.

@@ -249,22 +249,27 @@ class Stage:
             if place.topic == self.topics[kind]
         }
 
-    def champion(self) -> Promotion:
-        """Return who serves the stream of series.
+    @property
+    def store_hangs(self) -> bool:
+        """Whether we should not ask storage anything: the answer would keep the faults from being mended."""
+        return self.store is not None and self.store.delay_s > 0
+
+    def has_adopted(self, version: str) -> bool:
+        """Tell whether every partition's log ends with a version; raises as `adopted` does."""
+        logs = [log for place, log in self.adopted().items() if place.topic == self.topics["metrics"]]
+        return all(log and log[-1].version == version for log in logs)
+
+    def promote_the_other(self) -> str:
+        """Have the version serve that does not; return it.
 
         Raises:
             TransientError: storage does not answer.
         """
-        found = StoredRegistry(ObjectStorage(self.url)).champion("machines")
-        assert found is not None
-        return found
-
-    def promote_the_other(self) -> str:
-        """Have the version serve that does not; return it. Raises as `champion` does."""
-        last = self.champion()
+        registry = StoredRegistry(ObjectStorage(self.url))
+        last = registry.champion("machines")
+        assert last is not None
         version = next(each for each in VERSIONS if each != last.version)
-        entry = Promotion(last.number + 1, version, 0, "chaos")
-        StoredRegistry(ObjectStorage(self.url)).promote("machines", entry)
+        registry.promote("machines", Promotion(last.number + 1, version, 0, "chaos"))
         return version
 
     def begin_anew(self, places: Iterable[TopicPartition]) -> None:
