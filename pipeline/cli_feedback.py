@@ -117,27 +117,20 @@ def _retract(settings: "Settings", connection: "Connection", asked: str, as_json
 
 def _list(book: "Book", as_json: bool) -> None:
     import msgspec
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     from pipeline.letters.report import printable
 
     rows = sorted(book.said.values(), key=lambda each: each.at_ms)
-    if as_json:
-        for each in rows:
+    for each in rows:
+        if as_json:
             print(msgspec.json.encode(each).decode())
-    elif rows:
-        table = Table()
-        for head in ("Incident", "Verdict", "Stream", "Series", "Opened (UTC)", "Peak", "By", "At (UTC)", "Note"):
-            table.add_column(head, overflow="fold")
-        for each in rows:
-            verdict = each.verdict + ("" if each.until_ms is None else f" until {_moment(each.until_ms)}")
-            cells = [each.incident, verdict, each.stream, each.series, _moment(each.opened_ms), _peak(each.peak)]
-            cells += [each.by, _moment(each.at_ms), each.note]
-            table.add_row(*(Text(printable(cell)) for cell in cells))
-        Console().print(table)
-    else:
+            continue
+        until = "" if each.until_ms is None else f" until {_moment(each.until_ms)}"
+        note = f": {each.note}" if each.note else ""
+        print(f"{printable(each.incident)}: {each.verdict}{until}")
+        print(f"  {printable(_told(each))}")
+        print(f"  said {_moment(each.at_ms)} by {printable(each.by + note)}")
+    if not rows and not as_json:
         print("nothing was said of any incident")
     if book.unreadable:
         print(f"offkey: messages that could not be read and are left out: {book.unreadable}", file=sys.stderr)
@@ -233,7 +226,7 @@ def _note(text: str | None) -> str:
     return text or ""
 
 
-def _told(course: "Course") -> str:
+def _told(course: "Course | Feedback") -> str:
     ended = "open" if course.ended_ms is None else f"ended {_moment(course.ended_ms)}"
     series = f" {course.series}" if course.series else ""
     told = f"{course.stream}{series}, opened {_moment(course.opened_ms)}, {ended}"
