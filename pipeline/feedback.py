@@ -8,9 +8,12 @@ What the verdicts do to thresholds is told in `pipeline.stages.feedback`, which 
 `pipeline.excluded`.
 """
 
+import hashlib
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal, Protocol, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Literal, Protocol, Self, get_args
 
 import msgspec
 
@@ -143,6 +146,37 @@ def decoded(key: bytes | None, value: bytes | None) -> tuple[str, Feedback | Non
     return incident, feedback
 
 
+@dataclass(frozen=True)
+class Words:
+    """All that was said of one stream's incidents, as of some moment."""
+
+    said: Mapping[str, Feedback] = field(default_factory=dict)
+    """By incident."""
+
+    @cached_property
+    def content(self) -> bytes:
+        """What keeps them: equal words, equal bytes."""
+        return msgspec.json.encode([self.said[incident] for incident in sorted(self.said)]) if self.said else b""
+
+    @cached_property
+    def name(self) -> str:
+        """What tells them from others; "": nothing was said."""
+        return hashlib.blake2b(self.content, digest_size=16).hexdigest() if self.said else ""
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """Return those that a content keeps.
+
+        Raises:
+            Unreadable: it is of another version, or damaged.
+        """
+        try:
+            pieces = msgspec.json.decode(content, type=list[Feedback])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Unreadable(str(error)) from error
+        return cls({each.incident: each for each in pieces})
+
+
 class Book:
     """The newest word on each incident."""
 
@@ -152,6 +186,10 @@ class Book:
         """By incident; one that was taken back is not in it."""
         self.unreadable = 0
         """How many messages could not be read."""
+
+    def of(self, stream: str) -> Words:
+        """Return what was said of a stream's incidents."""
+        return Words({incident: each for incident, each in self.said.items() if each.stream == stream})
 
     def take(self, records: Iterable[RawRecord]) -> dict[str, Feedback | None]:
         """Follow the topic's next records; return what has changed. None: it was taken back.

@@ -14,14 +14,17 @@ import torch
 from models.detector import Detector
 from models.online_tail import SERIES_PACE
 from pipeline.changes import Cut
+from pipeline.feedback import Feedback
 from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.series_parts import SeriesParts
-from pipeline.stages.alerts import Alert, feature_views
+from pipeline.stages.alerts import Alert, feature_views, feedback_view
 from pipeline.stages.decode import FloatArray, IntArray
+from pipeline.stages.feedback import FeedbackEffect, Heeded, Kinds, signs_of
 from pipeline.stages.incidents import (
     SEVERITIES,
     SILENCE_SEVERITY,
+    STARTS,
     Incidents,
     Stops,
     Transition,
@@ -78,6 +81,7 @@ class SeriesPipeline:
             begin=self._begin_tails,
             empty=self._empty,
         )
+        self._feedback = FeedbackEffect(spec.features, plan.quiet_points)
         self._accepting_S = np.zeros(0, np.bool_)
         """Whose tail has been told when to accept a level."""
 
@@ -123,9 +127,10 @@ class SeriesPipeline:
         for scores in timed(rounds, measure, "scoring"):
             with measure("incidents"):
                 rows = scores.judged
-                threshold_K = self._thresholds.of(rows.slot_M, rows.offset_M, self._silence.passed)
-                alerts += self._alerts(scores, threshold_K, stops)
-                judged.append((rows, scores.score_K, threshold_K))
+                own_K = self._thresholds.of(rows.slot_M, rows.offset_M, self._silence.passed)
+                heeded = self._heed(scores, own_K)
+                alerts += self._alerts(scores, heeded, stops)
+                judged.append((rows, scores.score_K, heeded.threshold_K))
         with measure("incidents"):
             alerts += self._stale_alerts(self._incidents.stop(stops))
         # Sorting keeps the order of those with one record, row and series: what went before a silence comes first.
@@ -152,6 +157,10 @@ class SeriesPipeline:
             muted=muted,
             evicted=[(self._table.partitions[each.slot], each.offset, each.reason) for each in admitted.evicted],
         )
+
+    def heed(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
+        """Have what was said, by incident, act on a partition's records from an offset on, and nothing else."""
+        self._feedback.adopt(partition, offset, said)
 
     def begin_chain(self, partition: TopicPartition) -> None:
         """Have the parts that are cut from now on hold every series of a partition."""
@@ -181,6 +190,7 @@ class SeriesPipeline:
         self._empty(freed)
         self._silence.drop(partition, freed)
         self._muting.drop(partition)
+        self._feedback.drop(partition)
 
     def divide(self, partition: TopicPartition, partitions: int) -> None:
         """Say among how many partitions the series that the stream may hold are divided."""
@@ -215,11 +225,34 @@ class SeriesPipeline:
             points = self._detector.points_to_accept(self._plan.accept_after_ms, interval_ms_S[new])
             self._tail.accept_after(new, points)
 
-    def _alerts(self, scores: Scores, threshold_K: FloatArray, stops: Stops) -> list[Alert]:
+    def _heed(self, scores: Scores, threshold_K: FloatArray) -> Heeded:
+        """Return the thresholds that feedback makes of the series' own."""
+        table, judged = self._table, scores.judged
+
+        def kinds_of(positions: Sequence[int]) -> Kinds:
+            why, slot_C = scores.explain(positions), judged.slot_M[positions]
+            scale_CF = table.columns["scale"][slot_C]
+            expected_CF = why.expected_KF * scale_CF + table.columns["center"][slot_C]
+            off_CF = judged.values_MF[positions] - expected_CF
+            return Kinds(why.share_KF, signs_of(off_CF, why.band_KF * scale_CF, why.back_K))
+
+        return self._feedback.heed(
+            table.partitions,
+            table.names,
+            judged.slot_M,
+            judged.index_M,
+            judged.offset_M,
+            judged.time_ms_M,
+            scores.score_K,
+            threshold_K,
+            kinds_of,
+        )
+
+    def _alerts(self, scores: Scores, heeded: Heeded, stops: Stops) -> list[Alert]:
         """Follow the incidents through these scores; return what is to be told of them."""
         table, judged = self._table, scores.judged
         transitions = self._incidents.follow(
-            judged, scores.score_K, threshold_K, table.names, table.partitions, scores.accepted_K, stops
+            judged, scores.score_K, heeded.threshold_K, table.names, table.partitions, scores.accepted_K, stops
         )
         if not transitions:
             return []
@@ -250,6 +283,7 @@ class SeriesPipeline:
                     offset=int(judged.offset_M[position]),
                     row=int(judged.inner_M[position]),
                     points_back=int(why.back_K[k]),
+                    feedback=feedback_view(heeded.moved.get(position) if transition.state in STARTS else None),
                 )
             )
         return alerts

@@ -137,19 +137,15 @@ class FeedbackEffect:
         """Return how many pieces act on the partition that most act on."""
         return max((len(course[-1].pieces) for course in self._courses.values()), default=0)
 
-    def adopt(self, partition: TopicPartition, offset: int, incident: str, feedback: Feedback | None) -> None:
-        """Have it act on a partition's records from `offset` on; None: what was said of the incident does no more.
+    def adopt(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
+        """Have this act on a partition's records from `offset` on, by incident, and nothing that did before.
 
         Offsets never go back, but after `drop`.
         """
         course = self._courses.setdefault(partition, [])
-        pieces = dict(course[-1].pieces) if course else {}
-        pieces.pop(incident, None)
-        if feedback is not None:
-            pieces[incident] = feedback
-        if course and course[-1].offset == offset:
+        while course and course[-1].offset >= offset:
             course.pop()
-        course.append(_Said(offset, pieces, self._features))
+        course.append(_Said(offset, said, self._features))
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pipeline.connectors.memory import MemoryRecord
-from pipeline.feedback import Book, Deviation, Unreadable, decoded, is_compacted, message, tombstone
+from pipeline.feedback import Book, Deviation, Unreadable, Words, decoded, is_compacted, message, tombstone
 from pipeline.protocols import Message
 from tests.said import said
 
@@ -104,3 +104,18 @@ def test_the_verdict_says_whether_there_is_an_end() -> None:
     with pytest.raises(ValueError, match="`until_ms` belongs to `expected`"):
         said("i1", "confirmed", until_ms=1)
     assert Deviation({"cpu": 1.0}).signs == {}
+
+
+def test_words_are_kept_by_their_content_whatever_order_they_came_in() -> None:
+    one, two, other = said("i1"), said("i2", "confirmed"), said("i3", stream="payments")
+    book, again = Book("f"), Book("f")
+    book.take(of(message(one, "f"), message(two, "f"), message(other, "f")))
+    again.take(of(message(two, "f"), tombstone("i1", "f"), message(one, "f")))
+    words = book.of("machines")
+    assert words.said == {"i1": one, "i2": two}
+    assert (words.name, words.content) == (again.of("machines").name, again.of("machines").content)
+    assert Words.of(words.content) == words
+    assert words.name != book.of("payments").name != ""
+    assert Words().name == book.of("nobody's").name == ""
+    with pytest.raises(Unreadable):
+        Words.of(words.content[:-1])

@@ -27,9 +27,12 @@ class Asked:
 
     def __init__(self, *pieces: Feedback, echo_points: int = 0) -> None:
         self.effect = FeedbackEffect(FEATURES, echo_points)
-        for piece in pieces:
-            self.effect.adopt(PLACE, 0, piece.incident, piece)
+        if pieces:
+            self.adopt(0, *pieces)
         self.explained = 0
+
+    def adopt(self, offset: int, *pieces: Feedback) -> None:
+        self.effect.adopt(PLACE, offset, {piece.incident: piece for piece in pieces})
 
     def heed(
         self,
@@ -63,9 +66,9 @@ class Asked:
             kinds_of,
         )
 
-    def threshold(self, slot: int = 0, kind: Deviation = CPU_UP, **how: int) -> float:
+    def threshold(self, slot: int = 0, kind: Deviation = CPU_UP) -> float:
         """Return the threshold of one point that could be moved whatever it is moved to."""
-        found = {float(self.heed([score], [slot], [kind], **how).threshold_K[0]) for score in (OWN, OWN - 1)}
+        found = {float(self.heed([score], [slot], [kind]).threshold_K[0]) for score in (OWN, OWN - 1)}
         (moved,) = found - {OWN} or {OWN}
         return moved
 
@@ -209,9 +212,10 @@ def test_what_tells_of_no_feature_of_the_model_moves_nothing(piece: Feedback) ->
 
 def test_it_acts_from_its_offset_on_and_no_more_from_that_of_its_retraction_on() -> None:
     asked = Asked()
-    asked.effect.adopt(PLACE, 10, "i1", said("i1"))
-    asked.effect.adopt(PLACE, 10, "i2", said("i2", "expected", until_ms=10**6, deviations=[MEM_UP]))
-    asked.effect.adopt(PLACE, 20, "i1", None)
+    other = said("i2", "expected", until_ms=10**6, deviations=[MEM_UP])
+    asked.adopt(10, said("i1"))
+    asked.adopt(10, said("i1"), other)
+    asked.adopt(20, other)
     heeded = asked.heed([40.0] * 4, offsets=[9, 10, 19, 20])
     assert (heeded.threshold_K > OWN).tolist() == [False, True, True, False]
     assert len(asked.effect) == 1
@@ -221,7 +225,7 @@ def test_it_acts_from_its_offset_on_and_no_more_from_that_of_its_retraction_on()
 
 def test_a_later_word_on_an_incident_replaces_the_one_before() -> None:
     asked = Asked(said("i1"))
-    asked.effect.adopt(PLACE, 5, "i1", said("i1", "confirmed"))
+    asked.adopt(5, said("i1", "confirmed"))
     assert asked.heed([OWN - 1], offsets=[7]).threshold_K[0] == OWN - LOWERED
 
 
@@ -248,7 +252,7 @@ def test_an_echo_is_cut_by_polls_as_it_may_be_and_survives_a_restart() -> None:
 def test_a_retraction_ends_an_echo_too() -> None:
     asked = Asked(said("i1"), said("i2", deviations=[MEM_UP]), echo_points=5)
     asked.heed([45.0])
-    asked.effect.adopt(PLACE, 1, "i1", None)
+    asked.adopt(1, said("i2", deviations=[MEM_UP]))
     assert asked.heed([45.0], kinds=[CPU_DOWN], offsets=[1], first_index=1).threshold_K[0] == OWN
 
 
