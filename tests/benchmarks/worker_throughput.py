@@ -28,6 +28,7 @@ from models.fitting import fit_detector
 from models.plan import plan_of
 from pipeline.collector import quiet_collector
 from pipeline.config import StreamSettings
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, open_delivery
@@ -114,7 +115,8 @@ def worker(
         group = options()
         source = stack.enter_context(closing(KafkaSource(connection, group, ["metrics"])))
         delivery = stack.enter_context(closing(open_delivery(way, connection, group, source)))
-        running = Worker([lane], source, delivery, StoredCheckpoints(storage), WorkerOptions("alerts", "dead"))
+        state = StoredCheckpoints(storage), StoredAdoptions(storage)
+        running = Worker([lane], source, delivery, *state, WorkerOptions("alerts", "dead"))
         started_s, done = 0.0, 0
         while done < RECORDS:
             before_s = time.perf_counter()
