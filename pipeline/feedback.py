@@ -177,6 +177,13 @@ class Words:
         return cls({each.incident: each for each in pieces})
 
 
+@dataclass
+class FeedbackSlot:
+    """What was said of one stream's incidents; None: it is not known yet, so what acts goes on to act."""
+
+    words: Words | None = None
+
+
 class Book:
     """The newest word on each incident."""
 

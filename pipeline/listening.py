@@ -4,28 +4,21 @@ The topic is looked at beside the records, and never waited for. Until all that 
 read, nothing of it counts: an earlier word on an incident would be adopted in place of the one that has replaced
 it. What counts is in the streams' slots; from there each partition adopts it (`pipeline.adopting`), and from then
 on its log of adoptions says what acts on a record, whatever becomes of the topic. What the topic holds no more was
-taken back."""
+taken back.
+"""
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from pipeline import metrics
 from pipeline.errors import ConfigError, TransientError
-from pipeline.feedback import Book, FeedbackTopic, Words
+from pipeline.feedback import Book, FeedbackSlot, FeedbackTopic
 
 logger = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 """How often the topic is looked at. A look takes no more than a moment, but a turn of the worker may too."""
-
-
-@dataclass
-class FeedbackSlot:
-    """What was said of one stream's incidents; None: it is not known yet, so what acts goes on to act."""
-
-    words: Words | None = None
 
 
 class Listening:

@@ -7,7 +7,8 @@ its exported name in capitals, without prefix and suffix. A record of many rows 
 After a restart the records from the checkpoint to the committed offset are replayed. What leaves the worker and
 what it has read (records, rejected ones, alerts, muted ones, evicted series) is counted once, replays left out.
 What the stages do with points (scored, warming, held, late, excused, moved series, records of a batch, durations)
-is counted as often as it is done, replays included; `offkey_records_replayed_total` says how many records those were.
+is counted as often as it is done, replays included; `offkey_records_replayed_total` says how many records those
+were.
 
 Defined at import, since the client's registry is global; `pipeline.health` serves them.
 """

@@ -71,6 +71,7 @@ class SeriesPipeline:
         self._muting = Muting(
             plan.name, model.version, plan.fields_of, storm=plan.storm, maintenance=plan.maintenance
         )
+        self._feedback = FeedbackEffect(spec.features, plan.quiet_points)
         self._parts = SeriesParts(
             self._table,
             self._windows,
@@ -78,10 +79,10 @@ class SeriesPipeline:
             self._silence,
             self._incidents,
             self._muting,
+            self._feedback,
             begin=self._begin_tails,
             empty=self._empty,
         )
-        self._feedback = FeedbackEffect(spec.features, plan.quiet_points)
         self._accepting_S = np.zeros(0, np.bool_)
         """Whose tail has been told when to accept a level."""
 
@@ -136,12 +137,14 @@ class SeriesPipeline:
             stops = _stops(quiet)
         alerts: list[Alert] = []
         judged: list[tuple[Points, FloatArray, FloatArray]] = []
+        excused = 0
         rounds = self._model.scorer.score_windows(points, self._windows, self._tail)
         for scores in timed(rounds, measure, "scoring"):
             with measure("incidents"):
                 rows = scores.judged
                 own_K = self._thresholds.of(rows.slot_M, rows.offset_M, self._silence.passed)
-                heeded = self._heed(scores, own_K)
+                heeded = self._heeded(scores, own_K)
+                excused += heeded.excused
                 alerts += self._alerts(scores, heeded, stops)
                 judged.append((rows, scores.score_K, heeded.threshold_K))
         with measure("incidents"):
@@ -168,6 +171,7 @@ class SeriesPipeline:
             held=int(points.held_M.sum()),
             series_moved=admitted.moved,
             muted=muted,
+            excused=excused,
             evicted=[(self._table.partitions[each.slot], each.offset, each.reason) for each in admitted.evicted],
         )
 
@@ -249,7 +253,7 @@ class SeriesPipeline:
             points = self._model.detector.points_to_accept(self._plan.accept_after_ms, interval_ms_S[new])
             self._tail.accept_after(new, points)
 
-    def _heed(self, scores: Scores, threshold_K: FloatArray) -> Heeded:
+    def _heeded(self, scores: Scores, threshold_K: FloatArray) -> Heeded:
         """Return the thresholds that feedback makes of the series' own."""
         table, judged = self._table, scores.judged
 

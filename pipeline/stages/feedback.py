@@ -195,7 +195,7 @@ class FeedbackEffect:
             echoes = self._echoes.setdefault(partition, {})
             for c, name in enumerate(series_C):
                 index, incidents = int(index_K[asked_C[c]]), said.named(counts_CP[c])
-                if own_C[c] <= score_C[c] < new_C[c]:
+                if own_C[c] <= score_C[c] < new_C[c] and self._echo_points:
                     limit = None if np.isinf(new_C[c]) else float(new_C[c])
                     echoes[name] = _Echo(index, limit, incidents)
                 elif score_C[c] >= own_C[c] and (echo := echoes.get(name)):

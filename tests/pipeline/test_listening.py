@@ -8,8 +8,8 @@ from prometheus_client import REGISTRY
 
 from pipeline.connectors.memory import MemoryBroker, MemoryFeedback
 from pipeline.errors import TransientError
-from pipeline.feedback import Feedback, message, tombstone
-from pipeline.listening import EVERY_S, FeedbackSlot, Listening
+from pipeline.feedback import Feedback, FeedbackSlot, message, tombstone
+from pipeline.listening import EVERY_S, Listening
 from pipeline.protocols import Message, PartitionRecords
 from tests.said import said
 
