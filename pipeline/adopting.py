@@ -128,9 +128,7 @@ class Adopting:
     def take_over(
         self, partition: TopicPartition, topic_id: str, offset: int, committed: int, version: str | None
     ) -> None:
-        """Find out what a partition's records are judged by from an offset on; what is committed was published.
-
-        `version` is that of the checkpoint, where the log does not say; None: the champion.
+        """Follow a partition's log as `follow` does, and say in it that this worker goes on from what is committed.
 
         Raises:
             TransientError: storage does not answer, or other workers take the partition over all the time.
@@ -139,31 +137,47 @@ class Adopting:
         if flight is not None and not flight.landed(_PATIENCE_S):
             raise TransientError(f"{_name(partition)}: storage has not said whether it took what was adopted last")
         for _ in range(_TRIES):
-            log = self._adoptions.since(lane.name, partition, topic_id, offset)
-            ahead = [
-                _Next(entry.first_offset, self._model(lane, entry.version), self._words(lane, entry.words))
-                for entry in log.entries
-            ]
-            if not ahead or ahead[0].first_offset > offset:
-                ahead.insert(0, _Next(offset, self._model(lane, version), Words()))
-            # What is lost of it is adopted anew, if the topic still says it.
-            newest_words, now = ahead[-1].words, ahead.pop(0)
-            last = log.entries[-1] if log.entries else Adoption(log.last_number, committed, now.model.version, "")
-            last = replace(last, words=newest_words.name)
-            if last.run != self._run:
-                first_offset = max(last.first_offset, committed)
-                last = Adoption(log.last_number + 1, first_offset, last.version, self._run, last.words)
-                try:
-                    if not self._adoptions.write(lane.name, partition, topic_id, last):
-                        continue
-                except (TransientError, ConfigError) as error:
-                    # It would say nothing that is not said already.
-                    logger.warning("%s: is taken over, but no entry says so: %s", _name(partition), error)
-            self._adopted[partition] = Adopted(now.model, now.words, last, topic_id, ahead)
-            lane.pipeline.heed(partition, offset, now.words.said)
-            self._tell(lane)
-            return
+            self.follow(partition, topic_id, offset, version)
+            adopted = self._adopted[partition]
+            last = adopted.last
+            if last.run == self._run:
+                return
+            first_offset = max(last.first_offset, committed)
+            own = replace(last, number=last.number + 1, first_offset=first_offset, run=self._run)
+            try:
+                if self._adoptions.write(lane.name, partition, topic_id, own):
+                    adopted.last = own
+                    return
+            except (TransientError, ConfigError) as error:
+                # It would say nothing that is not said already.
+                logger.warning("%s: is taken over, but no entry says so: %s", _name(partition), error)
+                return
+        self.forget(partition)
         raise TransientError(f"{_name(partition)}: other workers take it over again and again")
+
+    def follow(self, partition: TopicPartition, topic_id: str, offset: int, version: str | None) -> None:
+        """Find out by what a partition's records are judged from an offset on.
+
+        `version` is that of the checkpoint, where the log does not say; None: the champion.
+
+        Raises:
+            TransientError: storage does not answer.
+        """
+        lane = self._lane_of[partition.topic]
+        log = self._adoptions.since(lane.name, partition, topic_id, offset)
+        ahead = [
+            _Next(entry.first_offset, self._model(lane, entry.version), self._words(lane, entry.words))
+            for entry in log.entries
+        ]
+        if not ahead or ahead[0].first_offset > offset:
+            ahead.insert(0, _Next(offset, self._model(lane, version), Words()))
+        # Words that are lost are adopted anew, if the topic still says them.
+        newest, now = ahead[-1].words, ahead.pop(0)
+        last = log.entries[-1] if log.entries else Adoption(log.last_number, offset, now.model.version, "")
+        last = replace(last, words=newest.name)
+        self._adopted[partition] = Adopted(now.model, now.words, last, topic_id, ahead)
+        lane.pipeline.heed(partition, offset, now.words.said)
+        self._tell(lane)
 
     def forget(self, partition: TopicPartition) -> None:
         """Forget a partition whose state is thrown away."""

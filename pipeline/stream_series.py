@@ -128,9 +128,10 @@ class SeriesPipeline:
             ]
             points = admitted.points
             self._parts.changes.touch(admitted.seen)
-            self._follow_model(np.unique(points.slot_M))
+            slots = np.unique(points.slot_M)
+            self._follow_model(slots)
             # The tails are told how long a level has to stay before any of its points is scored.
-            self._begin_accepting(np.unique(points.slot_M))
+            self._begin_accepting(slots)
         with measure("silence"):
             quiet = self._silence.follow(batches, points, admitted.place_M, admitted.evicted)
             self._parts.changes.touch(self._silence.altered)

@@ -76,9 +76,9 @@ def fill(connection: Connection) -> float:
     return size / RECORDS
 
 
-def model(architecture: str) -> Detector:
-    """Train on history of the same kind."""
-    x = values(0, HISTORY)
+def model(architecture: str, scale: float = 1.0) -> Detector:
+    """Train on history of the same kind, so many times as large."""
+    x = scale * values(0, HISTORY)
     time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
     columns = {f"host-{series:04d}": (time_ms, x[:, series]) for series in range(SERIES)}
     plan = plan_of("series", 3, architecture, {} if architecture == "default" else {"max_epochs": 2})

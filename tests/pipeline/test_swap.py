@@ -219,6 +219,23 @@ def test_where_storage_takes_no_adoption_the_old_model_goes_on_and_the_swap_wait
     assert {a["id"]: a for a in bench.alerts()} == {a["id"]: a for a in undisturbed(bench)}
 
 
+def test_a_worker_that_cannot_say_that_it_takes_over_leaves_no_hole_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    adoptions = Failing()
+    bench = filled(partitions=1, adoptions=adoptions)
+    worker_of(bench, max_poll_records=40).step()
+    bench.broker.members.clear()
+    adoptions.fails = True
+    second = worker_of(bench, "v2", max_poll_records=40)
+    second.partitions.follow_assignment()
+    assert "metrics/0: is taken over, but no entry says so: storage is full" in caplog.text
+    adoptions.fails = False
+    drain(second)
+    assert [(entry.number, entry.version) for entry in log_of(bench, PLACES[0])] == [(1, "v1"), (2, "v2")]
+    assert {a["id"]: a for a in bench.alerts()} == {a["id"]: a for a in undisturbed(bench)}
+
+
 def replace_clock(worker: Worker, now_s: list[float]) -> Worker:
     return replace(worker, clock=lambda: now_s[0])
 
