@@ -1,13 +1,13 @@
-"""Which model each record is judged by: partitions follow their logs of adoptions, and adopt a new champion.
+"""What each record is judged by: partitions follow their logs of adoptions, and adopt a new champion, and feedback.
 
 A partition that is taken over goes on with the version that its log says, and its new owner says so in an entry of
 its own. With that the number is taken under which the owner before could still adopt another version, should it
 only have been asleep.
 
-A new champion is adopted for each partition by itself, from an offset a little ahead on. Records before it are
-judged by the old model while the entry is written on a thread of its own; those from it on wait until storage has
-taken it. Where storage does not, the partition goes on with the model that it has, and the next try is another
-entry.
+A new champion, or what was said of the stream's incidents since, is adopted for each partition by itself, from an
+offset a little ahead on. Records before it are judged as before while the entry is written on a thread of its own;
+those from it on wait until storage has taken it. Where storage does not, the partition goes on with what it has,
+and the next try is another entry.
 
 What is replayed is judged by what its log says. A version that cannot be had any more is replaced by the champion,
 which is said as an error: such records were published before, so what differs is the state that they leave.
@@ -21,11 +21,11 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from pipeline import metrics
 from pipeline.adoptions import Adoption, Adoptions
 from pipeline.errors import AssignmentLost, ConfigError, RegistryError, TransientError
+from pipeline.feedback import Words
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stream import Lane
 from pipeline.stream_model import StreamModel
@@ -79,6 +79,7 @@ class _Next:
 
     first_offset: int
     model: StreamModel
+    words: Words
     flight: _Flight | None = None
     """None: it is in storage."""
     entry: Adoption | None = None
@@ -91,6 +92,8 @@ class Adopted:
 
     model: StreamModel
     """Of the record that comes next, once those of `ahead` have come that begin there."""
+    words: Words
+    """As `model`."""
     last: Adoption
     """The newest entry of the log, as far as it is known."""
     topic_id: str
@@ -162,12 +165,18 @@ class Adopting:
         """
         lane = self._lane_of[partition.topic]
         log = self._adoptions.since(lane.name, partition, topic_id, offset)
-        ahead = [_Next(entry.first_offset, self._model(lane, entry.version)) for entry in log.entries]
+        ahead = [
+            _Next(entry.first_offset, self._model(lane, entry.version), self._words(lane, entry.words))
+            for entry in log.entries
+        ]
         if not ahead or ahead[0].first_offset > offset:
-            ahead.insert(0, _Next(offset, self._model(lane, version)))
-        model = ahead.pop(0).model
-        last = log.entries[-1] if log.entries else Adoption(log.last_number, offset, model.version, "")
-        self._adopted[partition] = Adopted(model, last, topic_id, ahead)
+            ahead.insert(0, _Next(offset, self._model(lane, version), Words()))
+        # Words that are lost are adopted anew, if the topic still says them.
+        newest, now = ahead[-1].words, ahead.pop(0)
+        last = log.entries[-1] if log.entries else Adoption(log.last_number, offset, now.model.version, "")
+        last = replace(last, words=newest.name)
+        self._adopted[partition] = Adopted(now.model, now.words, last, topic_id, ahead)
+        lane.pipeline.heed(partition, offset, now.words.said)
         self._tell(lane)
 
     def forget(self, partition: TopicPartition) -> None:
@@ -180,7 +189,7 @@ class Adopting:
         return self._adopted[partition].model.version
 
     def go_on(self, next_offset: Mapping[TopicPartition, int], lag: Mapping[TopicPartition, int]) -> None:
-        """See what became of entries on their way, and have partitions adopt their stream's champion.
+        """See what became of entries on their way, and have partitions adopt what their stream has now.
 
         Args:
             next_offset: of the partitions that replay nothing.
@@ -215,21 +224,27 @@ class Adopting:
             arrived = later
 
     def _adopt(self, partition: TopicPartition, offset: int, lag: int) -> bool:
-        """Have a partition adopt its stream's champion, if that is another one; return whether an entry is written.
+        """Have a partition adopt champion and feedback, if one is another; return whether an entry is written.
 
         What the log says of later records comes first.
         """
         adopted, lane = self._adopted[partition], self._lane_of[partition.topic]
-        champion, last = lane.slot.champion, adopted.last
-        if last.version == champion.version or adopted.ahead or last.first_offset > offset:
+        champion, words, last = lane.slot.champion, lane.feedback.words or adopted.words, adopted.last
+        same = (last.version, last.words) == (champion.version, words.name)
+        if same or adopted.ahead or last.first_offset > offset:
             return False
         if self._clock() < adopted.retry_at_s:
             return False
         first_offset = offset + min(_AHEAD * adopted.records_a_poll, lag)
-        entry = Adoption(last.number + 1, first_offset, champion.version, self._run)
-        flight = _Flight(partial(self._adoptions.write, lane.name, partition, adopted.topic_id, entry))
+        entry = Adoption(last.number + 1, first_offset, champion.version, self._run, words.name)
+
+        def write() -> bool:
+            self._adoptions.keep(lane.name, words)
+            return self._adoptions.write(lane.name, partition, adopted.topic_id, entry)
+
+        flight = _Flight(write)
         self._flights[partition] = flight
-        adopted.ahead.append(_Next(first_offset, champion, flight, entry))
+        adopted.ahead.append(_Next(first_offset, champion, words, flight, entry))
         return True
 
     def _move(self, partition: TopicPartition, adopted: Adopted, offset: int) -> None:
@@ -238,13 +253,24 @@ class Adopting:
             if not self._landed(partition, adopted, _PATIENCE_S):
                 self._give_up(partition, adopted, f"storage has not answered for {_PATIENCE_S:.0f} s")
             elif adopted.ahead:
-                adopted.model = adopted.ahead.pop(0).model
-                lane = self._lane_of[partition.topic]
-                metrics.MODEL_ADOPTIONS.labels(lane.name).inc()
-                logger.info(
-                    "%s: judged by model %s from offset %d on", _name(partition), adopted.model.version, offset
-                )
-                self._tell(lane)
+                self._follow(partition, adopted, adopted.ahead.pop(0), offset)
+
+    def _follow(self, partition: TopicPartition, adopted: Adopted, now: _Next, offset: int) -> None:
+        """Have an entry in force, with the record at an offset; one may only say who owns the partition."""
+        lane = self._lane_of[partition.topic]
+        if now.model is not adopted.model:
+            adopted.model = now.model
+            metrics.MODEL_ADOPTIONS.labels(lane.name).inc()
+            logger.info("%s: judged by model %s from offset %d on", _name(partition), now.model.version, offset)
+            self._tell(lane)
+        if now.words.name != adopted.words.name:
+            adopted.words = now.words
+            lane.pipeline.heed(partition, now.first_offset, now.words.said)
+            metrics.FEEDBACK_ADOPTIONS.labels(lane.name).inc()
+            logger.info(
+                "%s: what was said of %d incidents acts from offset %d on",
+                *(_name(partition), len(now.words.said), offset),
+            )
 
     def _landed(self, partition: TopicPartition, adopted: Adopted, wait_s: float) -> bool:
         """Return whether no entry of a partition is on its way; one that storage did not take is there no more."""
@@ -265,7 +291,7 @@ class Adopting:
         return True
 
     def _give_up(self, partition: TopicPartition, adopted: Adopted, why: str) -> None:
-        """Go on with the model that there is.
+        """Go on with what there is.
 
         The entry may be there all the same; then the next try finds its number taken, and the state is restored.
         """
@@ -273,10 +299,10 @@ class Adopting:
         adopted.retry_at_s = self._clock() + _RETRY_S
         lane = self._lane_of[partition.topic]
         metrics.MODEL_ADOPTIONS_FAILED.labels(lane.name).inc()
-        logger.error(
-            "%s: goes on with model %s and adopts %s later: %s",
-            *(_name(partition), adopted.model.version, given_up.model.version, why),
-        )
+        now, later = f"model {adopted.model.version}", given_up.model.version
+        if given_up.model is adopted.model:
+            now, later = f"what was said of {len(adopted.words.said)} incidents", "what was said since"
+        logger.error("%s: goes on with %s and adopts %s later: %s", _name(partition), now, later, why)
 
     def _model(self, lane: Lane, version: str | None) -> StreamModel:
         """Return a version, or the champion in its place."""
@@ -293,6 +319,10 @@ class Adopting:
                     *(lane.name, version, champion.version, error),
                 )
             return champion
+
+    def _words(self, lane: Lane, name: str) -> Words:
+        """Return what an entry names; where it is lost, records are judged as if nothing had been said."""
+        return self._adoptions.words(lane.name, name) or Words()
 
     def _tell(self, lane: Lane) -> None:
         """Have the gauge name the models that the stream's partitions are judged by."""

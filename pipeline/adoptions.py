@@ -1,8 +1,9 @@
 """What one partition of a stream is judged by, from which offset on: entries of a log in storage.
 
-An entry says all that is in force from its first offset on, so nothing before it is needed to know that. It is
-written before the first record is judged by it. A restart follows the entries as it reads the records again, so no
-record is judged again by another version than the one by which its alerts were published.
+An entry says all that is in force from its first offset on, a model and what was said of incidents, so nothing
+before it is needed to know that. It is written before the first record is judged by it. A restart follows the
+entries as it reads the records again, so no record is judged again by another version than the one by which its
+alerts were published.
 
 Entries are numbered, and none begins at an earlier offset than the one before. Each number is given once: a worker
 that believes to own a partition that another has taken over finds the next number taken, and learns that.
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipeline.feedback import Words
 from pipeline.protocols import TopicPartition
 
 
@@ -25,6 +27,8 @@ class Adoption:
     """Of the stream's model."""
     run: str
     """The run of a worker that wrote it."""
+    words: str = ""
+    """Name of what was said of the stream's incidents, by then; "": nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,16 @@ class Adoptions(Protocol):
         Raises:
             TransientError: storage does not answer.
         """
+
+    def words(self, stream: str, name: str) -> Words | None:
+        """Return what an entry names; None: it is missing or damaged, which is logged.
+
+        Raises:
+            TransientError: storage does not answer.
+        """
+
+    def keep(self, stream: str, words: Words) -> None:
+        """Store what an entry is to name, before the entry; what is there already is fine. Raises as `write`."""
 
     def write(self, stream: str, partition: TopicPartition, topic_id: str, adoption: Adoption) -> bool:
         """Append an entry; False: another worker has taken that number. Writing one twice is fine.

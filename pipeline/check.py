@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from models.spec import shortened
 from pipeline.config import Settings, StreamSettings
 from pipeline.errors import ConfigError, OffkeyError, TransientError
+from pipeline.feedback import COMPACTED, is_compacted
 from pipeline.protocols import PartitionRecords, Registry, TopicPartition
 
 _SAMPLE_RECORDS = 2_000
@@ -138,6 +139,28 @@ def _output_rows(settings: Settings, cluster: Cluster) -> Iterator[Row]:
             yield _wrong(f"topic of {what}", error)
         else:
             yield Row("ok", f"topic of {what}", f"{topic}, partitions: {found.partitions}")
+    yield _feedback_row(settings.topics.feedback, cluster)
+
+
+def _feedback_row(topic: str, cluster: Cluster) -> Row:
+    """Say whether feedback can be given, and whether it stays: a stream runs without it."""
+    what = "topic of feedback"
+    try:
+        found = cluster.topic(topic, "READ")
+    except TransientError as error:
+        return _wrong(what, error)
+    except ConfigError as error:
+        found_out = str(error).partition("; ")[0]
+        return Row("warning", what, found_out, f"to use `offkey feedback`, create {topic} with {COMPACTED}")
+    policy = cluster.setting(topic, "cleanup.policy")
+    if policy is not None and not is_compacted(policy):
+        return Row(
+            "wrong",
+            what,
+            f"{topic}: cleanup.policy is {policy}: what was said is lost in time, and undone by that",
+            f"set {COMPACTED} for it",
+        )
+    return Row("ok", what, f"{topic}, partitions: {found.partitions}" + (", compacted" if policy else ""))
 
 
 def _transaction_rows(settings: Settings, outside: Outside) -> Iterator[Row]:

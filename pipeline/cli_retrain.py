@@ -67,6 +67,7 @@ def retrain(
                     device=opened.device,
                     progress=progress,
                     unfinished=opened.unfinished(name),
+                    spans=opened.spans(name),
                     promote=not dry_run,
                     by=who(),
                 )

@@ -2,7 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from models.resume import Unfinished
+    from pipeline.excluded import Span
+    from pipeline.feedback import Feedback
+    from pipeline.incident_log import Course
     from pipeline.protocols import PartitionRecords
     from pipeline.snapshots import Snapshots
 
@@ -57,6 +61,34 @@ class Opened:
         from pipeline.connectors.snapshots import StoredSnapshots
 
         return StoredSnapshots(self._storage)
+
+    def spans(self, stream: str) -> "list[Span]":
+        """Return the spans of a stream's incidents that teach nothing, by alerts and by what was said of them."""
+        from pipeline.excluded import incident_spans
+
+        after_s = self.settings.streams[stream].alerts.accept_after
+        return incident_spans(stream, *self._incidents, None if after_s is None else 1000 * after_s)
+
+    @cached_property
+    def _incidents(self) -> "tuple[Mapping[str, Course], Mapping[str, Feedback]]":
+        """(the incidents that are open or of which something was said, what was said)."""
+        from pipeline.connectors.kafka import KafkaCluster, KafkaLog
+        from pipeline.feedback import Book
+        from pipeline.incident_log import read_incidents
+
+        topics, book = self.settings.topics, Book(self.settings.topics.feedback)
+        with contextlib.closing(KafkaCluster(self._connection)) as cluster:
+            there = [topic for topic in (topics.feedback, topics.alerts) if cluster.has(topic)]
+        if topics.feedback in there:
+            for arrived in KafkaLog(self._connection, topics.feedback).read():
+                book.take(arrived.records)
+        if topics.alerts not in there:
+            return {}, book.said
+        found = read_incidents(
+            KafkaLog(self._connection, topics.alerts),
+            lambda course: course.ended_ms is None or course.incident in book.said,
+        )
+        return found.courses, book.said
 
     def unfinished(self, stream: str) -> "Unfinished":
         """Return where a stream's training is kept while it lasts."""

@@ -88,10 +88,11 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
     from pipeline.connectors.adoptions import StoredAdoptions
     from pipeline.connectors.checkpoints import StoredCheckpoints
     from pipeline.connectors.connection import Connection, GroupOptions
-    from pipeline.connectors.kafka import KafkaCluster, KafkaSource, open_delivery
+    from pipeline.connectors.kafka import KafkaCluster, KafkaFeedback, KafkaSource, open_delivery
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.connectors.storage import ObjectStorage
     from pipeline.lanes import champion_of, choose_device, lane_around, load_model
+    from pipeline.listening import Listening
     from pipeline.swap import Watcher
     from pipeline.worker import Worker, WorkerOptions
 
@@ -107,6 +108,7 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
     with contextlib.closing(KafkaCluster(connection)) as cluster:
         for topic in (settings.topics.alerts, settings.topics.dead_letters):
             cluster.topic(topic, "WRITE")
+        heard = cluster.has(settings.topics.feedback)
         for name, stream in settings.streams.items():
             shared = stream.alerts.stream_budget is not None
             partitions = cluster.topic(stream.topic).partitions if shared else 1
@@ -128,4 +130,12 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
         opened.callback(lambda: delivery.close(min(5.0, stop.left_s())))
         watching = Watcher({lane.name: lane.slot for lane in lanes}, registry).begin(settings.worker.watch_every)
         opened.callback(watching.set)
-        yield Worker(lanes, source, delivery, StoredCheckpoints(storage), StoredAdoptions(storage), options)
+        worker = Worker(lanes, source, delivery, StoredCheckpoints(storage), StoredAdoptions(storage), options)
+        if heard:
+            said = KafkaFeedback(connection, settings.topics.feedback)
+            opened.callback(said.close)
+            slots = {lane.name: lane.feedback for lane in lanes}
+            worker.listening = Listening(said, settings.topics.feedback, slots)
+        else:
+            logger.info("topic %s is not there, so no feedback is heard", settings.topics.feedback)
+        yield worker

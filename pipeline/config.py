@@ -89,6 +89,8 @@ class TopicSettings(Section):
     """Where alerts are published."""
     dead_letters: Topic = "offkey.dead-letters"
     """Where records go that cannot be scored, bytes untouched, with the reason in headers."""
+    feedback: Topic = "offkey.feedback"
+    """What people say about incidents, by `offkey feedback`; compacted. All workers read all of it."""
 
 
 class MetricsSettings(Section):
@@ -294,6 +296,8 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if self.topics.alerts == self.topics.dead_letters:
             raise mistake_at(("topics",), "alerts and dead letters both go to one topic; give each its own")
+        if self.topics.feedback in (self.topics.alerts, self.topics.dead_letters):
+            raise mistake_at(("topics", "feedback"), "another topic of offkey has that name; give it its own")
         owner: dict[str, str] = {}
         for name, stream in self.streams.items():
             key = ("streams", name)
@@ -305,7 +309,7 @@ class Settings(BaseSettings):
                 raise mistake_at(
                     (*key, "topic"), f"stream {owner[stream.topic]} reads topic {stream.topic} too; keep one"
                 )
-            if stream.topic in (self.topics.alerts, self.topics.dead_letters):
+            if stream.topic in (self.topics.alerts, self.topics.dead_letters, self.topics.feedback):
                 raise mistake_at(
                     (*key, "topic"), f"topic {stream.topic} is one that offkey writes; set another one"
                 )

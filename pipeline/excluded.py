@@ -1,9 +1,10 @@
 """Spans that teach nothing: what lies in them, or near, is left out of training and counts in no comparison.
 
 Spans are those that somebody expected to be strange, as in `alerts.maintenance`, and those of incidents that are
-open or were confirmed. They are widened by a window on either side, for an incident opens when a fault is seen and
-not when it begins, and what was down takes a while to be as before. A series goes on in pieces where something was
-taken out of it, and no window holds rows of two.
+open, were confirmed, or were said to be expected, up to the moment that was named. A false alarm is what a model
+should learn: its span is kept, be its incident open. They are widened by a window on either side, for an incident
+opens when a fault is seen and not when it begins, and what was down takes a while to be as before. A series goes on
+in pieces where something was taken out of it, and no window holds rows of two.
 
 Legend: T rows of a series.
 """
@@ -11,14 +12,18 @@ Legend: T rows of a series.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from glob import escape
 
 import numpy as np
 import numpy.typing as npt
 
 from models.dataset import Columns
 from pipeline.alert_settings import AlertSettings
+from pipeline.feedback import Feedback
+from pipeline.incident_log import Course
 from pipeline.jobs.false_incidents import widened
 
+_LATEST_MS = 2**53
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
@@ -52,6 +57,37 @@ class Kept:
 def maintenance_of(alerts: AlertSettings) -> list[Span]:
     """Return the spans that the configuration expects to be strange."""
     return [Span(each.series, each.from_ms, each.to_ms, "maintenance") for each in alerts.maintenance]
+
+
+def incident_spans(
+    stream: str, courses: Mapping[str, Course], said: Mapping[str, Feedback], accept_after_ms: float | None
+) -> list[Span]:
+    """Return the spans of a stream's incidents that teach nothing.
+
+    Args:
+        stream: its name.
+        courses: incidents by id, as the alerts tell of them; those that are open, and any others.
+        said: feedback by incident. Of one whose alerts have expired it knows when it ended, if it had.
+        accept_after_ms: an incident of which no more is told is over so long after its last alert, for its level is
+            usual then: where the worker that would have resolved it is gone, training has to go on. None: never.
+    """
+    spans: list[Span] = []
+    for incident in sorted(courses.keys() | said.keys()):
+        course, feedback = courses.get(incident), said.get(incident)
+        one = course or feedback
+        assert one is not None
+        ended_ms = one.ended_ms
+        counts = ended_ms is None if feedback is None else feedback.verdict != "false_alarm"
+        if one.stream != stream or not counts:
+            continue
+        told_ms = one.opened_ms if course is None else course.told_ms
+        over_ms = _LATEST_MS if accept_after_ms is None else told_ms + int(accept_after_ms)
+        to_ms = (over_ms if ended_ms is None else ended_ms) + 1
+        if feedback is not None and feedback.until_ms is not None:
+            to_ms = max(to_ms, feedback.until_ms)
+        series = "*" if one.subject == "storm" else escape(one.series)
+        spans.append(Span(series, one.opened_ms, to_ms, f"incident {incident}"))
+    return spans
 
 
 def excluded_rows(name: str, time_ms_T: IntArray, spans: Sequence[Span], margin: int) -> BoolArray:

@@ -6,8 +6,9 @@ its exported name in capitals, without prefix and suffix. A record of many rows 
 
 After a restart the records from the checkpoint to the committed offset are replayed. What leaves the worker and
 what it has read (records, rejected ones, alerts, muted ones, evicted series) is counted once, replays left out.
-What the stages do with points (scored, warming, held, late, moved series, records of a batch, durations) is counted
-as often as it is done, replays included; `offkey_records_replayed_total` says how many records those were.
+What the stages do with points (scored, warming, held, late, excused, moved series, records of a batch, durations)
+is counted as often as it is done, replays included; `offkey_records_replayed_total` says how many records those
+were.
 
 Defined at import, since the client's registry is global; `pipeline.health` serves them.
 """
@@ -117,6 +118,20 @@ SERIES_EVICTED = Counter(
     "Series that were forgotten, by why: max_series (too many, this one least recently seen) or series_ttl (not "
     "seen for so long). Where it keeps rising by max_series, series come back and warm up again and again.",
     ["stream", "reason"],
+)
+FEEDBACK = Gauge(
+    "offkey_feedback", "Incidents of which something was said, as far as this worker has read it.", ["stream"]
+)
+FEEDBACK_UNREADABLE = Counter(
+    "offkey_feedback_unreadable", "Messages in the topic of feedback that cannot be read, and are left out."
+)
+FEEDBACK_ADOPTIONS = Counter(
+    "offkey_feedback_adoptions", "Times that a partition took up what was said since.", ["stream"]
+)
+POINTS_EXCUSED = Counter(
+    "offkey_points_excused",
+    "Points that reach their series' threshold, and not the one that feedback has raised.",
+    ["stream"],
 )
 SNAPSHOT_ROWS = Counter("offkey_snapshot_rows", "Rows in closed files of the recorder.", ["stream"])
 SNAPSHOT_ROWS_OPEN = Gauge("offkey_snapshot_rows_open", "Rows that the recorder holds in memory.", ["stream"])

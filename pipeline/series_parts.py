@@ -4,7 +4,8 @@ A part holds one row for each of its series: what the table knows, the newest ro
 silence, and in JSON by place the incidents that are open (`incidents`) or may be reopened (`resolved`). `slots`
 says whose rows they are, by the slot in the process that wrote them, `named` and `names` which of these slots the
 parts before do not name, `dropped` whose series have gone; see `pipeline.changes`. What is known of the partition
-beside its series (`rows_seen`, `spans`, `silence.watermark_ms`, `muting`) stands whole in each part that closes.
+beside its series (`rows_seen`, `spans`, `silence.watermark_ms`, `muting`, and `feedback` where it has excused a
+point) stands whole in each part that closes.
 
 A whole state in one part, as earlier versions wrote it, has neither `slots` nor `named`: all of its rows are named.
 
@@ -26,6 +27,7 @@ from pipeline.errors import CheckpointError
 from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import TopicPartition
 from pipeline.stages.decode import IntArray
+from pipeline.stages.feedback import FeedbackEffect
 from pipeline.stages.incidents import Incidents, OpenIncident
 from pipeline.stages.muting import Muting
 from pipeline.stages.series import BoolArray, SeriesTable
@@ -47,6 +49,7 @@ class SeriesParts:
     silence: Silence
     incidents: Incidents
     muting: Muting
+    feedback: FeedbackEffect
     begin: Callable[[], None]
     """Has what is beside the table begin with the series that were added to it."""
     empty: Callable[[IntArray], None]
@@ -115,6 +118,8 @@ class SeriesParts:
         self.silence.restore(partition, _beginning(_SILENCE, last))
         if "muting" in last:
             self.muting.restore(partition, last["muting"].tobytes())
+        if "feedback" in last:
+            self.feedback.restore(partition, last["feedback"].tobytes())
 
     def _measure(self, own_S: BoolArray) -> int:
         """Return about how many bytes a series takes of a part."""
@@ -144,7 +149,10 @@ class SeriesParts:
         """Return what is known of a partition beside its series."""
         arrays: Arrays = self.table.snapshot_bounds(partition)
         arrays |= {_SILENCE + name: array for name, array in self.silence.snapshot(partition).items()}
-        return {**arrays, "muting": np.frombuffer(self.muting.snapshot(partition), np.uint8)}
+        arrays["muting"] = np.frombuffer(self.muting.snapshot(partition), np.uint8)
+        if kept := self.feedback.snapshot(partition):
+            arrays["feedback"] = np.frombuffer(kept, np.uint8)
+        return arrays
 
     def _find_slots(
         self, partition: TopicPartition, arrays: Mapping[str, npt.NDArray[Any]], slot_of: IntArray

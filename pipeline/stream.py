@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy.typing as npt
 
 from pipeline.changes import Cut
+from pipeline.feedback import Feedback, FeedbackSlot
 from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert
@@ -83,6 +84,8 @@ class Outcome:
     series_moved: int = 0
     muted: Sequence[Muted] = ()
     """Alerts that are not told."""
+    excused: int = 0
+    """Points that begin no incident for what was said of others."""
     evicted: Sequence[tuple[TopicPartition, int, Reason]] = ()
     """(partition, offset, why) of each series that had to leave."""
 
@@ -109,6 +112,12 @@ def hash_of(features: Sequence[str]) -> str:
 
 class StreamPipeline(Protocol):
     """The stages of one stream. State is kept for each partition between calls."""
+
+    def heed(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
+        """Have what was said, by incident, act on a partition's records from an offset on, and nothing else.
+
+        To be said again after `restore` and `drop`; offsets never go back but then.
+        """
 
     def use(self, model: StreamModel) -> None:
         """Have the records that come next judged by a model, which is not `unlike` the one before.
@@ -172,3 +181,5 @@ class Lane:
     """Where a partition without a usable committed offset begins: earliest, latest or fail."""
     split: Callable[[Sequence[PartitionRecords]], Iterable[Sequence[PartitionRecords]]] = lambda arrived: (arrived,)
     """Cuts a poll into parts that are processed one behind the other."""
+    feedback: FeedbackSlot = field(default_factory=FeedbackSlot)
+    """What was said of its incidents, as far as it is known."""

@@ -7,7 +7,7 @@ multiplies the alerts of a fixed threshold.
 Legend: M accepted records, K alerting ones, F features.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,14 +17,19 @@ import torch
 
 from models.online_tail import STREAM_PACE
 from pipeline.changes import Cut
+from pipeline.feedback import Feedback
 from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
-from pipeline.stages.alerts import Alert, feature_views
-from pipeline.stages.decode import Batch, FloatArray
+from pipeline.stages.alerts import Alert, FeatureView, feature_views, feedback_view
+from pipeline.stages.decode import Batch, FloatArray, IntArray
+from pipeline.stages.feedback import FeedbackEffect, Heeded, Kinds, Moved, signs_of
 from pipeline.stages.incidents import SEVERITIES, derived_id, severity_of
 from pipeline.stages.muting import Muted
+from pipeline.stages.scoring import Explanations
 from pipeline.stream import Measure, Outcome, Scored, StreamPlan, hash_of
 from pipeline.stream_model import StreamModel
+
+_NOWHERE = TopicPartition("", -1)
 
 
 class FeaturesPipeline:
@@ -34,6 +39,7 @@ class FeaturesPipeline:
         self._plan = plan
         self._tail = model.scorer.online_tail(STREAM_PACE)
         self._slots: dict[TopicPartition, int] = {}
+        self._feedback = FeedbackEffect(model.detector.spec.features)
         self.shape = f"features={hash_of(model.detector.spec.features)}"
         self.use(model)
 
@@ -51,20 +57,27 @@ class FeaturesPipeline:
             decoded = [self._plan.decoder.decode(records) for records in arrived]
         # Sorted by slot, so that the records of a partition stand together.
         batches = sorted((batch for batch, _ in decoded), key=lambda batch: self._slot_of(batch.partition))
-        scaling = self._model.detector.scaling
+        scaling, names = self._model.detector.scaling, self._model.detector.spec.features
         with measure("scoring"):
             values_MF = np.concatenate([batch.values_NF for batch in batches])
             slot_M = np.repeat([self._slot_of(b.partition) for b in batches], [len(b) for b in batches])
             z_MF = scaling.apply(values_MF, scaling.center_F, scaling.scale_F)
             score_M, explain = self._model.scorer.score_vectors(slot_M, z_MF, self._tail)
         with measure("incidents"):
-            hot = np.flatnonzero(score_M >= self._threshold).tolist()
+            heeded = self._heeded(batches, slot_M, values_MF, score_M, explain)
+            hot = np.flatnonzero(score_M >= heeded.threshold_K).tolist()
             why = explain(hot)
             expected_KF = why.expected_KF * scaling.scale_F + scaling.center_F
             band_KF = why.band_KF * scaling.scale_F
             place_M = [(batch, row) for batch in batches for row in range(len(batch))] if hot else []
             alerts = [
-                self._alert(*place_M[i], float(score_M[i]), expected_F, band_F, share_F)
+                self._alert(
+                    *place_M[i],
+                    float(score_M[i]),
+                    float(heeded.threshold_K[i]),
+                    feature_views(names, values_MF[i], expected_F, band_F, share_F),
+                    heeded.moved.get(i),
+                )
                 for i, expected_F, band_F, share_F in zip(hot, expected_KF, band_KF, why.share_KF, strict=True)
             ]
         rejects = [reject for _, found in decoded for reject in found]
@@ -73,10 +86,15 @@ class FeaturesPipeline:
         return Outcome(
             told,
             rejects,
-            lambda: self._scored(batches, score_M),
+            lambda: _scored(batches, score_M, heeded.threshold_K),
             points_scored=len(score_M),
+            excused=heeded.excused,
             muted=[Muted(alert, "maintenance") for alert in alerts if self._is_muted(alert)],
         )
+
+    def heed(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
+        """Have what was said, by incident, act on a partition's records from an offset on, and nothing else."""
+        self._feedback.adopt(partition, offset, said)
 
     def begin_chain(self, partition: TopicPartition) -> None:
         """Do nothing: each part holds the whole state, which is small."""
@@ -108,18 +126,40 @@ class FeaturesPipeline:
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
         self._slots.pop(partition, None)
+        self._feedback.drop(partition)
 
     def _is_muted(self, alert: Alert) -> bool:
         """Tell whether it falls into a maintenance window: it has no further course to be told of at its end."""
         return any(window.covers(alert.series, alert.event_ms) for window in self._plan.maintenance)
 
-    def _scored(self, batches: Sequence[Batch], score_M: FloatArray) -> Scored:
-        return Scored(
-            ("",) * len(score_M),
-            np.concatenate([batch.time_ms_N for batch in batches]),
+    def _heeded(
+        self,
+        batches: Sequence[Batch],
+        slot_M: IntArray,
+        values_MF: FloatArray,
+        score_M: FloatArray,
+        explain: Callable[[Sequence[int]], Explanations],
+    ) -> Heeded:
+        """Return the thresholds that feedback makes of the stream's."""
+        place_of = {slot: partition for partition, slot in self._slots.items()}
+        scaling = self._model.detector.scaling
+
+        def kinds_of(positions: Sequence[int]) -> Kinds:
+            why = explain(positions)
+            off_CF = values_MF[positions] - why.expected_KF * scaling.scale_F - scaling.center_F
+            return Kinds(why.share_KF, signs_of(off_CF, why.band_KF * scaling.scale_F, why.back_K))
+
+        slots = range(1 + max(place_of))
+        return self._feedback.heed(
+            [place_of.get(slot, _NOWHERE) for slot in slots],
+            [""] * len(slots),
+            slot_M,
+            np.arange(len(slot_M)),
             np.concatenate([batch.offset_N for batch in batches]),
+            np.concatenate([batch.time_ms_N for batch in batches]),
             score_M,
             np.full(len(score_M), self._threshold),
+            kinds_of,
         )
 
     def _slot_of(self, partition: TopicPartition) -> int:
@@ -136,9 +176,9 @@ class FeaturesPipeline:
         batch: Batch,
         row: int,
         score: float,
-        expected_F: FloatArray,
-        band_F: FloatArray,
-        share_F: FloatArray,
+        threshold: float,
+        features: dict[str, FeatureView],
+        moved: Moved | None,
     ) -> Alert:
         time_ms, offset, inner = (
             int(batch.time_ms_N[row]),
@@ -152,17 +192,26 @@ class FeaturesPipeline:
             series="",
             fields={},
             state="opened",
-            severity=SEVERITIES[severity_of(score, self._threshold)],
+            severity=SEVERITIES[severity_of(score, threshold)],
             score=round(score, 6),
-            threshold=round(self._threshold, 6),
+            threshold=round(threshold, 6),
             opened_ms=time_ms,
             event_ms=time_ms,
-            features=feature_views(
-                self._model.detector.spec.features, batch.values_NF[row], expected_F, band_F, share_F
-            ),
+            features=features,
+            feedback=feedback_view(moved),
             model_version=self._model.version,
             topic=topic,
             partition=partition,
             offset=offset,
             row=inner,
         )
+
+
+def _scored(batches: Sequence[Batch], score_M: FloatArray, threshold_M: FloatArray) -> Scored:
+    return Scored(
+        ("",) * len(score_M),
+        np.concatenate([batch.time_ms_N for batch in batches]),
+        np.concatenate([batch.offset_N for batch in batches]),
+        score_M,
+        threshold_M,
+    )

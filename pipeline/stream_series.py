@@ -13,14 +13,17 @@ import torch
 
 from models.online_tail import SERIES_PACE
 from pipeline.changes import Cut
+from pipeline.feedback import Feedback
 from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.series_parts import SeriesParts
-from pipeline.stages.alerts import Alert, feature_views
+from pipeline.stages.alerts import Alert, feature_views, feedback_view
 from pipeline.stages.decode import FloatArray, IntArray
+from pipeline.stages.feedback import FeedbackEffect, Heeded, Kinds, signs_of
 from pipeline.stages.incidents import (
     SEVERITIES,
     SILENCE_SEVERITY,
+    STARTS,
     Incidents,
     Stops,
     Transition,
@@ -68,6 +71,7 @@ class SeriesPipeline:
         self._muting = Muting(
             plan.name, model.version, plan.fields_of, storm=plan.storm, maintenance=plan.maintenance
         )
+        self._feedback = FeedbackEffect(spec.features, plan.quiet_points)
         self._parts = SeriesParts(
             self._table,
             self._windows,
@@ -75,6 +79,7 @@ class SeriesPipeline:
             self._silence,
             self._incidents,
             self._muting,
+            self._feedback,
             begin=self._begin_tails,
             empty=self._empty,
         )
@@ -133,13 +138,16 @@ class SeriesPipeline:
             stops = _stops(quiet)
         alerts: list[Alert] = []
         judged: list[tuple[Points, FloatArray, FloatArray]] = []
+        excused = 0
         rounds = self._model.scorer.score_windows(points, self._windows, self._tail)
         for scores in timed(rounds, measure, "scoring"):
             with measure("incidents"):
                 rows = scores.judged
-                threshold_K = self._thresholds.of(rows.slot_M, rows.offset_M, self._silence.passed)
-                alerts += self._alerts(scores, threshold_K, stops)
-                judged.append((rows, scores.score_K, threshold_K))
+                own_K = self._thresholds.of(rows.slot_M, rows.offset_M, self._silence.passed)
+                heeded = self._heeded(scores, own_K)
+                excused += heeded.excused
+                alerts += self._alerts(scores, heeded, stops)
+                judged.append((rows, scores.score_K, heeded.threshold_K))
         with measure("incidents"):
             alerts += self._stale_alerts(self._incidents.stop(stops))
         # Sorting keeps the order of those with one record, row and series: what went before a silence comes first.
@@ -164,8 +172,13 @@ class SeriesPipeline:
             held=int(points.held_M.sum()),
             series_moved=admitted.moved,
             muted=muted,
+            excused=excused,
             evicted=[(self._table.partitions[each.slot], each.offset, each.reason) for each in admitted.evicted],
         )
+
+    def heed(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
+        """Have what was said, by incident, act on a partition's records from an offset on, and nothing else."""
+        self._feedback.adopt(partition, offset, said)
 
     def begin_chain(self, partition: TopicPartition) -> None:
         """Have the parts that are cut from now on hold every series of a partition."""
@@ -195,6 +208,7 @@ class SeriesPipeline:
         self._empty(freed)
         self._silence.drop(partition, freed)
         self._muting.drop(partition)
+        self._feedback.drop(partition)
 
     def divide(self, partition: TopicPartition, partitions: int) -> None:
         """Say among how many partitions the series that the stream may hold are divided."""
@@ -240,11 +254,34 @@ class SeriesPipeline:
             points = self._model.detector.points_to_accept(self._plan.accept_after_ms, interval_ms_S[new])
             self._tail.accept_after(new, points)
 
-    def _alerts(self, scores: Scores, threshold_K: FloatArray, stops: Stops) -> list[Alert]:
+    def _heeded(self, scores: Scores, threshold_K: FloatArray) -> Heeded:
+        """Return the thresholds that feedback makes of the series' own."""
+        table, judged = self._table, scores.judged
+
+        def kinds_of(positions: Sequence[int]) -> Kinds:
+            why, slot_C = scores.explain(positions), judged.slot_M[positions]
+            scale_CF = table.columns["scale"][slot_C]
+            expected_CF = why.expected_KF * scale_CF + table.columns["center"][slot_C]
+            off_CF = judged.values_MF[positions] - expected_CF
+            return Kinds(why.share_KF, signs_of(off_CF, why.band_KF * scale_CF, why.back_K))
+
+        return self._feedback.heed(
+            table.partitions,
+            table.names,
+            judged.slot_M,
+            judged.index_M,
+            judged.offset_M,
+            judged.time_ms_M,
+            scores.score_K,
+            threshold_K,
+            kinds_of,
+        )
+
+    def _alerts(self, scores: Scores, heeded: Heeded, stops: Stops) -> list[Alert]:
         """Follow the incidents through these scores; return what is to be told of them."""
         table, judged = self._table, scores.judged
         transitions = self._incidents.follow(
-            judged, scores.score_K, threshold_K, table.names, table.partitions, scores.accepted_K, stops
+            judged, scores.score_K, heeded.threshold_K, table.names, table.partitions, scores.accepted_K, stops
         )
         if not transitions:
             return []
@@ -275,6 +312,7 @@ class SeriesPipeline:
                     offset=int(judged.offset_M[position]),
                     row=int(judged.inner_M[position]),
                     points_back=int(why.back_K[k]),
+                    feedback=feedback_view(heeded.moved.get(position) if transition.state in STARTS else None),
                 )
             )
         return alerts

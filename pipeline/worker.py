@@ -26,6 +26,7 @@ from pipeline import metrics
 from pipeline.adoptions import Adoptions
 from pipeline.checkpointing import Progress
 from pipeline.errors import AssignmentLost, RecordError, TransientError
+from pipeline.listening import Listening
 from pipeline.partitions import Partitions
 from pipeline.patience import Patience
 from pipeline.protocols import Checkpoints, Delivery, PartitionRecords, Source, TopicPartition
@@ -69,6 +70,8 @@ class Worker:
     adoptions: Adoptions
     settings: WorkerOptions
     clock: Callable[[], float] = time.monotonic
+    listening: Listening | None = None
+    """Follows what is said of incidents; None: nothing is heard, and what was adopted goes on to act."""
 
     def __post_init__(self) -> None:
         self._lane_of = {lane.topic: lane for lane in self.lanes}
@@ -155,6 +158,8 @@ class Worker:
         try:
             self.delivery.settle()
             self.partitions.follow_assignment()
+            if self.listening is not None:
+                self.listening.look()
             self.partitions.adopt()
             self.joined = joined
         except AssignmentLost:
@@ -284,6 +289,7 @@ class Worker:
             metrics.POINTS_WARMING.labels(lane.name).inc(outcome.points_warming)
             metrics.RECORDS_LATE.labels(lane.name).inc(outcome.late)
             metrics.POINTS_HELD.labels(lane.name).inc(outcome.held)
+            metrics.POINTS_EXCUSED.labels(lane.name).inc(outcome.excused)
             metrics.SERIES_MOVED.labels(lane.name).inc(outcome.series_moved)
             if outcome.series_moved and lane.name not in self._told_of_moves:
                 self._told_of_moves.add(lane.name)

@@ -2,6 +2,9 @@
 
 Each entry is created under the number after the last one that its writer saw, so of two writers one gets it. A
 topic that was made anew has another id, and a log of its own.
+
+What was said of a stream's incidents is `adoptions/STREAM/said/NAME.json`, named by its content: many entries of
+all partitions share one.
 """
 
 import logging
@@ -10,6 +13,7 @@ import msgspec
 
 from pipeline.adoptions import Adoption, AdoptionLog
 from pipeline.connectors.objects import Storage
+from pipeline.feedback import Unreadable, Words
 from pipeline.protocols import TopicPartition
 from pipeline.sealed import SealError, sealed, unsealed
 
@@ -48,6 +52,29 @@ class StoredAdoptions:
         content = sealed("entry", msgspec.json.encode(_Entry(adoption)))
         return self._storage.create(name, content) or self._storage.get(name) == content
 
+    def words(self, stream: str, name: str) -> Words | None:
+        if not name:
+            return Words()
+        at = _said(stream, name)
+        content = self._storage.get(at)
+        try:
+            if content is None:
+                raise SealError("is missing")
+            words = Words.of(unsealed("said", content))
+            if words.name != name:
+                raise SealError("holds something else than its name says")
+        except (SealError, Unreadable) as error:
+            logger.error(
+                "%s/%s %s: what acted on records that are read again is not known, so they are judged without it",
+                *(self._storage.url, at, error),
+            )
+            return None
+        return words
+
+    def keep(self, stream: str, words: Words) -> None:
+        if words.name:
+            self._storage.create(_said(stream, words.name), sealed("said", words.content))
+
     def _last_number(self, folder: str) -> int:
         listed = (name.rpartition("/")[2].removesuffix(".json") for name in self._storage.list(folder))
         last = max((int(stem) for stem in listed if stem.isdecimal()), default=0)
@@ -72,6 +99,10 @@ class StoredAdoptions:
             )
             return None
         return entry.adoption
+
+
+def _said(stream: str, name: str) -> str:
+    return f"adoptions/{stream}/said/{name}.json"
 
 
 def _folder(stream: str, partition: TopicPartition, topic_id: str) -> str:

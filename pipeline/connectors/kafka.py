@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pipeline.connectors.connection import Connection, GroupOptions, transactional_id
+from pipeline.connectors.kafka_feedback import KafkaFeedback
 from pipeline.connectors.kafka_history import KafkaLog, history
 from pipeline.connectors.kafka_publisher import KafkaPublisher
 from pipeline.connectors.kafka_source import KafkaSource
@@ -13,6 +14,7 @@ from pipeline.protocols import Delivery
 
 __all__ = [
     "KafkaCluster",
+    "KafkaFeedback",
     "KafkaLog",
     "KafkaPublisher",
     "KafkaSource",

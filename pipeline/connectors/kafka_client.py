@@ -1,9 +1,9 @@
 """The client library, kafka-python: what offkey takes of it, and its exceptions in our words.
 
-This is the one module that imports the library. Its classes carry no types; the modules beside this one give
-them some: `kafka_source` reads as a member of a group, `kafka_history` reads outside any, `kafka_publisher`
-writes, `kafka_transactions` writes and commits as one, `kafka_topics` asks about topics, `rehearsed` unpacks what
-no broker has sent.
+This is the one module that imports the library. Its classes carry no types; the modules beside this one give them
+some: `kafka_source` reads as a member of a group, `kafka_history` and `kafka_feedback` outside any,
+`kafka_publisher` writes, `kafka_transactions` writes and commits as one, `kafka_topics` asks about topics,
+`rehearsed` unpacks what no broker has sent.
 """
 
 from collections.abc import Iterator

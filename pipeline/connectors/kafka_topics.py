@@ -44,6 +44,11 @@ class KafkaCluster:
         topic_id = str(found.get("topic_id") or "")
         return Topic(name, "" if set(topic_id) <= {"0", "-"} else topic_id, len(found["partitions"]))
 
+    def has(self, name: str) -> bool:
+        """Return whether this user sees a topic of that name; raises TransientError as `topic` does."""
+        with translated(f"topic {name}"):
+            return name in self._admin.list_topics()
+
     def create_topics(self, partitions: Mapping[str, int]) -> None:
         """Create topics with so many partitions; those there are kept."""
         with translated("creation of topics"):

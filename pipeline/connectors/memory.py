@@ -312,3 +312,29 @@ class MemoryLog:
         logs = enumerate(self._broker.topics[self._topic])
         places = [(TopicPartition(self._topic, number), log) for number, log in logs]
         return [(place, log[self._broker.begin.get(place, 0) :]) for place, log in places]
+
+
+class MemoryFeedback:
+    """A topic of a `MemoryBroker`, read whole and then followed; see `pipeline.feedback.FeedbackTopic`."""
+
+    def __init__(self, broker: MemoryBroker, topic: str, portion: int = 100) -> None:
+        broker.topic_id(topic)
+        self._broker, self._topic, self._portion = broker, topic, portion
+        logs = enumerate(broker.topics[topic])
+        self._ends = {TopicPartition(topic, number): len(log) for number, log in logs}
+        self._position = {place: broker.begin.get(place, 0) for place in self._ends}
+
+    def poll(self) -> Sequence[PartitionRecords]:
+        found: list[PartitionRecords] = []
+        for place, at in self._position.items():
+            ready = self._broker.topics[place.topic][place.partition][at : at + self._portion]
+            if ready:
+                found.append(PartitionRecords(place, ready))
+                self._position[place] = at + len(ready)
+        return found
+
+    def caught_up(self) -> bool:
+        return all(self._position[place] >= end for place, end in self._ends.items())
+
+    def close(self) -> None:
+        """Nothing is open."""

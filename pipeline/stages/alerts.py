@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.protocols import Message, TopicPartition
 from pipeline.stages.decode import FloatArray
+from pipeline.stages.feedback import Moved
 from pipeline.stages.incidents import Severity, State, derived_id
 
 EVENT_TYPE = "offkey.incident."
@@ -48,6 +49,15 @@ class StormView(msgspec.Struct, frozen=True):
     """How many have joined it so far."""
     worst: list[StormMember]
     """Some of them, the worst first."""
+
+
+class FeedbackView(msgspec.Struct, frozen=True):
+    """What feedback had to do with an incident's beginning."""
+
+    incidents: list[str]
+    """Those that something was said of, and that this one is like."""
+    raised_by: float
+    """How far the threshold lies above the series' own for that; negative: below."""
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -92,6 +102,8 @@ class Alert(msgspec.Struct, frozen=True):
     """How many points before this one, within its window, the error is largest; 0: it is this one."""
     storm: StormView | msgspec.UnsetType = msgspec.UNSET
     """Of a storm only."""
+    feedback: FeedbackView | msgspec.UnsetType = msgspec.UNSET
+    """Where an incident began, or began again, at a threshold that feedback has moved."""
 
     @property
     def id(self) -> str:
@@ -145,6 +157,11 @@ def feature_views(
         )
         for i in order_F.tolist()
     }
+
+
+def feedback_view(moved: Moved | None) -> FeedbackView | msgspec.UnsetType:
+    """Return what is told of a threshold that feedback has moved; unset: it has not."""
+    return msgspec.UNSET if moved is None else FeedbackView(list(moved.incidents), round(moved.raised_by, 6))
 
 
 def message(alert: Alert, topic: str) -> Message:

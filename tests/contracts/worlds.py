@@ -10,14 +10,23 @@ from typing import Any
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import (
     KafkaCluster,
+    KafkaFeedback,
     KafkaLog,
     KafkaPublisher,
     KafkaSource,
     KafkaTransactions,
     history,
 )
-from pipeline.connectors.memory import MemoryBroker, MemoryLog, MemoryPublisher, MemorySource, MemoryTransactions
+from pipeline.connectors.memory import (
+    MemoryBroker,
+    MemoryFeedback,
+    MemoryLog,
+    MemoryPublisher,
+    MemorySource,
+    MemoryTransactions,
+)
 from pipeline.delivery import AtLeastOnce
+from pipeline.feedback import FeedbackTopic
 from pipeline.protocols import (
     Delivery,
     Log,
@@ -47,6 +56,8 @@ class World:
     """What a reader of `alerts` sees, who reads committed records only."""
     log: Log
     """Of `topic`."""
+    followed: Callable[[], FeedbackTopic]
+    """`topic`, read as that of feedback."""
     opened: list[Any] = field(default_factory=list)
 
     def new_source(self) -> Source:
@@ -105,6 +116,7 @@ def in_memory(unique: Callable[[str], str], partitions: int) -> World:
         lambda source, name: MemoryTransactions(broker, source, name),
         lambda: broker.records(alerts),
         MemoryLog(broker, topic),
+        lambda: MemoryFeedback(broker, topic),
     )
 
 
@@ -123,6 +135,7 @@ def on_kafka(kind: str, address: str, unique: Callable[[str], str], partitions: 
         lambda source, name: KafkaTransactions(connection, source, name, 15),
         lambda: [record for arrived in history(connection, alerts, 1000) for record in arrived.records],
         KafkaLog(connection, topic),
+        lambda: KafkaFeedback(connection, topic),
     )
 
 

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 
 from models.dataset import pieces_of
 from pipeline.alert_settings import AlertSettings
-from pipeline.excluded import Span, excluded_rows, kept_of, maintenance_of
+from pipeline.excluded import Span, excluded_rows, incident_spans, kept_of, maintenance_of
+from pipeline.feedback import Feedback
+from pipeline.incident_log import Course, begun
+from tests.pipeline.stages.test_alerts import alert
+from tests.said import said
 
 TIMES = 10 * np.arange(20)
 COLUMNS = {name: (TIMES, np.arange(20.0)[:, None]) for name in ("db-1", "db-2", "web")}
@@ -75,3 +79,53 @@ def test_without_spans_all_is_kept(margin: int) -> None:
     kept = kept_of(COLUMNS, [], margin)
     assert (dict(kept.begins_ms), kept.left_out, kept.reasons) == ({}, 0, [])
     assert all((kept.columns[name][1] == x_TF).all() for name, (_, x_TF) in COLUMNS.items())
+
+
+def course(incident: str, ended_ms: int | None = None, series: str = "a[1]") -> Course:
+    opened = begun(alert(incident=incident, series=series, opened_ms=100, event_ms=120))
+    return (
+        opened if ended_ms is None else opened.after(alert(incident=incident, state="resolved", event_ms=ended_ms))
+    )
+
+
+def spans_of(
+    *courses: Course, words: tuple[Feedback, ...] = (), accept_after_ms: float | None = 50
+) -> list[tuple[str, int, int]]:
+    told = {each.incident: each for each in courses}
+    found = incident_spans("machines", told, {each.incident: each for each in words}, accept_after_ms)
+    assert all(span.why.startswith("incident ") for span in found)
+    return [(span.series, span.from_ms, span.to_ms) for span in found]
+
+
+def test_an_open_incident_teaches_nothing_until_its_level_is_accepted() -> None:
+    assert spans_of(course("i1")) == [("a[[]1]", 100, 171)]
+    assert spans_of(course("i1"), accept_after_ms=None) == [("a[[]1]", 100, 2**53 + 1)]
+    assert spans_of(course("i1", 300)) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        (said("i1", "confirmed"), [("a[[]1]", 100, 301)]),
+        (said("i1", "expected", until_ms=900), [("a[[]1]", 100, 900)]),
+        (said("i1", "expected", until_ms=200), [("a[[]1]", 100, 301)]),
+        (said("i1", "false_alarm"), []),
+    ],
+)
+def test_what_was_said_of_an_incident_decides(word: Feedback, expected: list[tuple[str, int, int]]) -> None:
+    assert spans_of(course("i1", 300), words=(word,)) == expected
+
+
+def test_a_false_alarm_that_is_open_teaches() -> None:
+    assert spans_of(course("i1"), words=(said("i1"),)) == []
+
+
+def test_where_the_alerts_have_expired_feedback_knows_the_span() -> None:
+    assert spans_of(words=(said("i1", "confirmed", opened_ms=100, ended_ms=200),)) == [("a", 100, 201)]
+    assert spans_of(words=(said("i1", "confirmed", opened_ms=100, ended_ms=None),)) == [("a", 100, 151)]
+
+
+def test_a_storm_is_of_every_series_and_other_streams_have_their_own() -> None:
+    storm = begun(alert(incident="i1", series="", state="storm", score=None, threshold=None, features={}))
+    assert [series for series, _, _ in spans_of(storm)] == ["*"]
+    assert spans_of(words=(said("i1", "confirmed", stream="other"),)) == []
