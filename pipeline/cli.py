@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_letters, cli_models, cli_record, cli_retrain, cli_sizing, cli_worker
+from pipeline import cli_letters, cli_models, cli_record, cli_retrain, cli_schedule, cli_sizing, cli_worker
 from pipeline.cli_options import AsJson, ConfigPath, Streams
 from pipeline.cli_who_when import now, who
 from pipeline.errors import ConfigError, OffkeyError
@@ -173,6 +173,7 @@ def train(
 app.command("retrain")(cli_retrain.retrain)
 app.command("worker")(cli_worker.worker)
 app.command("record")(cli_record.record)
+app.command("schedule")(cli_schedule.schedule)
 
 
 @app.command()
