@@ -132,12 +132,15 @@ def _ask(config: "Path", streams: list[str] | None) -> None:
 
     from pipeline.config import load_settings
     from pipeline.connectors.connection import Connection
-    from pipeline.connectors.kafka import KafkaPublisher
-    from pipeline.control import Request, message_of
+    from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
+    from pipeline.control import Request, message_of, require_one_partition
 
     settings = load_settings(config)
     topic, chosen = settings.topics.control, settings.chosen(streams)
-    with closing(KafkaPublisher(Connection.of(settings.kafka))) as publisher:
+    connection = Connection.of(settings.kafka)
+    with closing(KafkaCluster(connection)) as cluster:
+        require_one_partition(topic, cluster.topic(topic, "WRITE").partitions)
+    with closing(KafkaPublisher(connection)) as publisher:
         for name in chosen:
             publisher.send(message_of(Request(name, now_ms(), who()), topic))
         publisher.flush(settings.kafka.delivery_timeout)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli_options import ConfigPath
 from pipeline.cli_who_when import now
-from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +68,7 @@ def _scheduler(config: "Path", settings: "Settings", stop: "Stop") -> "Iterator[
     from pipeline.connectors.kafka import KafkaSource
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.connectors.storage import ObjectStorage
+    from pipeline.control import require_one_partition
     from pipeline.scheduler import Scheduler, SchedulerOptions
 
     kafka, topic, storage = settings.kafka, settings.topics.control, ObjectStorage(settings.storage)
@@ -77,11 +77,7 @@ def _scheduler(config: "Path", settings: "Settings", stop: "Stop") -> "Iterator[
     with contextlib.ExitStack() as opened:
         source = KafkaSource(Connection.of(kafka), group, [topic])
         opened.callback(lambda: source.close(min(5.0, stop.left_s())))
-        if (partitions := source.partition_count(topic)) != 1:
-            raise ConfigError(
-                f"topic {topic} has {partitions} partitions, and who owns the only one trains; create it anew with "
-                "one, or set another one as topics.control"
-            )
+        require_one_partition(topic, source.partition_count(topic))
         yield Scheduler(
             {name: stream.retrain for name, stream in settings.streams.items()},
             source,

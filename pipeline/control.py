@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from pipeline.errors import ConfigError
 from pipeline.protocols import Message
 
 _KIND = "retrain"
@@ -39,6 +40,19 @@ def message_of(request: Request, topic: str) -> Message:
     """Return a request as it is sent."""
     wire = _Wire(_KIND, request.stream, request.asked_ms, request.by)
     return Message(topic, request.stream.encode(), msgspec.json.encode(wire))
+
+
+def require_one_partition(topic: str, partitions: int) -> None:
+    """See that the topic is one by whose ownership a scheduler can lead.
+
+    Raises:
+        ConfigError: it has several partitions.
+    """
+    if partitions != 1:
+        raise ConfigError(
+            f"topic {topic} has {partitions} partitions, and who owns the only one trains; create it anew with "
+            "one, or set another one as topics.control"
+        )
 
 
 def request_of(value: bytes | None) -> Request:

@@ -44,7 +44,8 @@ def look(
 ) -> Drift:
     """Say whether a stream has drifted since its champion was trained.
 
-    A champion that no worker could start with is drift of its own: there is nothing to compare by.
+    A champion that no worker could start with, or whose features are gone, is drift of its own: there is nothing to
+    compare by.
 
     Raises:
         SnapshotError: a stretch holds too few rows, or a file is damaged.
@@ -58,6 +59,10 @@ def look(
         detector, version = load_champion(name, settings, registry)
     except (RegistryError, ConfigError) as error:
         return Drift(True, f"no worker could start with the champion: {error}")
+    held = snapshots.schema(name)
+    gone = [] if held is None else [each for each in detector.spec.features if each not in held.features]
+    if gone:
+        return Drift(True, f"the champion needs features that snapshots have no more: {shortened(gone)}")
     block_ms = int(1000 * settings.retrain.drift_block)
     begin_ms = trained_ms = _trained_ms(name, version, registry, entry.promoted_ms)
     if settings.record.keep is not None:
@@ -99,19 +104,9 @@ def _medians(
     seed: int,
     known: Mapping[str, FloatArray] | None = None,
 ) -> dict[str, FloatArray]:
-    """Return the median score of each block of a stretch (begin, blocks), for each series; of those `known` only.
-
-    Raises:
-        ConfigError: the records have lost a feature of the model; the user decides.
-    """
+    """Return the median scores of the blocks of a stretch (begin, blocks) by series; of those `known` only."""
     begin_ms, blocks = stretch
     features, read = read_snapshots(name, settings, snapshots, begin_ms, begin_ms + blocks * block_ms)
-    gone = [feature for feature in detector.spec.features if feature not in features]
-    if gone:
-        raise ConfigError(
-            f"stream {name}: its snapshots hold no {shortened(gone)}, which the champion judges by; "
-            f"train a model without it: offkey train CONFIG {name}"
-        )
     places = [list(features).index(feature) for feature in detector.spec.features]
     names = np.random.default_rng(seed).permutation(sorted(read.columns if known is None else known))
     found: dict[str, FloatArray] = {}

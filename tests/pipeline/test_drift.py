@@ -20,7 +20,8 @@ def medians(seed: int, series: int = 12, common: float = 0.0) -> FloatArray:
     own = random.standard_normal((series, EARLIER + NEWEST))
     shared = random.standard_normal(EARLIER + NEWEST)
     level_S1 = random.uniform(1, 6, (series, 1))
-    return level_S1 + 0.4 * (np.sqrt(1 - common) * own + np.sqrt(common) * shared)
+    median_SB: FloatArray = level_S1 + 0.4 * (np.sqrt(1 - common) * own + np.sqrt(common) * shared)
+    return median_SB
 
 
 def found(median_SB: FloatArray, level: float = LEVEL) -> Drift:
