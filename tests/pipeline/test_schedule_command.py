@@ -1,8 +1,11 @@
 """`offkey schedule` as its users run it, on real brokers: first models, requests, two schedulers of which one is
 stopped in the middle of a training and woken later, and what it says when it cannot start."""
 
+import contextlib
 import json
+import random
 import signal
+import threading
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from models.files import from_files
 from pipeline.cli_who_when import now_ms
 from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
@@ -29,6 +33,9 @@ from tests.streams import SERIES, STEP_MS, series_rows
 
 NAMES, POINTS = ["a", "b"], 900
 QUICK = {"architecture": "vanilla", "hidden": 8, "max_epochs": 2}
+
+SLOW = {"architecture": "vanilla", "hidden": 8, "max_epochs": 10**6, "max_seconds": 6, "patience": 10**9}
+"""It learns for six seconds, whatever comes of it."""
 
 
 class Deployed:
@@ -96,6 +103,13 @@ class Deployed:
         contents = [self.registry.file("machines", version, ORIGIN) for version in self.promoted]
         return [from_file(content).parent for content in contents if content is not None]
 
+    def damage(self, version: str) -> None:
+        """Change one byte of a version's weights."""
+        name = f"models/machines/versions/{version}/model.safetensors"
+        content = bytearray(self.storage.get(name) or b"")
+        content[-1] ^= 1
+        self.storage.put(name, bytes(content))
+
     def committed(self) -> int:
         return committed(self.broker, f"{self.group}-scheduler").get(self.control, 0)
 
@@ -130,11 +144,57 @@ def test_a_first_model_and_one_on_request(broker: str, unique: Callable[[str], s
         wait_for(lambda: counted(deployed.port, "request", "refused"), running)
         wait_for(lambda: deployed.committed() == 2, running)
         assert "offkey_scheduler_leader 1.0" in ask(deployed.port)
+        (first,) = deployed.promoted
+        deployed.damage(first)
+        assert offkey("retrain", "--now", str(deployed.config)).returncode == 0
+        wait_for(lambda: counted(deployed.port, "request", "promoted"), running)
         said = running.end()
         assert running.process.returncode == 0, said
     assert "stream machines: training (first): promoted: " in said
     assert "stream machines: training (request): refused: not better: " in said
-    assert len(deployed.promoted) == 1
+    assert len(deployed.promoted) == 2
+
+
+def test_a_training_that_takes_too_much_is_killed_and_leaves_nothing_behind(
+    embedded_broker: str, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    """torch alone takes more."""
+    deployed = Deployed(tmp_path, embedded_broker, unique, retrain={"every": "24h", "max_memory": "100 MiB"})
+    deployed.record()
+    with Running(deployed.config, "info", "schedule") as running:
+        wait_for(lambda: counted(deployed.port, "first", "memory_limit"), running)
+        assert not psutil.Process(running.process.pid).children()
+        said = running.end()
+    assert "for `retrain.max_memory` is 100 MiB; it is tried again in 1 min" in said
+    assert not deployed.storage.list("models/machines")
+
+
+@pytest.mark.timeout(400)
+def test_killed_at_any_moment_a_request_is_done_and_one_champion_serves(
+    apache_broker: str, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    deployed = Deployed(tmp_path, apache_broker, unique, model=SLOW, retrain={})
+    deployed.record()
+    assert offkey("retrain", "--now", str(deployed.config)).returncode == 0
+    moments = random.Random(3)
+    for _ in range(4):
+        with Running(deployed.config, "warning", "schedule") as running:
+            wait_for(lambda: psutil.Process(running.process.pid).children() != [], running)
+            (training,) = psutil.Process(running.process.pid).children()
+            threading.Event().wait(8 * moments.random())
+            running.process.send_signal(signal.SIGKILL)
+            running.process.wait(10)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                training.wait(10)
+        versions = deployed.promoted
+        assert all(version in deployed.registry.versions("machines") for version in versions)
+        assert deployed.parents() == [None, *versions[:-1]][: len(versions)]
+    with Running(deployed.config, "warning", "schedule") as running:
+        wait_for(lambda: deployed.committed() == 1, running)
+        running.end()
+    for version in deployed.promoted:
+        from_files(deployed.registry.load("machines", version).files)
+    assert deployed.promoted
 
 
 @pytest.mark.timeout(400)
@@ -143,8 +203,7 @@ def test_a_leader_that_is_stopped_and_woken_promotes_nothing_twice_and_nothing_o
     apache_broker: str, unique: Callable[[str], str], tmp_path: Path, whole: bool
 ) -> None:
     """The log is the judge: each promotion was decided against the one before it, and what serves stays."""
-    slow = {"architecture": "vanilla", "hidden": 8, "max_epochs": 10**6, "max_seconds": 6, "patience": 10**9}
-    deployed = Deployed(tmp_path, apache_broker, unique, model=slow)
+    deployed = Deployed(tmp_path, apache_broker, unique, model=SLOW)
     deployed.record()
     second_config, second_port = deployed.configured("second")
     with Running(deployed.config, "warning", "schedule") as first:
