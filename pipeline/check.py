@@ -83,6 +83,7 @@ def check_all(settings: Settings, outside: Outside) -> list[Row]:
         rows.append(Row("ok", "broker", settings.kafka.bootstrap_servers))
         rows.append(_group_row(settings.kafka.group_id, cluster))
         rows += _output_rows(settings, cluster)
+        rows += _control_rows(settings, cluster)
         rows += _transaction_rows(settings, outside)
         for name, stream in settings.streams.items():
             rows += _stream_rows(settings, name, stream, cluster, outside)
@@ -161,6 +162,28 @@ def _feedback_row(topic: str, cluster: Cluster) -> Row:
             f"set {COMPACTED} for it",
         )
     return Row("ok", what, f"{topic}, partitions: {found.partitions}" + (", compacted" if policy else ""))
+
+
+def _control_rows(settings: Settings, cluster: Cluster) -> Iterator[Row]:
+    """Look at the topic by whose one partition a scheduler leads, where a stream asks for one."""
+    if not any(stream.retrain.scheduled for stream in settings.streams.values()):
+        return
+    what, topic = "topic of requests", settings.topics.control
+    try:
+        cluster.topic(topic, "WRITE")
+        found = cluster.topic(topic, "READ")
+    except OffkeyError as error:
+        yield _wrong(what, error)
+        return
+    if found.partitions == 1:
+        yield Row("ok", what, f"{topic}, partitions: 1")
+    else:
+        yield Row(
+            "wrong",
+            what,
+            f"{topic} has {found.partitions} partitions, and who owns the only one trains",
+            "create it anew with one partition, or set another one as topics.control",
+        )
 
 
 def _transaction_rows(settings: Settings, outside: Outside) -> Iterator[Row]:

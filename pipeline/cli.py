@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_feedback, cli_letters, cli_models, cli_record, cli_retrain, cli_sizing, cli_worker
+from pipeline import (
+    cli_feedback,
+    cli_letters,
+    cli_models,
+    cli_record,
+    cli_retrain,
+    cli_schedule,
+    cli_sizing,
+    cli_worker,
+)
 from pipeline.cli_options import AsJson, ConfigPath, Streams
 from pipeline.cli_who_when import now, who
 from pipeline.errors import ConfigError, OffkeyError
@@ -174,6 +183,7 @@ app.command("retrain")(cli_retrain.retrain)
 app.command("worker")(cli_worker.worker)
 app.command("record")(cli_record.record)
 app.command("feedback")(cli_feedback.feedback)
+app.command("schedule")(cli_schedule.schedule)
 
 
 @app.command()

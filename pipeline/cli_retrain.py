@@ -8,9 +8,12 @@ import typer
 
 from pipeline.cli_options import AsJson, ConfigPath, Streams, duration_s
 from pipeline.cli_who_when import now, now_ms, who
-from pipeline.errors import RegistryError, SnapshotError
+from pipeline.errors import ConfigError, RegistryError, SnapshotError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.drift import Drift
     from pipeline.retrain import Retrained
 
 
@@ -30,17 +33,41 @@ def retrain(
         str | None,
         typer.Option(metavar="D", help="Learn from the snapshots of so long, as in 30d, and not from the topic."),
     ] = None,
+    if_drifted: Annotated[
+        bool,
+        typer.Option("--if-drifted", help="With --snapshots: only if the champion's scores have shifted for good."),
+    ] = False,
+    at_once: Annotated[
+        bool,
+        typer.Option("--now", help="Have the scheduler do it, as soon as no other training runs, and do not wait."),
+    ] = False,
+    scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a challenger for each stream, and promote it if it beats the champion on what is held out.
 
     A challenger that is refused is no error: the champion stays.
     """
+    if scheduled:
+        from pipeline.training_process import tie
+
+        tie()
+    of_last_s = duration_s("--snapshots", snapshots)
+    if if_drifted and of_last_s is None:
+        raise ConfigError("--if-drifted: what has shifted is seen by snapshots; add for example --snapshots 30d")
+    if at_once:
+        if dry_run or snapshots or if_drifted:
+            raise ConfigError(
+                "--now: the scheduler trains as the configuration says, and promotes; set `retrain.history` there, "
+                "or leave --now out"
+            )
+        _ask(config, streams)
+        return
+
     from dataclasses import asdict
 
     from pipeline.cli_training import Opened, training_bar
 
-    of_last_s = duration_s("--snapshots", snapshots)
     opened = Opened(config, streams)
 
     from pipeline.retrain import retrain_stream
@@ -49,7 +76,17 @@ def retrain(
     failed = False
     for name in opened.streams:
         stream = opened.settings.streams[name]
+        drift: dict[str, Drift] = {}
         try:
+            # Before anything is read: a promotion that somebody makes meanwhile wins.
+            log = opened.registry.log(name)
+            if if_drifted:
+                from pipeline.drift_look import look
+
+                drift["drift"] = look(name, stream, opened.registry, opened.snapshots(), now_ms())
+                if not drift["drift"].drifted:
+                    _show_drift(name, drift["drift"], as_json)
+                    continue
             if of_last_s is None:
                 names, read = read_history(name, stream, opened.history(name, max_records))
             else:
@@ -68,20 +105,57 @@ def retrain(
                     progress=progress,
                     unfinished=opened.unfinished(name),
                     spans=opened.spans(name),
+                    log=log,
                     promote=not dry_run,
                     by=who(),
                 )
         except (SnapshotError, RegistryError) as error:
             # The other streams have their turn; what serves this one goes on serving.
             print(f"offkey: {error}", file=sys.stderr)
+            if scheduled:
+                print(json.dumps({"stream": name, "error": type(error).__name__}), flush=True)
             failed = True
             continue
         if as_json:
-            print(json.dumps(asdict(done)), flush=True)
+            told = {key: asdict(found) for key, found in drift.items()}
+            print(json.dumps(asdict(done) | told), flush=True)
         else:
+            if drift:
+                _show_drift(name, drift["drift"], as_json)
             _show(done)
     if failed:
         raise typer.Exit(1)
+
+
+def _ask(config: "Path", streams: list[str] | None) -> None:
+    """Send the scheduler a request for each stream."""
+    from contextlib import closing
+
+    from pipeline.config import load_settings
+    from pipeline.connectors.connection import Connection
+    from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
+    from pipeline.control import Request, message_of, require_one_partition
+
+    settings = load_settings(config)
+    topic, chosen = settings.topics.control, settings.chosen(streams)
+    connection = Connection.of(settings.kafka)
+    with closing(KafkaCluster(connection)) as cluster:
+        require_one_partition(topic, cluster.topic(topic, "WRITE").partitions)
+    with closing(KafkaPublisher(connection)) as publisher:
+        for name in chosen:
+            publisher.send(message_of(Request(name, now_ms(), who()), topic))
+        publisher.flush(settings.kafka.delivery_timeout)
+    for name in chosen:
+        print(f"{name}: asked for, on topic {topic}; what comes of it stands in the scheduler's log and metrics")
+
+
+def _show_drift(name: str, drift: "Drift", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        print(json.dumps({"stream": name, "drift": asdict(drift)}), flush=True)
+    else:
+        print(f"{name}: {'drift' if drift.drifted else 'no drift, the champion stays'}: {drift.why}")
 
 
 def _show(done: "Retrained") -> None:

@@ -27,6 +27,7 @@ from pipeline.environment import Environment
 from pipeline.errors import ConfigError
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting, unknown
 from pipeline.record_settings import RecorderSettings, RecordSettings
+from pipeline.retrain_settings import RetrainSettings, SchedulerSettings
 from pipeline.setting_types import (
     LARGEST,
     LONGEST_WAIT,
@@ -91,6 +92,8 @@ class TopicSettings(Section):
     """Where records go that cannot be scored, bytes untouched, with the reason in headers."""
     feedback: Topic = "offkey.feedback"
     """What people say about incidents, by `offkey feedback`; compacted. All workers read all of it."""
+    control: Topic = "offkey.control"
+    """Where `offkey retrain --now` asks `offkey schedule`; its one partition's owner is who trains."""
 
 
 class MetricsSettings(Section):
@@ -205,6 +208,8 @@ class StreamSettings(Section):
     """When to alert."""
     record: RecordSettings = RecordSettings()
     """What is kept of its records, by `offkey record`."""
+    retrain: RetrainSettings = RetrainSettings()
+    """When it is trained again, by `offkey schedule`; by default only when it is asked to."""
     start: Literal["earliest", "latest", "fail"] = "earliest"
     """Where to begin at the first start, and when committed offsets have expired."""
 
@@ -276,6 +281,8 @@ class Settings(BaseSettings):
     """How the worker goes about it."""
     recorder: RecorderSettings = RecorderSettings()
     """How the recorder goes about it."""
+    scheduler: SchedulerSettings = SchedulerSettings()
+    """How the scheduler goes about it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train and score; auto takes a GPU where there is one."""
     _places: Mapping[Keys, str] = PrivateAttr({(): "the settings"})
@@ -296,8 +303,10 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if self.topics.alerts == self.topics.dead_letters:
             raise mistake_at(("topics",), "alerts and dead letters both go to one topic; give each its own")
-        if self.topics.feedback in (self.topics.alerts, self.topics.dead_letters):
-            raise mistake_at(("topics", "feedback"), "another topic of offkey has that name; give it its own")
+        own = self.topics.alerts, self.topics.dead_letters, self.topics.feedback, self.topics.control
+        for name in ("feedback", "control"):
+            if own.count(getattr(self.topics, name)) > 1:
+                raise mistake_at(("topics", name), "another topic of offkey has that name; give it its own")
         owner: dict[str, str] = {}
         for name, stream in self.streams.items():
             key = ("streams", name)
@@ -309,7 +318,7 @@ class Settings(BaseSettings):
                 raise mistake_at(
                     (*key, "topic"), f"stream {owner[stream.topic]} reads topic {stream.topic} too; keep one"
                 )
-            if stream.topic in (self.topics.alerts, self.topics.dead_letters, self.topics.feedback):
+            if stream.topic in own:
                 raise mistake_at(
                     (*key, "topic"), f"topic {stream.topic} is one that offkey writes; set another one"
                 )

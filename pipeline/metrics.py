@@ -164,6 +164,44 @@ SNAPSHOT_FILES_REMOVED = Counter(
 SNAPSHOT_FILES_MERGED = Counter(
     "offkey_snapshot_files_merged", "Small files whose rows were merged into larger ones.", ["stream"]
 )
+RETRAIN_RUNS = Counter(
+    "offkey_retrain_runs",
+    "Trainings of the scheduler that have ended, by cause (first, schedule, drift, request) and outcome: promoted, "
+    "refused (by the gate), no_drift, failed, lost (somebody else promoted meanwhile), time_limit, memory_limit, "
+    "stopped (the scheduler stopped, or leads no more), missed (too late to begin).",
+    ["stream", "cause", "outcome"],
+)
+RETRAIN_DURATION_SECONDS = Histogram(
+    "offkey_retrain_duration_seconds",
+    "Time of a training of the scheduler, with its reading and its gate, whatever its outcome.",
+    ["stream"],
+    buckets=(5, 15, 60, 300, 900, 1800, 3600, 7200, 14_400, 28_800),
+)
+RETRAIN_LAST_SUCCESS = Gauge(
+    "offkey_retrain_last_success_timestamp_seconds",
+    "When a training or a look for drift last came to a result: promoted, refused or no_drift.",
+    ["stream"],
+)
+RETRAIN_RUNNING = Gauge("offkey_retrain_running", "1 while the stream is being trained.", ["stream"])
+RETRAIN_NEXT = Gauge(
+    "offkey_retrain_next_timestamp_seconds", "When the stream is due next by `every` or `cron`.", ["stream"]
+)
+RETRAIN_REQUESTS = Counter(
+    "offkey_retrain_requests",
+    "Messages of the control topic, by outcome: taken, unreadable, unknown (there is no such stream).",
+    ["outcome"],
+)
+RETRAIN_REQUESTS_OPEN = Gauge("offkey_retrain_requests_open", "Requests whose training has not ended.")
+SCHEDULER_LEADER = Gauge("offkey_scheduler_leader", "1 while this scheduler owns the control topic and trains.")
+SCHEDULER_STORAGE_FAILED = Counter(
+    "offkey_scheduler_storage_failed", "Times that storage did not tell the scheduler of a stream.", ["stream"]
+)
+DRIFT_PROBABILITY = Gauge(
+    "offkey_drift_probability", "Chance of such a shift of scores without drift, at the last look.", ["stream"]
+)
+DRIFT_SHIFTED_RATIO = Gauge(
+    "offkey_drift_shifted_ratio", "Share of the series whose scores had shifted at the last look.", ["stream"]
+)
 
 
 def measure(stage: str) -> Timer:

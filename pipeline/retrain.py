@@ -29,6 +29,7 @@ from pipeline.lanes import load_champion, series_in_budget
 from pipeline.protocols import Registry
 from pipeline.stages.thresholds import halvings_of
 from pipeline.train import fit_stream, origin_of, plan_of_settings, publish
+from pipeline.versions.log import PromotionLog
 from pipeline.versions.origin import GateResult
 from pipeline.versions.promoting import RETRAIN
 
@@ -75,6 +76,7 @@ def retrain_stream(
     progress: Callable[[str, float], None],
     unfinished: Unfinished | None = None,
     spans: Sequence[Span] = (),
+    log: PromotionLog | None = None,
     promote: bool = True,
     seed: int = 0,
     by: str = "",
@@ -92,6 +94,7 @@ def retrain_stream(
         progress: called with the stream's name and the share of the training that is done.
         unfinished: where the training is kept while it lasts.
         spans: what teaches nothing, beside the maintenance windows of the settings.
+        log: the log of promotions as it was before the history was read; None: as it is now.
         promote: False: only say what would become of it.
         seed: of the anomalies by which they are compared.
         by: who promotes, for the log.
@@ -100,7 +103,8 @@ def retrain_stream(
         SnapshotError: the history holds too little to learn from, or to compare on.
         PromotionLost: another promotion came first; the version is stored all the same.
     """
-    started, log = now(), registry.log(name)
+    started = now()
+    log = registry.log(name) if log is None else log
     champion, version, no_champion = _champion_of(name, settings, names, registry)
     margin = plan_of_settings(settings, len(names)).window if settings.kind == "series" else 0
     spans = [*maintenance_of(settings.alerts), *spans]

@@ -97,6 +97,8 @@ def test_only_commands_build_connectors() -> None:
         "pipeline/cli_letters.py",
         "pipeline/cli_models.py",
         "pipeline/cli_record.py",
+        "pipeline/cli_retrain.py",
+        "pipeline/cli_schedule.py",
         "pipeline/cli_training.py",
         "pipeline/cli_worker.py",
     }
@@ -142,6 +144,16 @@ def test_the_recorder_works_without_torch() -> None:
         "import sys, pipeline.recorder, pipeline.connectors.snapshots, pipeline.connectors.kafka, pipeline.fields; "
     )
     asked += "import pipeline.connectors.registry, pipeline.health; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_scheduler_works_without_torch() -> None:
+    """It trains in processes of their own."""
+    asked = (
+        "import sys, pipeline.scheduler, pipeline.training_process, pipeline.connectors.kafka, pipeline.health; "
+    )
+    asked += "import pipeline.connectors.registry, pipeline.connectors.storage; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
 

@@ -72,6 +72,20 @@ MISTAKES = [
     ),
     (GOOD + "    record: {keep_bytes: 0}\n", ":4: streams.machines.record.keep_bytes: 0 is too small"),
     (GOOD + "recorder: {open_bytes: true}\n", ":4: recorder.open_bytes: True is no size"),
+    (GOOD + "    retrain: {evry: 1h}\n", ":4: streams.machines.retrain.evry is no setting; did you mean 'every'?"),
+    (GOOD + "    retrain: {every: 0s}\n", ":4: streams.machines.retrain.every: '0s' is too short or too long"),
+    (GOOD + "    retrain: {drift_block: 1h}\n", ":4: streams.machines.retrain.drift_block: '1h' is too short"),
+    (GOOD + "    retrain: {on_drift: 1}\n", ":4: streams.machines.retrain.on_drift: 1 is neither true nor false"),
+    (
+        GOOD + "    retrain: {every: 1d, cron: '0 2 * * *'}\n",
+        ":4: streams.machines.retrain.cron: `every` says when already; keep one of them",
+    ),
+    (
+        GOOD + "    retrain: {cron: '0 2 * * 0'}\n",
+        ":4: streams.machines.retrain.cron: '0 2 * * 0' has a number for the day of the week",
+    ),
+    (GOOD + "topics: {control: offkey.alerts}\n", ":4: topics.control: another topic of offkey has that name"),
+    (GOOD + "topics: {control: metrics}\n", ":3: streams.machines.topic: topic metrics is one that offkey writes"),
     (GOOD + "    record: {keep: 0}\n", ":4: streams.machines.record.keep: 0 is too short or too long; write one"),
     (
         GOOD + "    max_ahead: 5 parsecs\n",

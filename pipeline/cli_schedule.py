@@ -1,0 +1,116 @@
+"""The command `offkey schedule`."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from pipeline.cli_options import ConfigPath
+from pipeline.cli_who_when import now
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.config import Settings
+    from pipeline.due_trainings import Task
+    from pipeline.scheduler import Scheduler
+    from pipeline.stopping import Stop
+    from pipeline.training_process import TrainingProcess
+
+logger = logging.getLogger(__name__)
+
+
+def schedule(config: ConfigPath) -> None:
+    """Train streams when it is time, on drift and on request, until SIGTERM or Ctrl-C.
+
+    Of several schedulers of one group one trains, and the others stand by.
+    """
+    from pipeline.config import load_settings
+
+    settings = load_settings(config)
+
+    from pipeline.health import Health, serve
+    from pipeline.stopping import Stop, stop_on_signals
+
+    kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
+    health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
+    stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
+    host = settings.metrics.host
+    port = serve(host, settings.scheduler.port, health, "scheduler.port")
+    with _scheduler(config, settings, stop) as built:
+        from pipeline.collector import quiet_collector
+
+        scheduled = [name for name, stream in settings.streams.items() if stream.retrain.scheduled]
+        logger.info("metrics on http://%s:%d/metrics", host, port)
+        if scheduled:
+            logger.info("trains %s when it is time; all streams on request", ", ".join(scheduled))
+        else:
+            logger.warning("no stream has `retrain: {every: ...}` or the like; streams are trained on request only")
+        health.worker = built
+        quiet_collector()
+        built.run(stop)
+    logger.info("left the group")
+
+
+@contextlib.contextmanager
+def _scheduler(config: "Path", settings: "Settings", stop: "Stop") -> "Iterator[Scheduler]":
+    """Build the production scheduler; it leaves its group when the block ends, in what is left of a stop's budget.
+
+    Raises:
+        ConfigError: the control topic is not there, or has more than one partition.
+        TransientError: the broker does not answer.
+    """
+    from dataclasses import replace
+
+    from pipeline.connectors.connection import Connection, GroupOptions
+    from pipeline.connectors.kafka import KafkaSource
+    from pipeline.connectors.registry import StoredRegistry
+    from pipeline.connectors.storage import ObjectStorage
+    from pipeline.control import require_one_partition
+    from pipeline.scheduler import Scheduler, SchedulerOptions
+
+    kafka, topic, storage = settings.kafka, settings.topics.control, ObjectStorage(settings.storage)
+    # Without an instance id: all schedulers share one configuration, and one that ends is not waited for.
+    group = replace(GroupOptions.of(kafka), group_id=f"{kafka.group_id}-scheduler", instance_id=None)
+    with contextlib.ExitStack() as opened:
+        source = KafkaSource(Connection.of(kafka), group, [topic])
+        opened.callback(lambda: source.close(min(5.0, stop.left_s())))
+        require_one_partition(topic, source.partition_count(topic))
+        yield Scheduler(
+            {name: stream.retrain for name, stream in settings.streams.items()},
+            source,
+            topic,
+            StoredRegistry(storage),
+            storage,
+            _begin(config),
+            SchedulerOptions(kafka.session_timeout, retry_deadline_s=settings.worker.retry_deadline),
+            now,
+        )
+
+
+def _begin(config: "Path") -> "Callable[[Task], TrainingProcess]":
+    """Return what starts a training."""
+    from pipeline.due_trainings import Cause
+    from pipeline.training_process import TrainingProcess
+
+    # It imports what we do: of the folder that we are called from only if we did.
+    isolated = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
+    level = logging.getLevelName(logging.getLogger().level).lower()
+
+    def begin(task: "Task") -> "TrainingProcess":
+        offkey = [sys.executable, *isolated, "-c", "from pipeline.cli import main; main()", "--log-level", level]
+        retrain = [
+            "retrain",
+            str(config),
+            task.stream,
+            "--snapshots",
+            f"{task.history_s}s",
+            "--json",
+            "--scheduled",
+        ]
+        drifted = ["--if-drifted"] if task.cause is Cause.DRIFT else []
+        return TrainingProcess(task.stream, [*offkey, *retrain, *drifted])
+
+    return begin
