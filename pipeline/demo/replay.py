@@ -18,7 +18,14 @@ from pipeline.protocols import Message
 IntArray = npt.NDArray[np.int64]
 
 TOPICS = {"machines": "demo.machines", "metrics": "demo.metrics", "requests": "demo.requests"}
-PARTITIONS = {"demo.machines": 2, "demo.metrics": 2, "demo.requests": 1, "demo.alerts": 1, "demo.dead-letters": 1}
+PARTITIONS = {
+    "demo.machines": 2,
+    "demo.metrics": 2,
+    "demo.requests": 1,
+    "demo.alerts": 1,
+    "demo.dead-letters": 1,
+    "demo.feedback": 1,
+}
 """One partition for the table: its records are known again by their offset."""
 
 

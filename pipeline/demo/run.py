@@ -1,7 +1,8 @@
 """The demo from end to end: the user's own path, on a broker of its own.
 
-It writes a configuration, fills the topics with history, runs `offkey train` and `offkey worker` on it as
-anybody would, replays the rest, and reads the alerts topic. The steps that need torch are child processes.
+It writes a configuration, starts `offkey record`, fills the topics with history, runs `offkey train` and `offkey
+worker` on it as anybody would, replays the rest, and reads the alerts topic. Meanwhile one stream is retrained, its
+model swapped, and one incident marked as a false alarm (`life`). The steps that need torch are child processes.
 """
 
 import json
@@ -25,7 +26,7 @@ from pipeline.config import Settings, load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import EmbeddedBroker, free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
-from pipeline.demo import gauges, replay
+from pipeline.demo import gauges, life, replay
 from pipeline.demo.children import Child, failed, finish, module, offkey, running, sigterm_ends_us
 from pipeline.demo.counting import MARGIN_POINTS, Tally, summary, total_of
 from pipeline.demo.data import Shipment, shipped
@@ -65,6 +66,7 @@ def run_demo(out: Path, keep: bool, shipment: Shipment | None = None) -> None:
         screen.begin("starting the broker")
         broker = stack.enter_context(EmbeddedBroker(out / "broker.log"))
         demo = Demo(shipment, planned, out, scratch, broker.bootstrap_servers, screen, stack)
+        demo.record()
         demo.fill()
         demo.train()
         demo.start_worker()
@@ -96,8 +98,9 @@ class Demo:
         self._config.write_text(
             Template((files("pipeline.demo") / "demo.yaml").read_text()).substitute(
                 bootstrap_servers=bootstrap_servers,
-                storage=(scratch / "storage").as_uri(),
+                storage=out.resolve().as_uri(),
                 metrics_port=free_port(),
+                recorder_port=free_port(),
             )
         )
         self.settings = load_settings(self._config)
@@ -110,14 +113,31 @@ class Demo:
         self._killed_s: float | None = None
         self.course: dict[str, int] = {"restarts": 0}
         """What the worker went through, for the summary."""
+        told, own = screen.done, shipment.streams[life.STREAM]
+        self._life = life.Life(self._config, out, own, shipment.labels_of(life.STREAM), told, stack)
 
-    def fill(self) -> None:
-        """Create the topics and produce the training part of each series."""
+    def record(self) -> None:
+        """Create the topics, and run `offkey record` until the end, so that snapshots hold all that comes in."""
         self._cluster = self._stack.enter_context(closing(KafkaCluster(self._connection)))
         self._cluster.create_topics(replay.PARTITIONS)
         self._publisher = self._stack.enter_context(closing(KafkaPublisher(self._connection, _DELIVERY_S)))
         self._inbox = self._stack.enter_context(closing(Inbox(self._connection, self.settings.topics.alerts)))
         self._screen.done(f"broker on {self._connection.bootstrap_servers}, configuration in {self._config}")
+        self._screen.begin("starting offkey record")
+        log = self._out / "record.log"
+        recorder = self._stack.enter_context(running(offkey("record", str(self._config)), log))
+        ready = f"http://{self.settings.metrics.host}:{self.settings.recorder.port}/readyz"
+        deadline_s = time.monotonic() + _READY_S
+        while not gauges.answers(ready):
+            if recorder.poll() is not None:
+                raise failed(recorder, "offkey record", log)
+            if time.monotonic() > deadline_s:
+                raise OffkeyError(f"the recorder was not ready within {_READY_S:g} s; what it said is in {log}")
+            self._inbox.poll(0.2)
+        self._screen.done(f"recorder ready, snapshots in {self._out / 'snapshots'}")
+
+    def fill(self) -> None:
+        """Produce the training part of each series."""
         self._screen.begin("producing the history to train on")
         count = sum(1 for _ in self._produced(replay.training(self._shipment.streams)))
         for topic in replay.TOPICS.values():
@@ -160,7 +180,10 @@ class Demo:
         self._screen.begin("replaying")
         started_s = self._moved_s = time.monotonic()
         next_read_s = 0.0
-        for _ in self._produced(replay.replayed(self._shipment.streams)):
+        total = sum(self._planned.values())
+        for count, _ in enumerate(self._produced(replay.replayed(self._shipment.streams))):
+            if self._life.holds(count / total):
+                self._follow(started_s, timeout_s=_READ_EVERY_S)
             if time.monotonic() >= next_read_s:
                 self._follow(started_s, timeout_s=0.0)
                 next_read_s = time.monotonic() + _READ_EVERY_S
@@ -168,7 +191,6 @@ class Demo:
         while len(self._seconds) < len(self._planned):
             self._follow(started_s, timeout_s=_READ_EVERY_S)
         took_s = time.monotonic() - started_s
-        total = sum(self._planned.values())
         self._screen.done(f"{total:,} records scored, {total / took_s:,.0f} a second")
 
     def conclude(self, started_s: float) -> dict[str, Tally]:
@@ -242,7 +264,7 @@ class Demo:
         now_s, scored = time.monotonic(), self._committed()
         if scored != self._scored:
             self._scored, self._moved_s = scored, now_s
-        elif now_s - self._moved_s > _STALLED_S:
+        elif now_s - self._moved_s > _STALLED_S and not self._life.holds(self._scored_share()):
             raise OffkeyError(f"the worker has not moved for {_STALLED_S:g} s; what it said is in {self._log}")
         for name, planned in self._planned.items():
             if name not in self._seconds and scored[name] >= planned:
@@ -250,11 +272,16 @@ class Demo:
         reading = gauges.read(self._metrics_url)
         if reading is not None:
             self._screen.read(reading, scored)
+            versions = reading.versions.get(life.STREAM, frozenset())
+            self._life.follow(self._scored_share(), versions, self._inbox.alerts)
         if self._killed_s is not None and self._has_partitions(reading):
             self._screen.done(f"another worker has taken over, {now_s - self._killed_s:.0f} s later")
             self._killed_s = None
-        if not self.course["restarts"] and 2 * sum(scored.values()) >= sum(self._planned.values()):
+        if not self.course["restarts"] and self._scored_share() >= 0.5:
             self._kill_worker()
+
+    def _scored_share(self) -> float:
+        return sum(self._scored.values()) / sum(self._planned.values())
 
     def _committed(self) -> dict[str, int]:
         """Return how many replayed records of each stream are scored and committed."""
