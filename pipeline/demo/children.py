@@ -27,8 +27,11 @@ def module(name: str, *words: str) -> list[str]:
 
 
 @contextmanager
-def running(command: Sequence[str], log: Path) -> Iterator[Child]:
-    """Run a command beside us; its stdout is ours to read, its stderr goes to `log`. It ends with the block."""
+def running(command: Sequence[str], log: Path, **settings: str) -> Iterator[Child]:
+    """Run a command beside us; its stdout is ours to read, its stderr goes to `log`. It ends with the block.
+
+    `settings` are environment variables of its own.
+    """
     with log.open("w") as errors:
         # A session of its own: Ctrl-C reaches the demo alone, which then ends its children in order.
         child = subprocess.Popen(
@@ -39,7 +42,7 @@ def running(command: Sequence[str], log: Path) -> Iterator[Child]:
             text=True,
             start_new_session=True,
             # One thread each: models this small gain little from two, and lose much where others compute too.
-            env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"},
+            env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1", **settings},
         )
     try:
         yield child

@@ -41,7 +41,7 @@ def main(config: Path, folder: Path, begins: Mapping[str, Sequence[int]]) -> Non
 def curves_of(
     name: str, settings: Settings, begins: Mapping[str, Sequence[int]]
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Return series, time, offset, score and threshold of each point, the ids of alerts, how many came late."""
+    """Return series, time, offset, score and threshold of each point, the ids of alerts, and two counts."""
     stream, registry = settings.streams[name], StoredRegistry(ObjectStorage(settings.storage))
     load = partial(load_model, name, stream, registry, choose_device(settings.device))
     lane = lane_around(name, stream, load(champion_of(name, registry).version), load=load)
@@ -54,7 +54,7 @@ def curves_of(
     series: list[str] = []
     columns: list[tuple[npt.NDArray[np.generic], ...]] = []
     ids: list[str] = []
-    late = 0
+    late = excused = 0
     runs = (
         run
         for arrived in _since(history(connection, stream.topic, _ALL), begins)
@@ -68,6 +68,7 @@ def curves_of(
         columns.append((scored.time_ms_M, scored.offset_M, scored.score_M, scored.threshold_M))
         ids += [alert.id for alert in outcome.alerts]
         late += outcome.late
+        excused += outcome.excused
     time_ms_N, offset_N, score_N, threshold_N = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     return {
         "series": np.array(series, np.str_),
@@ -77,6 +78,7 @@ def curves_of(
         "threshold": threshold_N,
         "alert_ids": np.array(ids, np.str_),
         "late": np.array(late),
+        "excused": np.array(excused),
     }
 
 

@@ -37,7 +37,8 @@ class Course:
     retrained: Mapping[str, Any] = field(default_factory=dict)
     """The line that `offkey retrain --json` printed."""
     began_at: float = 0.0
-    """Share of the replay when retraining began, as the two below."""
+    """Share of the replay when retraining began, as those below."""
+    decided_at: float = 0.0
     swapped_at: float | None = None
     """When the worker's metrics named the new version and no other."""
     heard_at: float | None = None
@@ -117,6 +118,7 @@ class Life:
         assert self._child is not None
         assert self._child.stdout is not None
         self.course.retrained = retrained = json.loads(self._child.stdout.read())
+        self.course.decided_at = share
         accepted, reasons = retrained["verdict"]["accepted"], "; ".join(retrained["verdict"]["reasons"])
         took_s = time.monotonic() - self._begun_s
         self._told(f"the gate {'accepts' if accepted else 'refuses'} it after {took_s:.0f} s: {reasons}")

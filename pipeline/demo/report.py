@@ -25,8 +25,8 @@ _NAMED_FEATURES = 3
 _VERDICTS = {"found": "found", "near": "beside a label", "false": "false alarm"}
 
 
-def page(total: Tally, streams: Sequence[StreamView]) -> str:
-    """Return the whole report."""
+def page(total: Tally, streams: Sequence[StreamView], life: str = "") -> str:
+    """Return the whole report; `life` is a section that stands before those of the streams."""
     style = (files("pipeline.demo") / "report.css").read_text()
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -34,12 +34,12 @@ def page(total: Tally, streams: Sequence[StreamView]) -> str:
         f"<style>{style}</style></head><body><main>"
         f"<header><h1>What offkey heard</h1><p class=soft>{_opening(total)}</p>"
         f"<div class=tiles>{''.join(map(_tile, streams))}</div>{_LEGEND}</header>"
-        f"{''.join(map(_stream, streams))}"
+        f"{life}{''.join(map(_stream, streams))}"
         f"<footer><p><b>How this is counted.</b> {escape(COUNTING)}</p>"
         "<p><b>A score</b> is -10 log<sub>10</sub> of the probability that a normal point of this series looks "
         f"as strange: at 30, one in 1,000. Scores are shown up to {SHOWN_SCORE:g}; <code>alerts.jsonl</code> has "
         "them whole. "
-        "Labels were read for counting and for this page only. All times are UTC.</p>"
+        "Labels were read for counting, for feedback on a false alarm, and for this page. All times are UTC.</p>"
         "<p><b>Data.</b> Server Machine Dataset (MIT), Numenta Anomaly Benchmark (MIT), ADBench (BSD-2-Clause); "
         "see <code>pipeline/demo/data/ATTRIBUTION.md</code>.</p></footer></main></body></html>\n"
     )
@@ -60,7 +60,8 @@ def _opening(total: Tally) -> str:
         f"{total.records:,} records were replayed through Kafka into the worker. It raised {total.alerts:,} "
         f"alerts; {total.incidents_found:,} of {total.incidents_labelled:,} labelled incidents were found, with "
         f"{total.false_alarms:,} false alarms on a budget of {total.false_alarm_budget:,.0f}. "
-        "Half way the worker was killed on purpose; another one took over, and no alert was lost. "
+        "Half way the worker was killed on purpose; another one took over, and no alert was lost. Meanwhile "
+        '<a href="#life">a model was retrained and swapped, and feedback given</a>. '
         f"The whole demo took {total.seconds:.0f} s."
     )
 

@@ -1,8 +1,8 @@
 """The demo from end to end: the user's own path, on a broker of its own.
 
-It writes a configuration, starts `offkey record`, fills the topics with history, runs `offkey train` and `offkey
-worker` on it as anybody would, replays the rest, and reads the alerts topic. Meanwhile one stream is retrained, its
-model swapped, and one incident marked as a false alarm (`life`). The steps that need torch are child processes.
+It writes a configuration, fills the topics with history, runs `offkey train`, `offkey record` and `offkey worker`
+on it as anybody would, replays the rest, and reads the alerts topic. Meanwhile one stream is retrained, its model
+swapped, and one incident marked as a false alarm (`life`). The steps that need torch are child processes.
 """
 
 import json
@@ -26,7 +26,7 @@ from pipeline.config import Settings, load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import EmbeddedBroker, free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
-from pipeline.demo import gauges, life, replay
+from pipeline.demo import gauges, life, life_report, replay
 from pipeline.demo.children import Child, failed, finish, module, offkey, running, sigterm_ends_us
 from pipeline.demo.counting import MARGIN_POINTS, Tally, summary, total_of
 from pipeline.demo.data import Shipment, shipped
@@ -42,6 +42,8 @@ _READ_EVERY_S = 0.25
 _READY_S = 60.0
 _STALLED_S = 60.0
 _DELIVERY_S = 30.0
+_KEPT = ("snapshots", "models", "checkpoints", "adoptions")
+"""What the commands leave in storage, which is the demo's folder."""
 
 
 def run_demo(out: Path, keep: bool, shipment: Shipment | None = None) -> None:
@@ -66,9 +68,9 @@ def run_demo(out: Path, keep: bool, shipment: Shipment | None = None) -> None:
         screen.begin("starting the broker")
         broker = stack.enter_context(EmbeddedBroker(out / "broker.log"))
         demo = Demo(shipment, planned, out, scratch, broker.bootstrap_servers, screen, stack)
-        demo.record()
         demo.fill()
         demo.train()
+        demo.start_recorder()
         demo.start_worker()
         demo.replay()
         tallies = demo.conclude(started_s)
@@ -116,28 +118,13 @@ class Demo:
         told, own = screen.done, shipment.streams[life.STREAM]
         self._life = life.Life(self._config, out, own, shipment.labels_of(life.STREAM), told, stack)
 
-    def record(self) -> None:
-        """Create the topics, and run `offkey record` until the end, so that snapshots hold all that comes in."""
+    def fill(self) -> None:
+        """Create the topics and produce the training part of each series."""
         self._cluster = self._stack.enter_context(closing(KafkaCluster(self._connection)))
         self._cluster.create_topics(replay.PARTITIONS)
         self._publisher = self._stack.enter_context(closing(KafkaPublisher(self._connection, _DELIVERY_S)))
         self._inbox = self._stack.enter_context(closing(Inbox(self._connection, self.settings.topics.alerts)))
         self._screen.done(f"broker on {self._connection.bootstrap_servers}, configuration in {self._config}")
-        self._screen.begin("starting offkey record")
-        log = self._out / "record.log"
-        recorder = self._stack.enter_context(running(offkey("record", str(self._config)), log))
-        ready = f"http://{self.settings.metrics.host}:{self.settings.recorder.port}/readyz"
-        deadline_s = time.monotonic() + _READY_S
-        while not gauges.answers(ready):
-            if recorder.poll() is not None:
-                raise failed(recorder, "offkey record", log)
-            if time.monotonic() > deadline_s:
-                raise OffkeyError(f"the recorder was not ready within {_READY_S:g} s; what it said is in {log}")
-            self._inbox.poll(0.2)
-        self._screen.done(f"recorder ready, snapshots in {self._out / 'snapshots'}")
-
-    def fill(self) -> None:
-        """Produce the training part of each series."""
         self._screen.begin("producing the history to train on")
         count = sum(1 for _ in self._produced(replay.training(self._shipment.streams)))
         for topic in replay.TOPICS.values():
@@ -161,6 +148,22 @@ class Demo:
                 if waiting:
                     self._screen.begin(f"offkey train: {waiting[0]}")
             finish(child, "offkey train", log)
+
+    def start_recorder(self) -> None:
+        """Run `offkey record`, from the history on, and wait until it has its partitions."""
+        self._screen.begin("starting offkey record")
+        log, metrics = self._out / "record.log", self.settings.metrics
+        # The worker begins where the history ends, for it was trained on that; snapshots are to hold it too.
+        begins = {f"OFFKEY_STREAMS__{name.upper()}__START": "earliest" for name in self.settings.streams}
+        recorder = self._stack.enter_context(running(offkey("record", str(self._config)), log, **begins))
+        deadline_s = time.monotonic() + _READY_S
+        while not gauges.answers(f"http://{metrics.host}:{self.settings.recorder.port}/readyz"):
+            if recorder.poll() is not None:
+                raise failed(recorder, "offkey record", log)
+            if time.monotonic() > deadline_s:
+                raise OffkeyError(f"the recorder was not ready within {_READY_S:g} s; what it said is in {log}")
+            self._inbox.poll(0.2)
+        self._screen.done(f"recorder ready, snapshots go to {self._out / 'snapshots'}")
 
     def start_worker(self) -> None:
         """Run `offkey worker` and wait until it has its partitions."""
@@ -234,8 +237,11 @@ class Demo:
             tallies[name], view = tally_and_view(outcome)
             views.append(view)
         total = total_of(list(tallies.values()), time.monotonic() - started_s)
-        (self._out / "summary.json").write_text(json.dumps(summary(total, tallies, self.course), indent=1) + "\n")
-        (self._out / "report.html").write_text(page(total, views))
+        own = [alert for alert in alerts if alert.stream == life.STREAM]
+        happened = self._life.course, own, int(curves_of[life.STREAM]["excused"])
+        said = {**summary(total, tallies, self.course), "life": life_report.summary_of(*happened)}
+        (self._out / "summary.json").write_text(json.dumps(said, indent=1) + "\n")
+        (self._out / "report.html").write_text(page(total, views, life_report.section(*happened)))
         self._screen.done("report written")
         return {**tallies, "total": total}
 
@@ -319,7 +325,17 @@ class Demo:
 
 
 def _make_folder(out: Path) -> None:
+    """Make the folder, without what an earlier demo has kept in it.
+
+    Raises:
+        ConfigError: it cannot be written to, or holds folders of these names that are none of a demo's.
+    """
+    earlier = [folder for folder in (out / name for name in _KEPT) if folder.exists()]
+    if earlier and not (out / "demo.yaml").exists():
+        raise ConfigError(f"{earlier[0]}: is there, and of no demo; name another folder with --out")
     try:
+        for folder in earlier:
+            shutil.rmtree(folder)
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import jsonschema
@@ -92,6 +93,25 @@ def test_the_worker_is_killed_once_and_nothing_is_lost(outcome: tuple[Path, str]
     assert (summary["restarts"], summary["alerts_lost"]) == (1, 0)
     assert "killed the worker on purpose (SIGKILL)" in printed
     assert "restored at offset" in (out / "worker-restarted.log").read_text()
+
+
+def test_a_model_is_retrained_and_swapped_and_feedback_given(outcome: tuple[Path, str]) -> None:
+    out, printed = outcome
+    life = json.loads((out / "summary.json").read_text())["life"]
+    html, alerts = (out / "report.html").read_text(), (out / "alerts.jsonl").read_text()
+    assert life["stream"] == "metrics"
+    assert life["reasons"]
+    assert all(escape(reason) in html for reason in life["reasons"])
+    assert f"the gate {'accepts' if life['accepted'] else 'refuses'} it" in printed
+    versions = {path.name for path in (out / "models" / "metrics" / "versions").iterdir()}
+    assert versions == {life["champion"], life["challenger"]} - {None}
+    if life["accepted"]:
+        assert life["swapped"]
+        assert "swapped: every partition of metrics is judged by the new version" in printed
+        assert all(f'"model_version":"{version}"' in alerts for version in versions)
+    assert life["feedback"] in alerts
+    assert "feedback: an incident of " in printed
+    assert list((out / "snapshots").rglob("*.parquet"))
 
 
 def test_the_report_shows_the_incidents(outcome: tuple[Path, str]) -> None:
