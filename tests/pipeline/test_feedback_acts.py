@@ -22,7 +22,7 @@ from tests.pipeline.stages.test_alerts import SCHEMA
 from tests.pipeline.test_incident_log import told
 from tests.pipeline.test_worker import Countdown, Killed
 from tests.sabotage import Saboteur
-from tests.streams import Bench, bench_options, drain, feature_payloads, payloads_of, series_rows
+from tests.streams import Bench, bench_options, drain, feature_payloads, lanes, payloads_of, series_rows
 
 PLACE = TopicPartition("metrics", 0)
 POINTS, SPIKES = 240, [60, 120, 180]
@@ -271,3 +271,26 @@ def test_a_stream_of_records_heeds_it_too() -> None:
     assert starts(bench, "", "payments")[: len(before)] == before
     place = TopicPartition("payments", 0)
     assert log_of(bench, place, "payments")[-1].words
+
+
+def test_what_was_just_excused_is_part_of_the_state() -> None:
+    bench = filled()
+    worker = worker_of(bench)
+    marked(bench, worker)
+    while bench.broker.committed[PLACE] < 3 * (SPIKES[1] + 2):
+        worker.step()
+    (pipeline,) = (lane.pipeline for lane in worker.lanes if lane.name == "machines")
+    state = pipeline.snapshot(PLACE)
+    assert '"a":' in state["feedback"].tobytes().decode()
+    other, _ = lanes()
+    other.pipeline.restore(PLACE, [state])
+    again = other.pipeline.snapshot(PLACE)
+    assert again.keys() == state.keys()
+    assert again["feedback"].tobytes() == state["feedback"].tobytes()
+
+
+def test_without_feedback_the_state_is_what_it_was() -> None:
+    bench = filled()
+    worker = worker_of(bench)
+    drain(worker)
+    assert "feedback" not in next(lane.pipeline for lane in worker.lanes).snapshot(PLACE)
