@@ -69,7 +69,7 @@ MODEL_ADOPTIONS = Counter(
 )
 MODEL_ADOPTIONS_FAILED = Counter(
     "offkey_model_adoptions_failed",
-    "Times that storage did not take what a partition adopts: it goes on with the model that it has.",
+    "Times that storage did not take what a partition adopts, model or feedback: it goes on with what it has.",
     ["stream"],
 )
 MODEL_LOADS_FAILED = Counter(
@@ -126,7 +126,7 @@ FEEDBACK_UNREADABLE = Counter(
     "offkey_feedback_unreadable", "Messages in the topic of feedback that cannot be read, and are left out."
 )
 FEEDBACK_ADOPTIONS = Counter(
-    "offkey_feedback_adoptions", "Times that a partition took up what was said since.", ["stream"]
+    "offkey_feedback_adoptions", "Times that a partition took up what was said, replays included.", ["stream"]
 )
 POINTS_EXCUSED = Counter(
     "offkey_points_excused",

@@ -268,7 +268,7 @@ class _Said:
         threshold_K: FloatArray,
         place_C: IntArray,
     ) -> IntArray:
-        """Return which of the points at these positions could have their threshold moved past their score."""
+        """Return which of the points at these positions may begin an incident for what was said, or may not."""
         if not self.incidents:
             return place_C[:0]
         number_C = np.array([self._number.get(names[slot], -1) for slot in slot_K[place_C].tolist()], np.int64)
@@ -279,7 +279,7 @@ class _Said:
             most_C = threshold_C + MOST_SOFTLY
         most_C[own_C] = np.maximum(most_C, np.where(own_C, self._most_N[number_C], -np.inf))[own_C]
         may_C = (score_C >= threshold_C) & (score_C < most_C)
-        may_C |= own_C & self._has_confirmed_N[number_C] & (score_C < threshold_C)
+        may_C |= own_C & self._has_confirmed_N[number_C]
         return place_C[may_C]
 
     def named(self, counts_P: BoolArray) -> list[str]:

@@ -168,6 +168,8 @@ MISTAKES = [
     (GOOD + "  b:\n    topic: metrics\n", ":5: streams.b.topic: stream machines reads topic metrics too; keep one"),
     (GOOD + "topics: {alerts: metrics}\n", ":3: streams.machines.topic: topic metrics is one that offkey writes"),
     (GOOD + "topics: {alerts: a, dead_letters: a}\n", ":4: topics: alerts and dead letters both go to one topic"),
+    (GOOD + "topics: {feedback: metrics}\n", ":3: streams.machines.topic: topic metrics is one that offkey writes"),
+    (GOOD + "topics: {alerts: a, feedback: a}\n", ":4: topics.feedback: another topic of offkey has that name"),
     (
         GOOD + "    window: 8\n",
         ":4: streams.machines.window: it belongs to a single architecture of a series; leave",

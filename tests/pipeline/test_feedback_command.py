@@ -10,16 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
+from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
+from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaLog, KafkaPublisher
 from pipeline.feedback import Book, Feedback
 from pipeline.protocols import Message
 from pipeline.stages.alerts import Alert, message
-from tests.commands import configured, only_line
+from tests.commands import Running, configured, events, metrics_of, only_line, produce, promote, wait_for
 from tests.pipeline.stages.test_alerts import alert
 from tests.pipeline.test_incident_log import UP
 from tests.said import said
-from tests.streams import SERIES
+from tests.streams import SERIES, payloads_of, series_rows
 
 Run = Callable[..., tuple[int, str, str]]
 FIRST, SECOND = "3f2a9c41d07be65890abf3e1c2d47765", "3f88" + "0" * 28
@@ -237,3 +239,49 @@ def test_training_goes_on_where_nothing_was_ever_said(
 
     topics = {"alerts": unique("none"), "feedback": unique("nothing")}
     assert Opened(configured(tmp_path, broker, topics=topics), None).spans("machines") == []
+
+
+def test_a_running_worker_heeds_what_is_said(setting: Setting, run: Run) -> None:
+    """The spike that was a false alarm comes again and is not told; after the retraction it is."""
+    names, spikes = ["a", "b", "c"], [60, 120, 180]
+    payloads = payloads_of(names, series_rows(names, 240, 2, {"a": spikes}))
+    topic = load_settings(setting.config).streams["machines"].topic
+    setting.config.write_text(
+        json.dumps({**json.loads(setting.config.read_text()), "metrics": {"port": free_port()}})
+    )
+    promote(setting.config)
+
+    def told() -> list[str]:
+        new = [each for each in events(setting.connection, setting.alerts) if each["topic"] == topic]
+        return [each["incident"] for each in new if each["state"] == "opened" and each["series"] == "a"]
+
+    def metric(line: str) -> Callable[[], bool]:
+        return lambda: line in metrics_of(setting.config)
+
+    def scored(records: int) -> Callable[[], bool]:
+        return metric(f'offkey_records_total{{stream="machines"}} {float(records)}\n')
+
+    with Running(setting.config) as worker:
+        wait_for(lambda: _answers(setting.config), worker)
+        produce(setting.connection, topic, payloads[: 3 * 90])
+        wait_for(scored(3 * 90), worker)
+        (incident,) = told()
+        assert run("feedback", str(setting.config), incident, "false_alarm")[0] == 0
+        wait_for(metric('offkey_feedback{stream="machines"} 1.0\n'), worker)
+        produce(setting.connection, topic, payloads[3 * 90 : 3 * 150])
+        wait_for(scored(3 * 150), worker)
+        assert told() == [incident]
+        assert metric('offkey_feedback_adoptions_total{stream="machines"} 1.0\n')()
+        assert run("feedback", str(setting.config), incident, "--retract")[0] == 0
+        wait_for(metric('offkey_feedback{stream="machines"} 0.0\n'), worker)
+        produce(setting.connection, topic, payloads[3 * 150 :])
+        wait_for(scored(3 * 240), worker)
+        assert len(told()) == 2
+        assert worker.end() == ""
+
+
+def _answers(config: Path) -> bool:
+    try:
+        return "offkey_partitions_assigned" in metrics_of(config)
+    except OSError:
+        return False

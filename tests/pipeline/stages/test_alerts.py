@@ -9,7 +9,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from pipeline.stages.alerts import EVENT_TYPE, Alert, CloudEvent, FeatureView, message, structured
+from pipeline.stages.alerts import EVENT_TYPE, Alert, CloudEvent, FeatureView, FeedbackView, message, structured
 from pipeline.stages.incidents import State
 
 SCHEMA = json.loads(files("pipeline").joinpath("alert.schema.json").read_text())
@@ -60,6 +60,7 @@ def test_binary_mode_carries_the_attributes_in_headers() -> None:
         *({"state": state} for state in ("reopened", "worsened", "repeated", "resolved", "accepted")),
         {"series": "", "fields": {}},
         {"state": "stale", "features": {}},
+        {"feedback": FeedbackView(["b" * 32], 26.5)},
         {"state": "silent", "features": {}, "score": None, "threshold": None},
     ],
 )
