@@ -89,10 +89,11 @@ def _moved(alerts: Sequence[Alert]) -> list[Alert]:
 def _gate(retrained: Mapping[str, Any]) -> str:
     verdict = retrained["verdict"]
     rows = "".join(map(_measure, verdict["rows"]))
+    heads = "".join(f"<th>{name}</th>" for name in ("", "measure", "champion", "challenger", "limit"))
     return (
         f"<details open><summary>The gate: {verdict['held_out_rows']:,} rows held out, {verdict['anomalies']} "
-        "anomalies put into them</summary><div class=scroll><table><thead><tr><th></th><th>measure</th>"
-        f"<th>champion</th><th>challenger</th><th>limit</th></tr></thead><tbody>{rows}</tbody></table></div></details>"
+        f"anomalies put into them</summary><div class=scroll><table><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></details>"
     )
 
 
