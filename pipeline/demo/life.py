@@ -24,9 +24,9 @@ from pipeline.stages.alerts import Alert
 
 STREAM = "metrics"
 """The one with most series; its model learns in seconds."""
-RETRAINED_AT, SWAPPED_BY, HEARD_BY = 0.3, 0.7, 0.8
-"""Shares of the replay: when retraining begins, and from where on records only trickle in until the new model and
-until feedback has come: on a slow machine both take their time, and are to have something to act on."""
+RETRAINED_AT, HEARD_BY = 0.2, 0.4
+"""Shares of the replay from which on records only trickle in until the gate has decided, and until feedback has come:
+so the challenger learns from the same records on any machine, and feedback has something left to act on."""
 _NICE = 5
 
 
@@ -73,7 +73,7 @@ class Life:
 
     def holds(self, share: float) -> bool:
         """Whether what lies behind this share of the replay should not all come in yet."""
-        by = {"waits": SWAPPED_BY, "retrains": SWAPPED_BY, "is over": 1.0}.get(self._step, HEARD_BY)
+        by = {"waits": RETRAINED_AT, "retrains": RETRAINED_AT, "is over": 1.0}.get(self._step, HEARD_BY)
         return share >= by
 
     def follow(self, share: float, versions: frozenset[str], alerts: Callable[[], Sequence[Alert]]) -> None:
@@ -87,7 +87,8 @@ class Life:
         Raises:
             OffkeyError: a command failed.
         """
-        if self._step == "waits" and share >= RETRAINED_AT:
+        # Those that trickle in are scored too: the last percent is not waited for.
+        if self._step == "waits" and share >= RETRAINED_AT - 0.01:
             self._retrain(share)
         elif self._step == "retrains" and self._ended("offkey retrain"):
             self._decided(share)
