@@ -24,6 +24,7 @@ BoolArray = npt.NDArray[np.bool_]
 KnownScaling = Callable[[str], tuple[FloatArray, FloatArray] | None]
 
 _STEPS = "warming_steps_ms"
+_MOVED = ("last_time_ms", "held_run", "last_values")
 _SEGMENT_MS = 1 << 42
 assert _SEGMENT_MS > MAX_TIME_MS
 
@@ -220,6 +221,22 @@ class SeriesTable:
         rows[_STEPS] = copied(_STEPS, steps_ms, memory)
         return rows
 
+    def snapshot_moved(self, slots: IntArray, memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
+        """Return what every point moves of series past their first window, but for how many points they had."""
+        rows = self._seats.snapshot_rows(slots, memory)
+        return rows | {name: copied(name, self.columns[name][slots], memory) for name in self._moved}
+
+    def restore_moved(self, slots: IntArray, points_S: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `snapshot_moved` returned, so many points after what is there."""
+        self._seats.restore_rows(slots, arrays)
+        self.columns["count"][slots] += points_S
+        for name in self._moved:
+            self.columns[name][slots] = _known(name, arrays)
+
+    @property
+    def _moved(self) -> Sequence[str]:
+        return [name for name in _MOVED if name in self.columns]
+
     def snapshot_bounds(self, partition: TopicPartition) -> dict[str, npt.NDArray[Any]]:
         """Return what beside its series' rows decides who of a partition leaves."""
         return self._seats.snapshot(partition)
@@ -233,8 +250,7 @@ class SeriesTable:
         self._seats.restore_rows(slots, arrays)
         of_model_ms = self.columns["interval_ms"][slots]
         for name, column in self.columns.items():
-            # A state that was left without holding knows no values to hold.
-            column[slots] = arrays.get(name, 0 if name == "held_run" else np.nan)
+            column[slots] = _known(name, arrays)
         self.columns["interval_ms"][slots] = np.where(of_model_ms > 0, of_model_ms, arrays["interval_ms"])
 
         self._emptied(slots)
@@ -365,6 +381,11 @@ class SeriesTable:
     def _empty_points(self) -> Points:
         none, no_values = np.zeros(0, np.int64), np.zeros((0, self.n_features))
         return Points(none, none, none, no_values, np.zeros(0, bool), none, none)
+
+
+def _known(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """Return a column of a state; one that was left without holding knows no values to hold."""
+    return arrays.get(name, 0 if name == "held_run" else np.nan)
 
 
 class Runs(NamedTuple):
