@@ -65,6 +65,8 @@ COLUMNS: Mapping[str, torch.dtype] = {
 without all this); sum and highest of the block so far; elevated blocks, those in a row and, in quarters, those of
 late; mean of their means, of their highest, and how far those stray; what was usual before the first accepted level
 (gap 0: none was), and with the last block that was not elevated."""
+SUMS = ("block_sum", "block_top")
+"""What of it moves within a block."""
 _NAMES = ("median", "gap", "far")
 
 

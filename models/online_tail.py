@@ -73,6 +73,9 @@ _MEDIAN_STEP = 0.10
 _LEAST_GAP, _MOST_GAP = 0.1, 20.0
 """Bounds of the gaps, in those of a normal score."""
 
+_COUNTS = ("above_median", "above_upper", "above_far")
+"""Points of the block so far."""
+
 Usual = tuple[float, float, float]
 """A series' median surprise, and how far above it lie the upper quantile and, above that, the far one."""
 
@@ -106,7 +109,7 @@ class OnlineTail:
         self._pace = pace
         self.initial = initial or {}
         columns = dict.fromkeys(("median", "gap", "far"), torch.float32)
-        columns |= dict.fromkeys(("above_median", "above_upper", "above_far"), torch.int32)
+        columns |= dict.fromkeys(_COUNTS, torch.int32)
         self._acceptance: Acceptance | None = None
         if accepting:
             self._acceptance = Acceptance(pace.block, pace.gaps, _FAR / pace.gap)
@@ -160,6 +163,33 @@ class OnlineTail:
             column = self._columns[name]
             kept = state[name] if name in state else early.get(name, np.zeros(len(slots)))
             column[index] = torch.from_numpy(np.ascontiguousarray(kept)).to(self._device, column.dtype)
+
+    def have_learned(self, slots: npt.NDArray[np.int64], points_S: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Tell whose block has ended with one of so many last points; of the others only sums have moved."""
+        return np.asarray(self._seen_S[slots] % self._pace.block < points_S, np.bool_)
+
+    def gather_sums(self, slots: npt.NDArray[np.int64], memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
+        """Return what moves within a block; counts are as narrow as a block's points allow."""
+        index, counts = torch.from_numpy(slots).to(self._device), np.min_scalar_type(self._pace.block)
+        arrays = {"seen": copied("seen", self._seen_S[slots], memory)}
+        for name in self._sums:
+            sums_S = self._columns[name][index].cpu().numpy()
+            kept_S = sums_S.astype(counts) if name in _COUNTS else sums_S
+            arrays[name] = copied(name, kept_S, memory)
+        return arrays
+
+    def scatter_sums(self, slots: npt.NDArray[np.int64], state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `gather_sums` returned."""
+        index = torch.from_numpy(slots).to(self._device)
+        self._seen_S[slots] = state["seen"]
+        for name in self._sums:
+            column = self._columns[name]
+            sums_S = state[name].astype(np.int32) if name in _COUNTS else np.ascontiguousarray(state[name])
+            column[index] = torch.from_numpy(sums_S).to(self._device, column.dtype)
+
+    @property
+    def _sums(self) -> tuple[str, ...]:
+        return _COUNTS if self._acceptance is None else (*_COUNTS, *acceptance.SUMS)
 
     def score(self, slot_K: IntArray, surprise_K: Tensor) -> Tensor:
         """Score points that are sorted by slot, and within a slot by offset; the state moves on.
@@ -218,7 +248,7 @@ class OnlineTail:
             usual, accepted = self._acceptance.decide(state, full, elevated, before, usual)
         for name, moved in zip(("median", "gap", "far"), usual, strict=True):
             state[name][full] = moved
-        for name in ("above_median", "above_upper", "above_far"):
+        for name in _COUNTS:
             state[name][full] = 0
         return accepted
 

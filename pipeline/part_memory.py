@@ -1,6 +1,6 @@
 """One part of a checkpoint: arrays and facts in one piece of memory, laid out as they are stored.
 
-Little endian, format 3:
+Little endian, format 4; the third was laid out alike, see `pipeline.series_parts`:
 
 | bytes | what |
 |---|---|
@@ -31,7 +31,7 @@ from pipeline.errors import CheckpointError
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION, _EARLIEST_VERSION = 4, 3
 """Formats 1 and 2 of a worker's files have one format of checkpoints, each an object of safetensors."""
 MAGIC = b"OFFKEYCP"
 _HEAD = struct.Struct("<8sIIQ8x")
@@ -105,8 +105,8 @@ def read_part(content: bytes | bytearray) -> tuple[dict[str, Any], Arrays]:
     if len(content) < _FIRST:
         raise CheckpointError(f"it is cut off after {len(content)} bytes")
     magic, version, length, start = _HEAD.unpack_from(content)
-    if magic == MAGIC and version != FORMAT_VERSION:
-        raise CheckpointError(f"its format is {version}, this version of offkey reads {FORMAT_VERSION} and earlier")
+    if magic == MAGIC:
+        _check_version(version)
     whole = memoryview(content)
     if magic != MAGIC or _digest(whole) != content[_HEAD.size : _FIRST]:
         raise CheckpointError("its sha256 differs: it is damaged or cut off")
@@ -130,13 +130,17 @@ def read_facts(read: Callable[[int, int], bytes]) -> dict[str, Any]:
     if len(head) < _FIRST or head[: len(MAGIC)] != MAGIC:
         raise CheckpointError("it is no checkpoint, or cut off")
     _, version, length, start = _HEAD.unpack_from(head)
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"its format is {version}, this version of offkey reads {FORMAT_VERSION} and earlier")
+    _check_version(version)
     try:
         facts: dict[str, Any] = json.loads(read(start, start + length))["facts"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"its header is damaged ({error!r})") from error
     return facts
+
+
+def _check_version(version: int) -> None:
+    if not _EARLIEST_VERSION <= version <= FORMAT_VERSION:
+        raise CheckpointError(f"its format is {version}, this version of offkey reads {FORMAT_VERSION} and earlier")
 
 
 def _digest(content: memoryview) -> bytes:

@@ -7,7 +7,13 @@ parts before do not name, `dropped` whose series have gone; see `pipeline.change
 beside its series (`rows_seen`, `spans`, `silence.watermark_ms`, `muting`, and `feedback` where it has excused a
 point) stands whole in each part that closes.
 
+Of a series that the parts before hold, what is new stands under names with `added.` before them: whose it is
+(`slots`), how many points it had (`points`), what these have put behind its buffer, and all that may have moved
+with them. Of a tail that is the block under way; `added.learned` tells the places of those whose block has ended,
+and `added.learned.tail.` what they are.
+
 A whole state in one part, as earlier versions wrote it, has neither `slots` nor `named`: all of its rows are named.
+The third format's parts add nothing.
 
 Legend: S slots or rows.
 """
@@ -22,7 +28,7 @@ import numpy.typing as npt
 
 from models.online_tail import OnlineTail
 from models.snapshots import Memory, copied, fresh
-from pipeline.changes import Changes, Cut
+from pipeline.changes import Changes, Cut, Room
 from pipeline.errors import CheckpointError
 from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import TopicPartition
@@ -34,9 +40,12 @@ from pipeline.stages.series import BoolArray, SeriesTable
 from pipeline.stages.silence import Silence
 from pipeline.stages.windows import Windows
 
-_TAIL, _SILENCE = "tail.", "silence."
+_TAIL, _SILENCE, _ADDED, _LEARNED = "tail.", "silence.", "added.", "learned."
 _NAME_BYTES = 48
 """Of a series in a part beside its state, with a name of 30."""
+_LIGHTER = 3
+"""So many series whose state is added to are gathered in the time of one whole: they are a tenth of its bytes, but
+it takes as many looks to find them."""
 
 
 @dataclass
@@ -56,9 +65,9 @@ class SeriesParts:
     """Has it forget the series of slots that lost theirs."""
 
     def __post_init__(self) -> None:
-        self.changes = Changes()
-        self._bytes_each = 0
-        """Bytes of a series in a part; 0: not measured yet."""
+        self.changes = Changes(self.windows.depth // 2)
+        self._bytes_each: tuple[int, int] | None = None
+        """Bytes of a series in a part, whole and added to; None: not measured yet."""
 
     def begin_chain(self, partition: TopicPartition) -> None:
         """Have the parts that are cut from now on hold every series of a partition."""
@@ -67,13 +76,16 @@ class SeriesParts:
     def cut(self, partition: TopicPartition, memory: PartMemory, most_bytes: int) -> Cut:
         """Fill a part with the series that have changed since the parts before, or with as many as fit in."""
         own_S = self.table.are_held(partition)
-        each_bytes = self._measure(own_S)
-        cut = self.changes.take(partition, own_S, max(most_bytes // each_bytes, 1))
-        memory.begin(each_bytes * len(cut.slots), most_bytes)
+        whole_bytes, added_bytes = self._measure(own_S)
+        room = Room(most_bytes, whole_bytes, max(added_bytes, whole_bytes // _LIGHTER))
+        cut = self.changes.take(partition, own_S, room)
+        memory.begin(whole_bytes * len(cut.slots) + added_bytes * len(cut.added), most_bytes)
         self._rows(cut.slots, memory.array)
         for name, slots in (("slots", cut.slots), ("named", cut.named), ("dropped", cut.dropped)):
             memory.put(name, slots)
         memory.put("names", self._names(cut.named))
+        if len(cut.added):
+            self._added(cut.added, cut.rows.astype(np.int64), _under(_ADDED, memory.array))
         for name, array in self._of_partition(partition).items() if cut.closes else ():
             memory.put(name, array)
         return cut
@@ -105,15 +117,13 @@ class SeriesParts:
         """By the slot that a series had where the parts were cut; -1: none."""
         for arrays in parts:
             slot_of, slots = self._find_slots(partition, arrays, slot_of)
-            self.table.restore(slots, arrays)
-            self.windows.restore(slots, arrays)
-            self.tail.scatter(slots, _beginning(_TAIL, arrays))
-            self.silence.restore_rows(slots, _beginning(_SILENCE, arrays))
-            self.incidents.forget(slots)
-            self.incidents.restore(_incidents(arrays, "incidents", slots), _incidents(arrays, "resolved", slots))
+            self._restore_rows(slots, arrays)
+            if added := _beginning(_ADDED, arrays):
+                self._restore_added(_known_slots(slot_of, added["slots"]), added)
             last = {**arrays}
         if not last:
             return
+        self.windows.settle(self.table.held(partition), last["rows"].shape[1])
         self.table.restore_bounds(partition, last)
         self.silence.restore(partition, _beginning(_SILENCE, last))
         if "muting" in last:
@@ -121,19 +131,42 @@ class SeriesParts:
         if "feedback" in last:
             self.feedback.restore(partition, last["feedback"].tobytes())
 
-    def _measure(self, own_S: BoolArray) -> int:
-        """Return about how many bytes a series takes of a part."""
-        if not self._bytes_each and own_S.any():
+    def _measure(self, own_S: BoolArray) -> tuple[int, int]:
+        """Return about how many bytes a series takes of a part, whole and added to."""
+        if self._bytes_each is None and own_S.any():
             one = np.array([own_S.argmax()])
-            self._bytes_each = sum(array.nbytes for array in self._rows(one).values()) + _NAME_BYTES
-        return self._bytes_each or _NAME_BYTES
+            whole, added = (
+                sum(array.nbytes for array in arrays.values())
+                for arrays in (self._rows(one), self._added(one, np.ones(1, np.int64)))
+            )
+            self._bytes_each = whole + _NAME_BYTES, added
+        return self._bytes_each or (_NAME_BYTES, _NAME_BYTES)
 
     def _rows(self, slots: IntArray, memory: Memory = fresh) -> Arrays:
         """Return the state of these series, one row each but for what few of them have."""
         arrays: Arrays = self.table.snapshot(slots, memory)
-        arrays |= _prefixed(_TAIL, self.tail.gather, slots, memory)
-        arrays |= _prefixed(_SILENCE, self.silence.snapshot_rows, slots, memory)
+        arrays |= _prefixed(_TAIL, self.tail.gather(slots, _under(_TAIL, memory)))
+        arrays |= _prefixed(_SILENCE, self.silence.snapshot_rows(slots, _under(_SILENCE, memory)))
         arrays |= self.windows.snapshot(slots, memory)
+        return arrays | self._incidents(slots, memory)
+
+    def _added(self, slots: IntArray, points_S: IntArray, memory: Memory = fresh) -> Arrays:
+        """Return what so many last points of these series have changed, but for the names of the arrays."""
+        arrays: Arrays = {"slots": copied("slots", slots.astype(np.uint32), memory)}
+        arrays["points"] = copied("points", points_S.astype(np.uint8), memory)
+        arrays |= self.table.snapshot_moved(slots, memory)
+        arrays |= _prefixed(_TAIL, self.tail.gather_sums(slots, _under(_TAIL, memory)))
+        learned = np.flatnonzero(self.tail.have_learned(slots, points_S))
+        arrays["learned"] = copied("learned", learned.astype(np.uint32), memory)
+        prefix = _LEARNED + _TAIL
+        arrays |= _prefixed(prefix, self.tail.gather(slots[learned], _under(prefix, memory)))
+        arrays |= _prefixed(_SILENCE, self.silence.snapshot_rows(slots, _under(_SILENCE, memory)))
+        arrays |= self.windows.snapshot_added(slots, points_S, memory)
+        return arrays | self._incidents(slots, memory)
+
+    def _incidents(self, slots: IntArray, memory: Memory) -> Arrays:
+        """Return the incidents of these series, by place."""
+        arrays: Arrays = {}
         opened = self.incidents.open_among(slots)
         recent = self.incidents.recent_among(slots, self.table.columns["count"])
         for name, found in (("incidents", opened), ("resolved", recent)):
@@ -141,6 +174,26 @@ class SeriesParts:
             by_place = {place: found[slot] for place, slot in places if slot in found}
             arrays[name] = copied(name, _json(by_place), memory)
         return arrays
+
+    def _restore_rows(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.table.restore(slots, arrays)
+        self.windows.restore(slots, arrays)
+        self.tail.scatter(slots, _beginning(_TAIL, arrays))
+        self.silence.restore_rows(slots, _beginning(_SILENCE, arrays))
+        self._restore_incidents(slots, arrays)
+
+    def _restore_added(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        points_S = arrays["points"].astype(np.int64)
+        self.table.restore_moved(slots, points_S, arrays)
+        self.windows.restore_added(slots, points_S, arrays)
+        self.tail.scatter(slots[arrays["learned"]], _beginning(_LEARNED + _TAIL, arrays))
+        self.tail.scatter_sums(slots, _beginning(_TAIL, arrays))
+        self.silence.restore_rows(slots, _beginning(_SILENCE, arrays))
+        self._restore_incidents(slots, arrays)
+
+    def _restore_incidents(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.incidents.forget(slots)
+        self.incidents.restore(_incidents(arrays, "incidents", slots), _incidents(arrays, "resolved", slots))
 
     def _names(self, slots: IntArray) -> npt.NDArray[np.uint8]:
         return _json(list(map(self.table.names.__getitem__, slots.tolist())))
@@ -171,10 +224,7 @@ class SeriesParts:
         slot_of[dropped] = -1
         slot_of[named] = self.table.add_all(partition, names)
         self.begin()
-        slots = slot_of[rows]
-        if (slots < 0).any():
-            raise CheckpointError(f"{int((slots < 0).sum())} of its series have no name in the parts before it")
-        return slot_of, slots
+        return slot_of, _known_slots(slot_of, rows)
 
     def _release(self, partition: TopicPartition, slots: IntArray) -> None:
         """Forget some series."""
@@ -189,14 +239,25 @@ def _json(value: object) -> npt.NDArray[np.uint8]:
     return np.frombuffer(msgspec.json.encode(value), np.uint8)
 
 
-def _prefixed(prefix: str, rows: Callable[[IntArray, Memory], Arrays], slots: IntArray, memory: Memory) -> Arrays:
-    """Return rows under names with a prefix."""
-    found = rows(slots, lambda name, shape, dtype: memory(prefix + name, shape, dtype))
-    return {prefix + name: array for name, array in found.items()}
+def _under(prefix: str, memory: Memory) -> Memory:
+    """Return memory for arrays whose names get a prefix."""
+    return lambda name, shape, dtype: memory(prefix + name, shape, dtype)
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    return {prefix + name: array for name, array in arrays.items()}
 
 
 def _beginning(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _known_slots(slot_of: IntArray, slots: npt.NDArray[Any]) -> IntArray:
+    """Return the slots here of series by those where the parts were cut."""
+    found: IntArray = np.append(slot_of, -1)[np.minimum(slots, len(slot_of))]
+    if (found < 0).any():
+        raise CheckpointError(f"{int((found < 0).sum())} of its series have no name in the parts before it")
+    return found
 
 
 def _incidents(arrays: Mapping[str, npt.NDArray[Any]], name: str, slots: IntArray) -> dict[int, OpenIncident]:

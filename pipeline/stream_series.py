@@ -127,8 +127,11 @@ class SeriesPipeline:
                 for place, row, inner, reason in admitted.lacking
             ]
             points = admitted.points
+            slots, points_S = np.unique(points.slot_M, return_counts=True)
             self._parts.changes.touch(admitted.seen)
-            slots = np.unique(points.slot_M)
+            self._parts.changes.add_rows(slots, points_S)
+            # While it warms, a series learns its scaling and its interval.
+            self._parts.changes.alter(points.slot_M[points.index_M < self._table.window])
             self._follow_model(slots)
             # The tails are told how long a level has to stay before any of its points is scored.
             self._begin_accepting(slots)
@@ -200,6 +203,7 @@ class SeriesPipeline:
         """Put a partition's state back from its parts; of none, the state before its first record."""
         self.drop(partition)
         self._parts.restore(partition, parts)
+        self._begin_accepting(self._table.held(partition))
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
@@ -235,6 +239,7 @@ class SeriesPipeline:
         slots = self._table.of_other_models(slots)
         if not len(slots):
             return
+        self._parts.changes.alter(slots)
         known, center_SF, scale_SF = self._table.known_to_model(slots)
         columns = self._table.columns
         differs = ((center_SF != columns["center"][known]) | (scale_SF != columns["scale"][known])).any(axis=1)
@@ -251,6 +256,7 @@ class SeriesPipeline:
         new = slots[~self._accepting_S[slots] & (interval_ms_S[slots] > 0)]
         if len(new):
             self._accepting_S[new] = True
+            self._parts.changes.alter(new)
             points = self._model.detector.points_to_accept(self._plan.accept_after_ms, interval_ms_S[new])
             self._tail.accept_after(new, points)
 

@@ -9,7 +9,9 @@ wide store, and back. What is found is bit for bit the maximum over all.
 Legend: M points, U slots of which each has one point, S slots, V views, K errors kept, A ages, D rows.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,16 +108,29 @@ class FadingErrors:
     def rows(self, slots: IntArray, end_S: IntArray, rows_SDV: npt.NDArray[np.float32]) -> None:
         """Write the errors into rows [S, D, V] of which the newest stands before `end_S`; -inf: none is kept."""
         rows_SDV[...] = _NONE
+        for s, row, view, error in self._of_newest(slots, end_S):
+            rows_SDV[s, row, view] = error
+
+    def newest(self, slots: IntArray, rows_S: IntArray) -> npt.NDArray[np.float32]:
+        """Return the errors of so many of the newest rows of each slot, one slot behind the other as [R, V]."""
+        first_S = np.cumsum(rows_S) - rows_S
+        rows_RV = np.full((rows_S.sum(), len(self._fading_VA)), _NONE, np.float32)
+        for s, row, view, error in self._of_newest(slots, rows_S):
+            rows_RV[first_S[s] + row, view] = error
+        return rows_RV
+
+    def _of_newest(self, slots: IntArray, rows_S: IntArray) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+        """Yield the errors of so many rows: (which of the slots, number of the row, view, error) of each store."""
         wide_S = self._wide_of_S[slots]
         for store, place_U, index_U in (
             (self._narrow, np.flatnonzero(wide_S < 0), slots[wide_S < 0]),
             (self._wide, np.flatnonzero(wide_S >= 0), wide_S[wide_S >= 0].astype(np.int64)),
         ):
-            index = self._index(index_U)
-            error_UVK = store.errors.rows[index].cpu().numpy()
-            age_UVK = store.ages.rows[index].cpu().numpy().astype(np.int64)
-            u, view, k = np.nonzero(error_UVK > _NONE)
-            rows_SDV[place_U[u], end_S[place_U[u]] - 1 - age_UVK[u, view, k], view] = error_UVK[u, view, k]
+            index, rows_U = self._index(index_U), rows_S[place_U]
+            error_UVK, age_UVK = store.errors.rows[index].cpu().numpy(), store.ages.rows[index].cpu().numpy()
+            few_U = np.minimum(rows_U, self._behind).astype(age_UVK.dtype)
+            u, view, k = np.nonzero((age_UVK < few_U[:, None, None]) & (error_UVK > _NONE))
+            yield place_U[u], rows_U[u] - 1 - age_UVK[u, view, k], view, error_UVK[u, view, k]
 
     def put(self, slots: IntArray, end_S: IntArray, rows_SDV: npt.NDArray[np.float32]) -> None:
         """Take errors as `rows` returns them in place of what these slots kept."""

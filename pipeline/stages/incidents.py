@@ -186,9 +186,10 @@ class Incidents:
 
     def forget(self, slots: IntArray) -> None:
         """Drop what is known of slots that lost their series."""
-        for slot in slots.tolist():
+        for slot in self._open.there(slots):
             self._open.remove(slot)
-            self._recent.pop(slot, None)
+        for slot in self._recent.keys() & slots.tolist() if self._recent else ():
+            del self._recent[slot]
 
     def restore(self, opened: Mapping[int, OpenIncident], recent: Mapping[int, OpenIncident]) -> None:
         """Put open incidents and resolved ones back, by slot."""
@@ -313,6 +314,11 @@ class _OpenTable:
 
     def slots(self) -> list[int]:
         return np.flatnonzero(self._entry_S >= 0).tolist()
+
+    def there(self, slots: IntArray) -> list[int]:
+        """Return those of many slots that have an open incident."""
+        there: list[int] = slots[self.entry_of(slots) >= 0].tolist()
+        return there
 
     def entry_of(self, slot_M: IntArray) -> IntArray:
         """Return the row of each slot's incident; -1: none is open."""

@@ -24,6 +24,7 @@ BoolArray = npt.NDArray[np.bool_]
 KnownScaling = Callable[[str], tuple[FloatArray, FloatArray] | None]
 
 _STEPS = "warming_steps_ms"
+_MOVED = ("last_time_ms", "held_run", "last_values")
 _SEGMENT_MS = 1 << 42
 assert _SEGMENT_MS > MAX_TIME_MS
 
@@ -242,6 +243,22 @@ class SeriesTable:
         rows[_STEPS] = copied(_STEPS, steps_ms, memory)
         return rows
 
+    def snapshot_moved(self, slots: IntArray, memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
+        """Return what every point moves of series past their first window, but for how many points they had."""
+        rows = self._seats.snapshot_rows(slots, memory)
+        return rows | {name: copied(name, self.columns[name][slots], memory) for name in self._moved}
+
+    def restore_moved(self, slots: IntArray, points_S: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `snapshot_moved` returned, so many points after what is there."""
+        self._seats.restore_rows(slots, arrays)
+        self.columns["count"][slots] += points_S
+        for name in self._moved:
+            self.columns[name][slots] = _known(name, arrays)
+
+    @property
+    def _moved(self) -> Sequence[str]:
+        return [name for name in _MOVED if name in self.columns]
+
     def snapshot_bounds(self, partition: TopicPartition) -> dict[str, npt.NDArray[Any]]:
         """Return what beside its series' rows decides who of a partition leaves."""
         return self._seats.snapshot(partition)
@@ -254,8 +271,7 @@ class SeriesTable:
         """Put back what `snapshot` returned; what was left by another model asks this one at its next record."""
         self._seats.restore_rows(slots, arrays)
         for name, column in self.columns.items():
-            # A state that was left without holding knows no values to hold; earlier versions left no marks.
-            column[slots] = arrays.get(name, np.nan if name == "last_values" else 0)
+            column[slots] = _known(name, arrays)
 
         self._emptied(slots)
         warming = arrays["interval_ms"] == 0
@@ -373,6 +389,11 @@ class SeriesTable:
     def _empty_points(self) -> Points:
         none, no_values = np.zeros(0, np.int64), np.zeros((0, self.n_features))
         return Points(none, none, none, no_values, np.zeros(0, bool), none, none)
+
+
+def _known(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """Return a column of a state; left without holding it knows no values to hold, by earlier versions no marks."""
+    return arrays.get(name, np.nan if name == "last_values" else 0)
 
 
 class Runs(NamedTuple):

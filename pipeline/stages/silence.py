@@ -261,13 +261,18 @@ class Silence:
             self._due_ms[partition] = min(self._due_ms.get(partition, _NEVER), deadline_ms)
         if now_ms >= self._due_ms.get(partition, _NEVER):
             held = np.append(self._table.held(partition), left_slots)
-            spells = self._now(held)._replace(end_G=_ends(held, count, left_slots, left_at))
+            due_ms = self._deadline_ms(self._now(held))
+            # Of very many series few are late at a time, and only those are followed to the end of the poll.
+            late_at = np.flatnonzero(due_ms <= now_ms)
+            late = held[late_at]
+            spells = self._now(late)._replace(end_G=_ends(late, count, left_slots, left_at))
             # Those with points of this poll have been followed to its end: none of their deadlines has come.
             spells = self._pass(spells, batch, watermark_ms_N, found)
             # Whatever becomes of a spell, it has another state then.
-            self.altered = np.append(self.altered, held[spells.state_G != self._columns["state"][held]])
+            self.altered = np.append(self.altered, late[spells.state_G != self._columns["state"][late]])
             self._write(spells)
-            self._due_ms[partition] = int(self._deadline_ms(spells).min(initial=_NEVER))
+            due_ms[late_at] = self._deadline_ms(spells)
+            self._due_ms[partition] = int(due_ms.min(initial=_NEVER))
         gone_C = np.array([quiet.offset for quiet in found if quiet.state in ("stopped", "silent")], np.int64)
         gone_C = np.append(gone_C, self._leave(left, watermark_ms_N, found))
         self._pass_on(batch, watermark_ms_N[1:], come_C, gone_C)

@@ -28,10 +28,11 @@ from torch import Tensor
 
 from models.crossing import placed
 from models.mapping import Reach
-from models.snapshots import Memory, fresh
+from models.snapshots import Memory, copied, fresh
 from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.fading import FadingErrors
 from pipeline.stages.series import BoolArray, Points, SeriesTable, runs
+from pipeline.stages.slices import copy_slices, slices
 from pipeline.stages.slot_arrays import SlotArray
 
 SLACK, LEAST_SLACK, _SLACK_SHARE = 64, 8, 8
@@ -134,7 +135,7 @@ class Windows:
         """Return the windows x_BTF that end at these rows."""
         features = self._table.n_features
         start_B = (end_B + 1 - self.window) * features
-        return _slices(self._values.rows, start_B, self.window * features).view(-1, self.window, features)
+        return slices(self._values.rows, start_B, self.window * features).view(-1, self.window, features)
 
     def errors_near(self, end_B: Tensor) -> Tensor:
         """Return the errors error_BVR of the windows near the rows that these judge; -inf where none was read."""
@@ -142,7 +143,7 @@ class Windows:
         slot_B, row_B = end_B // self._length, end_B % self._length
         start_BV = (slot_B * views * self._length + row_B + 1 - near)[:, None]
         start_BV = start_BV + torch.arange(0, views * self._length, self._length, device=self._device)
-        return _slices(self._errors.rows, start_BV.flatten(), near).view(-1, views, near)
+        return slices(self._errors.rows, start_BV.flatten(), near).view(-1, views, near)
 
     def keep(self, end_B: Tensor, error_BV: Tensor) -> None:
         """Keep what was read of the windows that end at these rows."""
@@ -182,7 +183,7 @@ class Windows:
             arrays[name] = memory(name, (len(slots), depth, *shape), dtype)
             return arrays[name]
 
-        _copy_slices(self._values.rows, first_S * features, add(_VALUES, (features,), np.float32))
+        copy_slices(self._values.rows, first_S * features, add(_VALUES, (features,), np.float32))
         _blank(arrays[_VALUES], *missing, _EMPTY[_VALUES])
         if self.fading is not None:
             errors_SDV = add(_ERRORS, (views,), np.float32)
@@ -192,16 +193,60 @@ class Windows:
         elif self._errors.rows.shape[2]:
             start_SV = (slots[:, None] * (views - 1) + np.arange(views)) * self._length + first_S[:, None]
             errors_SVD = np.empty((len(slots), views, depth), np.float32)
-            _copy_slices(self._errors.rows, start_SV.ravel(), errors_SVD.reshape(-1, depth))
+            copy_slices(self._errors.rows, start_SV.ravel(), errors_SVD.reshape(-1, depth))
             add(_ERRORS, (views,), np.float32)[...] = errors_SVD.transpose(0, 2, 1)
             _blank(arrays[_ERRORS], *missing, _EMPTY[_ERRORS])
         if self.near.ahead:
-            _copy_slices(self._times.rows, first_S, add(_TIMES, (), np.int64))
+            copy_slices(self._times.rows, first_S, add(_TIMES, (), np.int64))
             _blank(arrays[_TIMES], *missing, _EMPTY[_TIMES])
         return arrays
 
+    def snapshot_added(
+        self, slots: IntArray, rows_S: IntArray, memory: Memory = fresh
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return so many of the newest rows of each slot, one slot behind the other as [R, ...]."""
+        slot_R = np.repeat(slots, rows_S)
+        row_R = np.repeat(self._end_S[slots] - rows_S, rows_S) + _ranks(rows_S)
+        index_R = torch.from_numpy(slot_R).to(self._device), torch.from_numpy(row_R).to(self._device)
+        arrays = {_VALUES: copied(_VALUES, self._values.rows[index_R].cpu().numpy(), memory)}
+        if self.fading is not None:
+            arrays[_ERRORS] = copied(_ERRORS, self.fading.newest(slots, rows_S), memory)
+        elif self._errors.rows.shape[2]:
+            errors_RV = self._errors.rows[index_R[0], :, index_R[1]]
+            arrays[_ERRORS] = copied(_ERRORS, errors_RV.cpu().numpy(), memory)
+        if self.near.ahead:
+            arrays[_TIMES] = copied(_TIMES, self._times.rows.numpy()[slot_R, row_R], memory)
+        return arrays
+
+    def restore_added(self, slots: IntArray, rows_S: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put what `snapshot_added` returned behind the rows that are there."""
+        slot_R, rank_R = np.repeat(slots, rows_S), _ranks(rows_S)
+        errors_RV = arrays.get(_ERRORS)
+        if errors_RV is None or not self._understands(arrays):
+            errors_RV = np.full((len(slot_R), self.near.views), _EMPTY[_ERRORS], np.float32)
+        for low in range(0, int(rows_S.max(initial=0)), self._slack):
+            at = np.flatnonzero((rank_R >= low) & (rank_R < low + self._slack))
+            flat_R = self._extend(slot_R[at], arrays[_VALUES][at])
+            if self.fading is not None:
+                self.fading.follow(slot_R[at], self._moved(errors_RV[at]))
+            elif self._errors.rows.shape[2]:
+                self.keep(torch.from_numpy(flat_R).to(self._device), self._moved(errors_RV[at]))
+            if self.near.ahead:
+                self._times.rows.numpy().reshape(-1)[flat_R] = arrays[_TIMES][at] if _TIMES in arrays else 0
+                self._own.rows.numpy().reshape(-1)[flat_R] = _read_before(errors_RV[at])
+
+    def settle(self, slots: IntArray, stored: int) -> None:
+        """Once all is put back of a state of this depth: judge no row again that a shorter delay has judged."""
+        waited = stored - (self.depth - self.near.ahead)
+        for back in range(max(waited, 0), self.near.ahead):
+            there = slots[self._end_S[slots] > back]
+            row_S = self._end_S[there].astype(np.int64) - 1 - back
+            index_S = torch.from_numpy(there).to(self._device), torch.from_numpy(row_S).to(self._device)
+            self._errors.rows[index_S[0], :, index_S[1]] = _EMPTY[_ERRORS]
+            self._own.rows.numpy()[there, row_S] = False
+
     def restore(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back what `snapshot` returned; the table's counts are restored before.
+        """Put back what `snapshot` returned; the table's counts are restored before, and `settle` comes last.
 
         What other views found, or what lacks its time, is left out: rows are then judged by what comes next. After
         a change of the delay no row is judged twice; those that waited longer than rows now wait are not judged.
@@ -230,12 +275,12 @@ class Windows:
             self._times.rows.numpy()[slots, : self.depth] = arrays[_TIMES][source]
 
         kept = arrays.get(_ERRORS)
-        if kept is None or kept.shape[2] != self.near.views or (self.near.ahead > 0 and _TIMES not in arrays):
+        if kept is None or not self._understands(arrays):
             errors_SDV = np.full((len(slots), self.depth, self.near.views), _EMPTY[_ERRORS], np.float32)
         else:
             errors_SDV = kept[source]
             if stored != self.depth:
-                errors_SDV[missing_SD | self._judged_already(end_S, stored)] = _EMPTY[_ERRORS]
+                errors_SDV[missing_SD] = _EMPTY[_ERRORS]
         if self.fading is not None:
             self.fading.put(slots, end_S, errors_SDV)
         elif self._errors.rows.shape[2]:
@@ -246,11 +291,9 @@ class Windows:
     def _moved(self, rows: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(rows)).to(self._device)
 
-    def _judged_already(self, end_S: IntArray, stored: int) -> npt.NDArray[np.bool_]:
-        """Tell which rows [S, D] a shorter delay has judged that would now be judged again."""
-        waited = stored - (self.depth - self.near.ahead)
-        back_SD = end_S[:, None] - 1 - np.arange(self.depth)
-        return np.asarray((back_SD >= waited) & (back_SD < self.near.ahead), np.bool_)
+    def _understands(self, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+        """Tell whether the errors of a state are of views like these, and of rows whose time is known."""
+        return arrays[_ERRORS].shape[-1] == self.near.views and (self.near.ahead == 0 or _TIMES in arrays)
 
     def rescale(self, slots: IntArray, center_SF: FloatArray, scale_SF: FloatArray) -> None:
         """Move the buffers of these slots from the table's scaling to another one, which the table takes."""
@@ -290,21 +333,25 @@ class Windows:
 
     def _append(self, points: Points, position_M: IntArray) -> IntArray:
         """Write points behind the rows of their series; return the flat row of each."""
-        slot_M = points.slot_M[position_M]
-        start_S, count_S, rank_M = runs(slot_M)
-        slots = slot_M[start_S]
-        self._compact(slots[self._end_S[slots] + count_S > self._length])
-        flat_M = slot_M * self._length + self._end_S[slot_M] + rank_M
-        columns = self._table.columns
+        slot_M, columns = points.slot_M[position_M], self._table.columns
         scaled = _scaled(points.values_MF[position_M], columns["center"][slot_M], columns["scale"][slot_M])
-        flat = placed(flat_M, self._device)
-        self._values.rows.flatten(0, 1).index_copy_(0, flat, placed(scaled, self._device))
-        if self._errors.rows.shape[2]:
-            self._errors.rows[flat // self._length, :, flat % self._length] = _EMPTY[_ERRORS]
+        flat_M = self._extend(slot_M, scaled)
         if self.near.ahead:
             self._times.rows.numpy().reshape(-1)[flat_M] = points.time_ms_M[position_M]
             read_M = (points.index_M[position_M] >= self.window) & ~points.held_M[position_M]
             self._own.rows.numpy().reshape(-1)[flat_M] = read_M
+        return flat_M
+
+    def _extend(self, slot_M: IntArray, scaled_MF: npt.NDArray[np.float32]) -> IntArray:
+        """Write rows behind those of their slots, which stand together; return the flat row of each."""
+        start_S, count_S, rank_M = runs(slot_M)
+        slots = slot_M[start_S]
+        self._compact(slots[self._end_S[slots] + count_S > self._length])
+        flat_M = slot_M * self._length + self._end_S[slot_M] + rank_M
+        flat = placed(flat_M, self._device)
+        self._values.rows.flatten(0, 1).index_copy_(0, flat, placed(scaled_MF, self._device))
+        if self._errors.rows.shape[2]:
+            self._errors.rows[flat // self._length, :, flat % self._length] = _EMPTY[_ERRORS]
         self._end_S[slots] += count_S
         return flat_M
 
@@ -357,29 +404,19 @@ class Windows:
             self._own.rows[:, : self.depth] = torch.from_numpy(_read_before(held[_ERRORS]))
 
 
-def _read_before(errors_SDV: npt.NDArray[np.float32]) -> BoolArray:
-    """Return of which rows the own window was read: a window that was has an error in every view."""
-    return np.asarray(errors_SDV[..., 0] > _EMPTY[_ERRORS], np.bool_)
+def _ranks(rows_S: IntArray) -> IntArray:
+    """Return the number of each row among those of its slot, for so many rows of each."""
+    return np.arange(rows_S.sum()) - np.repeat(np.cumsum(rows_S) - rows_S, rows_S)
+
+
+def _read_before(errors: npt.NDArray[np.float32]) -> BoolArray:
+    """Return of which rows, [..., V], the own window was read: a window that was has an error in every view."""
+    return np.asarray(errors[..., 0] > _EMPTY[_ERRORS], np.bool_)
 
 
 def _scaled(values: FloatArray, center: FloatArray, scale: FloatArray) -> npt.NDArray[np.float32]:
     """Scale in 64 bits, so that a large counter keeps its small steps; the result is finite in 32."""
     return np.clip((values - center) / scale, -_LARGEST, _LARGEST).astype(np.float32)
-
-
-def _copy_slices(track: Tensor, start_S: IntArray, out: npt.NDArray[Any]) -> None:
-    """Copy neighbouring numbers of a track from each of these places to the rows of `out`."""
-    if not len(start_S):
-        return
-    length = int(np.prod(out.shape[1:], dtype=np.int64))
-    flat = torch.from_numpy(out).view(len(start_S), length)
-    start = torch.from_numpy(start_S).to(track.device)
-    if track.device.type == "cpu":
-        every = track.view(-1)
-        every = every.as_strided((len(every) - length + 1, length), (1, 1))
-        torch.index_select(every, 0, start, out=flat)
-    else:
-        flat.copy_(_slices(track, start, length))
 
 
 def _blank(rows_SD: npt.NDArray[Any], short: IntArray, missing_SD: npt.NDArray[np.bool_], empty: float) -> None:
@@ -388,10 +425,3 @@ def _blank(rows_SD: npt.NDArray[Any], short: IntArray, missing_SD: npt.NDArray[n
         rows = rows_SD[short]
         rows[missing_SD] = empty
         rows_SD[short] = rows
-
-
-def _slices(track: Tensor, start_B: Tensor, length: int) -> Tensor:
-    """Return so many neighbouring numbers from each of these places of a track, [B, length]."""
-    flat = track.view(-1)
-    every = flat.as_strided((len(flat) - length + 1, length), (1, 1))
-    return every.index_select(0, start_B)

@@ -103,12 +103,16 @@ def restore(lane: Lane, folder: Path) -> float:
     return time.perf_counter() - begun_s
 
 
-def differing(lane: Lane, other: Lane, detector: Detector) -> list[str]:
-    """Return the names of the arrays in which two states differ."""
-    # Of the errors in lean buffers a restart leaves out those that later ones exceed, and `other` has had one.
+def restarted(lane: Lane, detector: Detector) -> Lane:
+    """Return a lane with the same state after a restart, which leaves out errors that later ones exceed."""
     again = lane_of(detector)
     again.pipeline.restore(PLACE, [lane.pipeline.snapshot(PLACE)])
-    one, two = (each.pipeline.snapshot(PLACE) for each in (again, other))
+    return again
+
+
+def differing(lane: Lane, other: Lane, detector: Detector) -> list[str]:
+    """Return the names of the arrays in which two states differ."""
+    one, two = (restarted(each, detector).pipeline.snapshot(PLACE) for each in (lane, other))
     return [name for name in one if not np.array_equal(one[name], two[name], equal_nan=one[name].dtype.kind == "f")]
 
 

@@ -492,9 +492,9 @@ def test_a_later_format_is_refused_and_named(caplog: pytest.LogCaptureFixture) -
     run.write(10, 20)
     name = checkpoints.storage.list(FOLDER)[1]
     content = checkpoints.storage.objects[name]
-    checkpoints.storage.put(name, content[:8] + (4).to_bytes(4, "little") + content[12:])
+    checkpoints.storage.put(name, content[:8] + (5).to_bytes(4, "little") + content[12:])
     assert found(checkpoints) == [10]
-    assert "its format is 4, this version of offkey reads 3 and earlier" in caplog.text
+    assert "its format is 5, this version of offkey reads 4 and earlier" in caplog.text
 
 
 def test_what_is_whole_but_no_part_is_refused() -> None:

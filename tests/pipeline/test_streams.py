@@ -120,9 +120,12 @@ def test_every_format_of_a_checkpoint_is_restored_and_goes_on(version: str, arch
     assert pipeline.process([PartitionRecords(kept.partition, records)]).points_scored == 40
 
 
-@pytest.mark.parametrize(("at_or_below", "offset", "parts"), [(399, 291, 2), (400, 400, 1)])
-def test_chains_of_parts_are_restored_and_go_on(at_or_below: int, offset: int, parts: int) -> None:
-    storage = ObjectStorage((Path(__file__).parent.parent / "fixtures" / "v3").as_uri())
+@pytest.mark.parametrize(
+    ("version", "at_or_below", "offset", "parts"),
+    [("v3", 399, 291, 2), ("v3", 400, 400, 1), ("v4", 399, 390, 2), ("v4", 400, 400, 1)],
+)
+def test_chains_of_parts_are_restored_and_go_on(version: str, at_or_below: int, offset: int, parts: int) -> None:
+    storage = ObjectStorage((Path(__file__).parent.parent / "fixtures" / version).as_uri())
     kept = StoredCheckpoints(storage).newest("machines", PLACES["machines"], at_or_below)
     assert kept is not None
     assert kept.next_offset == offset
@@ -137,6 +140,7 @@ def test_chains_of_parts_are_restored_and_go_on(at_or_below: int, offset: int, p
     # On another machine than the one that wrote it a model is trained to other last bits, and scores rest on both.
     assert scored == pytest.approx(expected, abs=1e-3, rel=1e-4)
     assert len(scored) > 30
+    assert any("added.slots" in arrays for arrays in kept.parts()) == (version == "v4" and parts > 1)
 
 
 def test_a_series_keeps_the_interval_that_it_has_and_one_without_asks_the_model() -> None:
