@@ -10,7 +10,7 @@ Sign = Literal[-1, 1]
 
 def deviation(shares: Mapping[str, float], signs: Mapping[str, Sign] | None = None) -> Deviation:
     """Return one of these shares; all observed above what was expected, unless `signs` says otherwise."""
-    return Deviation(dict(shares), dict.fromkeys(shares, 1) if signs is None else dict(signs))  # type: ignore[arg-type]
+    return Deviation(dict(shares), dict.fromkeys(shares, 1) if signs is None else dict(signs))
 
 
 CPU_UP = deviation({"cpu": 0.9, "mem": 0.1}, {"cpu": 1})
