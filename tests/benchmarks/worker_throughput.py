@@ -58,9 +58,9 @@ def values(first: int, points: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.sin(phase) + 0.1 * random.standard_normal((points, SERIES, 3))
 
 
-def fill(connection: Connection) -> float:
+def fill(connection: Connection, records: int = RECORDS) -> float:
     """Produce the records, one in 2,000 of them strange; return their mean size in bytes."""
-    points = RECORDS // SERIES
+    points = records // SERIES
     x = values(HISTORY, points)
     x[np.random.default_rng(2).random((points, SERIES)) < 0.0005] += 5
     size = 0
@@ -73,7 +73,7 @@ def fill(connection: Connection) -> float:
                 size += len(value)
                 publisher.send(Message("metrics", b"host-%04d" % series, value))
             publisher.flush(60)
-    return size / RECORDS
+    return size / records
 
 
 def model(architecture: str, scale: float = 1.0) -> Detector:
