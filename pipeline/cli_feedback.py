@@ -243,7 +243,8 @@ def _effect(given: "Feedback") -> str:
     where = given.series or "the stream"
     if given.verdict == "false_alarm":
         assert given.peak is not None
-        return f"deviations of its kind in {where} alert above {given.peak + float(margin(1)):.1f} from now on"
+        told = f"deviations of its kind in {where} alert above {given.peak + float(margin(1)):.1f} from now on"
+        return told if given.ended_ms is not None else f"{told}; say it again when it has ended, should it rise"
     if given.verdict == "confirmed":
         return f"deviations of its kind in {where} alert {LOWERED:.1f} earlier; retraining leaves its span out"
     assert given.until_ms is not None

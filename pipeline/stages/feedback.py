@@ -17,8 +17,9 @@ them: Turing's decibans (Good, "Studies in the History of Probability and Statis
   10) / (n + 1) of the repeats, and the one that leaves `REPEATED`, a tenth, is 10 log10(10 / (n + 1)): 7.0 after
   one, 5.2 after two, none after nine, when the marked peaks themselves tell how they scatter. Where they scatter
   more widely than assumed, a repeat that alerts is marked too, and the highest peak rises. Anything stronger than
-  that alerts as ever. A score tells how rare a point is in its series by now: where such points have since become
-  less rare, repeats score lower than the peak that was marked, and what is stronger does, too.
+  that alerts as ever. Of an incident that was open when it was marked, the peak is what its alerts had told so far:
+  repeats may well exceed it. A score tells how rare a point is in its series by now: where such points have since
+  become less rare, repeats score lower than the peak that was marked, and what is stronger does, too.
 - A false alarm in k *other series* of the stream raises it by 10 log10(k + 1), to `MOST_SOFTLY` at most. Nothing is
   known there of a peak; but of series whose deviations of a kind were looked at, all k were for nothing, and by
   Laplace's rule of succession the odds that the next one means something are 1 to k + 1: that much rarer has a

@@ -2,10 +2,11 @@
 
 Three seeded series of three features, a point every ten minutes: four weeks to learn from, forty that a worker's
 stages see as records. Once a week, never at the same time, a job runs on one of them: for half an hour load and
-memory are up, by an amount of its own each time, whose logarithm scatters by SCATTER (.1 unless it is said). Within
-an hour of the first incident of it somebody says `false_alarm`, which acts from the next record on. In some weeks
-something else happens: latency up, load and latency up, everything zero, or load and memory down by as much as the
-job has them up, twice each in every series; and where the job runs, load and memory up by three times what it does.
+memory are up, by an amount of its own each time, whose logarithm scatters by SCATTER (.1 unless it is said). When
+the first incident of it is told to be over, somebody says `false_alarm`, which acts from the next record on. In
+some weeks something else happens: latency up, load and latency up, everything zero, or load and memory down by as
+much as the job has them up, twice each in every series; and where the job runs, load and memory up by three times
+what it does.
 
 `repeats_before`: runs of the job after the mark that begin an incident where nothing was said; `repeats_after`:
 where it was. `other_incidents_lost`: what else begins one without feedback and not with it; `stronger_before` and
@@ -133,6 +134,18 @@ class Seen:
     marked_at: int | None = None
     """The row from which on the feedback acts."""
 
+    def ended(self, jobs: Sequence[Event]) -> Course | None:
+        """Return the first incident of a job, once it is told to be over."""
+        for event in jobs:
+            if self.found(event):
+                begin_ms = BEGIN_MS + INTERVAL_MS * (LEARNED + event.begin)
+                alerts = [a for a in self.alerts if a.series == SERIES[MARKED] and a.opened_ms >= begin_ms]
+                course = begun(alerts[0])
+                for alert in alerts[1:]:
+                    course = course.after(alert)
+                return None if course.ended_ms is None else course
+        return None
+
     def found(self, event: Event) -> bool:
         """Tell whether an incident begins in an event, or within an hour after it."""
         begin_ms = BEGIN_MS + INTERVAL_MS * (LEARNED + event.begin)
@@ -160,16 +173,9 @@ def seen_by_stages(
     marked: Course | None = None
     for row in range(0, SEEN, LASTS):
         begin, end = len(SERIES) * row, len(SERIES) * (row + LASTS)
-        due = seen.marked_at is None and any(event.begin + 2 * LASTS <= row for event in jobs if seen.found(event))
-        if mark and due:
-            event = next(event for event in jobs if seen.found(event))
-            begin_ms = BEGIN_MS + INTERVAL_MS * (LEARNED + event.begin)
-            for alert in seen.alerts:
-                if alert.series == SERIES[MARKED] and alert.opened_ms >= begin_ms:
-                    marked = begun(alert) if marked is None else marked.after(alert)
-            assert marked is not None
-            seen.marked_at = row
-            said = feedback_on(marked, "false_alarm", by="somebody", at_ms=0)
+        if mark and seen.marked_at is None and (course := seen.ended(jobs)):
+            marked, seen.marked_at = course, row
+            said = feedback_on(course, "false_alarm", by="somebody", at_ms=0)
             stages.heed(PLACE, begin, {said.incident: said})
         if mark and marked is not None and row == retract_at:
             stages.heed(PLACE, begin, {})

@@ -66,7 +66,7 @@ def starts(bench: Bench, series: str = "a", stream: str = "machines") -> list[tu
 
 
 def first_incident(bench: Bench, series: str = "a", stream: str = "machines") -> str:
-    return next(a["incident"] for a in bench.alerts() if (a["stream"], a["series"]) == (stream, series))
+    return str(next(a["incident"] for a in bench.alerts() if (a["stream"], a["series"]) == (stream, series)))
 
 
 def verdict_on(bench: Bench, incident: str, verdict: Any = "false_alarm", until_ms: int | None = None) -> Feedback:

@@ -169,6 +169,12 @@ def test_a_broker_that_is_not_there(tmp_path: Path, run: Run) -> None:
         assert "is the broker running" in only_line(wrong)
 
 
+def test_what_is_open_may_rise(setting: Setting, run: Run) -> None:
+    printed = run("feedback", str(setting.config), SECOND, "false_alarm")[1]
+    assert "b, opened 2023-11-14 22:13:20, open; highest score 41.5" in printed
+    assert printed.endswith("alert above 48.5 from now on; say it again when it has ended, should it rise\n")
+
+
 def test_what_moves_no_threshold_says_so(setting: Setting, run: Run) -> None:
     silent = alert(incident="5" * 32, state="silent", score=None, threshold=None, features={})
     setting.tell(silent, alert(incident="6" * 32, features={}))
