@@ -46,7 +46,8 @@ def captured(
 ) -> Callable[[Tensor], Tensor]:
     """Return the function for tensors of one shape; on a GPU as a graph that is launched at once.
 
-    One that asks the device while it runs cannot be a graph; that is said, and it is left as it is.
+    One that asks the device while it runs cannot be a graph; that is said, and it is left as it is. Other threads
+    may go on using the device meanwhile.
     """
     if device.type == "cpu":
         return function
@@ -59,7 +60,7 @@ def captured(
             function(given)
     torch.cuda.current_stream(device).wait_stream(aside)
     try:
-        with torch.no_grad(), torch.cuda.graph(graph):
+        with torch.no_grad(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             found = function(given)
     except RuntimeError as error:
         logger.warning("no CUDA graph, so windows are read more slowly: %s", str(error).partition("\n")[0])

@@ -130,12 +130,19 @@ class Detector:
         self.views = [view.eval() for view in views]
         self.scaling = scaling
         self.calibration = calibration
+        self.golden_BV: FloatArray | None = None
+        """What it made of the golden batch where it was made; None: that is not known. See `golden`."""
         self._reader = Reader(self.views, spec.window)
 
     @property
     def name(self) -> str:
         """Its architectures, for people."""
         return " + ".join(dict.fromkeys(view.config.architecture for view in self.views))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it reads."""
+        return self._reader.device
 
     def to(self, device: torch.device) -> "Detector":
         """Move it; returns itself."""

@@ -20,6 +20,7 @@ import torch
 from models import architectures
 from models.calibration import CLUSTER_LEVELS, PooledTail
 from models.detector import Calibration, Detector, Judgement
+from models.golden import golden_errors
 from models.manifest import FORMAT, FORMAT_VERSION, MANIFEST, TENSORS, ModelFileError, seal, whole
 from models.mapping import Delay, reach_of
 from models.online_tail import with_far_quantile
@@ -71,6 +72,7 @@ def to_files(detector: Detector) -> dict[str, bytes]:
         },
         "training": dict(detector.training),
         "series": names,
+        "golden": golden_errors(detector).tolist(),
         "libraries": _libraries(detector),
     }
     return {TENSORS: tensors, MANIFEST: seal(manifest, tensors)}
@@ -128,13 +130,11 @@ def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
     intervals = dict(zip(names, arrays["series.interval_ms"].tolist(), strict=True))
     calibration = Calibration(manifest["calibration"]["interval_ms"], judgements, intervals)
     scaled_names = names if spec.kind == "series" else []
-    return Detector(
-        spec,
-        views,
-        Scaling.from_arrays(arrays, manifest["scaling"], scaled_names),
-        calibration,
-        manifest["training"],
-    )
+    scaling = Scaling.from_arrays(arrays, manifest["scaling"], scaled_names)
+    detector = Detector(spec, views, scaling, calibration, manifest["training"])
+    if "golden" in manifest:
+        detector.golden_BV = np.array(manifest["golden"], np.float64)
+    return detector
 
 
 def _judgement(

@@ -104,7 +104,7 @@ class OnlineTail:
         """`initial` holds the usual surprise of the series that were there in training."""
         self._device = device
         self._pace = pace
-        self._initial = initial or {}
+        self.initial = initial or {}
         columns = dict.fromkeys(("median", "gap", "far"), torch.float32)
         columns |= dict.fromkeys(("above_median", "above_upper", "above_far"), torch.int32)
         self._acceptance: Acceptance | None = None
@@ -120,14 +120,14 @@ class OnlineTail:
         self._reserve(int(slots.max(initial=-1)) + 1)
         index = placed(slots, self._device)
         usual = _MEDIAN, self._pace.gap, _FAR
-        start_S3 = np.array([self._initial.get(name, usual) for name in names], np.float32).reshape(-1, 3)
+        start_S3 = np.array([self.initial.get(name, usual) for name in names], np.float32).reshape(-1, 3)
         self._seen_S[slots] = 0
         for column in self._columns.values():
             column[index] = 0
         for name, start_S in zip(("median", "gap", "far"), start_S3.T, strict=True):
             self._columns[name][index] = placed(start_S, self._device)
         if self._acceptance is not None:
-            often = [0 if name in self._initial else acceptance.NO_HISTORY for name in names]
+            often = [0 if name in self.initial else acceptance.NO_HISTORY for name in names]
             self._columns["often"][index] = placed(np.array(often, np.int32), self._device)
 
     def accept_after(self, slots: npt.NDArray[np.int64], points: FloatArray) -> None:

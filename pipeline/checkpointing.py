@@ -10,7 +10,7 @@ restart replays more. Storage that never took any is refused: it was wrong from 
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pipeline import metrics
@@ -80,10 +80,12 @@ class Checkpointing:
         lane_of: Mapping[str, Lane],
         checkpoints: Checkpoints,
         progress: Mapping[TopicPartition, Progress],
+        version_of: Callable[[TopicPartition], str],
     ) -> None:
-        """`lane_of` is by topic; `progress` is followed as it changes."""
+        """`lane_of` is by topic; `progress` is followed as it changes; `version_of`: of the model that judges."""
         self._lane_of = lane_of
         self._progress = progress
+        self._version_of = version_of
         self._writer = CheckpointWriter(checkpoints)
         self._memory = PartMemory()
         self._flight: _Flight | None = None
@@ -186,7 +188,7 @@ class Checkpointing:
             partition=partition,
             topic_id=progress.topic_id,
             next_offset=progress.next_offset,
-            model_version=lane.model_version,
+            model_version=self._version_of(partition),
             shape=lane.pipeline.shape,
         )
         part = Part(checkpoint, progress.chain, self._memory, cut.closes, cut.whole)

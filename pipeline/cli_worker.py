@@ -80,15 +80,19 @@ def _leave_for_good(settings: "Settings", instance_id: str, stop: "Stop") -> Non
 @contextlib.contextmanager
 def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
     """Build the production worker; it leaves its group when the block ends, in what is left of a stop's budget."""
+    from functools import partial
+
     import torch
 
     from pipeline import metrics
+    from pipeline.connectors.adoptions import StoredAdoptions
     from pipeline.connectors.checkpoints import StoredCheckpoints
     from pipeline.connectors.connection import Connection, GroupOptions
     from pipeline.connectors.kafka import KafkaCluster, KafkaSource, open_delivery
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.connectors.storage import ObjectStorage
-    from pipeline.lanes import build_lane, choose_device, load_champion
+    from pipeline.lanes import champion_of, choose_device, lane_around, load_model
+    from pipeline.swap import Watcher
     from pipeline.worker import Worker, WorkerOptions
 
     kafka, storage = settings.kafka, ObjectStorage(settings.storage)
@@ -96,19 +100,18 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
     device, registry = choose_device(settings.device), StoredRegistry(storage)
     # A chunk of windows is too small for a second thread; the other cores are for other workers.
     torch.set_num_threads(1)
-    champions = {name: load_champion(name, stream, registry) for name, stream in settings.streams.items()}
+    loads = {name: partial(load_model, name, stream, registry, device) for name, stream in settings.streams.items()}
+    champions = {name: champion_of(name, registry) for name in loads}
+    models = {name: load(champions[name].version) for name, load in loads.items()}
     lanes = []
     with contextlib.closing(KafkaCluster(connection)) as cluster:
         for topic in (settings.topics.alerts, settings.topics.dead_letters):
             cluster.topic(topic, "WRITE")
-        for name, (detector, version) in champions.items():
-            stream = settings.streams[name]
+        for name, stream in settings.streams.items():
             shared = stream.alerts.stream_budget is not None
             partitions = cluster.topic(stream.topic).partitions if shared else 1
-            lanes.append(build_lane(name, stream, detector, version, device, partitions))
-            metrics.MODEL.labels(name, version, detector.name).set(1)
-            if champion := registry.champion(name):
-                metrics.MODEL_PROMOTED.labels(name).set(champion.promoted_ms / 1000)
+            lanes.append(lane_around(name, stream, models[name], partitions, loads[name]))
+            metrics.MODEL_PROMOTED.labels(name).set(champions[name].promoted_ms / 1000)
     group = GroupOptions.of(kafka)
     options = WorkerOptions(
         settings.topics.alerts,
@@ -123,4 +126,6 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
         opened.callback(lambda: source.close(min(5.0, stop.left_s())))
         delivery = open_delivery(kafka.delivery, connection, group, source, kafka.delivery_timeout)
         opened.callback(lambda: delivery.close(min(5.0, stop.left_s())))
-        yield Worker(lanes, source, delivery, StoredCheckpoints(storage), options)
+        watching = Watcher({lane.name: lane.slot for lane in lanes}, registry).begin(settings.worker.watch_every)
+        opened.callback(watching.set)
+        yield Worker(lanes, source, delivery, StoredCheckpoints(storage), StoredAdoptions(storage), options)

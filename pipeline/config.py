@@ -106,6 +106,8 @@ class WorkerSettings(Section):
     """How often state is written to storage: at most so much is replayed after a crash."""
     retry_deadline: Wait = 60
     """How long the broker may be away before the worker ends, or storage where state has to be restored."""
+    watch_every: Wait = 10
+    """How often the registry is asked whether a stream has another champion, which partitions then adopt."""
     stop_timeout: Wait = 10
     """How long a stop may take, after SIGTERM or Ctrl-C; what is not written by then is replayed."""
     max_rejects_in_a_row: Whole = 10_000

@@ -9,6 +9,7 @@ import torch
 from models.calibration import alert_threshold
 from models.detector import Detector
 from models.files import from_files
+from models.golden import check_golden
 from models.manifest import ModelFileError
 from models.spec import shortened
 from pipeline.alert_settings import AlertSettings
@@ -25,7 +26,9 @@ from pipeline.stages.scoring import Scorer
 from pipeline.stages.thresholds import OfBudget
 from pipeline.stream import Lane, StreamPipeline, StreamPlan
 from pipeline.stream_features import FeaturesPipeline
+from pipeline.stream_model import ModelSlot, StreamModel
 from pipeline.stream_series import SeriesPipeline
+from pipeline.versions.log import Promotion
 
 
 def choose_device(name: str) -> torch.device:
@@ -40,6 +43,18 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
+def champion_of(stream: str, registry: Registry) -> Promotion:
+    """Return the entry by which a stream's champion serves.
+
+    Raises:
+        RegistryError: there is none, or it is damaged.
+    """
+    champion = registry.champion(stream)
+    if champion is None:
+        raise RegistryError(f"stream {stream}: there is no model yet; train one with: offkey train CONFIG {stream}")
+    return champion
+
+
 def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> tuple[Detector, str]:
     """Return the detector that serves a stream, and its version.
 
@@ -47,10 +62,8 @@ def load_champion(stream: str, settings: StreamSettings, registry: Registry) -> 
         RegistryError: there is none, or it is damaged.
         ConfigError: it was made for other features than the configuration names.
     """
-    champion = registry.champion(stream)
-    if champion is None:
-        raise RegistryError(f"stream {stream}: there is no model yet; train one with: offkey train CONFIG {stream}")
-    return read_version(registry.load(stream, champion.version), settings), champion.version
+    version = champion_of(stream, registry).version
+    return read_version(registry.load(stream, version), settings), version
 
 
 def read_version(model: ModelVersion, settings: StreamSettings) -> Detector:
@@ -89,6 +102,39 @@ def _told(features: Sequence[str], others: Sequence[str]) -> str:
     return shortened(sorted(features, key=lambda name: name in known))
 
 
+def load_model(
+    stream: str, settings: StreamSettings, registry: Registry, device: torch.device, version: str
+) -> StreamModel:
+    """Return a version on its device, once it has scored there as it did where it was made.
+
+    Raises:
+        RegistryError: it is missing, damaged, or scores otherwise here.
+        ConfigError: it was made for something else than the configuration says.
+        TransientError: storage does not answer.
+    """
+    detector = read_version(registry.load(stream, version), settings).to(device)
+    try:
+        check_golden(detector, f"model {stream} {version}")
+    except ModelFileError as error:
+        raise RegistryError(str(error)) from error
+    return build_model(settings, detector, version, device)
+
+
+def build_model(
+    settings: StreamSettings,
+    detector: Detector,
+    version: str,
+    device: torch.device,
+    thresholds: OfBudget | None = None,
+) -> StreamModel:
+    """Put a detector and what judges its scores together; a GPU's kernels and graphs are ready then.
+
+    `thresholds` stand in the place of those that follow from the budget.
+    """
+    scorer = Scorer(detector.to(device), device, settings.alerts.delay)
+    return StreamModel(version, detector, scorer, thresholds or _thresholds(settings, detector))
+
+
 def build_lane(
     stream: str,
     settings: StreamSettings,
@@ -98,15 +144,25 @@ def build_lane(
     partitions: int = 1,
     thresholds: OfBudget | None = None,
 ) -> Lane:
-    """Put a stream's stages together around a detector; its topic's partitions share the stream's budget.
+    """Put a stream's stages together around a detector; no other version will be found."""
+    return lane_around(stream, settings, build_model(settings, detector, version, device, thresholds), partitions)
 
-    `thresholds` stand in the place of those that follow from the budget.
+
+def lane_around(
+    stream: str,
+    settings: StreamSettings,
+    model: StreamModel,
+    partitions: int = 1,
+    load: Callable[[str], StreamModel] | None = None,
+) -> Lane:
+    """Put a stream's stages together around a model; its topic's partitions share the stream's budget.
+
+    `load` gets its other versions.
     """
     alerts = settings.alerts
     plan = StreamPlan(
         name=stream,
-        decoder=decoder_of(settings, detector.spec.features),
-        thresholds=thresholds or _thresholds(settings, detector),
+        decoder=decoder_of(settings, model.detector.spec.features),
         series_in_budget=series_in_budget(alerts, partitions),
         fields_of=_fields_of(settings),
         quiet_points=alerts.quiet_points,
@@ -118,15 +174,13 @@ def build_lane(
         silence_intervals=alerts.silence,
         accept_after_ms=None if alerts.accept_after is None else 1000 * alerts.accept_after,
         hold_points=settings.hold_points if settings.missing == "hold" else 0,
-        model_version=version,
         bounds=Bounds(
             settings.max_series, None if settings.series_ttl is None else int(1000 * settings.series_ttl)
         ),
     )
-    scorer = Scorer(detector.to(device), device, settings.alerts.delay)
     kind = SeriesPipeline if settings.kind == "series" else FeaturesPipeline
-    pipeline: StreamPipeline = kind(plan, detector, scorer, device)
-    return Lane(stream, settings.topic, pipeline, version, settings.start, plan.decoder.split)
+    pipeline: StreamPipeline = kind(plan, model, model.detector.device)
+    return Lane(stream, settings.topic, pipeline, ModelSlot(model, load), settings.start, plan.decoder.split)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,26 @@ STAGE_DURATION_SECONDS = Histogram(
     ["stage"],
     buckets=_DURATION_BUCKETS,
 )
-MODEL = Gauge("offkey_model_info", "1 for the model version in use.", ["stream", "version", "architecture"])
+MODEL = Gauge(
+    "offkey_model_info",
+    "1 for each model version that partitions of this worker are judged by; two while a swap is under way.",
+    ["stream", "version", "architecture"],
+)
+MODEL_ADOPTIONS = Counter(
+    "offkey_model_adoptions",
+    "Times that a partition went on with another model version, replays included.",
+    ["stream"],
+)
+MODEL_ADOPTIONS_FAILED = Counter(
+    "offkey_model_adoptions_failed",
+    "Times that storage did not take what a partition adopts: it goes on with the model that it has.",
+    ["stream"],
+)
+MODEL_LOADS_FAILED = Counter(
+    "offkey_model_loads_failed",
+    "Times that a champion was found damaged, of another kind, or scoring otherwise here: the old one stays.",
+    ["stream"],
+)
 MODEL_PROMOTED = Gauge("offkey_model_promoted_timestamp_seconds", "When the model in use was promoted.", ["stream"])
 STATE_RESTORED = Counter(
     "offkey_state_restored",

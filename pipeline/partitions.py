@@ -24,10 +24,13 @@ How the state is checkpointed as it goes on is told in `pipeline.checkpointing`.
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline import metrics
+from pipeline.adopting import Adopting
+from pipeline.adoptions import Adoptions
 from pipeline.checkpointing import Checkpointing, Progress
 from pipeline.errors import CheckpointError, ConfigError, TransientError
 from pipeline.protocols import Checkpoint, Checkpoints, OffsetRange, Source, TopicPartition
@@ -53,12 +56,15 @@ class Partitions:
     """By topic."""
     source: Source
     checkpoints: Checkpoints
+    adoptions: Adoptions
+    clock: Callable[[], float] = time.monotonic
     progress: dict[TopicPartition, Progress] = field(default_factory=dict)
     """Of the partitions whose state is in place."""
     assigned: frozenset[TopicPartition] = frozenset()
 
     def __post_init__(self) -> None:
-        self.checkpointing = Checkpointing(self.lane_of, self.checkpoints, self.progress)
+        self.adopting = Adopting(self.lane_of, self.adoptions, self.clock)
+        self.checkpointing = Checkpointing(self.lane_of, self.checkpoints, self.progress, self.adopting.version)
         self._at_first: dict[tuple[str, str], int] = {}
 
     def follow_assignment(self) -> None:
@@ -82,6 +88,15 @@ class Partitions:
             while partition not in self.progress:
                 self._adopt(partition)
 
+    def adopt(self) -> None:
+        """Have the partitions adopt their streams' champions; those that replay do so when they are done.
+
+        Raises:
+            AssignmentLost: another worker has taken a partition over.
+        """
+        live = {place: at.next_offset for place, at in self.progress.items() if at.next_offset >= at.publish_from}
+        self.adopting.go_on(live, self.source.lag())
+
     def forget_remade(self) -> None:
         """Throw the state of a topic away that was made anew under our feet.
 
@@ -97,6 +112,7 @@ class Partitions:
         for partition in list(partitions):
             lane = self.lane_of[partition.topic]
             lane.pipeline.drop(partition)
+            self.adopting.forget(partition)
             if self.progress.pop(partition, None) is not None and partition in self.assigned:
                 metrics.STATE_RESET.labels(lane.name).inc()
 
@@ -107,12 +123,14 @@ class Partitions:
     def _resume(self, partition: TopicPartition) -> None:
         """Keep the state of a partition that came back at once, if nobody else committed anything meanwhile.
 
-        Somebody may have begun a newer chain of it, with whose next one an older one is removed.
+        Somebody may have begun a newer chain of it, with whose next one an older one is removed, and may have
+        adopted another model.
         """
         progress, held = self.progress[partition], self.source.offsets(partition)
         next_offset = progress.next_offset
         if self.source.committed(partition) == next_offset and held.begin <= next_offset <= held.end:
-            progress.chain = None
+            progress.chain, version = None, self.adopting.version(partition)
+            self.adopting.take_over(partition, progress.topic_id, next_offset, next_offset, version)
             self.source.start(partition, next_offset)
         else:
             self.forget([partition])
@@ -199,6 +217,7 @@ class Partitions:
     def _begin(self, lane: Lane, partition: TopicPartition, start: int, topic_id: str) -> None:
         self._divide(lane, partition, topic_id)
         lane.pipeline.restore(partition, [])
+        self.adopting.take_over(partition, topic_id, start, start, None)
         progress = Progress(start, start, -1, topic_id)
         self.checkpointing.write_first(partition, progress)
         self.source.start(partition, start)
@@ -214,16 +233,12 @@ class Partitions:
             checkpoint.refuse(str(error))
             logger.error("%s: not restored at offset %d: %s", _name(partition), checkpoint.next_offset, error)
             return
-        reached = checkpoint.next_offset
+        reached, topic_id = checkpoint.next_offset, checkpoint.topic_id
+        self.adopting.take_over(partition, topic_id, reached, committed, checkpoint.model_version)
         self.source.start(partition, reached)
-        self.progress[partition] = Progress(reached, committed, reached, checkpoint.topic_id)
+        self.progress[partition] = Progress(reached, committed, reached, topic_id)
         metrics.STATE_RESTORED.labels(lane.name, "checkpoint").inc()
         logger.info("%s: restored at offset %d, replays to %d", _name(partition), reached, committed)
-        if checkpoint.model_version != lane.model_version:
-            logger.info(
-                "%s: the state was left by model %s and goes on with %s",
-                *(_name(partition), checkpoint.model_version, lane.model_version),
-            )
 
     def _divide(self, lane: Lane, partition: TopicPartition, topic_id: str) -> None:
         """Give a partition its share of the series that its stream may hold.

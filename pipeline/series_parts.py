@@ -8,7 +8,7 @@ beside its series (`rows_seen`, `spans`, `silence.watermark_ms`, `muting`) stand
 
 A whole state in one part, as earlier versions wrote it, has neither `slots` nor `named`: all of its rows are named.
 
-Legend: S slots or rows, F features.
+Legend: S slots or rows.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +25,7 @@ from pipeline.changes import Changes, Cut
 from pipeline.errors import CheckpointError
 from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import TopicPartition
-from pipeline.stages.decode import FloatArray, IntArray
+from pipeline.stages.decode import IntArray
 from pipeline.stages.incidents import Incidents, OpenIncident
 from pipeline.stages.muting import Muting
 from pipeline.stages.series import BoolArray, SeriesTable
@@ -111,7 +111,6 @@ class SeriesParts:
             last = {**arrays}
         if not last:
             return
-        self._rescale(*self.table.known_to_model(partition))
         self.table.restore_bounds(partition, last)
         self.silence.restore(partition, _beginning(_SILENCE, last))
         if "muting" in last:
@@ -176,13 +175,6 @@ class SeriesParts:
             self.table.release(partition, slots)
             self.silence.forget(slots)
             self.empty(slots)
-
-    def _rescale(self, slots: IntArray, center_SF: FloatArray, scale_SF: FloatArray) -> None:
-        """Move restored buffers to this model's own scaling, where it knows the series by another one."""
-        columns = self.table.columns
-        differs = ((center_SF != columns["center"][slots]) | (scale_SF != columns["scale"][slots])).any(axis=1)
-        if differs.any():
-            self.windows.rescale(slots[differs], center_SF[differs], scale_SF[differs])
 
 
 def _json(value: object) -> npt.NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from pipeline.stages.alerts import Alert
 from pipeline.stages.bounds import Bounds, Reason
 from pipeline.stages.decode import Decoder, FloatArray, IntArray, Reject
 from pipeline.stages.muting import Maintenance, Muted, StormLimit
-from pipeline.stages.thresholds import OfBudget
+from pipeline.stream_model import ModelSlot, StreamModel
 
 Step = TypeVar("Step")
 Measure = Callable[[str], AbstractContextManager[object]]
@@ -28,11 +28,10 @@ Measure = Callable[[str], AbstractContextManager[object]]
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """What the stages of a stream need to know beside the detector."""
+    """What the stages of a stream need to know beside the model."""
 
     name: str
     decoder: Decoder
-    thresholds: OfBudget
     series_in_budget: float | None
     """So many live series of a partition use up its share of the stream's budget; None: that has no bound."""
     fields_of: Callable[[str], dict[str, str]]
@@ -54,7 +53,6 @@ class StreamPlan:
     """How long a series is strange until that is its usual; None: no level is accepted."""
     hold_points: int
     """0: a missing feature rejects the record."""
-    model_version: str
     bounds: Bounds = field(default_factory=Bounds)
     """How many series are held, and for how long."""
 
@@ -112,6 +110,12 @@ def hash_of(features: Sequence[str]) -> str:
 class StreamPipeline(Protocol):
     """The stages of one stream. State is kept for each partition between calls."""
 
+    def use(self, model: StreamModel) -> None:
+        """Have the records that come next judged by a model, which is not `unlike` the one before.
+
+        What a series brings from the one before it takes over at its next record.
+        """
+
     @property
     def shape(self) -> str:
         """What the state's arrays depend on."""
@@ -162,7 +166,8 @@ class Lane:
     name: str
     topic: str
     pipeline: StreamPipeline
-    model_version: str
+    slot: ModelSlot
+    """The models that its records may be judged by."""
     start: str
     """Where a partition without a usable committed offset begins: earliest, latest or fail."""
     split: Callable[[Sequence[PartitionRecords]], Iterable[Sequence[PartitionRecords]]] = lambda arrived: (arrived,)

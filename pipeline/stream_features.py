@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.detector import Detector
 from models.online_tail import STREAM_PACE
 from pipeline.changes import Cut
 from pipeline.part_memory import Arrays, PartMemory
@@ -24,21 +23,25 @@ from pipeline.stages.alerts import Alert, feature_views
 from pipeline.stages.decode import Batch, FloatArray
 from pipeline.stages.incidents import SEVERITIES, derived_id, severity_of
 from pipeline.stages.muting import Muted
-from pipeline.stages.scoring import Scorer
 from pipeline.stream import Measure, Outcome, Scored, StreamPlan, hash_of
+from pipeline.stream_model import StreamModel
 
 
 class FeaturesPipeline:
     """Records of kind `features`: each is judged by itself; a tail is kept for each partition."""
 
-    def __init__(self, plan: StreamPlan, detector: Detector, scorer: Scorer, device: torch.device) -> None:
+    def __init__(self, plan: StreamPlan, model: StreamModel, device: torch.device) -> None:
         self._plan = plan
-        self._detector = detector
-        self._scorer = scorer
-        self._threshold = float(plan.thresholds([""], np.array([detector.calibration.interval_ms]), 0)[0])
-        self._tail = scorer.online_tail(STREAM_PACE)
+        self._tail = model.scorer.online_tail(STREAM_PACE)
         self._slots: dict[TopicPartition, int] = {}
-        self.shape = f"features={hash_of(detector.spec.features)}"
+        self.shape = f"features={hash_of(model.detector.spec.features)}"
+        self.use(model)
+
+    def use(self, model: StreamModel) -> None:
+        """Have the records that come next judged by a model."""
+        self._model, self._tail.initial = model, model.scorer.usual
+        interval_ms = np.array([model.detector.calibration.interval_ms])
+        self._threshold = float(model.thresholds([""], interval_ms, 0)[0])
 
     series_held = 0
     open_incidents = 0
@@ -48,12 +51,12 @@ class FeaturesPipeline:
             decoded = [self._plan.decoder.decode(records) for records in arrived]
         # Sorted by slot, so that the records of a partition stand together.
         batches = sorted((batch for batch, _ in decoded), key=lambda batch: self._slot_of(batch.partition))
-        scaling = self._detector.scaling
+        scaling = self._model.detector.scaling
         with measure("scoring"):
             values_MF = np.concatenate([batch.values_NF for batch in batches])
             slot_M = np.repeat([self._slot_of(b.partition) for b in batches], [len(b) for b in batches])
             z_MF = scaling.apply(values_MF, scaling.center_F, scaling.scale_F)
-            score_M, explain = self._scorer.score_vectors(slot_M, z_MF, self._tail)
+            score_M, explain = self._model.scorer.score_vectors(slot_M, z_MF, self._tail)
         with measure("incidents"):
             hot = np.flatnonzero(score_M >= self._threshold).tolist()
             why = explain(hot)
@@ -154,8 +157,10 @@ class FeaturesPipeline:
             threshold=round(self._threshold, 6),
             opened_ms=time_ms,
             event_ms=time_ms,
-            features=feature_views(self._detector.spec.features, batch.values_NF[row], expected_F, band_F, share_F),
-            model_version=self._plan.model_version,
+            features=feature_views(
+                self._model.detector.spec.features, batch.values_NF[row], expected_F, band_F, share_F
+            ),
+            model_version=self._model.version,
             topic=topic,
             partition=partition,
             offset=offset,

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.detector import Detector
 from models.online_tail import SERIES_PACE
 from pipeline.changes import Cut
 from pipeline.part_memory import Arrays, PartMemory
@@ -28,27 +27,28 @@ from pipeline.stages.incidents import (
     derived_id,
 )
 from pipeline.stages.muting import Muting
-from pipeline.stages.scoring import Scorer, Scores
+from pipeline.stages.scoring import Scores
 from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.silence import Quiet, Silence
 from pipeline.stages.thresholds import Thresholds
 from pipeline.stages.windows import Windows
 from pipeline.stream import Measure, Outcome, Scored, StreamPlan, hash_of, timed
+from pipeline.stream_model import StreamModel
 
 
 class SeriesPipeline:
     """Time series: every point is judged in its own window."""
 
-    def __init__(self, plan: StreamPlan, detector: Detector, scorer: Scorer, device: torch.device) -> None:
+    def __init__(self, plan: StreamPlan, model: StreamModel, device: torch.device) -> None:
         self._plan = plan
-        self._detector = detector
-        self._scorer = scorer
-        spec = detector.spec
+        self._model = model
+        detector, scorer, spec = model.detector, model.scorer, model.detector.spec
         self._table = SeriesTable(
             len(spec.features),
             spec.window,
             known_scaling=detector.scaling.for_series,
             known_interval_ms=detector.calibration.interval_of,
+            mark=model.mark,
             hold_points=plan.hold_points,
             bounds=plan.bounds,
         )
@@ -64,9 +64,9 @@ class SeriesPipeline:
             merge_points=plan.merge_points,
             repeat_after_ms=plan.repeat_after_ms,
         )
-        self._thresholds = Thresholds(self._table, plan.thresholds, plan.series_in_budget)
+        self._thresholds = Thresholds(self._table, model.thresholds, plan.series_in_budget)
         self._muting = Muting(
-            plan.name, plan.model_version, plan.fields_of, storm=plan.storm, maintenance=plan.maintenance
+            plan.name, model.version, plan.fields_of, storm=plan.storm, maintenance=plan.maintenance
         )
         self._parts = SeriesParts(
             self._table,
@@ -81,10 +81,22 @@ class SeriesPipeline:
         self._accepting_S = np.zeros(0, np.bool_)
         """Whose tail has been told when to accept a level."""
 
+    def use(self, model: StreamModel) -> None:
+        """Have the records that come next judged by a model; each series follows at its next one."""
+        if model is self._model:
+            return
+        self._model, detector = model, model.detector
+        self._table.known_scaling, self._table.mark = detector.scaling.for_series, model.mark
+        self._table.known_interval_ms = detector.calibration.interval_of
+        self._windows.estimate_scaling = detector.scaling.for_new
+        self._tail.initial = model.scorer.usual
+        self._thresholds.of_budget = model.thresholds
+        self._muting.model_version = model.version
+
     @property
     def shape(self) -> str:
         """What the state's arrays depend on."""
-        spec = self._detector.spec
+        spec = self._model.detector.spec
         return f"series window={spec.window} features={hash_of(spec.features)}"
 
     @property
@@ -111,15 +123,17 @@ class SeriesPipeline:
             ]
             points = admitted.points
             self._parts.changes.touch(admitted.seen)
+            slots = np.unique(points.slot_M)
+            self._follow_model(slots)
             # The tails are told how long a level has to stay before any of its points is scored.
-            self._begin_accepting(np.unique(points.slot_M))
+            self._begin_accepting(slots)
         with measure("silence"):
             quiet = self._silence.follow(batches, points, admitted.place_M, admitted.evicted)
             self._parts.changes.touch(self._silence.altered)
             stops = _stops(quiet)
         alerts: list[Alert] = []
         judged: list[tuple[Points, FloatArray, FloatArray]] = []
-        rounds = self._scorer.score_windows(points, self._windows, self._tail)
+        rounds = self._model.scorer.score_windows(points, self._windows, self._tail)
         for scores in timed(rounds, measure, "scoring"):
             with measure("incidents"):
                 rows = scores.judged
@@ -202,6 +216,17 @@ class SeriesPipeline:
             self._tail.begin(slots, [names[slot] for slot in new])
             self._parts.changes.own(slots)
 
+    def _follow_model(self, slots: IntArray) -> None:
+        """Have those of these series that another model has judged take what the present one knows of them."""
+        slots = self._table.of_other_models(slots)
+        if not len(slots):
+            return
+        known, center_SF, scale_SF = self._table.known_to_model(slots)
+        columns = self._table.columns
+        differs = ((center_SF != columns["center"][known]) | (scale_SF != columns["scale"][known])).any(axis=1)
+        self._windows.rescale(known[differs], center_SF[differs], scale_SF[differs])
+        self._thresholds.forget(slots)
+
     def _begin_accepting(self, slots: IntArray) -> None:
         """Tell the tails of these series when to accept a level, once their interval is known."""
         more = self._table.capacity - len(self._accepting_S)
@@ -212,7 +237,7 @@ class SeriesPipeline:
         new = slots[~self._accepting_S[slots] & (interval_ms_S[slots] > 0)]
         if len(new):
             self._accepting_S[new] = True
-            points = self._detector.points_to_accept(self._plan.accept_after_ms, interval_ms_S[new])
+            points = self._model.detector.points_to_accept(self._plan.accept_after_ms, interval_ms_S[new])
             self._tail.accept_after(new, points)
 
     def _alerts(self, scores: Scores, threshold_K: FloatArray, stops: Stops) -> list[Alert]:
@@ -227,7 +252,7 @@ class SeriesPipeline:
         transitions = [transition for transition in transitions if transition.stop is None]
         if not transitions:
             return alerts
-        columns, names = table.columns, self._detector.spec.features
+        columns, names = table.columns, self._model.detector.spec.features
         positions = [transition.position for transition in transitions]
         slot_K = judged.slot_M[positions]
         why = scores.explain(positions)
@@ -304,7 +329,7 @@ class SeriesPipeline:
             stream=self._plan.name,
             series=series,
             fields=self._plan.fields_of(series),
-            model_version=self._plan.model_version,
+            model_version=self._model.version,
             topic=topic,
             partition=partition,
             **told,

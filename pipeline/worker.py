@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pipeline import metrics
+from pipeline.adoptions import Adoptions
 from pipeline.checkpointing import Progress
 from pipeline.errors import AssignmentLost, RecordError, TransientError
 from pipeline.partitions import Partitions
@@ -65,12 +66,13 @@ class Worker:
     source: Source
     delivery: Delivery
     checkpoints: Checkpoints
+    adoptions: Adoptions
     settings: WorkerOptions
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self._lane_of = {lane.topic: lane for lane in self.lanes}
-        self.partitions = Partitions(self._lane_of, self.source, self.checkpoints)
+        self.partitions = Partitions(self._lane_of, self.source, self.checkpoints, self.adoptions, self.clock)
         self._checkpoint_due_s = self.clock() + self.settings.checkpoint_every_s
         self._only_replayed = False
         self._told_of_moves: set[str] = set()
@@ -90,7 +92,7 @@ class Worker:
     def facts(self) -> dict[str, object]:
         """Return what the probes tell beside the verdict; may be asked on another thread."""
         return {
-            "models": {lane.name: lane.model_version for lane in self.lanes},
+            "models": {lane.name: lane.slot.champion.version for lane in self.lanes},
             "partitions_assigned": len(self.partitions.assigned),
             "partitions_restored": len(self.partitions.progress.copy()),
         }
@@ -153,6 +155,7 @@ class Worker:
         try:
             self.delivery.settle()
             self.partitions.follow_assignment()
+            self.partitions.adopt()
             self.joined = joined
         except AssignmentLost:
             # Only a poll joins the group again; what it brings is read anew, for all state is forgotten.
@@ -207,11 +210,13 @@ class Worker:
             if not arrived:
                 continue
             with _added_up() as measure:
-                for part in lane.split(arrived):
-                    # Nobody asks for the scores here, and they would keep the rows of every part.
-                    outcome = replace(lane.pipeline.process(part, measure), scored_now=_not_kept)
-                    outcomes.append((lane, outcome))
-                    self._follow(lane, part, outcome)
+                for model, run in self.partitions.adopting.runs(arrived):
+                    lane.pipeline.use(model)
+                    for part in lane.split(run):
+                        # Nobody asks for the scores here, and they would keep the rows of every part.
+                        outcome = replace(lane.pipeline.process(part, measure), scored_now=_not_kept)
+                        outcomes.append((lane, outcome))
+                        self._follow(lane, part, outcome)
         return outcomes
 
     def _follow(self, lane: Lane, processed: Sequence[PartitionRecords], outcome: Outcome) -> None:

@@ -18,6 +18,7 @@ from kafka.producer.transaction_manager import TransactionalRequestResult, Trans
 
 from models.files import from_files
 from pipeline.cli_letters import replay_letters
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions, transactional_id
 from pipeline.connectors.kafka import KafkaLog, KafkaPublisher, KafkaSource, KafkaTransactions
@@ -116,13 +117,15 @@ def work(setting: Setting, fatal: Step | None, steps: Path) -> None:
     group = GroupOptions(setting.group, setting.instance, session_timeout_s=6, max_poll_records=150)
     stream = SERIES.model_copy(update={"topic": setting.topic})
     lane = build_lane("machines", stream, from_files(setting.model), "v1", CPU)
-    checkpoints = StoredCheckpoints(ObjectStorage(setting.storage.as_uri()))
+    storage = ObjectStorage(setting.storage.as_uri())
+    checkpoints, adoptions = StoredCheckpoints(storage), StoredAdoptions(storage)
     options = WorkerOptions(setting.alerts, setting.dead, checkpoint_every_s=0, checkpoint_wait_s=30)
     with closing(KafkaSource(broker, group, [setting.topic])) as source:
         name = transactional_id(setting.group, setting.instance)
         with closing(KafkaTransactions(broker, source, name)) as delivery:
             wrap = saboteur.wrap
-            finish(Worker([lane], wrap(source), wrap(delivery), wrap(checkpoints), options), setting.end)
+            worker = Worker([lane], wrap(source), wrap(delivery), wrap(checkpoints), wrap(adoptions), options)
+            finish(worker, setting.end)
     steps.write_text(json.dumps(seen))
 
 

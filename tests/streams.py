@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from models.plan import plan_of
 from models.spec import ModelSpec
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import (
+    MemoryAdoptions,
     MemoryBroker,
     MemoryCheckpoints,
     MemoryPublisher,
@@ -25,10 +27,12 @@ from pipeline.connectors.memory import (
     MemoryTransactions,
 )
 from pipeline.delivery import AtLeastOnce
-from pipeline.lanes import build_lane
+from pipeline.errors import RegistryError
+from pipeline.lanes import build_model, lane_around
 from pipeline.part_memory import Arrays
 from pipeline.protocols import Checkpoint, Delivery
 from pipeline.stream import Lane
+from pipeline.stream_model import StreamModel
 from pipeline.worker import Worker, WorkerOptions
 
 FloatArray = npt.NDArray[np.float64]
@@ -101,6 +105,16 @@ def series_detector(architecture: str = "vanilla") -> Detector:
         return fit_detector("series", spec.features, plan, columns, device=CPU, delays=[3])
     options = {"latent": 4} if architecture in ("linear", "default") else _LITTLE
     return fit(spec, architecture, options, columns, delays=[3])
+
+
+@cache
+def retrained_detector() -> Detector:
+    """Another one for `SERIES`, as of a time when `a` and `b` were larger; of `c` it knows nothing."""
+    names = ["a", "b", "new"]
+    values = series_rows(names, HISTORY, 5, {}) * np.array([3.0, 0.5]) + np.array([1.0, 0.0])
+    time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
+    columns = {name: (time_ms, values[i]) for i, name in enumerate(names)}
+    return fit(ModelSpec("series", ("cpu", "mem"), 8), "vanilla", {**_LITTLE, "seed": 7}, columns, delays=[3])
 
 
 @cache
@@ -182,6 +196,7 @@ class Bench:
     exactly_once: bool = False
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     checkpoints: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
+    adoptions: MemoryAdoptions = field(default_factory=MemoryAdoptions)
     options: WorkerOptions = field(default_factory=lambda: bench_options())
 
     def __post_init__(self) -> None:
@@ -209,7 +224,7 @@ class Bench:
             delivery = MemoryTransactions(self.broker, source, "bench")
         else:
             delivery = AtLeastOnce(wrap(MemoryPublisher(self.broker)), wrapped)
-        return Worker(renamed, wrapped, wrap(delivery), wrap(self.checkpoints), self.options)
+        return Worker(renamed, wrapped, wrap(delivery), wrap(self.checkpoints), wrap(self.adoptions), self.options)
 
     def alerts(self) -> list[dict[str, Any]]:
         """Return the published alerts' bodies with their ids, in order."""
@@ -219,14 +234,27 @@ class Bench:
         ]
 
 
-def lanes(series: StreamSettings = SERIES, architecture: str = "vanilla", version: str = "v1") -> list[Lane]:
-    """Fresh stages of both streams, as a new process would build them."""
-    detectors = {"machines": series_detector(architecture), "payments": features_detector()}
+def lanes(
+    series: StreamSettings = SERIES,
+    architecture: str = "vanilla",
+    version: str = "v1",
+    others: Mapping[str, Callable[[], Detector]] = MappingProxyType({}),
+) -> list[Lane]:
+    """Fresh stages of both streams, as a new process would build them; `others`: all versions that machines has."""
+    own = others[version]() if version in others else series_detector(architecture)
+    detectors = {"machines": own, "payments": features_detector()}
     settings = {"machines": series, "payments": FEATURES}
-    return [
-        build_lane(name, settings[name], from_files(to_files(detector)), version, CPU)
-        for name, detector in detectors.items()
-    ]
+
+    def load(other: str) -> StreamModel:
+        if other not in others:
+            raise RegistryError(f"model machines {other}: there is no such version")
+        return build_model(series, from_files(to_files(others[other]())), other, CPU)
+
+    built = []
+    for name, detector in detectors.items():
+        model = build_model(settings[name], from_files(to_files(detector)), version, CPU)
+        built.append(lane_around(name, settings[name], model, load=load if name == "machines" else None))
+    return built
 
 
 def drain(worker: Worker) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.objects import Stat
 from pipeline.connectors.registry import StoredRegistry
@@ -269,6 +270,14 @@ class MemoryStorage:
 
 
 class MemoryCheckpoints(StoredCheckpoints):
+    """The stored ones, on storage that outlives no process."""
+
+    def __init__(self) -> None:
+        self.storage = MemoryStorage()
+        super().__init__(self.storage)
+
+
+class MemoryAdoptions(StoredAdoptions):
     """The stored ones, on storage that outlives no process."""
 
     def __init__(self) -> None:

@@ -1,8 +1,9 @@
 """Scores of every replayed point, for the report: `python -m pipeline.demo.curves CONFIG FOLDER BEGINS`.
 
 The worker publishes alerts only. This reads the same records from the same topics, from the offsets in
-BEGINS (`{"topic": [offset of each partition]}`) on, and runs the worker's own stages over them with the same
-model; so it has to come to the same alerts, and their ids are kept beside the scores as the proof.
+BEGINS (`{"topic": [offset of each partition]}`) on, and runs the worker's own stages over them with the models that
+its log of adoptions names; so it has to come to the same alerts, and their ids are kept beside the scores as the
+proof.
 
 It is a program of its own because it needs torch, which the demo keeps out of its own process.
 """
@@ -10,18 +11,22 @@ It is a program of its own because it needs torch, which the demo keeps out of i
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.adopting import Adopting
 from pipeline.config import Settings, load_settings
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.connection import Connection
-from pipeline.connectors.kafka import history
+from pipeline.connectors.kafka import KafkaCluster, history
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.lanes import build_lane, choose_device, load_champion
-from pipeline.protocols import PartitionRecords
+from pipeline.lanes import champion_of, choose_device, lane_around, load_model
+from pipeline.protocols import PartitionRecords, TopicPartition
 
 _ALL = 1 << 40
 
@@ -38,14 +43,26 @@ def curves_of(
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Return series, time, offset, score and threshold of each point, the ids of alerts, how many came late."""
     stream, registry = settings.streams[name], StoredRegistry(ObjectStorage(settings.storage))
-    device = choose_device(settings.device)
-    pipeline = build_lane(name, stream, *load_champion(name, stream, registry), device).pipeline
+    load = partial(load_model, name, stream, registry, choose_device(settings.device))
+    lane = lane_around(name, stream, load(champion_of(name, registry).version), load=load)
+    connection = Connection(settings.kafka.bootstrap_servers)
+    followed = Adopting({stream.topic: lane}, StoredAdoptions(ObjectStorage(settings.storage)))
+    with closing(KafkaCluster(connection)) as cluster:
+        topic_id = cluster.topic(stream.topic).id
+    for number, begin in enumerate(begins[stream.topic]):
+        followed.follow(TopicPartition(stream.topic, number), topic_id, begin, None)
     series: list[str] = []
     columns: list[tuple[npt.NDArray[np.generic], ...]] = []
     ids: list[str] = []
     late = 0
-    for arrived in _since(history(Connection(settings.kafka.bootstrap_servers), stream.topic, _ALL), begins):
-        outcome = pipeline.process([arrived])
+    runs = (
+        run
+        for arrived in _since(history(connection, stream.topic, _ALL), begins)
+        for run in followed.runs([arrived])
+    )
+    for model, run in runs:
+        lane.pipeline.use(model)
+        outcome = lane.pipeline.process(run)
         scored = outcome.scored
         series += scored.series
         columns.append((scored.time_ms_M, scored.offset_M, scored.score_M, scored.threshold_M))

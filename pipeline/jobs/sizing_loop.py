@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.rehearsed import Payload, RehearsedDelivery, RehearsedSource, RehearsedStorage
 from pipeline.jobs.sizing_records import MadeUp
@@ -18,9 +19,10 @@ class Loop:
         self.lane, self._place, self._clock, self._every_s = lane, place, _Clock(), checkpoint_every_s
         self._source = RehearsedSource(place)
         options = WorkerOptions("alerts", "dead", poll_timeout_s=0.01, checkpoint_every_s=checkpoint_every_s)
-        checkpoints = StoredCheckpoints(RehearsedStorage())
+        storage = RehearsedStorage()
+        checkpoints, adoptions = StoredCheckpoints(storage), StoredAdoptions(storage)
         delivery = self._delivery = RehearsedDelivery()
-        self._worker = Worker([lane], self._source, delivery, checkpoints, options, clock=self._clock)
+        self._worker = Worker([lane], self._source, delivery, checkpoints, adoptions, options, clock=self._clock)
         self._worker.step()
 
     def take(self, polls: Iterator[Sequence[Payload]], count: int) -> None:

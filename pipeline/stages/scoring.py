@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.crossing import captured, fetched, placed
 from models.detector import Detector
-from models.online_tail import OnlineTail, Pace
+from models.online_tail import OnlineTail, Pace, Usual
 from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.series import BoolArray, Points
 from pipeline.stages.windows import Near, Round, Windows
@@ -70,6 +70,16 @@ class Scorer:
         self._judgement = detector.calibration.of(delay)
         reach = self._judgement.reach
         self.near = Near(reach.behind, reach.ahead, len(detector.views), reach)
+
+    def keeps_as(self, other: "Scorer") -> bool:
+        """Whether what is kept between polls for the other one means the same for this."""
+        mine, theirs = (each._judgement.reach.fading_VR.cpu() for each in (self, other))
+        return self.near == other.near and torch.equal(mine, theirs)
+
+    @property
+    def usual(self) -> Mapping[str, Usual]:
+        """Where tails of series that were there in training begin."""
+        return self._judgement.quantiles_of_series
 
     def online_tail(self, pace: Pace, *, accepting: bool = False) -> OnlineTail:
         """Return the recalibration of the surprise that this scorer finds."""

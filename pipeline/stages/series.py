@@ -79,6 +79,8 @@ class SeriesTable:
     known_interval_ms: Callable[[str], float | None]
     hold_points: int = 0
     bounds: Bounds = field(default_factory=Bounds)
+    mark: int = 1
+    """Of the model that scaling and intervals are known to."""
     _new: list[int] = field(default_factory=list)
     _steps_ms: dict[int, "array[float]"] = field(default_factory=dict)
     """Steps between the points of each series whose interval is not known before its first window is full, as
@@ -91,11 +93,13 @@ class SeriesTable:
             "last_time_ms": np.zeros(0, np.int64),
             "interval_ms": np.zeros(0, np.float64),
             "learned": np.zeros(0, np.bool_),
+            "mark": np.zeros(0, np.uint32),
             "center": np.zeros((0, self.n_features), np.float64),
             "scale": np.zeros((0, self.n_features), np.float64),
         }
         """One row a slot. `interval_ms`: 0 while it is not known. `learned`: the scaling is final; before that
-        the first value is its centre. Only what is held for missing features needs the last values."""
+        the first value is its centre. `mark`: of the model that was asked for both. Only what is held for missing
+        features needs the last values."""
         if self.hold_points:
             self.columns["held_run"] = np.zeros(0, np.int64)
             self.columns["last_values"] = np.zeros((0, self.n_features), np.float64)
@@ -195,17 +199,35 @@ class SeriesTable:
         for column in columns.values():
             column[slots] = 0
         columns["scale"][slots] = 1.0
-        names = self.names
-        for slot in slots.tolist():
-            name = names[slot]
-            known = self.known_scaling(name)
-            if known is not None:
-                columns["center"][slot], columns["scale"][slot] = known
-                columns["learned"][slot] = True
-            interval_ms = self.known_interval_ms(name)
-            if interval_ms:
-                columns["interval_ms"][slot] = interval_ms
+        known, center_SF, scale_SF = self.known_to_model(slots)
+        columns["center"][known], columns["scale"][known], columns["learned"][known] = center_SF, scale_SF, True
         self._new += slots.tolist()
+
+    def of_other_models(self, slots: IntArray) -> IntArray:
+        """Return those of the slots whose series have not asked this model yet."""
+        other_S: BoolArray = self.columns["mark"][slots] != self.mark
+        return slots[other_S]
+
+    def known_to_model(self, slots: IntArray) -> tuple[IntArray, FloatArray, FloatArray]:
+        """Have these series ask the model; those that have no interval take theirs from it, where it knows one.
+
+        An interval that is known stays: silences that begin and end in a poll are told by one.
+
+        Returns (those whose scaling it knows, their centres, their scales), which are not taken yet.
+        """
+        names, known, interval_ms_S = self.names, [], self.columns["interval_ms"]
+        self.columns["mark"][slots] = self.mark
+        for slot in slots.tolist():
+            if (pair := self.known_scaling(names[slot])) is not None:
+                known.append((slot, *pair))
+            if not interval_ms_S[slot] and (interval_ms := self.known_interval_ms(names[slot])):
+                interval_ms_S[slot] = interval_ms
+                self._steps_ms.pop(slot, None)
+        center_SF, scale_SF = (
+            np.array([each[column] for each in known], np.float64).reshape(len(known), self.n_features)
+            for column in (1, 2)
+        )
+        return np.array([slot for slot, _, _ in known], np.int64), center_SF, scale_SF
 
     def snapshot(self, slots: IntArray, memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
         """Return the rows of these slots, for a checkpoint."""
@@ -229,13 +251,11 @@ class SeriesTable:
         self._seats.restore(partition, arrays)
 
     def restore(self, slots: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back what `snapshot` returned; a series keeps the interval that the model knows of it."""
+        """Put back what `snapshot` returned; what was left by another model asks this one at its next record."""
         self._seats.restore_rows(slots, arrays)
-        of_model_ms = self.columns["interval_ms"][slots]
         for name, column in self.columns.items():
-            # A state that was left without holding knows no values to hold.
-            column[slots] = arrays.get(name, 0 if name == "held_run" else np.nan)
-        self.columns["interval_ms"][slots] = np.where(of_model_ms > 0, of_model_ms, arrays["interval_ms"])
+            # A state that was left without holding knows no values to hold; earlier versions left no marks.
+            column[slots] = arrays.get(name, np.nan if name == "last_values" else 0)
 
         self._emptied(slots)
         warming = arrays["interval_ms"] == 0
@@ -250,18 +270,6 @@ class SeriesTable:
         for slot, steps_ms in zip(slots[warming].tolist(), parts, strict=False):
             if self.columns["interval_ms"][slot] == 0:
                 self._steps_ms[slot] = array("f", steps_ms.tobytes())
-
-    def known_to_model(self, partition: TopicPartition) -> tuple[IntArray, FloatArray, FloatArray]:
-        """Return (slots, centres, scales) of a partition's series that were there in training, as of there."""
-        names, scaling_of = self.names, self.known_scaling
-        held = self.held(partition).tolist()
-        known = [(slot, *pair) for slot in held if (pair := scaling_of(names[slot])) is not None]
-        slots = np.array([slot for slot, _, _ in known], np.int64)
-        center_SF, scale_SF = (
-            np.array([each[column] for each in known], np.float64).reshape(len(known), self.n_features)
-            for column in (1, 2)
-        )
-        return slots, center_SF, scale_SF
 
     def take_new(self) -> list[int]:
         """Return the slots given to series since the last call."""

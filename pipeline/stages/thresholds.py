@@ -31,7 +31,7 @@ class Thresholds:
     def __init__(self, table: SeriesTable, of_budget: OfBudget, series_in_budget: float | None) -> None:
         """`series_in_budget`: so many live series use up a partition's share of the stream's budget; None: any."""
         self._table = table
-        self._of_budget = of_budget
+        self.of_budget = of_budget
         self._series_in_budget = math.inf if series_in_budget is None else series_in_budget
         self._threshold_S: dict[int, FloatArray] = {}
         """By how often budgets are halved; infinite where it has not been asked for."""
@@ -67,7 +67,7 @@ class Thresholds:
         new = np.unique(slot_K[np.isinf(kept_S[slot_K])])
         if len(new):
             names = list(map(self._table.names.__getitem__, new.tolist()))
-            kept_S[new] = self._of_budget(names, self._table.columns["interval_ms"][new], halvings)
+            kept_S[new] = self.of_budget(names, self._table.columns["interval_ms"][new], halvings)
         return kept_S[slot_K]
 
 

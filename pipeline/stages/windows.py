@@ -88,7 +88,7 @@ class Windows:
         near: Near = Near(),
     ) -> None:
         self._table = table
-        self._estimate_scaling = estimate_scaling
+        self.estimate_scaling = estimate_scaling
         self._device = device
         self.near = near
         self.window = table.window
@@ -254,11 +254,13 @@ class Windows:
 
     def rescale(self, slots: IntArray, center_SF: FloatArray, scale_SF: FloatArray) -> None:
         """Move the buffers of these slots from the table's scaling to another one, which the table takes."""
-        columns = self._table.columns
-        rows = self._values.rows[torch.from_numpy(slots).to(self._device)].cpu().numpy().astype(np.float64)
-        raw_SLF = rows * columns["scale"][slots][:, None] + columns["center"][slots][:, None]
-        moved = torch.from_numpy(_scaled(raw_SLF, center_SF[:, None], scale_SF[:, None]))
-        self._values.rows[torch.from_numpy(slots).to(self._device)] = moved.to(self._device)
+        columns, index = self._table.columns, placed(slots, self._device)
+        before = columns["center"][slots], columns["scale"][slots]
+        center_S1F, scale_S1F = (placed(each[:, None], self._device) for each in before)
+        # In 64 bits, as a value is scaled that comes in.
+        raw_SLF = self._values.rows[index].double() * scale_S1F + center_S1F
+        center_S1F, scale_S1F = (placed(each[:, None], self._device) for each in (center_SF, scale_SF))
+        self._values.rows[index] = ((raw_SLF - center_S1F) / scale_S1F).clamp_(-_LARGEST, _LARGEST).float()
         columns["center"][slots], columns["scale"][slots] = center_SF, scale_SF
         columns["learned"][slots] = True
 
@@ -281,7 +283,7 @@ class Windows:
         rows = torch.from_numpy(self._end_S[slots][:, None] + np.arange(-self.window, 0))
         rows_STF = self._values.rows[torch.from_numpy(slots)[:, None], rows].cpu().numpy().astype(np.float64)
         estimated = [
-            self._estimate_scaling(rows_TF * columns["scale"][slot] + columns["center"][slot])
+            self.estimate_scaling(rows_TF * columns["scale"][slot] + columns["center"][slot])
             for slot, rows_TF in zip(slots, rows_STF, strict=True)
         ]
         self.rescale(slots, np.stack([pair[0] for pair in estimated]), np.stack([pair[1] for pair in estimated]))

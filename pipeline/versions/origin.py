@@ -6,10 +6,11 @@ holds its own hash and is spelled as it is here, so no byte of it changes unseen
 offkey adds are passed over.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 
 import msgspec
+
+from pipeline.sealed import SealError, sealed, unsealed
 
 ORIGIN = "origin.json"
 FORMAT, FORMAT_VERSION = "offkey.origin", 1
@@ -75,14 +76,9 @@ class Origin:
     format_version: int = FORMAT_VERSION
 
 
-class _Sealed(msgspec.Struct):
-    sha256: str
-    origin: msgspec.Raw
-
-
 def to_file(origin: Origin) -> bytes:
     """Return the content of `origin.json`."""
-    return _sealed(msgspec.json.encode(origin))
+    return sealed("origin", msgspec.json.encode(origin))
 
 
 def from_file(content: bytes) -> Origin:
@@ -92,17 +88,11 @@ def from_file(content: bytes) -> Origin:
         OriginError: it is damaged or of a newer format.
     """
     try:
-        said = bytes(msgspec.json.decode(content, type=_Sealed).origin)
-        if content != _sealed(said):
-            raise OriginError(f"{ORIGIN} is damaged, its sha256 differs")
-        origin = msgspec.json.decode(said, type=Origin)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        origin = msgspec.json.decode(unsealed("origin", content), type=Origin)
+    except SealError as error:
+        raise OriginError(f"{ORIGIN} {error}") from error
+    except msgspec.DecodeError as error:
         raise OriginError(f"{ORIGIN} is damaged ({error})") from error
     if (origin.format, origin.format_version) != (FORMAT, FORMAT_VERSION):
         raise OriginError(f"{ORIGIN} is of format {origin.format} {origin.format_version}, not {FORMAT_VERSION}")
     return origin
-
-
-def _sealed(said: bytes) -> bytes:
-    digest = hashlib.sha256(said).hexdigest().encode()
-    return b'{"sha256":"' + digest + b'","origin":' + said + b"}"

@@ -69,7 +69,7 @@ def gate_table(gate: GateResult, champion: str | None) -> Table:
 
 def serving_lines(stream: str, champion: str, serving: Sequence[Serving]) -> Iterator[str]:
     """Yield what a change of champion comes to for the workers that run."""
-    yield f"{stream}: a worker takes its champion when it starts; one that runs goes on with what it has until then"
+    yield f"{stream}: running workers adopt it between two batches; they look every `worker.watch_every`"
     for version in sorted({each.model_version or "" for each in serving} - {champion}):
         told = _places(partitions_of(version or None, serving))
         yield f"{stream}: {printable(version) if version else 'no known version'} is in use by {told}"

@@ -26,6 +26,7 @@ import pyarrow
 import torch
 
 from pipeline.collector import quiet_collector
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, open_delivery
@@ -108,7 +109,8 @@ def worker(connection: Connection, detector: Any, folder: Path, leg: str) -> Leg
         group = options()
         source = stack.enter_context(closing(KafkaSource(connection, group, [lane.topic])))
         delivery = stack.enter_context(closing(open_delivery("at_least_once", connection, group, source)))
-        running = Worker([lane], source, delivery, StoredCheckpoints(storage), WorkerOptions("alerts", "dead"))
+        state = StoredCheckpoints(storage), StoredAdoptions(storage)
+        running = Worker([lane], source, delivery, *state, WorkerOptions("alerts", "dead"))
         started_s = cpu_s = 0.0
         before, lag = stages(), 1
         while not started_s or lag:

@@ -71,7 +71,9 @@ class Loop:
     pauses_cpu_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.checkpointing = Checkpointing({TOPIC: self.lane}, self.checkpoints, {PLACE: self.progress})
+        self.checkpointing = Checkpointing(
+            {TOPIC: self.lane}, self.checkpoints, {PLACE: self.progress}, lambda place: "v1"
+        )
 
     def turn(self) -> int:
         """Take a poll, and go on with a checkpoint that is due."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from confluent_kafka import Producer
 
 from models.detector import Detector
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaSource, open_delivery
@@ -66,7 +67,8 @@ class Deployment:
         with ExitStack() as stack:
             source = stack.enter_context(closing(KafkaSource(self.connection, group, [TOPIC])))
             delivery = stack.enter_context(closing(open_delivery("at_least_once", self.connection, group, source)))
-            yield Worker([lane_of(detector)], source, delivery, StoredCheckpoints(self.storage), options)
+            state = StoredCheckpoints(self.storage), StoredAdoptions(self.storage)
+            yield Worker([lane_of(detector)], source, delivery, *state, options)
 
     def producer(self, series: int, low: int, high: int, per_s: float) -> "subprocess.Popen[bytes]":
         """Begin to produce the records from `low` to `high`, so many a second (0: as fast as can be)."""

@@ -28,6 +28,7 @@ from models.fitting import fit_detector
 from models.plan import plan_of
 from pipeline.collector import quiet_collector
 from pipeline.config import StreamSettings
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, open_delivery
@@ -57,9 +58,9 @@ def values(first: int, points: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.sin(phase) + 0.1 * random.standard_normal((points, SERIES, 3))
 
 
-def fill(connection: Connection) -> float:
+def fill(connection: Connection, records: int = RECORDS) -> float:
     """Produce the records, one in 2,000 of them strange; return their mean size in bytes."""
-    points = RECORDS // SERIES
+    points = records // SERIES
     x = values(HISTORY, points)
     x[np.random.default_rng(2).random((points, SERIES)) < 0.0005] += 5
     size = 0
@@ -72,12 +73,12 @@ def fill(connection: Connection) -> float:
                 size += len(value)
                 publisher.send(Message("metrics", b"host-%04d" % series, value))
             publisher.flush(60)
-    return size / RECORDS
+    return size / records
 
 
-def model(architecture: str) -> Detector:
-    """Train on history of the same kind."""
-    x = values(0, HISTORY)
+def model(architecture: str, scale: float = 1.0) -> Detector:
+    """Train on history of the same kind, so many times as large."""
+    x = scale * values(0, HISTORY)
     time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
     columns = {f"host-{series:04d}": (time_ms, x[:, series]) for series in range(SERIES)}
     plan = plan_of("series", 3, architecture, {} if architecture == "default" else {"max_epochs": 2})
@@ -114,7 +115,8 @@ def worker(
         group = options()
         source = stack.enter_context(closing(KafkaSource(connection, group, ["metrics"])))
         delivery = stack.enter_context(closing(open_delivery(way, connection, group, source)))
-        running = Worker([lane], source, delivery, StoredCheckpoints(storage), WorkerOptions("alerts", "dead"))
+        state = StoredCheckpoints(storage), StoredAdoptions(storage)
+        running = Worker([lane], source, delivery, *state, WorkerOptions("alerts", "dead"))
         started_s, done = 0.0, 0
         while done < RECORDS:
             before_s = time.perf_counter()

@@ -78,8 +78,8 @@ def schedule_of(seed: int) -> Schedule:
         checkpoint_every_s=draw.choice([0.3, 1.0, 3.0]),
         max_poll_records=draw.choice([20, 100, 1000]),
     )
-    # Of a kill every act has one: it is the fault that users fear most.
-    first, second = ["kill", *hand[:1]], ["kill", *hand[1:]]
+    # Every act has a kill, the fault that users fear most, and a swap, for the others to meet.
+    first, second = ["kill", "swap", *hand[:1]], ["kill", "swap", *hand[1:]]
     acts = []
     for faults in (first, second):
         planned = [Planned(draw.uniform(0.5, ACT_S), fault, draw.randrange(1 << 30)) for fault in faults]
@@ -89,7 +89,7 @@ def schedule_of(seed: int) -> Schedule:
 
 def _dealt(seed: int) -> list[str]:
     """Return a seed's share of the kinds of fault."""
-    deck = sorted([*(PASSING.keys() - {"kill"}), "freeze"])
+    deck = sorted([*(PASSING.keys() - {"kill", "swap"}), "freeze"])
     random.Random(f"deck {seed // 3}").shuffle(deck)
     return deck[3 * (seed % 3) : 3 * (seed % 3) + 3]
 

@@ -17,11 +17,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.adoptions import Adoption, AdoptionLog
+from pipeline.connectors.memory import MemoryAdoptions
+from pipeline.errors import TransientError
 from pipeline.protocols import Checkpoint, Checkpoints, RawRecord, TopicPartition
 from pipeline.worker import WorkerOptions
 from tests import streams
-from tests.streams import Bench, drain
+from tests.streams import Bench, drain, retrained_detector, series_detector
 
+VERSIONS = {"v1": series_detector, "v2": retrained_detector}
+"""The models that a run swaps in turn."""
 STREAMS = {"machines": "metrics", "payments": "payments"}
 """The streams of a run, and by which name each one's topic is known in `Bench`."""
 _ERRORS = "__connect.errors."
@@ -122,14 +127,32 @@ class Chapter:
     """The offset that a partition's state begins before, empty."""
     publishes: Mapping[TopicPartition, int]
     """The first offset whose alerts and dead letters belong to this chapter."""
+    adopted: Mapping[TopicPartition, Sequence[Adoption]] = field(default_factory=dict)
+    """What the workers' logs say each partition was judged by, from its begin on."""
+
+
+class GivenAdoptions(MemoryAdoptions):
+    """Logs that a run is given: it follows them, and adopts nothing of its own."""
+
+    def __init__(self, adopted: Mapping[TopicPartition, Sequence[Adoption]]) -> None:
+        super().__init__()
+        self._adopted = adopted
+
+    def since(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> AdoptionLog:
+        entries = self._adopted.get(partition, ())
+        return AdoptionLog(entries, entries[-1].number if entries else 0)
+
+    def write(self, stream: str, partition: TopicPartition, topic_id: str, adoption: Adoption) -> bool:
+        raise TransientError("this run is given its adoptions")
 
 
 def undisturbed(chapter: Chapter) -> Outcome:
-    """Run the worker over a chapter's records in memory, with nothing in its way."""
+    """Run the worker over a chapter's records in memory, as its logs say, with nothing in its way."""
     topics = {kind: next(at.topic for at in chapter.logs if at.topic.startswith(kind)) for kind in STREAMS.values()}
     partitions = sum(at.topic == topics["metrics"] for at in chapter.logs)
     options = WorkerOptions("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=float("inf"))
-    bench = Bench(partitions, topics["metrics"], topics["payments"], options=options)
+    adoptions = GivenAdoptions(chapter.adopted)
+    bench = Bench(partitions, topics["metrics"], topics["payments"], adoptions=adoptions, options=options)
     for place, records in chapter.logs.items():
         bench.broker.begin[place] = chapter.begins[place]
         for record in records:
@@ -141,7 +164,7 @@ def undisturbed(chapter: Chapter) -> Outcome:
                 timestamp=record.timestamp,
                 partition=place.partition,
             )
-    worker = bench.worker()
+    worker = bench.worker(others=VERSIONS)
     drain(worker)
     worker.checkpoint()
     ends = {place: len(records) for place, records in chapter.logs.items()}

@@ -29,7 +29,7 @@ from kafka.errors import KafkaError, NoError
 from kafka.structs import TopicPartition as ClientPartition
 
 from pipeline.connectors.kafka import KafkaCluster
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TransientError
 from pipeline.protocols import TopicPartition
 from tests.brokers import forbid
 from tests.chaos.crew import Slot
@@ -41,6 +41,10 @@ _TINY_BYTES = 300
 """No alert is so short."""
 _BEGIN_S = 15.0
 """How long a frozen worker waits for its successor to have begun, and we for a topic to go."""
+_LAST_BATCH_S = 3.0
+"""So soon after it was woken a worker has published what it had read."""
+_MOST_LOOKS = 300
+"""So often a swap looks whether every partition has adopted it, a third of a second apart."""
 _BLOCK_BYTES = 2_000
 """No checkpoint is so short, so one that is written to a full disk is cut off within."""
 
@@ -56,9 +60,12 @@ def kill(stage: Stage, draw: Draw) -> Steps:
 def freeze(stage: Stage, draw: Draw) -> Steps:
     """SIGSTOP a worker for longer than its session; it comes back as a zombie, or finds another in its place."""
     slot, replaced = _any(stage, draw), draw.random() < 0.5
+    while stage.swapping:
+        yield 0.2
     frozen = slot.process
     if frozen is None:
         return
+    stage.asleep += 1
     frozen.signal(signal.SIGSTOP)
     stage.crew.note(f"{slot.name} is frozen")
     yield SESSION_S * draw.uniform(1.3, 2)
@@ -74,6 +81,38 @@ def freeze(stage: Stage, draw: Draw) -> Steps:
         # Without a name it is a member like any other, and does not know that it has a double.
         yield draw.uniform(0.5, 2)
         frozen.signal(signal.SIGTERM)
+    yield _LAST_BATCH_S
+    stage.asleep -= 1
+
+
+def swap(stage: Stage, draw: Draw) -> Steps:
+    """Have another model serve, or the one before it again, and wait until every partition has adopted it.
+
+    At least once, a worker that wakes up publishes its last batch again, as its model judged it. What then comes
+    twice says two things, if its successor has adopted another one meanwhile; so nobody sleeps through a swap then.
+    """
+    while stage.asleep and not stage.exactly_once:
+        yield 0.2
+    stage.swapping, version = not stage.exactly_once, ""
+    while not version:
+        try:
+            if not stage.store_hangs:
+                version = stage.promote_the_other()
+                stage.crew.note(f"{version} serves")
+        except TransientError:
+            pass
+        yield 0.3
+    for _ in range(_MOST_LOOKS):
+        yield 0.3
+        try:
+            if not stage.store_hangs and stage.has_adopted(version):
+                break
+        except (TransientError, ConfigError, KafkaError):
+            # Storage or broker have a fault of their own just now.
+            continue
+    else:
+        raise AssertionError(f"{version} was not adopted\n{stage.crew.tails()}")
+    stage.swapping = False
 
 
 def join(stage: Stage, draw: Draw) -> Steps:
@@ -233,6 +272,7 @@ def make_topic_anew(stage: Stage, records: Records, draw: Draw) -> None:
 
 PASSING: dict[str, Callable[[Stage, Draw], Steps]] = {
     "kill": kill,
+    "swap": swap,
     "freeze": freeze,
     "join": join,
     "leave": leave,

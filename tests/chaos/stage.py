@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,8 @@ from kafka.errors import KafkaError
 from kafka.structs import TopicPartition as ClientPartition
 
 from models.files import to_files
+from pipeline.adoptions import Adoption
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, history
@@ -29,11 +31,11 @@ from pipeline.errors import TransientError
 from pipeline.protocols import Message, ModelVersion, RawRecord, TopicPartition
 from pipeline.versions.log import Promotion
 from tests.brokers import ApacheBroker
-from tests.chaos.comparison import Chapter, Outcome, alerts_of, final_state, letters_of
+from tests.chaos.comparison import STREAMS, VERSIONS, Chapter, Outcome, alerts_of, final_state, letters_of
 from tests.chaos.crew import COMMAND, Crew
 from tests.chaos.object_store import LoopbackStore
 from tests.chaos.payloads import good, malformed
-from tests.streams import FEATURES, SERIES, feature_rows, features_detector, series_detector, series_rows
+from tests.streams import FEATURES, SERIES, feature_rows, features_detector, series_rows
 
 PARTITIONS = 3
 SESSION_S = 3.0
@@ -109,6 +111,9 @@ class Stage:
     store: LoopbackStore | None = None
     code: str = COMMAND
     broker_is_up: bool = True
+    asleep: int = 0
+    """How many workers may still publish a batch again that they read before they were frozen."""
+    swapping: bool = False
     produced: int = 0
     alerts: int = 0
     """Those of an undisturbed run, once it is known."""
@@ -228,9 +233,44 @@ class Stage:
         """Note what the records and outputs are so far; the group has caught up, and nobody works."""
         self.remember()
         logs = {place: list(log) for place, log in self.known.items()}
-        chapter = Chapter(logs, dict(self.begins), dict(self.publishes))
+        chapter = Chapter(logs, dict(self.begins), dict(self.publishes), self.adopted())
         self.chapters.append((chapter, (self._end("alerts"), self._end("dead"))))
         self.publishes = {place: len(log) for place, log in logs.items()}
+
+    def adopted(self) -> dict[TopicPartition, Sequence[Adoption]]:
+        """Return what the logs of adoptions say each partition is judged by, from where its state begins on."""
+        adoptions = StoredAdoptions(ObjectStorage(self.url))
+        with closing(KafkaCluster(self.connection)) as cluster:
+            topic_ids = {kind: cluster.topic(self.topics[kind]).id for kind in STREAMS.values()}
+        return {
+            place: adoptions.since(stream, place, topic_ids[kind], self.begins[place]).entries
+            for stream, kind in STREAMS.items()
+            for place in self.places
+            if place.topic == self.topics[kind]
+        }
+
+    @property
+    def store_hangs(self) -> bool:
+        """Whether we should not ask storage anything: the answer would keep the faults from being mended."""
+        return self.store is not None and self.store.delay_s > 0
+
+    def has_adopted(self, version: str) -> bool:
+        """Tell whether every partition's log ends with a version; raises as `adopted` does."""
+        logs = [log for place, log in self.adopted().items() if place.topic == self.topics["metrics"]]
+        return all(log and log[-1].version == version for log in logs)
+
+    def promote_the_other(self) -> str:
+        """Have the version serve that does not; return it.
+
+        Raises:
+            TransientError: storage does not answer.
+        """
+        registry = StoredRegistry(ObjectStorage(self.url))
+        last = registry.champion("machines")
+        assert last is not None
+        version = next(each for each in VERSIONS if each != last.version)
+        registry.promote("machines", Promotion(last.number + 1, version, 0, "chaos"))
+        return version
 
     def begin_anew(self, places: Iterable[TopicPartition]) -> None:
         """Note that these partitions go on without their state, from where `start` says, as the topics are now."""
@@ -300,7 +340,7 @@ class Stage:
             "topics": {"alerts": self.topics["alerts"], "dead_letters": self.topics["dead"]},
             "streams": streams,
             "metrics": {"port": 0},
-            "worker": {"checkpoint_every": setup.checkpoint_every_s},
+            "worker": {"checkpoint_every": setup.checkpoint_every_s, "watch_every": 0.3},
             "device": "cpu",
         }
         config = self.folder / "offkey.yaml"
@@ -310,6 +350,8 @@ class Stage:
 
     def _promote(self) -> None:
         registry = StoredRegistry(ObjectStorage(self.url))
-        for stream, detector in (("machines", series_detector()), ("payments", features_detector())):
-            registry.add(ModelVersion(stream, "v1", to_files(detector)))
+        for version, made in VERSIONS.items():
+            registry.add(ModelVersion("machines", version, to_files(made())))
+        registry.add(ModelVersion("payments", "v1", to_files(features_detector())))
+        for stream in STREAMS:
             registry.promote(stream, Promotion(1, "v1", 0, "chaos"))

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ import pytest
 from kafka import KafkaAdminClient
 from prometheus_client import REGISTRY
 
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.delivery import AtLeastOnce
 from pipeline.protocols import Message
-from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
 from tests.commands import events
 from tests.streams import BEGIN_MS, Bench, Payload, drain, lanes, series_payloads
@@ -123,16 +123,15 @@ def test_each_bad_record_is_rejected_alone_and_kept_as_it_came(placed: tuple[str
         publisher.flush(60)
 
     before = rejected()
-    own = [Lane(lane.name, getattr(topics, lane.topic), lane.pipeline, "v1", "earliest") for lane in lanes()]
+    own = [replace(lane, topic=getattr(topics, lane.topic)) for lane in lanes()]
     options = GroupOptions(f"group-{topics.metrics}", session_timeout_s=6, max_poll_interval_s=6)
     with (
         closing(KafkaSource(connection, options, [lane.topic for lane in own])) as source,
         closing(KafkaPublisher(connection)) as publisher,
     ):
-        checkpoints = StoredCheckpoints(ObjectStorage(tmp_path.as_uri()))
-        worker = Worker(
-            own, source, AtLeastOnce(publisher, source), checkpoints, WorkerOptions(topics.alerts, topics.dead)
-        )
+        storage, delivery = ObjectStorage(tmp_path.as_uri()), AtLeastOnce(publisher, source)
+        state, sinks = (StoredCheckpoints(storage), StoredAdoptions(storage)), (topics.alerts, topics.dead)
+        worker = Worker(own, source, delivery, *state, WorkerOptions(*sinks))
         read, deadline_s = 0, time.monotonic() + _DEADLINE_S
         while read < len(mixed) and time.monotonic() < deadline_s:
             read += worker.step()

@@ -119,7 +119,7 @@ def trained_anew(window: int, features: tuple[str, ...]) -> Callable[[Worker], W
     def give(worker: Worker) -> Worker:
         lane = build_lane("machines", settings, from_files(to_files(detector)), "v2", CPU)
         lanes = [lane, *(each for each in worker.lanes if each.name != "machines")]
-        return Worker(lanes, worker.source, worker.delivery, worker.checkpoints, worker.settings)
+        return Worker(lanes, worker.source, worker.delivery, worker.checkpoints, worker.adoptions, worker.settings)
 
     return give
 

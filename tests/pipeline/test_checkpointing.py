@@ -283,7 +283,7 @@ def test_records_go_on_between_the_parts_of_a_checkpoint(monkeypatch: pytest.Mon
     monkeypatch.setattr("pipeline.checkpointing._TURN_S", 0.0)
     lane, checkpoints, place = lane_of("machines"), MemoryCheckpoints(), PLACES["machines"]
     progress = Progress(0, 0, -1, "t")
-    checkpointing = Checkpointing({"metrics": lane}, checkpoints, {place: progress})
+    checkpointing = Checkpointing({"metrics": lane}, checkpoints, {place: progress}, lambda place: "v1")
     turns = 0
     for low in range(0, 280, 4):
         scored(lane.pipeline, "machines", low, low + 4)
@@ -334,7 +334,7 @@ def test_a_state_of_one_part_outlives_damage_to_those_before_it(caplog: pytest.L
     """Records of features are few numbers: each part holds them all."""
     lane, checkpoints, place = lane_of("payments"), MemoryCheckpoints(), PLACES["payments"]
     progress = Progress(0, 0, -1, "t")
-    checkpointing = Checkpointing({"payments": lane}, checkpoints, {place: progress})
+    checkpointing = Checkpointing({"payments": lane}, checkpoints, {place: progress}, lambda place: "v1")
     for low in (0, 100):
         scored(lane.pipeline, "payments", low, low + 100)
         progress.next_offset = low + 100
@@ -492,7 +492,9 @@ def moved(count: int) -> dict[TopicPartition, Progress]:
 def test_small_partitions_are_written_in_one_turn_where_storage_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.checkpointing._TURN_S", 60.0)
     progress = moved(64)
-    checkpointing = Checkpointing({"metrics": lane_of("machines")}, MemoryCheckpoints(), progress)
+    checkpointing = Checkpointing(
+        {"metrics": lane_of("machines")}, MemoryCheckpoints(), progress, lambda place: "v1"
+    )
     checkpointing.begin_round()
     checkpointing.go_on(0)
     assert not checkpointing.busy
@@ -501,7 +503,7 @@ def test_small_partitions_are_written_in_one_turn_where_storage_is_quick(monkeyp
 
 def test_a_part_on_its_way_is_waited_for_in_no_later_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints, progress = Slow(), moved(3)
-    checkpointing = Checkpointing({"metrics": lane_of("machines")}, checkpoints, progress)
+    checkpointing = Checkpointing({"metrics": lane_of("machines")}, checkpoints, progress, lambda place: "v1")
     checkpointing.begin_round()
     checkpointing.go_on(0)
     monkeypatch.setattr("pipeline.checkpointing._TURN_S", 60.0)
@@ -527,7 +529,7 @@ class Recovering(Slow):
 def test_a_part_of_an_earlier_round_is_followed_by_another_after_all_others(storage: type[Slow]) -> None:
     """Be it written or not; the last round too leaves no partition out for it."""
     checkpoints, progress = storage(), moved(3)
-    checkpointing = Checkpointing({"metrics": lane_of("machines")}, checkpoints, progress)
+    checkpointing = Checkpointing({"metrics": lane_of("machines")}, checkpoints, progress, lambda place: "v1")
     checkpointing.begin_round()
     checkpointing.go_on(0)
     for each in progress.values():
@@ -546,7 +548,9 @@ def test_storage_that_works_again_is_said_while_records_go_on(
     monkeypatch.setattr("pipeline.checkpointing._TURN_S", 0.0)
     lane, storage, place = lane_of("machines"), Failing(), PLACES["machines"]
     progress = Progress(0, 0, -1, "t")
-    checkpointing = Checkpointing({"metrics": lane}, StoredCheckpoints(storage), {place: progress})
+    checkpointing = Checkpointing(
+        {"metrics": lane}, StoredCheckpoints(storage), {place: progress}, lambda place: "v1"
+    )
     for low in range(0, 40, 4):
         scored(lane.pipeline, "machines", low, low + 4)
         progress.next_offset = low + 4
@@ -567,7 +571,7 @@ def test_the_last_round_writes_no_more_than_what_has_changed(last: bool, monkeyp
     monkeypatch.setattr("pipeline.protocols.MOST_LATER_PARTS", 1)
     lane, checkpoints, place = lane_of("machines"), MemoryCheckpoints(), PLACES["machines"]
     progress = Progress(0, 0, -1, "t")
-    checkpointing = Checkpointing({"metrics": lane}, checkpoints, {place: progress})
+    checkpointing = Checkpointing({"metrics": lane}, checkpoints, {place: progress}, lambda place: "v1")
     for low, round_is_last in ((0, False), (60, False), (61, last)):
         high = low + 60 if low == 0 else low + 1
         scored(lane.pipeline, "machines", low, high)

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.embedded import free_port
@@ -23,7 +25,6 @@ from pipeline.connectors.storage import ObjectStorage
 from pipeline.delivery import AtLeastOnce
 from pipeline.protocols import TopicPartition
 from pipeline.stopping import Stop
-from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
 from tests.commands import Running, events, metrics_of, offkey, produce, wait_for
 from tests.streams import FEATURES, SERIES, Bench, drain, feature_payloads, lanes, series_payloads
@@ -48,13 +49,14 @@ def test_incidents_are_those_of_the_twin(broker: str, topics: dict[str, str], tm
     produce(connection, topics["metrics"], series_payloads())
     produce(connection, topics["payments"], feature_payloads())
     options = GroupOptions(topics["group"], session_timeout_s=6, max_poll_interval_s=6, max_poll_records=2000)
-    own = [Lane(lane.name, topics[lane.topic], lane.pipeline, "v1", "earliest") for lane in lanes()]
+    own = [replace(lane, topic=topics[lane.topic]) for lane in lanes()]
     source = KafkaSource(connection, options, [lane.topic for lane in own])
     publisher = KafkaPublisher(connection)
     with closing(source), closing(publisher):
-        checkpoints = StoredCheckpoints(ObjectStorage(tmp_path.as_uri()))
+        storage = ObjectStorage(tmp_path.as_uri())
+        state = StoredCheckpoints(storage), StoredAdoptions(storage)
         delivery = AtLeastOnce(publisher, source)
-        worker = Worker(own, source, delivery, checkpoints, WorkerOptions(topics["alerts"], topics["dead"]))
+        worker = Worker(own, source, delivery, *state, WorkerOptions(topics["alerts"], topics["dead"]))
         expected, scored = 800 + 400, 0
         deadline_s = time.monotonic() + _DEADLINE_S
         while scored < expected and time.monotonic() < deadline_s:
@@ -190,12 +192,11 @@ class Member:
         )
         self.source = KafkaSource(connection, group, [names["metrics"], names["payments"]])
         self.publisher = KafkaPublisher(connection)
-        own = [Lane(lane.name, names[lane.topic], lane.pipeline, "v1", "earliest") for lane in lanes()]
+        own = [replace(lane, topic=names[lane.topic]) for lane in lanes()]
         storage = ObjectStorage((folder / run).as_uri())
         options = WorkerOptions(names[run], names["dead"], poll_timeout_s=0.3, checkpoint_every_s=0.3)
-        self.worker = Worker(
-            own, self.source, AtLeastOnce(self.publisher, self.source), StoredCheckpoints(storage), options
-        )
+        state = StoredCheckpoints(storage), StoredAdoptions(storage)
+        self.worker = Worker(own, self.source, AtLeastOnce(self.publisher, self.source), *state, options)
         self._stop = Stop()
         self._pool = ThreadPoolExecutor(1)
         self._running = self._pool.submit(self.worker.run, self._stop)

@@ -159,7 +159,7 @@ def test_promote_says_what_it_came_to_and_keeps_the_note(run: Run, desk: Desk) -
     lines = printed.splitlines()
     assert lines[:2] == [
         f"machines: {first} is the champion now, in the place of {third} (promotion 4)",
-        "machines: a worker takes its champion when it starts; one that runs goes on with what it has until then",
+        "machines: running workers adopt it between two batches; they look every `worker.watch_every`",
     ]
     assert lines[2].startswith(f"machines: {third} is in use by partition 0 of topic metrics, as of ")
     entry = desk.registry.champion("machines")

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
 
+from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
 from pipeline.connectors.embedded import EmbeddedBroker, free_port
@@ -21,7 +23,6 @@ from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.delivery import AtLeastOnce
 from pipeline.protocols import Message, TopicPartition
-from pipeline.stream import Lane
 from pipeline.worker import Worker, WorkerOptions
 from tests.commands import Running, committed, configured, produce, promote, wait_for
 from tests.contracts.worlds import gain_all, poll_until
@@ -230,10 +231,11 @@ def test_a_partition_added_in_flight_loses_nothing(deployed: Deployed, apache_br
     source = KafkaSource(deployed.connection, options, [deployed.topic])
     publisher = KafkaPublisher(deployed.connection)
     lane = next(lane for lane in lanes() if lane.name == "machines")
-    own = [Lane(lane.name, deployed.topic, lane.pipeline, "v1", "latest")]
-    storage = StoredCheckpoints(ObjectStorage((deployed.folder / "added").as_uri()))
+    own = [replace(lane, topic=deployed.topic, start="latest")]
+    storage = ObjectStorage((deployed.folder / "added").as_uri())
+    state = StoredCheckpoints(storage), StoredAdoptions(storage)
     delivery = AtLeastOnce(publisher, source)
-    worker = Worker(own, source, delivery, storage, WorkerOptions(deployed.alerts, deployed.dead, 0.2))
+    worker = Worker(own, source, delivery, *state, WorkerOptions(deployed.alerts, deployed.dead, 0.2))
     first, added = TopicPartition(deployed.topic, 0), TopicPartition(deployed.topic, 1)
     with closing(source), closing(publisher), closing(KafkaAdminClient(bootstrap_servers=apache_broker)) as admin:
         step_until(worker, lambda: first in worker.partitions.progress)

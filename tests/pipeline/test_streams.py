@@ -139,14 +139,17 @@ def test_chains_of_parts_are_restored_and_go_on(at_or_below: int, offset: int, p
     assert len(scored) > 30
 
 
-def test_a_series_that_the_model_knows_keeps_the_models_interval() -> None:
+def test_a_series_keeps_the_interval_that_it_has_and_one_without_asks_the_model() -> None:
     place, records = PLACES["machines"], records_of(PAYLOADS["machines"])
     old, new = lanes()[0].pipeline, lanes()[0].pipeline
     run(old, place, records[:120], [])
     arrays = old.snapshot(place)
-    arrays["interval_ms"] = np.full(4, 7.0)
+    # In the order of names: the model knows a, b and c.
+    arrays["interval_ms"] = np.array([7.0, 0.0, 7.0, 7.0])
+    arrays["mark"] += 1
     new.restore(place, [arrays])
-    assert new.snapshot(place)["interval_ms"].tolist() == [60_000] * 3 + [7]
+    run(new, place, records[120:124], [])
+    assert new.snapshot(place)["interval_ms"].tolist() == [7, 60_000, 7, 7]
 
 
 def test_partitions_of_one_poll_are_scored_together() -> None:
@@ -181,6 +184,7 @@ def test_a_model_with_another_scaling_takes_the_state_over() -> None:
     center, scale = arrays["center"].copy(), arrays["scale"].copy()
     arrays["rows"] = ((arrays["rows"] * scale[:, None] + center[:, None] - 5) / 3).astype(np.float32)
     arrays["center"], arrays["scale"] = np.full_like(center, 5), np.full_like(scale, 3)
+    arrays["mark"] += 1
     new.restore(place, [arrays])
     expected, _ = run(old, place, records[120:], [])
     found, _ = run(new, place, records[120:], [])

@@ -415,11 +415,11 @@ def test_another_model_than_that_of_the_checkpoint_is_named(caplog: pytest.LogCa
     bench.broker.members.clear()
     second = bench.worker()
     second.step()
-    assert "the state was left by model" not in caplog.text
+    assert "goes on with" not in caplog.text
     bench.broker.members.clear()
     third = bench.worker(version="v2")
     third.step()
-    assert "metrics/0: the state was left by model v1 and goes on with v2" in caplog.text
+    assert "stream machines: what was judged by model v1 goes on with v2, and so does what is read" in caplog.text
 
 
 def test_start_fail_refuses() -> None:

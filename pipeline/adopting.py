@@ -1,0 +1,318 @@
+"""Which model each record is judged by: partitions follow their logs of adoptions, and adopt a new champion.
+
+A partition that is taken over goes on with the version that its log says, and its new owner says so in an entry of
+its own. With that the number is taken under which the owner before could still adopt another version, should it
+only have been asleep.
+
+A new champion is adopted for each partition by itself, from an offset a little ahead on. Records before it are
+judged by the old model while the entry is written on a thread of its own; those from it on wait until storage has
+taken it. Where storage does not, the partition goes on with the model that it has, and the next try is another
+entry.
+
+What is replayed is judged by what its log says. A version that cannot be had any more is replaced by the champion,
+which is said as an error: such records were published before, so what differs is the state that they leave.
+"""
+
+import logging
+import secrets
+import sys
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from pipeline import metrics
+from pipeline.adoptions import Adoption, Adoptions
+from pipeline.errors import AssignmentLost, ConfigError, RegistryError, TransientError
+from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.stream import Lane
+from pipeline.stream_model import StreamModel
+
+logger = logging.getLogger(__name__)
+
+_AHEAD = 2
+"""So many polls as the last one lie before the first record of a new model, if there are so many records yet."""
+_PATIENCE_S = 5.0
+"""So long records wait for storage to take an entry."""
+_RETRY_S = 10.0
+_TRIES = 5
+"""Of taking a log over; others take it over too, again and again, only if they are many."""
+_AT_ONCE = 8
+"""Entries that are on their way to storage together."""
+
+
+class _Flight:
+    """An entry on its way to storage. The thread does not keep the process alive: what is cut off is none."""
+
+    def __init__(self, write: Callable[[], bool]) -> None:
+        self._taken: bool | None = None
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
+        self._write = write
+        threading.Thread(target=self._run, name="adoption", daemon=True).start()
+
+    def landed(self, wait_s: float) -> bool:
+        """Return whether it is decided what became of it."""
+        return self._ended.wait(wait_s)
+
+    def taken(self) -> bool:
+        """Return whether storage took it and not another worker's, once it has landed; raises as `write` does."""
+        if self._error is not None:
+            raise self._error
+        assert self._taken is not None
+        return self._taken
+
+    def _run(self) -> None:
+        try:
+            self._taken = self._write()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended.set()
+
+
+@dataclass(slots=True)
+class _Next:
+    """What comes into force at an offset that lies ahead."""
+
+    first_offset: int
+    model: StreamModel
+    flight: _Flight | None = None
+    """None: it is in storage."""
+    entry: Adoption | None = None
+    """That the flight brings there."""
+
+
+@dataclass(slots=True)
+class Adopted:
+    """What one partition is judged by as its offsets go on."""
+
+    model: StreamModel
+    """Of the record that comes next, once those of `ahead` have come that begin there."""
+    last: Adoption
+    """The newest entry of the log, as far as it is known."""
+    topic_id: str
+    ahead: list[_Next] = field(default_factory=list)
+    records_a_poll: int = 0
+    retry_at_s: float = 0.0
+    """Not before is a champion adopted again that storage did not take."""
+
+
+class Adopting:
+    """Follows and writes the adoptions of one worker's partitions; called from the records' thread."""
+
+    def __init__(
+        self,
+        lane_of: Mapping[str, Lane],
+        adoptions: Adoptions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`lane_of` is by topic."""
+        self._lane_of = lane_of
+        self._adoptions = adoptions
+        self._clock = clock
+        self._run = secrets.token_hex(8)
+        self._adopted: dict[TopicPartition, Adopted] = {}
+        self._flights: dict[TopicPartition, _Flight] = {}
+        """The last of each partition, be its state thrown away since."""
+        self._told: dict[str, set[tuple[str, str]]] = {}
+        """By stream, the (version, architecture) pairs that its gauge names."""
+        self._replaced: set[tuple[str, str]] = set()
+        """Streams and versions of which it was said that they cannot be had."""
+
+    def take_over(
+        self, partition: TopicPartition, topic_id: str, offset: int, committed: int, version: str | None
+    ) -> None:
+        """Follow a partition's log as `follow` does, and say in it that this worker goes on from what is committed.
+
+        Raises:
+            TransientError: storage does not answer, or other workers take the partition over all the time.
+        """
+        lane, flight = self._lane_of[partition.topic], self._flights.get(partition)
+        if flight is not None and not flight.landed(_PATIENCE_S):
+            raise TransientError(f"{_name(partition)}: storage has not said whether it took what was adopted last")
+        for _ in range(_TRIES):
+            self.follow(partition, topic_id, offset, version)
+            adopted = self._adopted[partition]
+            last = adopted.last
+            if last.run == self._run:
+                return
+            first_offset = max(last.first_offset, committed)
+            own = replace(last, number=last.number + 1, first_offset=first_offset, run=self._run)
+            try:
+                if self._adoptions.write(lane.name, partition, topic_id, own):
+                    adopted.last = own
+                    return
+            except (TransientError, ConfigError) as error:
+                # It would say nothing that is not said already.
+                logger.warning("%s: is taken over, but no entry says so: %s", _name(partition), error)
+                return
+        self.forget(partition)
+        raise TransientError(f"{_name(partition)}: other workers take it over again and again")
+
+    def follow(self, partition: TopicPartition, topic_id: str, offset: int, version: str | None) -> None:
+        """Find out by what a partition's records are judged from an offset on.
+
+        `version` is that of the checkpoint, where the log does not say; None: the champion.
+
+        Raises:
+            TransientError: storage does not answer.
+        """
+        lane = self._lane_of[partition.topic]
+        log = self._adoptions.since(lane.name, partition, topic_id, offset)
+        ahead = [_Next(entry.first_offset, self._model(lane, entry.version)) for entry in log.entries]
+        if not ahead or ahead[0].first_offset > offset:
+            ahead.insert(0, _Next(offset, self._model(lane, version)))
+        model = ahead.pop(0).model
+        last = log.entries[-1] if log.entries else Adoption(log.last_number, offset, model.version, "")
+        self._adopted[partition] = Adopted(model, last, topic_id, ahead)
+        self._tell(lane)
+
+    def forget(self, partition: TopicPartition) -> None:
+        """Forget a partition whose state is thrown away."""
+        if self._adopted.pop(partition, None) is not None:
+            self._tell(self._lane_of[partition.topic])
+
+    def version(self, partition: TopicPartition) -> str:
+        """Return the version that a partition's state was judged by last."""
+        return self._adopted[partition].model.version
+
+    def go_on(self, next_offset: Mapping[TopicPartition, int], lag: Mapping[TopicPartition, int]) -> None:
+        """See what became of entries on their way, and have partitions adopt their stream's champion.
+
+        Args:
+            next_offset: of the partitions that replay nothing.
+            lag: how many records lie ahead of each, as far as is known.
+
+        Raises:
+            AssignmentLost: another worker has taken a partition over.
+        """
+        flying = sum(not self._landed(*each, 0) for each in self._adopted.items())
+        for partition, offset in next_offset.items():
+            if flying < _AT_ONCE:
+                flying += self._adopt(partition, offset, lag.get(partition, 0))
+
+    def runs(self, arrived: Sequence[PartitionRecords]) -> Iterator[tuple[StreamModel, Sequence[PartitionRecords]]]:
+        """Cut a poll's records of one stream into runs of one model each, to be processed one behind the other.
+
+        Raises:
+            AssignmentLost: another worker has taken a partition over.
+        """
+        for records in arrived:
+            self._adopted[records.partition].records_a_poll = len(records.records)
+        while arrived:
+            by_model: dict[StreamModel, list[PartitionRecords]] = {}
+            later: list[PartitionRecords] = []
+            for records in arrived:
+                adopted = self._adopted[records.partition]
+                self._move(records.partition, adopted, records.records[0].offset)
+                now, rest = _cut(records, adopted.ahead[0].first_offset if adopted.ahead else sys.maxsize)
+                by_model.setdefault(adopted.model, []).append(now)
+                later += rest
+            yield from by_model.items()
+            arrived = later
+
+    def _adopt(self, partition: TopicPartition, offset: int, lag: int) -> bool:
+        """Have a partition adopt its stream's champion, if that is another one; return whether an entry is written.
+
+        What the log says of later records comes first.
+        """
+        adopted, lane = self._adopted[partition], self._lane_of[partition.topic]
+        champion, last = lane.slot.champion, adopted.last
+        if last.version == champion.version or adopted.ahead or last.first_offset > offset:
+            return False
+        if self._clock() < adopted.retry_at_s:
+            return False
+        first_offset = offset + min(_AHEAD * adopted.records_a_poll, lag)
+        entry = Adoption(last.number + 1, first_offset, champion.version, self._run)
+        flight = _Flight(partial(self._adoptions.write, lane.name, partition, adopted.topic_id, entry))
+        self._flights[partition] = flight
+        adopted.ahead.append(_Next(first_offset, champion, flight, entry))
+        return True
+
+    def _move(self, partition: TopicPartition, adopted: Adopted, offset: int) -> None:
+        """Have in force what is from an offset on, as soon as it is known to be in storage."""
+        while adopted.ahead and adopted.ahead[0].first_offset <= offset:
+            if not self._landed(partition, adopted, _PATIENCE_S):
+                self._give_up(partition, adopted, f"storage has not answered for {_PATIENCE_S:.0f} s")
+            elif adopted.ahead:
+                adopted.model = adopted.ahead.pop(0).model
+                lane = self._lane_of[partition.topic]
+                metrics.MODEL_ADOPTIONS.labels(lane.name).inc()
+                logger.info(
+                    "%s: judged by model %s from offset %d on", _name(partition), adopted.model.version, offset
+                )
+                self._tell(lane)
+
+    def _landed(self, partition: TopicPartition, adopted: Adopted, wait_s: float) -> bool:
+        """Return whether no entry of a partition is on its way; one that storage did not take is there no more."""
+        on_its_way = adopted.ahead[0] if adopted.ahead else None
+        if on_its_way is None or on_its_way.flight is None:
+            return True
+        if not on_its_way.flight.landed(wait_s):
+            return False
+        try:
+            taken = on_its_way.flight.taken()
+        except (TransientError, ConfigError) as error:
+            self._give_up(partition, adopted, str(error))
+            return True
+        if not taken:
+            raise AssignmentLost(f"{_name(partition)}: another worker has taken it over")
+        assert on_its_way.entry is not None
+        adopted.last, on_its_way.flight = on_its_way.entry, None
+        return True
+
+    def _give_up(self, partition: TopicPartition, adopted: Adopted, why: str) -> None:
+        """Go on with the model that there is.
+
+        The entry may be there all the same; then the next try finds its number taken, and the state is restored.
+        """
+        given_up = adopted.ahead.pop(0)
+        adopted.retry_at_s = self._clock() + _RETRY_S
+        lane = self._lane_of[partition.topic]
+        metrics.MODEL_ADOPTIONS_FAILED.labels(lane.name).inc()
+        logger.error(
+            "%s: goes on with model %s and adopts %s later: %s",
+            *(_name(partition), adopted.model.version, given_up.model.version, why),
+        )
+
+    def _model(self, lane: Lane, version: str | None) -> StreamModel:
+        """Return a version, or the champion in its place."""
+        champion = lane.slot.champion
+        if version is None:
+            return champion
+        try:
+            return lane.slot.of(version)
+        except (RegistryError, ConfigError) as error:
+            if (lane.name, version) not in self._replaced:
+                self._replaced.add((lane.name, version))
+                logger.error(
+                    "stream %s: what was judged by model %s goes on with %s, and so does what is read again: %s",
+                    *(lane.name, version, champion.version, error),
+                )
+            return champion
+
+    def _tell(self, lane: Lane) -> None:
+        """Have the gauge name the models that the stream's partitions are judged by."""
+        used = {adopted.model for place, adopted in self._adopted.items() if place.topic == lane.topic}
+        used = used or {lane.slot.champion}
+        told = {(model.version, model.detector.name) for model in used}
+        for gone in self._told.get(lane.name, set()) - told:
+            metrics.MODEL.remove(lane.name, *gone)
+        for each in told:
+            metrics.MODEL.labels(lane.name, *each).set(1)
+        self._told[lane.name] = told
+
+
+def _cut(records: PartitionRecords, offset: int) -> tuple[PartitionRecords, list[PartitionRecords]]:
+    """Return (the records before an offset, those from it on, where there are any); the first is before it."""
+    if records.records[-1].offset < offset:
+        return records, []
+    at = bisect_left(records.records, offset, key=lambda record: record.offset)
+    return replace(records, records=records.records[:at]), [replace(records, records=records.records[at:])]
+
+
+def _name(partition: TopicPartition) -> str:
+    return f"{partition.topic}/{partition.partition}"
