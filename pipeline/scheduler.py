@@ -171,13 +171,12 @@ class Scheduler:
         Raises:
             TransientError: the broker failed; the next step goes on.
         """
-        now_s = self.clock()
-        if self.turned_s is not None and now_s - self.turned_s > self.options.session_s:
-            self._give_up(f"the scheduler stood still for {now_s - self.turned_s:.0f} s")
-        self.turned_s = now_s
         try:
+            self._turn()
             self._follow()
             self._queue.read(self.options.poll_timeout_s)
+            # Where it waits, it is most likely to be stopped.
+            self._turn()
             self._watch()
             self._queue.commit()
             if self.leads and self._running is None:
@@ -188,6 +187,13 @@ class Scheduler:
             self.source.poll(0)
             raise
         metrics.RETRAIN_REQUESTS_OPEN.set(self._queue.waiting)
+
+    def _turn(self) -> None:
+        """Note that the loop turns, and give up what was begun before it stood still."""
+        now_s = self.clock()
+        if self.turned_s is not None and now_s - self.turned_s > self.options.session_s:
+            self._give_up(f"the scheduler stood still for {now_s - self.turned_s:.0f} s")
+        self.turned_s = now_s
 
     def _follow(self) -> None:
         """Take the lead or lose it, as the group has it."""
@@ -218,12 +224,13 @@ class Scheduler:
         metrics.SCHEDULER_LEADER.set(0)
 
     def _give_up(self, why: str) -> None:
-        """End the training that runs; its time or request is not handled by it."""
+        """End the training that runs; its time or request is not handled by it, be it over by now."""
         if self._running is not None:
             running = self._running
+            ended = running.training.ended()
             running.training.kill()
             logger.warning("stream %s: its training is given up: %s", running.task.stream, why)
-            self._count(running, STOPPED)
+            self._count(running, STOPPED if ended is None else outcome_of(ended))
 
     def _count(self, running: _Running, outcome: str) -> None:
         task, self._running = running.task, None

@@ -1,6 +1,7 @@
 """What a scheduler trains and when, who leads, and what becomes of what fails; all in memory, with set clocks."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ from prometheus_client import REGISTRY
 
 from pipeline.due_trainings import Cause
 from pipeline.errors import AssignmentLost, TransientError
+from pipeline.protocols import PartitionRecords
 from pipeline.stopping import Stop
 from tests.scheduling import AT, FAILED, LOST, MISTAKE, NO_DRIFT, PLACE, REFUSED, Bench
 
@@ -294,6 +296,21 @@ def test_requests_are_committed_when_they_are_done_and_survive_a_restart() -> No
     assert len(bench.begun) == 4
 
 
+def test_a_request_that_comes_during_a_training_asks_for_another() -> None:
+    """What it asks for may have come after that one has read its history; further ones are the same request."""
+    bench = Bench({"machines": {}})
+    scheduler = bench.scheduler()
+    bench.ask()
+    scheduler.step()
+    bench.ask()
+    bench.ask()
+    scheduler.step()
+    for _ in range(2):
+        bench.conclude(scheduler, REFUSED)
+    scheduler.step()
+    assert (bench.causes, bench.committed) == ([REQUEST, REQUEST], 3)
+
+
 def test_a_request_that_fails_is_kept_until_it_is_given_up() -> None:
     bench = Bench({"machines": {}})
     bench.ask()
@@ -374,6 +391,25 @@ def test_a_training_is_killed_when_the_loop_stood_still() -> None:
     scheduler.step()
     assert bench.begun[0].killed
     assert len(bench.begun) == 2, "still a member, as the commit says: it begins anew"
+
+
+def test_what_had_ended_when_the_loop_went_on_is_counted_as_what_it_was_and_not_handled() -> None:
+    bench = Bench({"machines": {}})
+    scheduler, before = bench.scheduler(), runs("request", "lost")
+    scheduler.options = replace(scheduler.options, session_s=10)
+    bench.ask()
+    scheduler.step()
+    bench.begun[0].end = LOST
+    polled = scheduler.source.poll
+
+    def stopped_while_polling(timeout_s: float) -> Sequence[PartitionRecords]:
+        bench.pass_time(seconds=11)
+        return polled(timeout_s)
+
+    scheduler.source.poll = stopped_while_polling  # type: ignore[method-assign]
+    scheduler.step()
+    assert runs("request", "lost") == before + 1
+    assert (len(bench.begun), bench.committed) == (2, 0)
 
 
 def test_nothing_begins_before_the_group_has_taken_a_commit(caplog: pytest.LogCaptureFixture) -> None:
