@@ -25,8 +25,8 @@ from pipeline.stages.alerts import Alert
 STREAM = "metrics"
 """The one with most series; its model learns in seconds."""
 RETRAINED_AT, HEARD_BY = 0.2, 0.4
-"""Shares of the replay from which on records only trickle in until the gate has decided, and until feedback has come:
-so the challenger learns from the same records on any machine, and feedback has something left to act on."""
+"""Shares of the replay from which on records only trickle in until the gate has decided, and until feedback has
+come: so the challenger learns from the same records on any machine, and feedback has something left to act on."""
 _NICE = 5
 
 

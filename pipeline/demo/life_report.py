@@ -70,14 +70,14 @@ def _feedback(course: Course, alerts: Sequence[Alert], excused: int) -> list[tup
     if marked is None or course.heard_at is None:
         return []
     score = "" if marked.score is None else f" of score {min(marked.score, SHOWN_SCORE):.0f}"
-    moved = _moved(alerts)
+    moved, series = _moved(alerts), escape(marked.series)
     own = sum(alert.series == marked.series for alert in moved)
     return [
         (
             course.heard_at,
-            f"<code>offkey feedback ... false_alarm</code>: the incident{score} in <b>{escape(marked.series)}</b> "
-            f"at {plot.moment(marked.event_ms)} was none. From then on {excused:,} points like it began no incident, "
-            f"and {len(moved):,} incidents had to be stranger to begin, {own:,} of them in that series.",
+            f"<code>offkey feedback ... false_alarm</code>: the incident{score} in <b>{series}</b> "
+            f"at {plot.moment(marked.event_ms)} was none. From then on {excused:,} points like it began no "
+            f"incident, and {len(moved):,} incidents had to be stranger to begin, {own:,} of them in that series.",
         )
     ]
 

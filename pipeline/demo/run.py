@@ -8,7 +8,6 @@ swapped, and one incident marked as a false alarm (`life`). The steps that need 
 import json
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -18,16 +17,15 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
-from pipeline.config import Settings, load_settings
+from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import EmbeddedBroker, free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.demo import gauges, life, life_report, replay
-from pipeline.demo.children import Child, failed, finish, module, offkey, running, sigterm_ends_us
+from pipeline.demo.children import failed, finish, module, offkey, running, sigterm_ends_us
+from pipeline.demo.closing import print_closing, stay
 from pipeline.demo.counting import MARGIN_POINTS, Tally, summary, total_of
 from pipeline.demo.data import Shipment, shipped
 from pipeline.demo.inbox import Inbox
@@ -75,9 +73,9 @@ def run_demo(out: Path, keep: bool, shipment: Shipment | None = None) -> None:
         demo.replay()
         tallies = demo.conclude(started_s)
         screen.close()
-        _print_closing(console, tallies, demo.course, out, time.monotonic() - started_s)
+        print_closing(console, tallies, demo.course, out, time.monotonic() - started_s)
         if keep:
-            _stay(console, demo.settings, demo.worker, out)
+            stay(console, demo.settings, demo.worker, out)
 
 
 class Demo:
@@ -342,63 +340,6 @@ def _make_folder(out: Path) -> None:
         raise ConfigError(
             f"{out}: cannot be written to ({error.strerror}); name another folder with --out"
         ) from error
-
-
-def _print_closing(
-    console: Console, tallies: Mapping[str, Tally], course: Mapping[str, int], out: Path, took_s: float
-) -> None:
-    table = Table(box=SIMPLE, padding=(0, 1), title="What was found", title_justify="left", title_style="bold")
-    table.add_column("stream")
-    for head in ("records", "per second", "found", "false alarms", "budget", "alerts"):
-        table.add_column(head, justify="right")
-    for name, tally in tallies.items():
-        if name == "total":
-            table.add_section()
-        table.add_row(
-            name,
-            f"{tally.records:,}",
-            "" if name == "total" else f"{tally.rate:,.0f}",
-            f"{tally.incidents_found:,}/{tally.incidents_labelled:,}",
-            f"{tally.false_alarms:,}",
-            f"{tally.false_alarm_budget:,.0f}",
-            f"{tally.alerts:,}",
-        )
-    console.print()
-    console.print(table)
-    repeated = course["alerts_repeated"]
-    console.print(
-        "[dim]The worker was killed and restarted once, and nothing was lost: the alerts are those of a pass "
-        f"without{f', {repeated} of them published twice with equal ids' if repeated else ''}. "
-        f"{course['records_late']:,} records were late by their own clock and left out.[/]",
-        soft_wrap=True,
-    )
-    console.print(
-        f"Done in {took_s:.0f} s. Look at [bold]{out / 'report.html'}[/]; "
-        "the figures are in summary.json beside it, the alerts in alerts.jsonl.",
-        soft_wrap=True,
-    )
-
-
-def _stay(console: Console, settings: Settings, worker: Child, out: Path) -> None:
-    """Say how to look at what runs on, and wait for Ctrl-C."""
-    servers, metrics = settings.kafka.bootstrap_servers, settings.metrics
-    console.print()
-    console.print("[bold]Broker and worker run on.[/] Ctrl-C ends them.")
-    console.print(f"  metrics      curl http://{metrics.host}:{metrics.port}/metrics", highlight=False)
-    console.print(f"  worker log   tail -f {out / 'worker.log'}", highlight=False)
-    console.print(f"  check        offkey check {out / 'demo.yaml'}", highlight=False)
-    reader = shutil.which("kcat")
-    if reader:
-        console.print(f"  alerts       kcat -b {servers} -t {settings.topics.alerts} -C", highlight=False)
-    else:
-        console.print(f"  broker       {servers}, alerts in topic {settings.topics.alerts}", highlight=False)
-    ended = threading.Event()
-    try:
-        while not ended.wait(1.0):
-            if worker.poll() is not None:
-                raise failed(worker, "offkey worker", out / "worker.log")
-    except KeyboardInterrupt:
-        console.print("ending broker and worker")
 
 
 def _count(number: int, thing: str) -> str:
