@@ -66,6 +66,7 @@ REPEATED = 0.1
 MOST_SOFTLY = 10.0
 """What is said of other series raises a threshold by so much at most: a factor of ten, one band of severity."""
 LOWERED = 10 * float(np.log10(2))
+_ASKED_AGAIN = 4
 _UNDER_CONFIRMED = 10 * float(np.log10(0.5 / REPEATED))
 
 
@@ -147,6 +148,8 @@ class FeedbackEffect:
         while course and course[-1].offset >= offset:
             course.pop()
         course.append(_Said(offset, said, self._features))
+        # A poll is cut where something begins to act: no more than the last two are asked for again.
+        del course[:-_ASKED_AGAIN]
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
@@ -219,8 +222,10 @@ class FeedbackEffect:
     ) -> "list[tuple[TopicPartition, _Said, BoolArray]]":
         """Return what acts on which of some points."""
         found: list[tuple[TopicPartition, _Said, BoolArray]] = []
+        numbers = {partition: number for number, partition in enumerate(self._courses)}
+        partition_C = np.array([numbers.get(partitions[slot], -1) for slot in slot_C.tolist()], np.int64)
         for partition, course in self._courses.items():
-            of_partition_C = np.array([partitions[slot] == partition for slot in slot_C.tolist()], np.bool_)
+            of_partition_C = partition_C == numbers[partition]
             begin_C = np.searchsorted([said.offset for said in course], offset_C, side="right") - 1
             for number, said in enumerate(course):
                 acts_C = of_partition_C & (begin_C == number)

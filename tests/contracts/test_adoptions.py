@@ -9,7 +9,9 @@ from pipeline.adoptions import Adoption, AdoptionLog, Adoptions
 from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.memory import MemoryAdoptions, MemoryStorage
 from pipeline.connectors.storage import ObjectStorage
+from pipeline.feedback import Words
 from pipeline.protocols import TopicPartition
+from tests.said import said
 
 PLACE, ID = TopicPartition("metrics", 3), "id-1"
 
@@ -120,3 +122,35 @@ def test_entries_that_are_not_listed_yet_are_found() -> None:
     adoptions = StoredAdoptions(ListsLate())
     write_all(adoptions)
     assert adoptions.since("machines", PLACE, ID, 60) == AdoptionLog(ENTRIES[2:], 4)
+
+
+def test_words_are_kept_by_their_name(adoptions: Adoptions) -> None:
+    words, other = Words({"i1": said("i1")}), Words({"i2": said("i2", "confirmed")})
+    for _ in range(2):
+        adoptions.keep("machines", words)
+    adoptions.keep("machines", other)
+    assert adoptions.words("machines", words.name) == words
+    assert adoptions.words("machines", other.name) == other
+    assert adoptions.words("machines", "") == Words()
+    named = Adoption(1, 0, "v1", "a", words.name)
+    assert adoptions.write("machines", PLACE, ID, named)
+    assert list(adoptions.since("machines", PLACE, ID, 0).entries) == [named]
+
+
+def test_words_that_are_lost_or_damaged_are_said(adoptions: Adoptions, caplog: pytest.LogCaptureFixture) -> None:
+    assert adoptions.words("machines", "0" * 32) is None
+    assert "adoptions/machines/said/" + "0" * 32 + ".json is missing" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\xff", b""])
+def test_words_of_which_a_byte_has_changed_are_none(content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    adoptions, words, other = MemoryAdoptions(), Words({"i1": said("i1")}), Words({"i2": said("i2")})
+    for each in (words, other):
+        adoptions.keep("machines", each)
+    name, another = (f"adoptions/machines/said/{each.name}.json" for each in (words, other))
+    adoptions.storage.objects[name] = content
+    assert adoptions.words("machines", words.name) is None
+    adoptions.storage.objects[name] = adoptions.storage.objects[another]
+    assert adoptions.words("machines", words.name) is None
+    assert "is damaged" in caplog.text
+    assert "holds something else than its name says" in caplog.text
