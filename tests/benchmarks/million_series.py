@@ -7,7 +7,7 @@ records come in their pace for so many seconds:
 - `lag_flat`: the records that wait are no more in the last quarter than in the first one, by a second of records.
 - `bytes_per_series`: by how much the process has grown since before it took the state over, at the end of all.
 - `longest_pause_ms`: the longest step of the loop, less what it waited for records; `longest_cpu_ms` is the most
-  processor time of the loop's thread in one. What is between the two is waiting: for the broker, storage, or the core.
+  processor time of its thread in one. What is between the two is waiting: for broker, storage or the core.
 - `checkpoint_share`: the core's time that checkpoints took: that of the process with them, each 10 s, less that of
   a fifth of the time without any.
 
