@@ -54,10 +54,12 @@ def worker(
     host, port = settings.metrics.host, serve(settings.metrics.host, settings.metrics.port, health)
     with _worker(settings, stop) as built:
         from pipeline.collector import quiet_collector
+        from pipeline.heap import give_back_large_pieces
 
         logger.info("scoring %s; metrics on http://%s:%d/metrics", ", ".join(settings.streams), host, port)
         health.worker = built
         quiet_collector()
+        give_back_large_pieces()
         built.run(stop)
     if leave and kafka.instance_id is not None:
         _leave_for_good(settings, kafka.instance_id, stop)

@@ -32,6 +32,7 @@ from models.files import from_files
 from pipeline.collector import quiet_collector
 from pipeline.config import StreamSettings
 from pipeline.connectors.rehearsed import RehearsedSource
+from pipeline.heap import give_back_large_pieces
 from pipeline.jobs.sizing_loop import Loop, Polls
 from pipeline.jobs.sizing_memory import forget_peak, held_bytes, peak_bytes, resident_bytes
 from pipeline.jobs.sizing_records import MadeUp
@@ -160,6 +161,7 @@ def measure(works: Sequence[Work], around: Surroundings) -> tuple[Machine, list[
     for each in stages:
         each.begin()
     quiet_collector()
+    give_back_large_pieces()
     machine = Machine(resident_bytes(), float(torch.cuda.memory_allocated()) if of_gpu else None, _unpacking_s())
     return machine, [each.measured() for each in stages]
 

@@ -6,7 +6,8 @@ records come in their pace for so many seconds:
 
 - `lag_flat`: the records that wait are no more in the last quarter than in the first one, by a second of records.
 - `bytes_per_series`: by how much the process has grown since before it took the state over, at the end of all.
-- `longest_pause_ms`: the longest step of the loop, less what it waited for records.
+- `longest_pause_ms`: the longest step of the loop, less what it waited for records; `longest_cpu_ms` is the most
+  processor time of its thread in one. What is between the two is waiting: for broker, storage or the core.
 - `checkpoint_share`: the core's time that checkpoints took: that of the process with them, each 10 s, less that of
   a fifth of the time without any.
 
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 
 from pipeline.collector import quiet_collector
+from pipeline.heap import give_back_large_pieces
 from pipeline.jobs.sizing_memory import resident_bytes
 from pipeline.protocols import PartitionRecords
 from pipeline.worker import Worker
@@ -41,15 +43,16 @@ class Waits:
 
     def __init__(self, source: Any) -> None:
         self._source = source
-        self.waited_s = 0.0
+        self.waited_s = self.cpu_s = 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
 
     def poll(self, timeout_s: float) -> Sequence[PartitionRecords]:
-        began_s = time.perf_counter()
+        began_s, cpu_s = time.perf_counter(), time.thread_time()
         polled: Sequence[PartitionRecords] = self._source.poll(timeout_s)
         self.waited_s += time.perf_counter() - began_s
+        self.cpu_s += time.thread_time() - cpu_s
         return polled
 
 
@@ -57,17 +60,20 @@ def live(worker: Worker, waits: Waits, seconds: float) -> dict[str, Any]:
     """Run for so long; return what was seen of lag, pauses and the process' own time."""
     lags: list[int] = []
     pauses_s: list[float] = []
+    pauses_cpu_s: list[float] = []
     began_s, cpu_s, done = time.perf_counter(), time.process_time(), 0
     while (now_s := time.perf_counter()) - began_s < seconds:
-        waited_s = waits.waited_s
+        waited_s, polled_s, began_cpu_s = waits.waited_s, waits.cpu_s, time.thread_time()
         done += worker.step()
         pauses_s.append(time.perf_counter() - now_s - (waits.waited_s - waited_s))
+        pauses_cpu_s.append(time.thread_time() - began_cpu_s - (waits.cpu_s - polled_s))
         if time.perf_counter() - began_s >= len(lags):
             lags.append(sum(waits.lag().values()))
     took_s = time.perf_counter() - began_s
     return {
         "lags": lags,
         "pause_s": max(pauses_s),
+        "pause_cpu_s": max(pauses_cpu_s),
         "cpu_share": (time.process_time() - cpu_s) / took_s,
         "per_s": done / took_s,
     }
@@ -84,6 +90,7 @@ def run(deployment: Deployment, series: int, seconds: float) -> dict[str, Any]:
     lane_of(detector).pipeline.process([next(live_polls(PLACE, 100, 100))])
     before = resident_bytes()
     quiet_collector()
+    give_back_large_pieces()
     with deployment.worker(detector) as worker:
         waits = Waits(worker.source)
         worker.source = waits
@@ -121,6 +128,7 @@ def run(deployment: Deployment, series: int, seconds: float) -> dict[str, Any]:
         "bytes_per_series": round((after - before) / series),
         "checkpoint_share": round(max(with_them["cpu_share"] - without["cpu_share"], 0.0), 3),
         "longest_pause_ms": round(1000 * max(with_them["pause_s"], without["pause_s"])),
+        "longest_cpu_ms": round(1000 * max(with_them["pause_cpu_s"], without["pause_cpu_s"])),
         "catch_up": round(caught_up / rate, 1),
         "lag_records": {"first_quarter": round(first_lag), "last_quarter": round(last_lag)},
         "records_per_s": {"asked": round(rate), "done": round(with_them["per_s"])},

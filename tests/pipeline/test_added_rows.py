@@ -15,7 +15,7 @@ from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages import windows
 from pipeline.stream import StreamPipeline
 from tests.records import Record
-from tests.streams import BEGIN_MS, SERIES, Payload, lanes, series_payloads
+from tests.streams import BEGIN_MS, SERIES, Payload, lanes, retrained_detector, series_detector, series_payloads
 
 PLACE = TopicPartition("metrics", 0)
 SHAPES = [("vanilla", 0), ("vanilla", 3), ("views", 0), ("views", 3)]
@@ -161,6 +161,27 @@ def test_a_part_holds_no_more_of_a_tail_than_what_moved() -> None:
     """A block has sixteen points, scores begin with the ninth, and one of the last three series' is held."""
     _, parts, _ = in_parts(("vanilla", 0), [4 * 20, 4, 4, 4, 4, 4, 4, 4])
     assert [arrays["added.learned"].tolist() for arrays in parts[1:]] == [[], [], [], [0], [1, 2, 3], [], []]
+
+
+def test_a_series_that_follows_another_model_is_written_whole() -> None:
+    """Its rows are scaled anew, and what it has asked that model is no row."""
+    lane = lanes(others={"v1": series_detector, "v2": retrained_detector})[0]
+    live, chain = lane.pipeline, Chain(lane.pipeline)
+    run(live, 0, 120)
+    assert chain.cut(1 << 20)
+    live.use(lane.slot.of("v2"))
+    run(live, 120, 122)
+    assert chain.cut(1 << 20)
+    assert sorted(chain.parts[-1]["slots"].tolist()) == [0, 1]
+    run(live, 122, 125)
+    assert chain.cut(1 << 20)
+    assert chain.parts[-1]["added.slots"].tolist() == [0]
+    restored = lanes()[0].pipeline
+    restored.restore(PLACE, chain.parts)
+    found, expected = (pipeline.snapshot(PLACE) for pipeline in (restored, live))
+    assert {name: array.tobytes() for name, array in found.items()} == {
+        name: array.tobytes() for name, array in expected.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_every_format_of_a_checkpoint_is_restored_and_goes_on(version: str, arch
 
 @pytest.mark.parametrize(
     ("version", "at_or_below", "offset", "parts"),
-    [("v3", 399, 291, 2), ("v3", 400, 400, 1), ("v4", 399, 390, 2), ("v4", 400, 400, 1)],
+    [("v3", 399, 291, 2), ("v3", 400, 400, 1), ("v4", 389, 377, 1), ("v4", 400, 400, 3)],
 )
 def test_chains_of_parts_are_restored_and_go_on(version: str, at_or_below: int, offset: int, parts: int) -> None:
     storage = ObjectStorage((Path(__file__).parent.parent / "fixtures" / version).as_uri())
