@@ -68,8 +68,7 @@ def run_demo(out: Path, keep: bool, shipment: Shipment | None = None) -> None:
         demo = Demo(shipment, planned, out, scratch, broker.bootstrap_servers, screen, stack)
         demo.fill()
         demo.train()
-        demo.start_recorder()
-        demo.start_worker()
+        demo.start()
         demo.replay()
         tallies = demo.conclude(started_s)
         screen.close()
@@ -147,34 +146,27 @@ class Demo:
                     self._screen.begin(f"offkey train: {waiting[0]}")
             finish(child, "offkey train", log)
 
-    def start_recorder(self) -> None:
-        """Run `offkey record`, from the history on, and wait until it has its partitions."""
-        self._screen.begin("starting offkey record")
+    def start(self) -> None:
+        """Run `offkey record`, from the history on, and `offkey worker`; wait until both have their partitions."""
+        self._screen.begin("starting offkey record and offkey worker")
         log, metrics = self._out / "record.log", self.settings.metrics
         # The worker begins where the history ends, for it was trained on that; snapshots are to hold it too.
         begins = {f"OFFKEY_STREAMS__{name.upper()}__START": "earliest" for name in self.settings.streams}
         recorder = self._stack.enter_context(running(offkey("record", str(self._config)), log, **begins))
-        deadline_s = time.monotonic() + _READY_S
-        while not gauges.answers(f"http://{metrics.host}:{self.settings.recorder.port}/readyz"):
-            if recorder.poll() is not None:
-                raise failed(recorder, "offkey record", log)
-            if time.monotonic() > deadline_s:
-                raise OffkeyError(f"the recorder was not ready within {_READY_S:g} s; what it said is in {log}")
-            self._inbox.poll(0.2)
-        self._screen.done(f"recorder ready, snapshots go to {self._out / 'snapshots'}")
-
-    def start_worker(self) -> None:
-        """Run `offkey worker` and wait until it has its partitions."""
-        self._screen.begin("starting offkey worker")
         self._run_worker("worker.log")
         deadline_s = time.monotonic() + _READY_S
         while time.monotonic() < deadline_s:
             self._require_worker()
+            if recorder.poll() is not None:
+                raise failed(recorder, "offkey record", log)
             self._inbox.poll(0.2)
-            if self._has_partitions(gauges.read(self._metrics_url)):
-                self._screen.done(f"worker ready, metrics on {self._metrics_url}")
+            records = gauges.answers(f"http://{metrics.host}:{self.settings.recorder.port}/readyz")
+            if records and self._has_partitions(gauges.read(self._metrics_url)):
+                self._screen.done(f"recorder and worker ready, metrics on {self._metrics_url}")
                 return
-        raise OffkeyError(f"the worker was not ready within {_READY_S:g} s; what it said is in {self._log}")
+        raise OffkeyError(
+            f"recorder and worker were not ready within {_READY_S:g} s; what they said is in {log} and {self._log}"
+        )
 
     def replay(self) -> None:
         """Produce the rest and follow the worker until it has scored all of it; half way it is killed once."""

@@ -129,7 +129,14 @@ def test_the_report_shows_the_incidents(outcome: tuple[Path, str]) -> None:
 
 def test_it_prints_its_steps_and_where_the_report_is(outcome: tuple[Path, str]) -> None:
     printed = outcome[1]
-    for step in ("broker on", "records of history", "autoencoder", "worker ready", "records scored", "report.html"):
+    for step in (
+        "broker on",
+        "records of history",
+        "autoencoder",
+        "worker ready, metrics",
+        "records scored",
+        "report.html",
+    ):
         assert step in printed
 
 
