@@ -92,7 +92,9 @@ class _Series:
     def read(self, records: int, rejected: int, offsets: dict[int, tuple[int, int]], *, ordered: bool) -> Read:
         """Return all of it, where `ordered` without the rows that are not later than one before them."""
         columns, late = {}, 0
-        for series, chunks in self._parts.items():
+        for series in list(self._parts):
+            # Handed over series by series: all of them twice would be twice the memory.
+            chunks = self._parts.pop(series)
             time_ms_T = np.concatenate([chunk[0] for chunk in chunks])
             values_TF = np.concatenate([chunk[1] for chunk in chunks])
             if ordered:
