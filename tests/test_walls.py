@@ -31,6 +31,7 @@ STAGES = (
     "name_index",
     "capacity",
     "slot_arrays",
+    "slices",
     "seats",
     "series",
     "silence",
