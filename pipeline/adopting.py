@@ -6,8 +6,8 @@ only have been asleep.
 
 A new champion, or what was said of the stream's incidents since, is adopted for each partition by itself, from an
 offset a little ahead on. Records before it are judged as before while the entry is written on a thread of its own;
-those from it on wait until storage has taken it. Where storage does not, the partition goes on with what it has,
-and the next try is another entry.
+those from it on wait until storage has taken it. Where storage does not, the partition goes on with what it has.
+Before the next try that is said in the log too, over the entry that was given up and may have come there since.
 
 What is replayed is judged by what its log says. A version that cannot be had any more is replaced by the champion,
 which is said as an error: such records were published before, so what differs is the state that they leave.
@@ -21,6 +21,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pipeline import metrics
 from pipeline.adoptions import Adoption, Adoptions
@@ -46,27 +47,28 @@ _AT_ONCE = 8
 class _Flight:
     """An entry on its way to storage. The thread does not keep the process alive: what is cut off is none."""
 
-    def __init__(self, write: Callable[[], bool]) -> None:
-        self._taken: bool | None = None
+    def __init__(self, write: Callable[[], Adoption | None]) -> None:
+        """`write` returns the entry that is the last one then; None: another worker has taken the number."""
+        self._last: Adoption | None = None
         self._error: BaseException | None = None
         self._ended = threading.Event()
+        self._begun_s = time.monotonic()
         self._write = write
         threading.Thread(target=self._run, name="adoption", daemon=True).start()
 
-    def landed(self, wait_s: float) -> bool:
-        """Return whether it is decided what became of it."""
-        return self._ended.wait(wait_s)
+    def landed(self, patience_s: float) -> bool:
+        """Return whether it is decided what became of it, so long after it began."""
+        return self._ended.wait(max(self._begun_s + patience_s - time.monotonic(), 0))
 
-    def taken(self) -> bool:
-        """Return whether storage took it and not another worker's, once it has landed; raises as `write` does."""
+    def last(self) -> Adoption | None:
+        """Return what `write` did, once it has landed; raises as it does."""
         if self._error is not None:
             raise self._error
-        assert self._taken is not None
-        return self._taken
+        return self._last
 
     def _run(self) -> None:
         try:
-            self._taken = self._write()
+            self._last = self._write()
         except BaseException as error:
             self._error = error
         finally:
@@ -82,8 +84,6 @@ class _Next:
     words: Words
     flight: _Flight | None = None
     """None: it is in storage."""
-    entry: Adoption | None = None
-    """That the flight brings there."""
 
 
 @dataclass(slots=True)
@@ -100,7 +100,11 @@ class Adopted:
     ahead: list[_Next] = field(default_factory=list)
     records_a_poll: int = 0
     retry_at_s: float = 0.0
-    """Not before is a champion adopted again that storage did not take."""
+    """Not before is anything written again that storage did not take."""
+    unsaid: bool = False
+    """Whether the log may end otherwise than with `last`, or not with an entry of ours."""
+    saying: _Flight | None = None
+    """An entry that mends that."""
 
 
 class Adopting:
@@ -149,8 +153,8 @@ class Adopting:
                     adopted.last = own
                     return
             except (TransientError, ConfigError) as error:
-                # It would say nothing that is not said already.
-                logger.warning("%s: is taken over, but no entry says so: %s", _name(partition), error)
+                logger.warning("%s: is taken over, but no entry says so yet: %s", _name(partition), error)
+                adopted.unsaid, adopted.retry_at_s = True, self._clock() + _RETRY_S
                 return
         self.forget(partition)
         raise TransientError(f"{_name(partition)}: other workers take it over again and again")
@@ -198,7 +202,7 @@ class Adopting:
         Raises:
             AssignmentLost: another worker has taken a partition over.
         """
-        flying = sum(not self._landed(*each, 0) for each in self._adopted.items())
+        flying = sum(not self._landed(*each, 0) for each in list(self._adopted.items()))
         for partition, offset in next_offset.items():
             if flying < _AT_ONCE:
                 flying += self._adopt(partition, offset, lag.get(partition, 0))
@@ -230,22 +234,40 @@ class Adopting:
         """
         adopted, lane = self._adopted[partition], self._lane_of[partition.topic]
         champion, words, last = lane.slot.champion, lane.feedback.words or adopted.words, adopted.last
-        same = (last.version, last.words) == (champion.version, words.name)
-        if same or adopted.ahead or last.first_offset > offset:
+        if adopted.ahead or adopted.saying or last.first_offset > offset or self._clock() < adopted.retry_at_s:
             return False
-        if self._clock() < adopted.retry_at_s:
+        before = self._flights.get(partition)
+        if before is not None and not before.landed(0):
+            return False
+        if adopted.unsaid:
+            adopted.saying = self._flights[partition] = _Flight(partial(self._say, partition, adopted))
+            return True
+        if (last.version, last.words) == (champion.version, words.name):
             return False
         first_offset = offset + min(_AHEAD * adopted.records_a_poll, lag)
         entry = Adoption(last.number + 1, first_offset, champion.version, self._run, words.name)
 
-        def write() -> bool:
+        def write() -> Adoption | None:
             self._adoptions.keep(lane.name, words)
-            return self._adoptions.write(lane.name, partition, adopted.topic_id, entry)
+            return entry if self._adoptions.write(lane.name, partition, adopted.topic_id, entry) else None
 
-        flight = _Flight(write)
-        self._flights[partition] = flight
-        adopted.ahead.append(_Next(first_offset, champion, words, flight, entry))
+        flight = self._flights[partition] = _Flight(write)
+        adopted.ahead.append(_Next(first_offset, champion, words, flight))
         return True
+
+    def _say(self, partition: TopicPartition, adopted: Adopted) -> Adoption | None:
+        """Write that what is in force is still in force, over an entry of ours that was given up and is there.
+
+        So the log names no version by which records were not judged.
+        """
+        stream, last = self._lane_of[partition.topic].name, adopted.last
+        log = self._adoptions.since(stream, partition, adopted.topic_id, last.first_offset)
+        newest = log.entries[-1] if log.entries else last
+        if newest.run not in (last.run, self._run):
+            return None
+        first_offset = max(newest.first_offset, last.first_offset)
+        own = replace(last, number=log.last_number + 1, first_offset=first_offset, run=self._run)
+        return own if self._adoptions.write(stream, partition, adopted.topic_id, own) else None
 
     def _move(self, partition: TopicPartition, adopted: Adopted, offset: int) -> None:
         """Have in force what is from an offset on, as soon as it is known to be in storage."""
@@ -272,31 +294,34 @@ class Adopting:
                 *(_name(partition), len(now.words.said), offset),
             )
 
-    def _landed(self, partition: TopicPartition, adopted: Adopted, wait_s: float) -> bool:
+    def _landed(self, partition: TopicPartition, adopted: Adopted, patience_s: float) -> bool:
         """Return whether no entry of a partition is on its way; one that storage did not take is there no more."""
-        on_its_way = adopted.ahead[0] if adopted.ahead else None
-        if on_its_way is None or on_its_way.flight is None:
+        own, ahead = adopted.saying, adopted.ahead[0] if adopted.ahead else None
+        flight = own or (ahead and ahead.flight)
+        if not flight:
             return True
-        if not on_its_way.flight.landed(wait_s):
+        if not flight.landed(patience_s):
             return False
+        adopted.saying = None
         try:
-            taken = on_its_way.flight.taken()
+            last = flight.last()
         except (TransientError, ConfigError) as error:
-            self._give_up(partition, adopted, str(error))
+            if own:
+                adopted.retry_at_s = self._clock() + _RETRY_S
+            else:
+                self._give_up(partition, adopted, str(error))
             return True
-        if not taken:
+        if last is None:
             raise AssignmentLost(f"{_name(partition)}: another worker has taken it over")
-        assert on_its_way.entry is not None
-        adopted.last, on_its_way.flight = on_its_way.entry, None
+        adopted.last, adopted.unsaid = last, False
+        if ahead:
+            ahead.flight = None
         return True
 
     def _give_up(self, partition: TopicPartition, adopted: Adopted, why: str) -> None:
-        """Go on with what there is.
-
-        The entry may be there all the same; then the next try finds its number taken, and the state is restored.
-        """
+        """Go on with what there is. The entry may be there all the same, or come there yet: see `_say`."""
         given_up = adopted.ahead.pop(0)
-        adopted.retry_at_s = self._clock() + _RETRY_S
+        adopted.unsaid, adopted.retry_at_s = True, self._clock() + _RETRY_S
         lane = self._lane_of[partition.topic]
         metrics.MODEL_ADOPTIONS_FAILED.labels(lane.name).inc()
         now, later = f"model {adopted.model.version}", given_up.model.version

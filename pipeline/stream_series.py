@@ -162,6 +162,8 @@ class SeriesPipeline:
         alerts.sort(key=lambda alert: (alert.partition, alert.offset, alert.row, alert.series))
         with measure("incidents"):
             told, muted = self._muting.follow(alerts, self._silence.passed)
+        for each in admitted.evicted:
+            self._feedback.forget(self._table.partitions[each.slot], self._table.names[each.slot])
         # What is left of them until their slots are given away belongs to no series.
         self._parts.note_gone(np.array([each.slot for each in admitted.evicted], np.int64))
         names = self._table.names

@@ -163,9 +163,7 @@ class Worker:
             self.partitions.adopt()
             self.joined = joined
         except AssignmentLost:
-            # Only a poll joins the group again; what it brings is read anew, for all state is forgotten.
-            self.partitions.forget_all()
-            self.source.poll(0)
+            self._lose_all()
             raise
         with metrics.measure("poll"):
             # A large checkpoint takes many turns, be there records or not.
@@ -176,6 +174,10 @@ class Worker:
         if polled:
             try:
                 outcomes = self._score(polled)
+            except AssignmentLost:
+                self._lose_all()
+                raise
+            try:
                 self._publish(outcomes)
                 self._only_replayed = not self._finish(polled)
             except TransientError:
@@ -189,6 +191,12 @@ class Worker:
         self._checkpoint(self.settings.checkpoint_wait_s)
         self._report()
         return sum(len(records.records) for records in polled)
+
+    def _lose_all(self) -> None:
+        """Forget all state: the group, or another worker, has moved on without this one."""
+        self.partitions.forget_all()
+        # Only a poll joins the group again; what it brings is read anew.
+        self.source.poll(0)
 
     def checkpoint(self) -> None:
         """Write the state of every partition that has moved since its last checkpoint, and wait for it.

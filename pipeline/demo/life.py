@@ -27,6 +27,7 @@ STREAM = "metrics"
 RETRAINED_AT, HEARD_BY = 0.2, 0.4
 """Shares of the replay from which on records only trickle in until the gate has decided, and until feedback has
 come: so the challenger learns from the same records on any machine, and feedback has something left to act on."""
+_MOST_HELD_S = 90.0
 _NICE = 5
 
 
@@ -69,12 +70,17 @@ class Life:
         self._child: Child | None = None
         self._log = out / "retrain.log"
         self._begun_s = 0.0
+        self._held_s: float | None = None
         self.course = Course()
 
     def holds(self, share: float) -> bool:
-        """Whether what lies behind this share of the replay should not all come in yet."""
+        """Whether what lies behind this share of the replay should not all come in yet; each wait has an end."""
         by = {"waits": RETRAINED_AT, "retrains": RETRAINED_AT, "is over": 1.0}.get(self._step, HEARD_BY)
-        return share >= by
+        if share < by:
+            self._held_s = None
+            return False
+        self._held_s = self._held_s or time.monotonic()
+        return time.monotonic() - self._held_s < _MOST_HELD_S
 
     def follow(self, share: float, versions: frozenset[str], alerts: Callable[[], Sequence[Alert]]) -> None:
         """Take the next step, if it is due.

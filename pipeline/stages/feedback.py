@@ -156,6 +156,10 @@ class FeedbackEffect:
         self._courses.pop(partition, None)
         self._echoes.pop(partition, None)
 
+    def forget(self, partition: TopicPartition, series: str) -> None:
+        """Forget a series that had to leave; one of its name begins anew."""
+        self._echoes.get(partition, {}).pop(series, None)
+
     def snapshot(self, partition: TopicPartition) -> bytes:
         """Return what a checkpoint has to hold beside what was adopted; b"" where that is nothing."""
         echoes = self._echoes.get(partition)

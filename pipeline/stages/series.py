@@ -211,20 +211,21 @@ class SeriesTable:
         return slots[other_S]
 
     def known_to_model(self, slots: IntArray) -> tuple[IntArray, FloatArray, FloatArray]:
-        """Have these series ask the model; those that have no interval take theirs from it, where it knows one.
+        """Have these series ask the model; those without a point take their interval from it, where it knows one.
 
-        An interval that is known stays: silences that begin and end in a poll are told by one.
+        Others keep theirs, or go on to learn it: what happens within a poll is told by one interval, and would
+        depend on where the poll begins.
 
         Returns (those whose scaling it knows, their centres, their scales), which are not taken yet.
         """
-        names, known, interval_ms_S = self.names, [], self.columns["interval_ms"]
+        names, known = self.names, []
+        interval_ms_S, count_S = self.columns["interval_ms"], self.columns["count"]
         self.columns["mark"][slots] = self.mark
         for slot in slots.tolist():
             if (pair := self.known_scaling(names[slot])) is not None:
                 known.append((slot, *pair))
-            if not interval_ms_S[slot] and (interval_ms := self.known_interval_ms(names[slot])):
+            if not count_S[slot] and (interval_ms := self.known_interval_ms(names[slot])):
                 interval_ms_S[slot] = interval_ms
-                self._steps_ms.pop(slot, None)
         center_SF, scale_SF = (
             np.array([each[column] for each in known], np.float64).reshape(len(known), self.n_features)
             for column in (1, 2)
