@@ -251,6 +251,7 @@ class _Said:
         self._series_P = np.array([self._number[each.series] for each in pieces], np.int64)
         self._false_P = np.array([each.verdict == "false_alarm" for each in pieces], np.bool_)
         self._confirmed_P = np.array([each.verdict == "confirmed" for each in pieces], np.bool_)
+        self._expected_P = ~self._false_P & ~self._confirmed_P
         self._peak_P = np.array([each.peak for each in pieces], np.float64)
         self._until_ms_P = np.array([each.until_ms or 0 for each in pieces], np.int64)
         deviations = [(p, each) for p, piece in enumerate(pieces) for each in piece.deviations]
@@ -261,8 +262,7 @@ class _Said:
         )
         self._most_N = np.full(len(self._number), -np.inf)
         np.maximum.at(self._most_N, self._series_P[self._false_P], self._peak_P[self._false_P] + margin(1))
-        timeless_P = ~self._false_P & ~self._confirmed_P
-        self._most_N[self._series_P[timeless_P]] = np.inf
+        self._most_N[self._series_P[self._expected_P]] = np.inf
         self._has_confirmed_N = np.zeros(len(self._number), np.bool_)
         self._has_confirmed_N[self._series_P[self._confirmed_P]] = True
 
@@ -279,11 +279,9 @@ class _Said:
             return place_C[:0]
         number_C = np.array([self._number.get(names[slot], -1) for slot in slot_K[place_C].tolist()], np.int64)
         own_C, score_C, threshold_C = number_C >= 0, score_K[place_C], threshold_K[place_C]
-        softly = self._false_P.any()
-        most_C = np.full(len(place_C), -np.inf)
-        if softly:
-            most_C = threshold_C + MOST_SOFTLY
-        most_C[own_C] = np.maximum(most_C, np.where(own_C, self._most_N[number_C], -np.inf))[own_C]
+        most_C = np.where(own_C, self._most_N[number_C], -np.inf)
+        if self._false_P.any():
+            most_C = np.maximum(most_C, threshold_C + MOST_SOFTLY)
         may_C = (score_C >= threshold_C) & (score_C < most_C)
         may_C |= own_C & self._has_confirmed_N[number_C]
         return place_C[may_C]
@@ -311,12 +309,8 @@ class _Said:
         new_C = np.where(was_confirmed_C & (marks_C == 0), lowered_C, raised_C)
         expected_CP = same_CP & own_CP & (time_ms_C[:, None] < self._until_ms_P)
         new_C = np.where(expected_CP.any(axis=1), np.inf, new_C)
-        counts_CP = false_CP | confirmed_CP | (same_CP & ~own_CP & (softly_C > 0)[:, None])
-        return new_C, counts_CP & ~self._is_expected_P | expected_CP
-
-    @property
-    def _is_expected_P(self) -> BoolArray:
-        return ~self._false_P & ~self._confirmed_P
+        counts_CP = false_CP | confirmed_CP | (same_CP & ~own_CP & ~self._expected_P & (softly_C > 0)[:, None])
+        return new_C, counts_CP | expected_CP
 
     def _alike(self, kinds: Kinds) -> FloatArray:
         """Return of each point and piece how much of their scores has one cause."""
