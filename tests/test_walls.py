@@ -32,6 +32,8 @@ STAGES = (
     "capacity",
     "slot_arrays",
     "slices",
+    "runs",
+    "rounds",
     "seats",
     "series",
     "silence",

@@ -21,7 +21,7 @@ from torch import Tensor
 from models.mapping import Reach
 from pipeline.stages.capacity import grown
 from pipeline.stages.decode import IntArray
-from pipeline.stages.series import runs
+from pipeline.stages.runs import runs
 from pipeline.stages.slot_arrays import SlotArray
 
 _NONE = -torch.inf

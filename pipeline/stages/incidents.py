@@ -32,7 +32,8 @@ import numpy.typing as npt
 
 from pipeline.protocols import TopicPartition
 from pipeline.stages.decode import FloatArray, IntArray
-from pipeline.stages.series import BoolArray, Points, runs
+from pipeline.stages.runs import runs
+from pipeline.stages.series import BoolArray, Points
 from pipeline.stages.silence import Quiet
 
 State = Literal["opened", "reopened", "worsened", "repeated", "resolved", "accepted", "silent", "stale", "storm"]
@@ -186,7 +187,7 @@ class Incidents:
 
     def forget(self, slots: IntArray) -> None:
         """Drop what is known of slots that lost their series."""
-        for slot in self._open.there(slots):
+        for slot in slots[self._open.entry_of(slots) >= 0].tolist():
             self._open.remove(slot)
         for slot in self._recent.keys() & slots.tolist() if self._recent else ():
             del self._recent[slot]
@@ -205,8 +206,7 @@ class Incidents:
             next_index_S: how many points each series has had, by slot.
         """
         found = self._recent.keys() & slots.tolist() if self._recent else ()
-        gone = [s for s in found if next_index_S[s] - self._recent[s].ended_index > self._merge_points]
-        for slot in gone:
+        for slot in [s for s in found if next_index_S[s] - self._recent[s].ended_index > self._merge_points]:
             del self._recent[slot]
         return {slot: self._recent[slot] for slot in sorted(found) if slot in self._recent}
 
@@ -314,11 +314,6 @@ class _OpenTable:
 
     def slots(self) -> list[int]:
         return np.flatnonzero(self._entry_S >= 0).tolist()
-
-    def there(self, slots: IntArray) -> list[int]:
-        """Return those of many slots that have an open incident."""
-        there: list[int] = slots[self.entry_of(slots) >= 0].tolist()
-        return there
 
     def entry_of(self, slot_M: IntArray) -> IntArray:
         """Return the row of each slot's incident; -1: none is open."""

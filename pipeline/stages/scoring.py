@@ -22,8 +22,9 @@ from models.crossing import captured, fetched, placed
 from models.detector import Detector
 from models.online_tail import OnlineTail, Pace, Usual
 from pipeline.stages.decode import FloatArray, IntArray
+from pipeline.stages.rounds import Near, Round
 from pipeline.stages.series import BoolArray, Points
-from pipeline.stages.windows import Near, Round, Windows
+from pipeline.stages.windows import Windows
 
 CHUNK_WINDOWS: Mapping[str, int] = {"cpu": 512, "cuda": 4096}
 """Windows of one model call: large enough for full speed, small enough for a processor's cache. On a GPU a chunk is

@@ -9,7 +9,7 @@ Legend: N records of a poll, M points admitted, S slots, F features.
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from models.snapshots import Memory, copied, fresh
 from pipeline.protocols import TopicPartition
 from pipeline.stages.bounds import Bounds, Evicted
 from pipeline.stages.decode import MAX_TIME_MS, Batch, FloatArray, IntArray
+from pipeline.stages.runs import runs
 from pipeline.stages.seats import Seats
 
 BoolArray = npt.NDArray[np.bool_]
@@ -394,19 +395,3 @@ class SeriesTable:
 def _known(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
     """Return a column of a state; left without holding it knows no values to hold, by earlier versions no marks."""
     return arrays.get(name, np.nan if name == "last_values" else 0)
-
-
-class Runs(NamedTuple):
-    """Where the points of each slot stand among points that are sorted by slot."""
-
-    start_S: IntArray
-    length_S: IntArray
-    rank_N: IntArray
-    """Each point's number among those of its slot, from 0."""
-
-
-def runs(slot_N: IntArray) -> Runs:
-    """Find the runs of equal slots."""
-    start_S = np.flatnonzero(np.diff(slot_N, prepend=-1))
-    length_S = np.diff(start_S, append=len(slot_N))
-    return Runs(start_S, length_S, np.arange(len(slot_N)) - np.repeat(start_S, length_S))

@@ -18,7 +18,6 @@ R windows near a row, F features, V views.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,12 @@ import torch
 from torch import Tensor
 
 from models.crossing import placed
-from models.mapping import Reach
 from models.snapshots import Memory, copied, fresh
 from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.fading import FadingErrors
-from pipeline.stages.series import BoolArray, Points, SeriesTable, runs
+from pipeline.stages.rounds import Near, Round
+from pipeline.stages.runs import ranks, runs
+from pipeline.stages.series import BoolArray, Points, SeriesTable
 from pipeline.stages.slices import copy_slices, slices
 from pipeline.stages.slot_arrays import SlotArray
 
@@ -51,32 +51,6 @@ _EMPTY = {_VALUES: 0.0, _ERRORS: -torch.inf, _TIMES: 0}
 EstimateScaling = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 
 
-@dataclass(frozen=True, slots=True)
-class Near:
-    """How far the judgement of a row looks, and what is kept for it."""
-
-    behind: int = 0
-    ahead: int = 0
-    """Later points that a row waits for."""
-    views: int = 1
-    reach: Reach | None = field(default=None, compare=False)
-    """How errors fade; without it all are kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Points whose windows lie in the buffers now, until the next round is asked for."""
-
-    position_M: IntArray
-    """Where each point stands among the admitted `Points`."""
-    end_M: IntArray
-    """Row of each point in the flat buffers; its window is the T rows that end there."""
-    read_M: npt.NDArray[np.bool_]
-    """Whether the point's window is to be read: not that of a held one."""
-    judge_M: npt.NDArray[np.bool_]
-    """Whether the row that has waited for this point is to be judged."""
-
-
 class Windows:
     """Ring buffers of a stream's series."""
 
@@ -86,14 +60,14 @@ class Windows:
         *,
         estimate_scaling: EstimateScaling,
         device: torch.device,
-        near: Near = Near(),
+        near: Near | None = None,
     ) -> None:
         self._table = table
         self.estimate_scaling = estimate_scaling
         self._device = device
-        self.near = near
+        self.near = near or Near()
         self.window = table.window
-        self.depth = max(self.window, near.behind + 1) + near.ahead
+        self.depth = max(self.window, self.near.behind + 1) + self.near.ahead
         self._lean = False
         self._lay_out(SLACK, None)
         self._end_S = np.zeros(0, np.int16)
@@ -206,7 +180,7 @@ class Windows:
     ) -> dict[str, npt.NDArray[Any]]:
         """Return so many of the newest rows of each slot, one slot behind the other as [R, ...]."""
         slot_R = np.repeat(slots, rows_S)
-        row_R = np.repeat(self._end_S[slots] - rows_S, rows_S) + _ranks(rows_S)
+        row_R = np.repeat(self._end_S[slots] - rows_S, rows_S) + ranks(rows_S)
         index_R = torch.from_numpy(slot_R).to(self._device), torch.from_numpy(row_R).to(self._device)
         arrays = {_VALUES: copied(_VALUES, self._values.rows[index_R].cpu().numpy(), memory)}
         if self.fading is not None:
@@ -220,7 +194,7 @@ class Windows:
 
     def restore_added(self, slots: IntArray, rows_S: IntArray, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put what `snapshot_added` returned behind the rows that are there."""
-        slot_R, rank_R = np.repeat(slots, rows_S), _ranks(rows_S)
+        slot_R, rank_R = np.repeat(slots, rows_S), ranks(rows_S)
         errors_RV = arrays.get(_ERRORS)
         if errors_RV is None or not self._understands(arrays):
             errors_RV = np.full((len(slot_R), self.near.views), _EMPTY[_ERRORS], np.float32)
@@ -402,11 +376,6 @@ class Windows:
         if self.near.ahead:
             self._times.rows[:, : self.depth] = torch.from_numpy(held[_TIMES])
             self._own.rows[:, : self.depth] = torch.from_numpy(_read_before(held[_ERRORS]))
-
-
-def _ranks(rows_S: IntArray) -> IntArray:
-    """Return the number of each row among those of its slot, for so many rows of each."""
-    return np.arange(rows_S.sum()) - np.repeat(np.cumsum(rows_S) - rows_S, rows_S)
 
 
 def _read_before(errors: npt.NDArray[np.float32]) -> BoolArray:

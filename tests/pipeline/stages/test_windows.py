@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.protocols import TopicPartition
 from pipeline.stages.decode import Batch, FloatArray
+from pipeline.stages.rounds import Near
 from pipeline.stages.series import SeriesTable
-from pipeline.stages.windows import SLACK, Near, Windows
+from pipeline.stages.windows import SLACK, Windows
 
 PLACE = TopicPartition("metrics", 0)
 WINDOW = 3
