@@ -59,10 +59,8 @@ def create(connection: Connection, topic: str, policy: str) -> None:
 
 @pytest.fixture
 def setting(broker: str, unique: Callable[[str], str], tmp_path: Path) -> Setting:
-    connection, names = (
-        Connection(broker),
-        {name: unique(name) for name in ("alerts", "dead", "feedback", "metrics")},
-    )
+    connection = Connection(broker)
+    names = {name: unique(name) for name in ("alerts", "dead", "feedback", "metrics")}
     with closing(KafkaCluster(connection)) as cluster:
         cluster.create_topics({names[name]: 1 for name in ("alerts", "dead", "metrics")})
     create(connection, names["feedback"], "compact")
