@@ -119,6 +119,10 @@ def retrained_detector() -> Detector:
     return fit(ModelSpec("series", ("cpu", "mem"), 8), "vanilla", {**_LITTLE, "seed": 7}, columns, delays=[3])
 
 
+VERSIONS: Mapping[str, Callable[[], Detector]] = {"v1": series_detector, "v2": retrained_detector}
+"""Models that may follow one another while a stream runs."""
+
+
 @cache
 def features_detector() -> Detector:
     """A detector for `FEATURES`, trained on correlated normal rows."""

@@ -1,7 +1,6 @@
 """A model is swapped between two records: which one judges what, whatever ends or fails meanwhile."""
 
 import json
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.detector import Detector
 from pipeline.adopting import Adopting
 from pipeline.adoptions import Adoption
 from pipeline.connectors.memory import MemoryAdoptions
@@ -25,19 +23,18 @@ from tests.records import Record
 from tests.sabotage import Saboteur
 from tests.streams import (
     BEGIN_MS,
+    VERSIONS,
     Bench,
     bench_options,
     counted,
     drain,
     lanes,
     retrained_detector,
-    series_detector,
     series_payloads,
     state_of,
 )
 
 PLACES = [TopicPartition("metrics", 0), TopicPartition("metrics", 1)]
-VERSIONS: Mapping[str, Callable[[], Detector]] = {"v1": series_detector, "v2": retrained_detector}
 POINTS = 200
 
 

@@ -1,12 +1,11 @@
 """The watcher: a champion that is whole and scores here as it should gets into the slot, and no other does."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import pytest
 
-from models.detector import Detector
 from models.files import from_files, to_files
 from models.manifest import MANIFEST, TENSORS, seal
 from pipeline.connectors.memory import MemoryRegistry
@@ -18,12 +17,11 @@ from pipeline.versions.log import Promotion
 from tests.streams import (
     CPU,
     SERIES,
+    VERSIONS,
     counted,
     retrained_detector,
     series_detector,
 )
-
-VERSIONS: Mapping[str, Callable[[], Detector]] = {"v1": series_detector, "v2": retrained_detector}
 
 
 def registered(*versions: str) -> MemoryRegistry:
