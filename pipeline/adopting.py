@@ -176,7 +176,7 @@ class Adopting:
         last = log.entries[-1] if log.entries else Adoption(log.last_number, offset, now.model.version, "")
         last = replace(last, words=newest.name)
         self._adopted[partition] = Adopted(now.model, now.words, last, topic_id, ahead)
-        lane.pipeline.heed(partition, offset, now.words.said)
+        lane.pipeline.adopt_feedback(partition, offset, now.words.said)
         self._tell(lane)
 
     def forget(self, partition: TopicPartition) -> None:
@@ -268,7 +268,7 @@ class Adopting:
             self._tell(lane)
         if now.words.name != adopted.words.name:
             adopted.words = now.words
-            lane.pipeline.heed(partition, now.first_offset, now.words.said)
+            lane.pipeline.adopt_feedback(partition, now.first_offset, now.words.said)
             metrics.FEEDBACK_ADOPTIONS.labels(lane.name).inc()
             logger.info(
                 "%s: what was said of %d incidents acts from offset %d on",

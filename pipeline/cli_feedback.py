@@ -154,12 +154,10 @@ def _check_topic(settings: "Settings", connection: "Connection") -> None:
 
 def _book(settings: "Settings", connection: "Connection") -> "Book":
     from pipeline.connectors.kafka import KafkaLog
-    from pipeline.feedback import Book
+    from pipeline.feedback import read_book
 
-    book = Book(settings.topics.feedback)
-    for arrived in KafkaLog(connection, settings.topics.feedback).read():
-        book.take(arrived.records)
-    return book
+    topic = settings.topics.feedback
+    return read_book(KafkaLog(connection, topic), topic)
 
 
 def _publish(settings: "Settings", connection: "Connection", said: "Message") -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, Literal, Protocol, Self, get_args
 import msgspec
 
 from pipeline.errors import ConfigError
-from pipeline.protocols import Message, PartitionRecords, RawRecord
+from pipeline.protocols import Log, Message, PartitionRecords, RawRecord
 
 logger = logging.getLogger(__name__)
 
@@ -233,3 +233,11 @@ class Book:
                 self.said[incident] = feedback
             changed[incident] = feedback
         return changed
+
+
+def read_book(log: Log, topic: str) -> Book:
+    """Read a whole topic of feedback; raises as `Log.read` does."""
+    book = Book(topic)
+    for arrived in log.read():
+        book.take(arrived.records)
+    return book

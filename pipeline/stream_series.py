@@ -179,7 +179,7 @@ class SeriesPipeline:
             evicted=[(self._table.partitions[each.slot], each.offset, each.reason) for each in admitted.evicted],
         )
 
-    def heed(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
+    def adopt_feedback(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
         """Have what was said, by incident, act on a partition's records from an offset on, and nothing else."""
         self._feedback.adopt(partition, offset, said)
 

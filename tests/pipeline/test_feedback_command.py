@@ -14,7 +14,7 @@ from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaLog, KafkaPublisher
-from pipeline.feedback import Book, Feedback
+from pipeline.feedback import Feedback, read_book
 from pipeline.protocols import Message
 from pipeline.stages.alerts import Alert, message
 from tests.commands import Running, configured, events, metrics_of, only_line, produce, promote, wait_for
@@ -45,10 +45,7 @@ class Setting:
         self.publish(*(message(each, self.alerts) for each in alerts))
 
     def said(self) -> dict[str, Feedback]:
-        book = Book(self.feedback)
-        for arrived in KafkaLog(self.connection, self.feedback).read():
-            book.take(arrived.records)
-        return book.said
+        return read_book(KafkaLog(self.connection, self.feedback), self.feedback).said
 
 
 def create(connection: Connection, topic: str, policy: str) -> None:
