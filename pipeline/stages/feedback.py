@@ -131,29 +131,30 @@ class FeedbackEffect:
     def __init__(self, features: Sequence[str], echo_points: int = 0) -> None:
         self._features = features
         self._echo_points = echo_points
-        self._courses: dict[TopicPartition, list[_Said]] = {}
+        self._adopted: dict[TopicPartition, list[_Said]] = {}
+        """In the order of their offsets."""
         self._echoes: dict[TopicPartition, dict[str, _Echo]] = {}
         """By series."""
 
     def __len__(self) -> int:
         """Return how many pieces act on the partition that most act on."""
-        return max((len(course[-1].pieces) for course in self._courses.values()), default=0)
+        return max((len(acting[-1].pieces) for acting in self._adopted.values()), default=0)
 
     def adopt(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
         """Have this act on a partition's records from `offset` on, by incident, and nothing that did before.
 
         Offsets never go back, but after `drop`.
         """
-        course = self._courses.setdefault(partition, [])
-        while course and course[-1].offset >= offset:
-            course.pop()
-        course.append(_Said(offset, said, self._features))
-        # A poll is cut where something begins to act: no more than the last two are asked for again.
-        del course[:-_ASKED_AGAIN]
+        acting = self._adopted.setdefault(partition, [])
+        while acting and acting[-1].offset >= offset:
+            acting.pop()
+        acting.append(_Said(offset, said, self._features))
+        # A poll is cut where something begins to act, so the last two would do.
+        del acting[:-_ASKED_AGAIN]
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
-        self._courses.pop(partition, None)
+        self._adopted.pop(partition, None)
         self._echoes.pop(partition, None)
 
     def snapshot(self, partition: TopicPartition) -> bytes:
@@ -185,7 +186,7 @@ class FeedbackEffect:
             score_K: NaN: not scored.
             kinds_of: tells of points at some positions how features have to do with them.
         """
-        if not any(said.pieces for course in self._courses.values() for said in course):
+        if not any(said.pieces for acting in self._adopted.values() for said in acting):
             return Heeded(threshold_K, {})
         place_C = np.flatnonzero(score_K >= threshold_K - LOWERED)
         new_K, moved, excused = threshold_K.copy(), dict[int, Moved](), 0
@@ -222,12 +223,12 @@ class FeedbackEffect:
     ) -> "list[tuple[TopicPartition, _Said, BoolArray]]":
         """Return what acts on which of some points."""
         found: list[tuple[TopicPartition, _Said, BoolArray]] = []
-        numbers = {partition: number for number, partition in enumerate(self._courses)}
+        numbers = {partition: number for number, partition in enumerate(self._adopted)}
         partition_C = np.array([numbers.get(partitions[slot], -1) for slot in slot_C.tolist()], np.int64)
-        for partition, course in self._courses.items():
+        for partition, acting in self._adopted.items():
             of_partition_C = partition_C == numbers[partition]
-            begin_C = np.searchsorted([said.offset for said in course], offset_C, side="right") - 1
-            for number, said in enumerate(course):
+            begin_C = np.searchsorted([said.offset for said in acting], offset_C, side="right") - 1
+            for number, said in enumerate(acting):
                 acts_C = of_partition_C & (begin_C == number)
                 if said.pieces and acts_C.any():
                     found.append((partition, said, acts_C))
