@@ -1,8 +1,8 @@
 """What each record is judged by: partitions follow their logs of adoptions, and adopt a new champion, and feedback.
 
 A partition that is taken over goes on with the version that its log says, and its new owner says so in an entry of
-its own. With that the number is taken under which the owner before could still adopt another version, should it
-only have been asleep.
+its own. That takes the number under which the owner before could still adopt another version, if it was only
+asleep.
 
 A new champion, or what was said of the stream's incidents since, is adopted for each partition by itself, from an
 offset a little ahead on. Records before it are judged as before while the entry is written on a thread of its own;
@@ -34,18 +34,18 @@ from pipeline.stream_model import StreamModel
 logger = logging.getLogger(__name__)
 
 _AHEAD = 2
-"""So many polls as the last one lie before the first record of a new model, if there are so many records yet."""
+"""A new model begins this many polls of the last one's size ahead, if there are so many records yet."""
 _PATIENCE_S = 5.0
 """So long records wait for storage to take an entry."""
 _RETRY_S = 10.0
 _TRIES = 5
-"""Of taking a log over; others take it over too, again and again, only if they are many."""
+"""Of taking a log over: each fails only if another worker has taken it over just then."""
 _AT_ONCE = 8
 """Entries that are on their way to storage together."""
 
 
 class _Flight:
-    """An entry on its way to storage. The thread does not keep the process alive: what is cut off is none."""
+    """An entry on its way to storage. Its thread keeps no process alive: an entry that is cut off is none."""
 
     def __init__(self, write: Callable[[], Adoption | None]) -> None:
         """`write` returns the entry that is the last one then; None: another worker has taken the number."""
@@ -83,7 +83,7 @@ class _Next:
     model: StreamModel
     words: Words
     flight: _Flight | None = None
-    """None: it is in storage."""
+    """Brings it to storage; None: it is there."""
 
 
 @dataclass(slots=True)
@@ -100,11 +100,11 @@ class Adopted:
     ahead: list[_Next] = field(default_factory=list)
     records_a_poll: int = 0
     retry_at_s: float = 0.0
-    """Not before is anything written again that storage did not take."""
+    """What storage did not take is not tried again before."""
     unsaid: bool = False
     """Whether the log may end otherwise than with `last`, or not with an entry of ours."""
     saying: _Flight | None = None
-    """An entry that mends that."""
+    """Brings an entry that mends that."""
 
 
 class Adopting:
@@ -123,7 +123,7 @@ class Adopting:
         self._run = secrets.token_hex(8)
         self._adopted: dict[TopicPartition, Adopted] = {}
         self._flights: dict[TopicPartition, _Flight] = {}
-        """The last of each partition, be its state thrown away since."""
+        """The last of each partition, even if its state has been thrown away since."""
         self._told: dict[str, set[tuple[str, str]]] = {}
         """By stream, the (version, architecture) pairs that its gauge names."""
         self._replaced: set[tuple[str, str]] = set()
@@ -180,7 +180,7 @@ class Adopting:
         last = log.entries[-1] if log.entries else Adoption(log.last_number, offset, now.model.version, "")
         last = replace(last, words=newest.name)
         self._adopted[partition] = Adopted(now.model, now.words, last, topic_id, ahead)
-        lane.pipeline.heed(partition, offset, now.words.said)
+        lane.pipeline.adopt_feedback(partition, offset, now.words.said)
         self._tell(lane)
 
     def forget(self, partition: TopicPartition) -> None:
@@ -270,7 +270,7 @@ class Adopting:
         return own if self._adoptions.write(stream, partition, adopted.topic_id, own) else None
 
     def _move(self, partition: TopicPartition, adopted: Adopted, offset: int) -> None:
-        """Have in force what is from an offset on, as soon as it is known to be in storage."""
+        """Put into force what begins at or before an offset, as soon as it is known to be in storage."""
         while adopted.ahead and adopted.ahead[0].first_offset <= offset:
             if not self._landed(partition, adopted, _PATIENCE_S):
                 self._give_up(partition, adopted, f"storage has not answered for {_PATIENCE_S:.0f} s")
@@ -278,7 +278,10 @@ class Adopting:
                 self._follow(partition, adopted, adopted.ahead.pop(0), offset)
 
     def _follow(self, partition: TopicPartition, adopted: Adopted, now: _Next, offset: int) -> None:
-        """Have an entry in force, with the record at an offset; one may only say who owns the partition."""
+        """Put an entry into force, with the record at an offset.
+
+        One that only says who owns the partition changes nothing.
+        """
         lane = self._lane_of[partition.topic]
         if now.model is not adopted.model:
             adopted.model = now.model
@@ -287,7 +290,7 @@ class Adopting:
             self._tell(lane)
         if now.words.name != adopted.words.name:
             adopted.words = now.words
-            lane.pipeline.heed(partition, now.first_offset, now.words.said)
+            lane.pipeline.adopt_feedback(partition, now.first_offset, now.words.said)
             metrics.FEEDBACK_ADOPTIONS.labels(lane.name).inc()
             logger.info(
                 "%s: what was said of %d incidents acts from offset %d on",

@@ -37,7 +37,7 @@ class AdoptionLog:
 
     entries: Sequence[Adoption] = ()
     last_number: int = 0
-    """The highest number that is taken, be its entry damaged; 0: none is."""
+    """The highest number that is taken, even by a damaged entry; 0: none is."""
 
 
 class Adoptions(Protocol):

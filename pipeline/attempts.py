@@ -14,7 +14,7 @@ class _Tries:
 
 @dataclass
 class Attempts:
-    """Of each thing, since it last succeeded."""
+    """The failed tries of each thing, since it last succeeded."""
 
     _tries: dict[Hashable, _Tries] = field(default_factory=dict)
 

@@ -13,8 +13,9 @@ from typing import Literal, Protocol
 
 from models.spec import shortened
 from pipeline.config import Settings, StreamSettings
+from pipeline.control import require_one_partition
 from pipeline.errors import ConfigError, OffkeyError, TransientError
-from pipeline.feedback import COMPACTED, is_compacted
+from pipeline.feedback import COMPACTED, require_compacted
 from pipeline.protocols import PartitionRecords, Registry, TopicPartition
 
 _SAMPLE_RECORDS = 2_000
@@ -154,13 +155,10 @@ def _feedback_row(topic: str, cluster: Cluster) -> Row:
         found_out = str(error).partition("; ")[0]
         return Row("warning", what, found_out, f"to use `offkey feedback`, create {topic} with {COMPACTED}")
     policy = cluster.setting(topic, "cleanup.policy")
-    if policy is not None and not is_compacted(policy):
-        return Row(
-            "wrong",
-            what,
-            f"{topic}: cleanup.policy is {policy}: what was said is lost in time, and undone by that",
-            f"set {COMPACTED} for it",
-        )
+    try:
+        require_compacted(topic, policy)
+    except ConfigError as error:
+        return _wrong(what, error)
     return Row("ok", what, f"{topic}, partitions: {found.partitions}" + (", compacted" if policy else ""))
 
 
@@ -171,19 +169,11 @@ def _control_rows(settings: Settings, cluster: Cluster) -> Iterator[Row]:
     what, topic = "topic of requests", settings.topics.control
     try:
         cluster.topic(topic, "WRITE")
-        found = cluster.topic(topic, "READ")
+        require_one_partition(topic, cluster.topic(topic, "READ").partitions)
     except OffkeyError as error:
         yield _wrong(what, error)
-        return
-    if found.partitions == 1:
-        yield Row("ok", what, f"{topic}, partitions: 1")
     else:
-        yield Row(
-            "wrong",
-            what,
-            f"{topic} has {found.partitions} partitions, and who owns the only one trains",
-            "create it anew with one partition, or set another one as topics.control",
-        )
+        yield Row("ok", what, f"{topic}, partitions: 1")
 
 
 def _transaction_rows(settings: Settings, outside: Outside) -> Iterator[Row]:

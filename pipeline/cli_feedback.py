@@ -143,27 +143,21 @@ def _check_topic(settings: "Settings", connection: "Connection") -> None:
         ConfigError: the topic is not there, may not be written, or forgets in time.
     """
     from pipeline.connectors.kafka import KafkaCluster
-    from pipeline.feedback import COMPACTED, is_compacted
+    from pipeline.feedback import require_compacted
 
     topic = settings.topics.feedback
     with contextlib.closing(KafkaCluster(connection)) as cluster:
         cluster.topic(topic, "WRITE")
         policy = cluster.setting(topic, "cleanup.policy")
-    if policy is not None and not is_compacted(policy):
-        raise ConfigError(
-            f"topic {topic}: its cleanup.policy is {policy}, so what is said would be lost in time; set "
-            f"{COMPACTED} for it"
-        )
+    require_compacted(topic, policy)
 
 
 def _book(settings: "Settings", connection: "Connection") -> "Book":
     from pipeline.connectors.kafka import KafkaLog
-    from pipeline.feedback import Book
+    from pipeline.feedback import read_book
 
-    book = Book(settings.topics.feedback)
-    for arrived in KafkaLog(connection, settings.topics.feedback).read():
-        book.take(arrived.records)
-    return book
+    topic = settings.topics.feedback
+    return read_book(KafkaLog(connection, topic), topic)
 
 
 def _publish(settings: "Settings", connection: "Connection", said: "Message") -> None:
@@ -230,7 +224,7 @@ def _told(course: "Course | Feedback") -> str:
     ended = "open" if course.ended_ms is None else f"ended {_moment(course.ended_ms)}"
     series = f" {course.series}" if course.series else ""
     told = f"{course.stream}{series}, opened {_moment(course.opened_ms)}, {ended}"
-    return told if course.peak is None else f"{told}; highest score {_peak(course.peak)}"
+    return told if course.peak is None else f"{told}; highest score {course.peak:.1f}"
 
 
 def _effect(given: "Feedback") -> str:
@@ -250,10 +244,6 @@ def _effect(given: "Feedback") -> str:
     assert given.until_ms is not None
     until = _moment(given.until_ms)
     return f"deviations of its kind in {where} do not alert until {until}; retraining leaves {where} out until then"
-
-
-def _peak(score: float | None) -> str:
-    return "" if score is None else f"{score:.1f}"
 
 
 def _moment(time_ms: int) -> str:

@@ -76,16 +76,16 @@ def retrain(
     failed = False
     for name in opened.streams:
         stream = opened.settings.streams[name]
-        drift: dict[str, Drift] = {}
+        drift: Drift | None = None
         try:
             # Before anything is read: a promotion that somebody makes meanwhile wins.
             log = opened.registry.log(name)
             if if_drifted:
                 from pipeline.drift_look import look
 
-                drift["drift"] = look(name, stream, opened.registry, opened.snapshots(), now_ms())
-                if not drift["drift"].drifted:
-                    _show_drift(name, drift["drift"], as_json)
+                drift = look(name, stream, opened.registry, opened.snapshots(), now_ms())
+                if not drift.drifted:
+                    _show_drift(name, drift, as_json)
                     continue
             if of_last_s is None:
                 names, read = read_history(name, stream, opened.history(name, max_records))
@@ -117,11 +117,11 @@ def retrain(
             failed = True
             continue
         if as_json:
-            told = {key: asdict(found) for key, found in drift.items()}
-            print(json.dumps(asdict(done) | told), flush=True)
+            looked = {} if drift is None else {"drift": asdict(drift)}
+            print(json.dumps(asdict(done) | looked), flush=True)
         else:
-            if drift:
-                _show_drift(name, drift["drift"], as_json)
+            if drift is not None:
+                _show_drift(name, drift, as_json)
             _show(done)
     if failed:
         raise typer.Exit(1)

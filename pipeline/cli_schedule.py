@@ -33,6 +33,7 @@ def schedule(config: ConfigPath) -> None:
 
     from pipeline.health import Health, serve
     from pipeline.stopping import Stop, stop_on_signals
+    from pipeline.training_process import memory_is_told
 
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
@@ -48,6 +49,10 @@ def schedule(config: ConfigPath) -> None:
             logger.info("trains %s when it is time; all streams on request", ", ".join(scheduled))
         else:
             logger.warning("no stream has `retrain: {every: ...}` or the like; streams are trained on request only")
+        if not memory_is_told():
+            logger.warning(
+                "`retrain.max_memory` bounds nothing: this machine has no /proc that tells what a training takes"
+            )
         health.worker = built
         quiet_collector()
         built.run(stop)

@@ -73,22 +73,21 @@ class Opened:
     def _incidents(self) -> "tuple[Mapping[str, Course], Mapping[str, Feedback]]":
         """(the incidents that are open or of which something was said, what was said)."""
         from pipeline.connectors.kafka import KafkaCluster, KafkaLog
-        from pipeline.feedback import Book
+        from pipeline.feedback import read_book
         from pipeline.incident_log import read_incidents
 
-        topics, book = self.settings.topics, Book(self.settings.topics.feedback)
+        topics, said = self.settings.topics, {}
         with contextlib.closing(KafkaCluster(self._connection)) as cluster:
             there = [topic for topic in (topics.feedback, topics.alerts) if cluster.has(topic)]
         if topics.feedback in there:
-            for arrived in KafkaLog(self._connection, topics.feedback).read():
-                book.take(arrived.records)
+            said = read_book(KafkaLog(self._connection, topics.feedback), topics.feedback).said
         if topics.alerts not in there:
-            return {}, book.said
+            return {}, said
         found = read_incidents(
             KafkaLog(self._connection, topics.alerts),
-            lambda course: course.ended_ms is None or course.incident in book.said,
+            lambda course: course.ended_ms is None or course.incident in said,
         )
-        return found.courses, book.said
+        return found.courses, said
 
     def unfinished(self, stream: str) -> "Unfinished":
         """Return where a stream's training is kept while it lasts."""

@@ -1,7 +1,7 @@
 """Requests to train a stream at once: messages of the control topic, which the scheduler reads.
 
-The topic has one partition. Whose scheduler owns it leads, and trains; a request is committed when its training has
-ended, so none is lost with the scheduler that began it.
+The topic has one partition. The scheduler that owns it leads, and trains; a request is committed when its training
+has ended, so none is lost with the scheduler that began it.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def message_of(request: Request, topic: str) -> Message:
 
 
 def require_one_partition(topic: str, partitions: int) -> None:
-    """See that the topic is one by whose ownership a scheduler can lead.
+    """See that the topic is one by which a scheduler can lead.
 
     Raises:
         ConfigError: it has several partitions.
@@ -51,7 +51,7 @@ def require_one_partition(topic: str, partitions: int) -> None:
     if partitions != 1:
         raise ConfigError(
             f"topic {topic} has {partitions} partitions, and who owns the only one trains; create it anew with "
-            "one, or set another one as topics.control"
+            "one partition, or set another one as topics.control"
         )
 
 

@@ -58,7 +58,7 @@ class ControlQueue:
         self._waiting = []
 
     def read(self, timeout_s: float) -> None:
-        """Take what has arrived; what is no request of ours is told, counted, and done.
+        """Take what has arrived; what is no request for a stream of ours is logged, counted, and passed over.
 
         Raises:
             TransientError: the broker does not answer.
@@ -74,18 +74,18 @@ class ControlQueue:
         return list(dict.fromkeys(each.request.stream for each in self._waiting))
 
     def take(self, stream: str) -> None:
-        """A training begins that is for all requests of this stream so far; later ones ask for another."""
+        """Note that a training begins for all requests of this stream so far; later ones ask for another."""
         for each in self._waiting:
             each.taken = each.taken or each.request.stream == stream
 
     def done(self, stream: str) -> None:
-        """The training that was for them has ended."""
+        """Forget the requests that the stream's last training was for."""
         self._waiting = [each for each in self._waiting if not (each.taken and each.request.stream == stream)]
 
     def commit(self, *, always: bool = False) -> None:
         """Commit what is done, as far as nothing before it waits.
 
-        `always`: be it nothing new, for the group takes a commit from its member alone.
+        `always`: even if nothing is new, for the group takes a commit from its member alone.
 
         Raises:
             AssignmentLost: the partition is not ours.

@@ -1,8 +1,8 @@
 """Whether a stream has drifted: a test over the distribution of the champion's scores that an outage does not pass.
 
 The scores of a series are summed up by blocks of time (a day, say): the median of each block. An outage or a storm
-that is shorter than half a block moves no median, however strange it is. Seven newest blocks are compared with
-fourteen after the training, which the model has not learned from either.
+that is shorter than half a block moves no median, however strange it is. The seven newest blocks are compared with
+the first fourteen after the training, which the model has not learned from either.
 
 Within each series its blocks are ranked (Wilcoxon, "Individual comparisons by ranking methods", 1945), so a block
 counts for its order alone. The ranks of a block are averaged over the series, and the sum over the newest blocks is
@@ -11,9 +11,9 @@ experiments", 1935; Pitman, 1937). Whole blocks change places, with all their se
 another, as the hosts of one cluster do, prove nothing twice. That some strange blocks all lie on one side is likely
 enough by chance: an outage of several days is no drift, one that has lasted for nearly all of the seven is.
 
-What has to hold: without drift the blocks may change places. They are as long as the stream's season, or several,
-and what they show depends little on the block before. Fourteen and seven days hold as many weekends each for their
-number. A stream with a longer season, or a walk without a level, is found to drift.
+What has to hold: without drift the blocks may change places. So each is as long as the stream's season, or several,
+and what it shows depends little on the block before. Of fourteen days as of seven, two sevenths are weekends. A
+stream with a longer season, or a walk without a level, is found to drift.
 
 It is asked again and again, with every new block. By Bonferroni's bound the level of one look is `LEVEL` of a year
 divided by the looks of a year, whatever they have in common: so a stream without drift is found to drift in one of

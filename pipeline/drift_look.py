@@ -1,7 +1,7 @@
 """A look at the champion's scores on snapshots, for drift: the first blocks after its training, and the newest.
 
 Either stretch is read, scored and summed up by itself; of very many series some are drawn. What lies in spans that
-teach nothing is left out. Where the first blocks are kept no more, the oldest ones that are take their place.
+teach nothing is left out. Where the first blocks are kept no more, the oldest ones that are kept take their place.
 
 Legend: N rows of a series, S series, B blocks.
 """
@@ -44,8 +44,8 @@ def look(
 ) -> Drift:
     """Say whether a stream has drifted since its champion was trained.
 
-    A champion that no worker could start with, or whose features are gone, is drift of its own: there is nothing to
-    compare by.
+    Where there is no champion, no worker could start with it, or its features are gone, that counts as drift: there
+    is nothing to compare by.
 
     Raises:
         SnapshotError: a stretch holds too few rows, or a file is damaged.
@@ -120,10 +120,9 @@ def _medians(
         if not len(x_NF):
             continue
         if settings.kind == "series":
-            score_N = detector.score_series(series, x_NF, [0])[0]
+            score_N, margin = detector.score_series(series, x_NF, [0])[0], detector.spec.window
         else:
-            score_N = detector.score_rows(x_NF)
-        margin = detector.spec.window if settings.kind == "series" else 0
+            score_N, margin = detector.score_rows(x_NF), 0
         counts_N = ~excluded_rows(series, time_ms_N, spans, margin)
         block_N = (time_ms_N - begin_ms) // block_ms
         found[series] = np.array([_median(score_N[counts_N & (block_N == block)]) for block in range(blocks)])

@@ -18,7 +18,7 @@ from pipeline.training_result import MISSED
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 10.0
-"""How often it looks what is due."""
+"""How often it finds out what is due."""
 _ALWAYS_S = 3650 * 86_400.0
 """A look for drift is never too late."""
 
@@ -65,7 +65,7 @@ class DueTrainings:
 
     @property
     def trouble(self) -> str:
-        """Why it is not known of some stream; may be asked on another thread."""
+        """Why it is not known what some stream is due for; may be asked on another thread."""
         return next(iter(self._troubles.copy().values()), "")
 
     def begin_anew(self) -> None:
@@ -78,8 +78,10 @@ class DueTrainings:
         self._look_due_s = float("-inf")
 
     def next(self) -> Task | None:
-        """Return the first that is due, looking every `_LOOK_S` only; of a stream that storage tells nothing of,
-        none is."""
+        """Return the first that is due; it looks every `_LOOK_S` only.
+
+        A stream of which storage tells nothing is due for none.
+        """
         if self._clock() < self._look_due_s:
             return None
         self._look_due_s = self._clock() + _LOOK_S
@@ -122,7 +124,7 @@ class DueTrainings:
         if stream not in self._handled:
             self._handled[stream] = read_handled(self._storage, stream, entry.promoted_ms)
         self._doubt(stream)
-        task = self._planned(stream, settings) or self._look(stream, settings)
+        task = self._planned(stream, settings) or self._drift_look(stream, settings)
         if stream in self._unwritten:
             write_handled(self._storage, stream, self._handled[stream])
             self._unwritten.discard(stream)
@@ -153,7 +155,7 @@ class DueTrainings:
             self._note(stream, replace(handled, planned_ms=_ms(due.missed)))
         return None if due.run is None else self._task(stream, Cause.SCHEDULE, _ms(due.run))
 
-    def _look(self, stream: str, settings: RetrainSettings) -> Task | None:
+    def _drift_look(self, stream: str, settings: RetrainSettings) -> Task | None:
         if not settings.on_drift:
             return None
         looks = Timetable(stream, settings.drift_block, None, settings.jitter, _ALWAYS_S)

@@ -2,9 +2,9 @@
 
 Spans are those that somebody expected to be strange, as in `alerts.maintenance`, and those of incidents that are
 open, were confirmed, or were said to be expected, up to the moment that was named. A false alarm is what a model
-should learn: its span is kept, be its incident open. They are widened by a window on either side, for an incident
-opens when a fault is seen and not when it begins, and what was down takes a while to be as before. A series goes on
-in pieces where something was taken out of it, and no window holds rows of two.
+should learn: its span is kept, even while its incident is open. They are widened by a window on either side, for an
+incident opens when a fault is seen and not when it begins, and what was down takes a while to be as before. A
+series goes on in pieces where something was taken out of it, and no window holds rows of two.
 
 Legend: T rows of a series.
 """

@@ -17,7 +17,8 @@ from typing import Annotated, Literal, Protocol, Self, get_args
 
 import msgspec
 
-from pipeline.protocols import Message, PartitionRecords, RawRecord
+from pipeline.errors import ConfigError
+from pipeline.protocols import Log, Message, PartitionRecords, RawRecord
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,19 @@ def is_compacted(policy: str) -> bool:
     return {each.strip() for each in policy.split(",")} == {"compact"}
 
 
+def require_compacted(topic: str, policy: str | None) -> None:
+    """See that a topic of this `cleanup.policy` keeps what is said; None: the broker does not tell it.
+
+    Raises:
+        ConfigError: it forgets in time.
+    """
+    if policy is not None and not is_compacted(policy):
+        raise ConfigError(
+            f"topic {topic}: its cleanup.policy is {policy}, so what is said would be lost in time; set "
+            f"{COMPACTED} for it"
+        )
+
+
 class Unreadable(ValueError):
     """A message that says nothing to this version."""
 
@@ -155,7 +169,7 @@ class Words:
 
     @cached_property
     def content(self) -> bytes:
-        """What keeps them: equal words, equal bytes."""
+        """They as bytes; equal words give equal bytes."""
         return msgspec.json.encode([self.said[incident] for incident in sorted(self.said)]) if self.said else b""
 
     @cached_property
@@ -165,7 +179,7 @@ class Words:
 
     @classmethod
     def of(cls, content: bytes) -> Self:
-        """Return those that a content keeps.
+        """Return the words of which this is the `content`.
 
         Raises:
             Unreadable: it is of another version, or damaged.
@@ -219,3 +233,11 @@ class Book:
                 self.said[incident] = feedback
             changed[incident] = feedback
         return changed
+
+
+def read_book(log: Log, topic: str) -> Book:
+    """Read a whole topic of feedback; raises as `Log.read` does."""
+    book = Book(topic)
+    for arrived in log.read():
+        book.take(arrived.records)
+    return book

@@ -1,8 +1,8 @@
-"""What a scheduler has done of a stream's timetables, kept in storage: whoever leads next goes on from there.
+"""How far a stream's timetables are done, kept in storage: whoever leads next goes on from there.
 
 `schedule/STREAM.json` is written when a run has ended for good, so one that a crash cuts off is made again. Without
-it the champion's promotion stands for the last run. It fences nothing: who writes it late, having lost the lead,
-makes a run early or late, and the log of promotions decides what serves.
+it the champion's promotion stands for the last run. It fences nothing: one who writes it after losing the lead
+only has a run made early or late, and the log of promotions decides what serves.
 """
 
 import logging

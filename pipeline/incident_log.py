@@ -77,17 +77,17 @@ def begun(alert: Alert) -> Course:
     if alert.score is None:
         subject = "silence" if alert.series else "storm"
     return Course(
-        alert.incident,
-        alert.stream,
-        alert.series,
-        alert.topic,
-        alert.partition,
-        subject,
-        alert.opened_ms,
-        alert.event_ms,
-        None,
-        None,
-        None,
+        incident=alert.incident,
+        stream=alert.stream,
+        series=alert.series,
+        topic=alert.topic,
+        partition=alert.partition,
+        subject=subject,
+        opened_ms=alert.opened_ms,
+        told_ms=alert.event_ms,
+        ended_ms=None,
+        peak=None,
+        threshold=None,
     ).after(alert)
 
 
@@ -172,23 +172,23 @@ def feedback_on(
 ) -> Feedback:
     """Return what a verdict on an incident says."""
     return Feedback(
-        VERSION,
-        course.incident,
-        verdict,
-        by,
-        at_ms,
-        course.stream,
-        course.series,
-        course.topic,
-        course.partition,
-        course.opened_ms,
-        course.ended_ms,
-        course.peak,
-        course.threshold,
-        list(course.deviations),
-        course.subject,
-        until_ms,
-        note,
+        version=VERSION,
+        incident=course.incident,
+        verdict=verdict,
+        by=by,
+        at_ms=at_ms,
+        stream=course.stream,
+        series=course.series,
+        topic=course.topic,
+        partition=course.partition,
+        opened_ms=course.opened_ms,
+        ended_ms=course.ended_ms,
+        peak=course.peak,
+        threshold=course.threshold,
+        deviations=list(course.deviations),
+        subject=course.subject,
+        until_ms=until_ms,
+        note=note,
     )
 
 

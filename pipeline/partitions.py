@@ -81,15 +81,15 @@ class Partitions:
             for partition in sorted(change.gained & self.progress.keys()):
                 self._resume(partition)
         except TransientError:
-            # They are told as gained only once: without state, the next call adopts them.
+            # They are told as gained only once: without state, the next call takes them over.
             self.forget(change.gained)
             raise
         for partition in sorted(self.assigned - self.progress.keys()):
             while partition not in self.progress:
-                self._adopt(partition)
+                self._take_over(partition)
 
     def adopt(self) -> None:
-        """Have the partitions adopt their streams' champions; those that replay do so when they are done.
+        """Have the partitions adopt their streams' champions and feedback, those that replay when they are done.
 
         Raises:
             AssignmentLost: another worker has taken a partition over.
@@ -135,7 +135,7 @@ class Partitions:
         else:
             self.forget([partition])
 
-    def _adopt(self, partition: TopicPartition) -> None:
+    def _take_over(self, partition: TopicPartition) -> None:
         """Restore a partition's state, or begin a new one, and let its records come.
 
         Without effect where the checkpoint turns out to be damaged as it is read: the one before is next.

@@ -9,10 +9,11 @@ builds as it was when it began: of two on the same log one wins.
 A stream is trained for one of four causes, in this order: a **request**, its **first** model, its **schedule**, its
 **drift**. One training runs at a time. The first model is tried until the gate takes one, at waits that double up
 to an hour. A training that fails for another cause is tried again after 5 minutes, then 10, and so on,
-`_MOST_TRIES` times in all; one that ended by a mistake of the configuration is not. Until then its time or its
-request is not handled, so another scheduler tries too. Whatever fails leaves what serves as it is.
+`_MOST_TRIES` times in all; one that ended by a mistake of the configuration is not. Until the last try its time or
+its request counts as not handled, so another scheduler tries too. Whatever fails leaves what serves as it is.
 
-Requests are committed once all before them are done. A restart may so repeat one that was done behind another.
+A request is committed once it and all before it are done, so a restart may repeat one that was done before an
+earlier one was.
 """
 
 import logging
@@ -224,44 +225,44 @@ class Scheduler:
         metrics.SCHEDULER_LEADER.set(0)
 
     def _give_up(self, why: str) -> None:
-        """End the training that runs; its time or request is not handled by it, be it over by now."""
+        """End the training that runs; its time or request counts as not handled, even if it is over by now."""
         if self._running is not None:
             running = self._running
             ended = running.training.ended()
             running.training.kill()
             logger.warning("stream %s: its training is given up: %s", running.task.stream, why)
-            self._count(running, STOPPED if ended is None else outcome_of(ended))
+            self._count(running.task, running.since_s, STOPPED if ended is None else outcome_of(ended))
 
-    def _count(self, running: _Running, outcome: str) -> None:
-        task, self._running = running.task, None
+    def _count(self, task: Task, since_s: float, outcome: str) -> None:
+        self._running = None
         metrics.RETRAIN_RUNS.labels(task.stream, str(task.cause), outcome).inc()
-        metrics.RETRAIN_DURATION_SECONDS.labels(task.stream).observe(self.clock() - running.since_s)
+        metrics.RETRAIN_DURATION_SECONDS.labels(task.stream).observe(self.clock() - since_s)
         metrics.RETRAIN_RUNNING.labels(task.stream).set(0)
 
     def _watch(self) -> None:
         """See whether the training has ended, or has to."""
         if self._running is None:
             return
-        running, settings = self._running, self.streams[self._running.task.stream]
+        running, task = self._running, self._running.task
+        settings = self.streams[task.stream]
         if (ended := running.training.ended()) is not None:
-            self._conclude(running, outcome_of(ended), ended)
+            self._conclude(task, running.since_s, outcome_of(ended), ended)
             return
         took_s, held = self.clock() - running.since_s, running.training.memory_bytes()
         if took_s > settings.max_time:
             running.training.kill()
             why = f"it was killed after {took_s:,.0f} s, for `retrain.max_time` is {settings.max_time:,.0f} s"
-            self._conclude(running, TIME_LIMIT, Ended(1, None, why))
+            self._conclude(task, running.since_s, TIME_LIMIT, Ended(1, None, why))
         elif held is not None and held > settings.max_memory:
             running.training.kill()
             why = f"it was killed at {_mib(held)}, for `retrain.max_memory` is {_mib(settings.max_memory)}"
-            self._conclude(running, MEMORY_LIMIT, Ended(1, None, why))
+            self._conclude(task, running.since_s, MEMORY_LIMIT, Ended(1, None, why))
 
-    def _conclude(self, running: _Running, outcome: str, ended: Ended) -> None:
+    def _conclude(self, task: Task, since_s: float, outcome: str, ended: Ended) -> None:
         """Note what a training came to: it is handled, or tried again."""
-        self._count(running, outcome)
-        task, now_s = running.task, self.clock()
+        self._count(task, since_s, outcome)
         self._due.look_at_once()
-        key, again = (task.stream, task.cause), ""
+        key, again, now_s = (task.stream, task.cause), "", self.clock()
         if outcome in SUCCESSES:
             metrics.RETRAIN_LAST_SUCCESS.labels(task.stream).set(self.now().timestamp())
             show_drift(task.stream, ended)
@@ -294,7 +295,7 @@ class Scheduler:
             self._begin(task)
 
     def _begin(self, task: Task) -> None:
-        # Taken from its member alone: another scheduler may lead by now.
+        # The group takes it from its member alone: another scheduler may lead by now.
         self._queue.commit(always=True)
         if task.cause is Cause.REQUEST:
             self._queue.take(task.stream)
@@ -303,23 +304,10 @@ class Scheduler:
         try:
             training = self.begin(task)
         except OSError as error:
-            nothing = _Running(task, _NeverBegun(), self.clock(), self._queue.term)
-            self._conclude(nothing, FAILED, Ended(1, None, f"no process can be started ({error.strerror})"))
+            why = f"no process can be started ({error.strerror})"
+            self._conclude(task, self.clock(), FAILED, Ended(1, None, why))
             return
         self._running = _Running(task, training, self.clock(), self._queue.term)
-
-
-class _NeverBegun:
-    """A training that no process was there for."""
-
-    def ended(self) -> Ended | None:
-        return None
-
-    def memory_bytes(self) -> int | None:
-        return None
-
-    def kill(self) -> None:
-        return None
 
 
 def _mib(size: int) -> str:

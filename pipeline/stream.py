@@ -113,7 +113,7 @@ def hash_of(features: Sequence[str]) -> str:
 class StreamPipeline(Protocol):
     """The stages of one stream. State is kept for each partition between calls."""
 
-    def heed(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
+    def adopt_feedback(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
         """Have what was said, by incident, act on a partition's records from an offset on, and nothing else.
 
         To be said again after `restore` and `drop`; offsets never go back but then.

@@ -92,7 +92,7 @@ class FeaturesPipeline:
             muted=[Muted(alert, "maintenance") for alert in alerts if self._is_muted(alert)],
         )
 
-    def heed(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
+    def adopt_feedback(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
         """Have what was said, by incident, act on a partition's records from an offset on, and nothing else."""
         self._feedback.adopt(partition, offset, said)
 

@@ -127,8 +127,8 @@ class SeriesPipeline:
                 for place, row, inner, reason in admitted.lacking
             ]
             points = admitted.points
-            slots, points_S = np.unique(points.slot_M, return_counts=True)
             self._parts.changes.touch(admitted.seen)
+            slots, points_S = np.unique(points.slot_M, return_counts=True)
             self._parts.changes.add_rows(slots, points_S)
             # While it warms, a series learns its scaling and its interval.
             self._parts.changes.alter(points.slot_M[points.index_M < self._table.window])
@@ -162,11 +162,14 @@ class SeriesPipeline:
         alerts.sort(key=lambda alert: (alert.partition, alert.offset, alert.row, alert.series))
         with measure("incidents"):
             told, muted = self._muting.follow(alerts, self._silence.passed)
-        for each in admitted.evicted:
-            self._feedback.forget(self._table.partitions[each.slot], self._table.names[each.slot])
+        gone, partitions, names = (
+            [each.slot for each in admitted.evicted],
+            self._table.partitions,
+            self._table.names,
+        )
+        self._feedback.forget((partitions[slot], names[slot]) for slot in gone)
         # What is left of them until their slots are given away belongs to no series.
-        self._parts.note_gone(np.array([each.slot for each in admitted.evicted], np.int64))
-        names = self._table.names
+        self._parts.note_gone(np.array(gone, np.int64))
         return Outcome(
             told,
             rejects,
@@ -178,10 +181,10 @@ class SeriesPipeline:
             series_moved=admitted.moved,
             muted=muted,
             excused=excused,
-            evicted=[(self._table.partitions[each.slot], each.offset, each.reason) for each in admitted.evicted],
+            evicted=[(partitions[each.slot], each.offset, each.reason) for each in admitted.evicted],
         )
 
-    def heed(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
+    def adopt_feedback(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
         """Have what was said, by incident, act on a partition's records from an offset on, and nothing else."""
         self._feedback.adopt(partition, offset, said)
 

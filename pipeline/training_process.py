@@ -11,7 +11,7 @@ between two writes it leaves no half version, and what it has learned is kept fo
 Its memory is what of it lies in memory (VmRSS of /proc), looked at several times a second by the scheduler. A limit
 that the kernel keeps would count what is only reserved: torch maps gigabytes that it never touches (RLIMIT_AS), and
 its allocator takes arenas ahead of need (RLIMIT_DATA). Between two looks it may exceed the limit. Without /proc
-nothing is watched, and that is said.
+nothing is watched; `offkey schedule` says so once, as it starts.
 """
 
 import json
@@ -28,6 +28,7 @@ from typing import IO, Any
 logger = logging.getLogger(__name__)
 
 NICE = 19
+_PROC = Path("/proc")
 _OURS = "offkey: "
 """How the last lines of a process begin, that say why it ends."""
 _MOST_WORDS = 5
@@ -89,7 +90,7 @@ class TrainingProcess:
     def memory_bytes(self) -> int | None:
         """Return what of it lies in memory; None where nothing tells."""
         try:
-            status = Path(f"/proc/{self._process.pid}/status").read_text()
+            status = (_PROC / str(self._process.pid) / "status").read_text()
         except OSError:
             return None
         kept = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
@@ -136,6 +137,11 @@ class TrainingProcess:
                     print(f"[{self._stream}] {text}", file=sys.stderr, flush=True)
                 except OSError:
                     logger.debug("stderr is closed")
+
+
+def memory_is_told() -> bool:
+    """Tell whether this machine says what of a process lies in memory."""
+    return (_PROC / "self" / "status").exists()
 
 
 def tie() -> None:

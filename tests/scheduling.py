@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from prometheus_client import REGISTRY
+
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryBroker, MemorySource
 from pipeline.connectors.registry import StoredRegistry
@@ -24,6 +26,14 @@ FAILED = Ended(1, None, "storage is away")
 NO_DRIFT = Ended(0, {"drift": {"why": "alike", "probability": 0.4, "shifted": 0.0}}, "")
 LOST = Ended(1, {"error": "PromotionLost"}, "someone else has promoted another one meanwhile")
 MISTAKE = Ended(2, None, "no such architecture")
+FIRST, SCHEDULE, DRIFT, REQUEST = (
+    ("machines", cause) for cause in (Cause.FIRST, Cause.SCHEDULE, Cause.DRIFT, Cause.REQUEST)
+)
+
+
+def runs(cause: str, outcome: str, stream: str = "machines") -> float:
+    labels = {"stream": stream, "cause": cause, "outcome": outcome}
+    return REGISTRY.get_sample_value("offkey_retrain_runs_total", labels) or 0.0
 
 
 @dataclass

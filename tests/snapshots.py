@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.connectors.memory import MemoryStorage
 from pipeline.connectors.snapshot_names import DAY_MS
@@ -51,6 +52,33 @@ def rows(
         offset_N % 3 if series else np.zeros(len(offset_N), np.int64),
         np.stack([np.sqrt(offset_N + number) for number in range(len(features))], axis=1),
         offset_N % 7 == 0,
+    )
+
+
+def rows_of(
+    x_TSF: npt.NDArray[np.float64],
+    time_ms_T: npt.NDArray[np.int64],
+    names: Sequence[str] | None,
+    features: tuple[str, ...] = FEATURES,
+    *,
+    place: TopicPartition = PLACE,
+    begin: int = 0,
+) -> SnapshotRows:
+    """Return a row of each point of each series, at these times, from an offset on."""
+    points, series, _ = x_TSF.shape
+    count, time_ms_N = points * series, np.repeat(time_ms_T, series)
+    return SnapshotRows(
+        place,
+        TOPIC_ID,
+        features,
+        np.arange(begin, begin + count),
+        np.zeros(count, np.int64),
+        time_ms_N,
+        time_ms_N,
+        names,
+        np.tile(np.arange(series), points),
+        x_TSF.reshape(count, -1),
+        np.zeros(count, np.bool_),
     )
 
 

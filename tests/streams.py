@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from prometheus_client import REGISTRY
 
 from models.dataset import Columns
 from models.detector import Detector
@@ -17,6 +18,7 @@ from models.files import from_files, to_files
 from models.fitting import fit_detector
 from models.plan import plan_of
 from models.spec import ModelSpec
+from pipeline.adoptions import Adoption
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import (
     MemoryAdoptions,
@@ -30,7 +32,7 @@ from pipeline.delivery import AtLeastOnce
 from pipeline.errors import RegistryError
 from pipeline.lanes import build_model, lane_around
 from pipeline.part_memory import Arrays
-from pipeline.protocols import Checkpoint, Delivery
+from pipeline.protocols import Checkpoint, Delivery, TopicPartition
 from pipeline.stream import Lane
 from pipeline.stream_model import StreamModel
 from pipeline.worker import Worker, WorkerOptions
@@ -115,6 +117,10 @@ def retrained_detector() -> Detector:
     time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
     columns = {name: (time_ms, values[i]) for i, name in enumerate(names)}
     return fit(ModelSpec("series", ("cpu", "mem"), 8), "vanilla", {**_LITTLE, "seed": 7}, columns, delays=[3])
+
+
+VERSIONS: Mapping[str, Callable[[], Detector]] = {"v1": series_detector, "v2": retrained_detector}
+"""Models that may follow one another while a stream runs."""
 
 
 @cache
@@ -226,6 +232,10 @@ class Bench:
             delivery = AtLeastOnce(wrap(MemoryPublisher(self.broker)), wrapped)
         return Worker(renamed, wrapped, wrap(delivery), wrap(self.checkpoints), wrap(self.adoptions), self.options)
 
+    def adopted(self, place: TopicPartition, stream: str = "machines") -> Sequence[Adoption]:
+        """Return a partition's log of adoptions."""
+        return self.adoptions.since(stream, place, self.broker.topic_id(place.topic), 0).entries
+
     def alerts(self) -> list[dict[str, Any]]:
         """Return the published alerts' bodies with their ids, in order."""
         return [
@@ -255,6 +265,11 @@ def lanes(
         model = build_model(settings[name], from_files(to_files(detector)), version, CPU)
         built.append(lane_around(name, settings[name], model, load=load if name == "machines" else None))
     return built
+
+
+def counted(name: str, **labels: str) -> float:
+    """Return what a metric has counted so far, of the stream of series unless `labels` names another."""
+    return REGISTRY.get_sample_value(name, {"stream": "machines", **labels}) or 0.0
 
 
 def drain(worker: Worker) -> None:

@@ -45,7 +45,7 @@ Where nothing was said nothing is reckoned; otherwise only points that feedback 
 Legend: K judged points, C candidates of them, J deviations, P pieces of feedback, N series, F features.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -131,34 +131,36 @@ class FeedbackEffect:
     def __init__(self, features: Sequence[str], echo_points: int = 0) -> None:
         self._features = features
         self._echo_points = echo_points
-        self._courses: dict[TopicPartition, list[_Said]] = {}
+        self._adopted: dict[TopicPartition, list[_Said]] = {}
+        """In the order of their offsets."""
         self._echoes: dict[TopicPartition, dict[str, _Echo]] = {}
         """By series."""
 
     def __len__(self) -> int:
         """Return how many pieces act on the partition that most act on."""
-        return max((len(course[-1].pieces) for course in self._courses.values()), default=0)
+        return max((len(acting[-1].pieces) for acting in self._adopted.values()), default=0)
 
     def adopt(self, partition: TopicPartition, offset: int, said: Mapping[str, Feedback]) -> None:
         """Have this act on a partition's records from `offset` on, by incident, and nothing that did before.
 
         Offsets never go back, but after `drop`.
         """
-        course = self._courses.setdefault(partition, [])
-        while course and course[-1].offset >= offset:
-            course.pop()
-        course.append(_Said(offset, said, self._features))
-        # A poll is cut where something begins to act: no more than the last two are asked for again.
-        del course[:-_ASKED_AGAIN]
+        acting = self._adopted.setdefault(partition, [])
+        while acting and acting[-1].offset >= offset:
+            acting.pop()
+        acting.append(_Said(offset, said, self._features))
+        # A poll is cut where something begins to act, so the last two would do.
+        del acting[:-_ASKED_AGAIN]
 
     def drop(self, partition: TopicPartition) -> None:
         """Forget a partition."""
-        self._courses.pop(partition, None)
+        self._adopted.pop(partition, None)
         self._echoes.pop(partition, None)
 
-    def forget(self, partition: TopicPartition, series: str) -> None:
-        """Forget a series that had to leave; one of its name begins anew."""
-        self._echoes.get(partition, {}).pop(series, None)
+    def forget(self, series: Iterable[tuple[TopicPartition, str]]) -> None:
+        """Forget series that had to leave; those of their names begin anew."""
+        for partition, name in series:
+            self._echoes.get(partition, {}).pop(name, None)
 
     def snapshot(self, partition: TopicPartition) -> bytes:
         """Return what a checkpoint has to hold beside what was adopted; b"" where that is nothing."""
@@ -189,7 +191,7 @@ class FeedbackEffect:
             score_K: NaN: not scored.
             kinds_of: tells of points at some positions how features have to do with them.
         """
-        if not any(said.pieces for course in self._courses.values() for said in course):
+        if not any(said.pieces for acting in self._adopted.values() for said in acting):
             return Heeded(threshold_K, {})
         place_C = np.flatnonzero(score_K >= threshold_K - LOWERED)
         new_K, moved, excused = threshold_K.copy(), dict[int, Moved](), 0
@@ -226,12 +228,12 @@ class FeedbackEffect:
     ) -> "list[tuple[TopicPartition, _Said, BoolArray]]":
         """Return what acts on which of some points."""
         found: list[tuple[TopicPartition, _Said, BoolArray]] = []
-        numbers = {partition: number for number, partition in enumerate(self._courses)}
+        numbers = {partition: number for number, partition in enumerate(self._adopted)}
         partition_C = np.array([numbers.get(partitions[slot], -1) for slot in slot_C.tolist()], np.int64)
-        for partition, course in self._courses.items():
+        for partition, acting in self._adopted.items():
             of_partition_C = partition_C == numbers[partition]
-            begin_C = np.searchsorted([said.offset for said in course], offset_C, side="right") - 1
-            for number, said in enumerate(course):
+            begin_C = np.searchsorted([said.offset for said in acting], offset_C, side="right") - 1
+            for number, said in enumerate(acting):
                 acts_C = of_partition_C & (begin_C == number)
                 if said.pieces and acts_C.any():
                     found.append((partition, said, acts_C))
@@ -255,6 +257,7 @@ class _Said:
         self._series_P = np.array([self._number[each.series] for each in pieces], np.int64)
         self._false_P = np.array([each.verdict == "false_alarm" for each in pieces], np.bool_)
         self._confirmed_P = np.array([each.verdict == "confirmed" for each in pieces], np.bool_)
+        self._expected_P = ~self._false_P & ~self._confirmed_P
         self._peak_P = np.array([each.peak for each in pieces], np.float64)
         self._until_ms_P = np.array([each.until_ms or 0 for each in pieces], np.int64)
         deviations = [(p, each) for p, piece in enumerate(pieces) for each in piece.deviations]
@@ -265,8 +268,7 @@ class _Said:
         )
         self._most_N = np.full(len(self._number), -np.inf)
         np.maximum.at(self._most_N, self._series_P[self._false_P], self._peak_P[self._false_P] + margin(1))
-        timeless_P = ~self._false_P & ~self._confirmed_P
-        self._most_N[self._series_P[timeless_P]] = np.inf
+        self._most_N[self._series_P[self._expected_P]] = np.inf
         self._has_confirmed_N = np.zeros(len(self._number), np.bool_)
         self._has_confirmed_N[self._series_P[self._confirmed_P]] = True
 
@@ -283,11 +285,9 @@ class _Said:
             return place_C[:0]
         number_C = np.array([self._number.get(names[slot], -1) for slot in slot_K[place_C].tolist()], np.int64)
         own_C, score_C, threshold_C = number_C >= 0, score_K[place_C], threshold_K[place_C]
-        softly = self._false_P.any()
-        most_C = np.full(len(place_C), -np.inf)
-        if softly:
-            most_C = threshold_C + MOST_SOFTLY
-        most_C[own_C] = np.maximum(most_C, np.where(own_C, self._most_N[number_C], -np.inf))[own_C]
+        most_C = np.where(own_C, self._most_N[number_C], -np.inf)
+        if self._false_P.any():
+            most_C = np.maximum(most_C, threshold_C + MOST_SOFTLY)
         may_C = (score_C >= threshold_C) & (score_C < most_C)
         may_C |= own_C & self._has_confirmed_N[number_C]
         return place_C[may_C]
@@ -315,12 +315,8 @@ class _Said:
         new_C = np.where(was_confirmed_C & (marks_C == 0), lowered_C, raised_C)
         expected_CP = same_CP & own_CP & (time_ms_C[:, None] < self._until_ms_P)
         new_C = np.where(expected_CP.any(axis=1), np.inf, new_C)
-        counts_CP = false_CP | confirmed_CP | (same_CP & ~own_CP & (softly_C > 0)[:, None])
-        return new_C, counts_CP & ~self._is_expected_P | expected_CP
-
-    @property
-    def _is_expected_P(self) -> BoolArray:
-        return ~self._false_P & ~self._confirmed_P
+        counts_CP = false_CP | confirmed_CP | (same_CP & ~own_CP & ~self._expected_P & (softly_C > 0)[:, None])
+        return new_C, counts_CP | expected_CP
 
     def _alike(self, kinds: Kinds) -> FloatArray:
         """Return of each point and piece how much of their scores has one cause."""

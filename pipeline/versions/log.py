@@ -34,7 +34,7 @@ class PromotionLog:
     entries: Sequence[Promotion]
     """Oldest first."""
     last_number: int
-    """The highest number that is taken, be its entry damaged; 0: none is."""
+    """The highest number that is taken, even by a damaged entry; 0: none is."""
     faults: Sequence[str]
     """What is missing or damaged, a line each: the object, and the remedy."""
 

@@ -176,9 +176,9 @@ def seen_by_stages(
         if mark and seen.marked_at is None and (course := seen.ended(jobs)):
             marked, seen.marked_at = course, row
             said = feedback_on(course, "false_alarm", by="somebody", at_ms=0)
-            stages.heed(PLACE, begin, {said.incident: said})
+            stages.adopt_feedback(PLACE, begin, {said.incident: said})
         if mark and marked is not None and row == retract_at:
-            stages.heed(PLACE, begin, {})
+            stages.adopt_feedback(PLACE, begin, {})
         seen.alerts += stages.process([PartitionRecords(PLACE, records[begin:end])]).alerts
     return seen
 

@@ -32,11 +32,11 @@ from pipeline.connectors.kafka import KafkaCluster
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.protocols import ModelVersion, OffsetRange, TopicPartition
-from pipeline.snapshots import SnapshotRows
+from pipeline.protocols import ModelVersion, OffsetRange
 from pipeline.versions.log import Promotion
 from tests.benchmarks.worker_throughput import CPU, fill, model, worker
 from tests.brokers import MISSING, ApacheBroker
+from tests.snapshots import rows_of
 
 SERIES, FEATURES, FILE_ROWS = 1_000, 16, 500_000
 NAMES = tuple(f"f{number:02}" for number in range(FEATURES))
@@ -57,21 +57,9 @@ def write_snapshots(snapshots: StoredSnapshots, rows: int, now_ms: int) -> None:
     for first in range(0, points, a_file):
         part = range(first, min(first + a_file, points))
         count, offset = len(part) * SERIES, first * SERIES
-        time_ms_N = np.repeat(now_ms - STEP_MS * (points - np.arange(part.start, part.stop)), SERIES)
-        made = SnapshotRows(
-            TopicPartition("metrics", 0),
-            "id",
-            NAMES,
-            np.arange(offset, offset + count),
-            np.zeros(count, np.int64),
-            time_ms_N,
-            time_ms_N,
-            names,
-            np.tile(np.arange(SERIES), len(part)),
-            values(part).reshape(-1, FEATURES),
-            np.zeros(count, np.bool_),
-        )
-        snapshots.write("metrics", made, OffsetRange(offset, offset + count), int(time_ms_N[-1]))
+        time_ms_T = now_ms - STEP_MS * (points - np.arange(part.start, part.stop))
+        made = rows_of(values(part), time_ms_T, names, NAMES, begin=offset)
+        snapshots.write("metrics", made, OffsetRange(offset, offset + count), int(time_ms_T[-1]))
 
 
 def champion() -> Detector:

@@ -23,10 +23,8 @@ from pipeline.errors import TransientError
 from pipeline.protocols import Checkpoint, Checkpoints, RawRecord, TopicPartition
 from pipeline.worker import WorkerOptions
 from tests import streams
-from tests.streams import Bench, drain, retrained_detector, series_detector
+from tests.streams import VERSIONS, Bench, drain
 
-VERSIONS = {"v1": series_detector, "v2": retrained_detector}
-"""The models that a run swaps in turn."""
 STREAMS = {"machines": "metrics", "payments": "payments"}
 """The streams of a run, and by which name each one's topic is known in `Bench`."""
 _ERRORS = "__connect.errors."

@@ -31,11 +31,11 @@ from pipeline.errors import TransientError
 from pipeline.protocols import Message, ModelVersion, RawRecord, TopicPartition
 from pipeline.versions.log import Promotion
 from tests.brokers import ApacheBroker
-from tests.chaos.comparison import STREAMS, VERSIONS, Chapter, Outcome, alerts_of, final_state, letters_of
+from tests.chaos.comparison import STREAMS, Chapter, Outcome, alerts_of, final_state, letters_of
 from tests.chaos.crew import COMMAND, Crew
 from tests.chaos.object_store import LoopbackStore
 from tests.chaos.payloads import good, malformed
-from tests.streams import FEATURES, SERIES, feature_rows, features_detector, series_rows
+from tests.streams import FEATURES, SERIES, VERSIONS, feature_rows, features_detector, series_rows
 
 PARTITIONS = 3
 SESSION_S = 3.0

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prometheus_client import REGISTRY
 
 from models.files import from_files, to_files
 from models.spec import ModelSpec
@@ -40,6 +39,7 @@ from tests.streams import (
     STEP_MS,
     Bench,
     Payload,
+    counted,
     drain,
     fit,
     series_payloads,
@@ -49,10 +49,6 @@ from tests.streams import (
 PLACE = TopicPartition("metrics", 0)
 CUT = 4 * 102
 """Records before it: an incident of the series b is open then."""
-
-
-def counted(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, {"stream": "machines", **labels}) or 0.0
 
 
 def judged(alerts: list[dict[str, Any]]) -> list[dict[str, Any]]:

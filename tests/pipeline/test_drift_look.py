@@ -12,9 +12,9 @@ from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.drift import Drift
 from pipeline.drift_look import look
 from pipeline.errors import RegistryError, SnapshotError
-from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import SnapshotRows
+from pipeline.protocols import OffsetRange
 from pipeline.train import publish
+from tests.snapshots import rows_of
 from tests.streams import (
     BEGIN_MS,
     FEATURES,
@@ -49,25 +49,11 @@ def rows(points: int = POINTS) -> FloatArray:
 def kept(x_STF: FloatArray, names: tuple[str, ...] = ("cpu", "mem")) -> StoredSnapshots:
     """Keep rows of all series, a point a minute."""
     series, points, _ = x_STF.shape
-    count = series * points
-    time_ms = np.repeat(TRAINED_MS + STEP_MS * np.arange(points), series)
+    time_ms_T = TRAINED_MS + STEP_MS * np.arange(points)
+    told = (NAMES, names) if series > 1 else (None, ("a", "b", "c"))
+    found = rows_of(x_STF.transpose(1, 0, 2), time_ms_T, *told)
     snapshots = StoredSnapshots(MemoryStorage())
-    place = TopicPartition("metrics", 0)
-    features = names if series > 1 else ("a", "b", "c")
-    found = SnapshotRows(
-        place,
-        "id",
-        features,
-        np.arange(count),
-        np.zeros(count, np.int64),
-        time_ms,
-        time_ms,
-        NAMES if series > 1 else None,
-        np.tile(np.arange(series), points),
-        x_STF.transpose(1, 0, 2).reshape(count, -1),
-        np.zeros(count, np.bool_),
-    )
-    snapshots.write("machines", found, OffsetRange(0, count), int(time_ms[-1]))
+    snapshots.write("machines", found, OffsetRange(0, len(found)), int(time_ms_T[-1]))
     return snapshots
 
 

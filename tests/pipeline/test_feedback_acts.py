@@ -6,10 +6,9 @@ from contextlib import suppress
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
-from prometheus_client import REGISTRY
 
-from pipeline.adoptions import Adoption
 from pipeline.connectors.memory import MemoryAdoptions, MemoryFeedback
 from pipeline.errors import TransientError
 from pipeline.feedback import Feedback, Words, message, tombstone
@@ -22,7 +21,7 @@ from tests.pipeline.stages.test_alerts import SCHEMA
 from tests.pipeline.test_incident_log import told
 from tests.pipeline.test_worker import Countdown, Killed
 from tests.sabotage import Saboteur
-from tests.streams import Bench, bench_options, drain, feature_payloads, lanes, payloads_of, series_rows
+from tests.streams import Bench, bench_options, counted, drain, feature_payloads, lanes, payloads_of, series_rows
 
 PLACE = TopicPartition("metrics", 0)
 POINTS, SPIKES = 240, [60, 120, 180]
@@ -85,10 +84,6 @@ def marked(bench: Bench, worker: Worker, verdict: Any = "false_alarm", until_ms:
     return incident
 
 
-def log_of(bench: Bench, place: TopicPartition = PLACE, stream: str = "machines") -> Sequence[Adoption]:
-    return bench.adoptions.since(stream, place, bench.broker.topic_id(place.topic), 0).entries
-
-
 def given_the_log(bench: Bench, **options: Any) -> list[dict[str, Any]]:
     """Return the alerts of a run that hears nothing and is given the adoptions that another one has written."""
     twin = filled(**options)
@@ -101,18 +96,14 @@ def by_id(alerts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {alert["id"]: alert for alert in alerts}
 
 
-def counted(name: str) -> float:
-    return REGISTRY.get_sample_value(name, {"stream": "machines"}) or 0.0
-
-
 def test_nothing_said_changes_nothing() -> None:
     bench, deaf = filled(), filled()
     drain(worker_of(bench))
     drain(deaf.worker(max_poll_records=60))
     assert bench.alerts() == deaf.alerts()
     assert [point for point, _ in starts(bench)] == SPIKES
-    assert {entry.words for entry in log_of(bench)} == {""}
-    assert not any("feedback" in name for name in bench.adoptions.storage.objects if "/said/" in name)
+    assert {entry.words for entry in bench.adopted(PLACE)} == {""}
+    assert not any("/said/" in name for name in bench.adoptions.storage.objects)
 
 
 def test_a_false_alarm_is_adopted_before_it_acts_and_its_repeats_begin_nothing() -> None:
@@ -122,7 +113,7 @@ def test_a_false_alarm_is_adopted_before_it_acts_and_its_repeats_begin_nothing()
     drain(worker)
     assert [point for point, _ in starts(bench)] == SPIKES[:1]
     assert [point for point, _ in starts(bench, "b")] == [150]
-    entry = log_of(bench)[-1]
+    entry = bench.adopted(PLACE)[-1]
     words = bench.adoptions.words("machines", entry.words)
     assert words is not None
     assert list(words.said) == [incident]
@@ -149,7 +140,7 @@ def test_a_retraction_undoes_it_from_a_record_on() -> None:
     bench.broker.append("feedback", None, key=sent.key)
     drain(worker)
     assert [point for point, _ in starts(bench)] == [SPIKES[0], SPIKES[2]]
-    assert [bool(entry.words) for entry in log_of(bench)][-2:] == [True, False]
+    assert [bool(entry.words) for entry in bench.adopted(PLACE)][-2:] == [True, False]
     assert by_id(given_the_log(bench)) == by_id(bench.alerts())
 
 
@@ -175,13 +166,7 @@ def test_an_alert_says_what_had_moved_its_threshold() -> None:
         assert alert["feedback"]["raised_by"] == pytest.approx(-3.0103, abs=1e-4)
     for record in bench.broker.records("alerts"):
         event = structured(dict(record.headers), record.value or b"")
-        jsonschema.validate(json.loads(json.dumps(_plain(event))), SCHEMA)
-
-
-def _plain(event: Any) -> Any:
-    import msgspec
-
-    return msgspec.json.decode(msgspec.json.encode(event))
+        jsonschema.validate(msgspec.json.decode(msgspec.json.encode(event)), SCHEMA)
 
 
 @pytest.mark.parametrize("exactly_once", [False, True])
@@ -237,7 +222,7 @@ def test_where_storage_does_not_take_it_it_waits(caplog: pytest.LogCaptureFixtur
     assert (
         "metrics/0: goes on with what was said of 0 incidents and adopts what was said since later" in caplog.text
     )
-    assert {entry.words for entry in log_of(bench)} == {""}
+    assert {entry.words for entry in bench.adopted(PLACE)} == {""}
     assert by_id(given_the_log(bench)) == by_id(bench.alerts())
 
 
@@ -252,7 +237,7 @@ def test_words_that_are_lost_are_said_and_adopted_anew(caplog: pytest.LogCapture
     bench.broker.members.clear()
     drain(worker_of(bench))
     assert f"{name} is damaged" in caplog.text
-    assert log_of(bench)[-1].words == name.rpartition("/")[2].removesuffix(".json")
+    assert bench.adopted(PLACE)[-1].words == name.rpartition("/")[2].removesuffix(".json")
 
 
 def test_a_stream_of_records_heeds_it_too() -> None:
@@ -270,7 +255,7 @@ def test_a_stream_of_records_heeds_it_too() -> None:
     assert (300, "opened") not in starts(bench, "", "payments")
     assert starts(bench, "", "payments")[: len(before)] == before
     place = TopicPartition("payments", 0)
-    assert log_of(bench, place, "payments")[-1].words
+    assert bench.adopted(place, "payments")[-1].words
 
 
 def test_what_was_just_excused_is_part_of_the_state() -> None:

@@ -14,7 +14,7 @@ from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaLog, KafkaPublisher
-from pipeline.feedback import Book, Feedback
+from pipeline.feedback import Feedback, read_book
 from pipeline.protocols import Message
 from pipeline.stages.alerts import Alert, message
 from tests.commands import Running, configured, events, metrics_of, only_line, produce, promote, wait_for
@@ -45,10 +45,7 @@ class Setting:
         self.publish(*(message(each, self.alerts) for each in alerts))
 
     def said(self) -> dict[str, Feedback]:
-        book = Book(self.feedback)
-        for arrived in KafkaLog(self.connection, self.feedback).read():
-            book.take(arrived.records)
-        return book.said
+        return read_book(KafkaLog(self.connection, self.feedback), self.feedback).said
 
 
 def create(connection: Connection, topic: str, policy: str) -> None:
@@ -59,10 +56,8 @@ def create(connection: Connection, topic: str, policy: str) -> None:
 
 @pytest.fixture
 def setting(broker: str, unique: Callable[[str], str], tmp_path: Path) -> Setting:
-    connection, names = (
-        Connection(broker),
-        {name: unique(name) for name in ("alerts", "dead", "feedback", "metrics")},
-    )
+    connection = Connection(broker)
+    names = {name: unique(name) for name in ("alerts", "dead", "feedback", "metrics")}
     with closing(KafkaCluster(connection)) as cluster:
         cluster.create_topics({names[name]: 1 for name in ("alerts", "dead", "metrics")})
     create(connection, names["feedback"], "compact")

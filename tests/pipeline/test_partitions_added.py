@@ -1,18 +1,13 @@
 """A partition that is added to a topic in flight loses none of its records, whatever `start` says."""
 
 import pytest
-from prometheus_client import REGISTRY
 
 from pipeline.errors import ConfigError
 from pipeline.protocols import TopicPartition
 from pipeline.worker import Worker
-from tests.streams import BEGIN_MS, SERIES, Bench, drain, series_payloads
+from tests.streams import BEGIN_MS, SERIES, Bench, counted, drain, series_payloads
 
 ADDED = TopicPartition("metrics", 2)
-
-
-def counted(name: str) -> float:
-    return REGISTRY.get_sample_value(name, {"stream": "machines"}) or 0.0
 
 
 def add_partition(bench: Bench, records: int) -> None:

@@ -7,10 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from pipeline.training_process import NICE, Ended, TrainingProcess
+from pipeline import training_process
+from pipeline.training_process import NICE, Ended, TrainingProcess, memory_is_told
 from pipeline.training_result import outcome_of, told
 
 
@@ -75,6 +77,19 @@ def test_what_it_takes_is_seen_and_it_can_be_killed() -> None:
     training.kill()
     assert training.ended() is not None
     assert training.memory_bytes() is None
+
+
+def test_a_machine_without_proc_does_not_tell_what_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert memory_is_told()
+    monkeypatch.setattr(training_process, "_PROC", tmp_path)
+    assert not memory_is_told()
+    training = started("input()")
+    try:
+        assert training.memory_bytes() is None
+    finally:
+        training.kill()
 
 
 def test_what_is_reserved_and_not_touched_is_not_counted() -> None:

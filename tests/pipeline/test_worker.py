@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
-from prometheus_client import REGISTRY
 
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryPublisher, MemorySource
@@ -19,6 +18,7 @@ from tests.streams import (
     Bench,
     arrays_of,
     bench_options,
+    counted,
     drain,
     feature_payloads,
     lanes,
@@ -270,11 +270,6 @@ def test_held_points_never_alert() -> None:
 
 
 PLACE = TopicPartition("metrics", 0)
-
-
-def counted(name: str) -> float:
-    """What a metric has counted so far for the stream of series."""
-    return REGISTRY.get_sample_value(name, {"stream": "machines"}) or 0.0
 
 
 def lost() -> float:

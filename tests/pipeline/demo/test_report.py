@@ -67,6 +67,11 @@ def report(*shown: SeriesView, is_table: bool = False) -> str:
     return page(TALLY, [StreamView("machines", "Machines", "About them.", is_table, TALLY, shown)])
 
 
+def test_what_happened_to_a_model_is_pointed_at_where_it_is_told() -> None:
+    assert "#life" not in page(TALLY, [])
+    assert '<a href="#life">' in page(TALLY, [], "<section id=life></section>")
+
+
 def test_the_page_needs_nothing_from_outside_and_is_well_formed() -> None:
     html = report(series("web-1", [incident(1, 1.7e12 + 700 * 60_000)]))
     outline = outline_of(html)

@@ -1,0 +1,350 @@
+"""A model is swapped between two records: which one judges what, whatever ends or fails meanwhile."""
+
+import json
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.adopting import Adopting
+from pipeline.adoptions import Adoption
+from pipeline.connectors.memory import MemoryAdoptions
+from pipeline.errors import AssignmentLost, TransientError
+from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.stream import Lane
+from pipeline.worker import Worker
+from tests.pipeline.test_worker import Countdown, Killed, by_id
+from tests.records import Record
+from tests.sabotage import Saboteur
+from tests.streams import (
+    BEGIN_MS,
+    VERSIONS,
+    Bench,
+    bench_options,
+    counted,
+    drain,
+    lanes,
+    retrained_detector,
+    series_payloads,
+    state_of,
+)
+
+PLACES = [TopicPartition("metrics", 0), TopicPartition("metrics", 1)]
+POINTS = 200
+
+
+def machines(worker: Worker) -> Lane:
+    return next(lane for lane in worker.lanes if lane.name == "machines")
+
+
+def promote(worker: Worker, version: str) -> None:
+    """Put a version into the slot, as the watcher does."""
+    slot = machines(worker).slot
+    slot.champion = slot.of(version)
+
+
+def swapped(bench: Bench, worker: Worker, after: int = 3, version: str = "v2") -> None:
+    """Work to the end, with a new champion after so many steps."""
+    for _ in range(after):
+        worker.step()
+    promote(worker, version)
+    drain(worker)
+
+
+def filled(**options: Any) -> Bench:
+    bench = Bench(options=bench_options(checkpoint_every_s=0), **options)
+    bench.fill(series_payloads(POINTS))
+    return bench
+
+
+def worker_of(bench: Bench, version: str = "v1", **options: Any) -> Worker:
+    return bench.worker(version=version, architecture="vanilla", others=VERSIONS, **options)
+
+
+def undisturbed(bench: Bench) -> list[dict[str, Any]]:
+    """Return the alerts of a run that nothing happens to, given the adoptions that a disturbed one has written."""
+    twin = filled(partitions=bench.partitions, exactly_once=bench.exactly_once)
+    twin.adoptions.storage.objects = dict(bench.adoptions.storage.objects)
+    drain(worker_of(twin, bench.adopted(PLACES[0])[-1].version))
+    return twin.alerts()
+
+
+def test_records_before_the_first_offset_are_judged_by_the_old_model_and_those_after_by_the_new() -> None:
+    bench = filled()
+    swapped(bench, worker_of(bench, max_poll_records=70), after=3)
+    last = {place.partition: bench.adopted(place)[-1] for place in PLACES}
+    assert [last[number].version for number in (0, 1)] == ["v2", "v2"]
+    assert [last[number].first_offset for number in (0, 1)] == [350, 0]
+    versions = {
+        (alert["offset"] >= last[alert["partition"]].first_offset, alert["model_version"])
+        for alert in bench.alerts()
+    }
+    assert versions == {(False, "v1"), (True, "v2")}
+
+
+@pytest.mark.parametrize("max_poll_records", [1, 13, 4000])
+def test_polls_do_not_matter_to_a_run_that_is_given_the_log(max_poll_records: int) -> None:
+    bench = filled(partitions=1)
+    swapped(bench, worker_of(bench, max_poll_records=70), after=5)
+    assert bench.adopted(PLACES[0])[-1].first_offset == 490
+    twin = filled(partitions=1)
+    twin.adoptions.storage.objects = dict(bench.adoptions.storage.objects)
+    drain(worker_of(twin, "v2", max_poll_records=max_poll_records))
+    assert sorted(twin.alerts(), key=by_id) == sorted(bench.alerts(), key=by_id)
+    states = [each.checkpoints.newest("machines", PLACES[0], 10**9) for each in (bench, twin)]
+    assert [(state.next_offset, state.model_version) for state in states if state] == [(800, "v2")] * 2
+    first, second = (state_of(state, others=VERSIONS, version="v2") for state in states if state)
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+@pytest.mark.parametrize("exactly_once", [False, True])
+def test_a_worker_killed_anywhere_around_a_swap_publishes_what_its_log_says(exactly_once: bool) -> None:
+    """The alerts are those of a run that nothing happens to, given the log that is left."""
+    kill_at, seen = 1, set[str]()
+    while True:
+        bench, countdown = filled(exactly_once=exactly_once, partitions=1), Countdown(kill_at)
+        first = worker_of(bench, wrap=Saboteur(countdown).wrap, max_poll_records=150)
+        with suppress(Killed):
+            swapped(bench, first, after=2)
+        if countdown.left > 0:
+            break
+        seen.add(countdown.last)
+        bench.broker.members.clear()
+        # The one after it was started when v2 was the champion already.
+        drain(worker_of(bench, "v2", max_poll_records=170))
+        found, expected = bench.alerts(), undisturbed(bench)
+        if exactly_once:
+            assert sorted(found, key=by_id) == sorted(expected, key=by_id), countdown.last
+        else:
+            assert {a["id"]: a for a in found} == {a["id"]: a for a in expected}, countdown.last
+        assert {"v2"} <= {alert["model_version"] for alert in found}
+        kill_at += 3
+    assert {step.split()[0] for step in seen} == {"before", "after"}
+    assert len(seen) >= 10
+
+
+def test_a_rollback_is_a_swap_like_another() -> None:
+    bench = filled(partitions=1)
+    worker = worker_of(bench, max_poll_records=40)
+    for version in ("v2", "v1"):
+        for _ in range(5):
+            worker.step()
+        promote(worker, version)
+    drain(worker)
+    versions = [entry.version for entry in bench.adopted(PLACES[0])]
+    assert versions == ["v1", "v2", "v1"]
+    assert {a["id"]: a for a in bench.alerts()} == {a["id"]: a for a in undisturbed(bench)}
+
+
+def test_a_restart_goes_on_with_the_version_of_the_log_and_adopts_the_champion_from_there() -> None:
+    bench = filled(partitions=1)
+    first = worker_of(bench, max_poll_records=100)
+    first.step()
+    first.step()
+    bench.broker.members.clear()
+    second = worker_of(bench, "v2", max_poll_records=100)
+    drain(second)
+    begun, taken_over, adopted = bench.adopted(PLACES[0])
+    committed = 200
+    assert (begun.version, begun.first_offset) == ("v1", 0)
+    assert (taken_over.version, taken_over.first_offset) == ("v1", committed)
+    assert (adopted.version, adopted.first_offset) == ("v2", committed)
+    assert begun.run != taken_over.run == adopted.run
+
+
+class Failing(MemoryAdoptions):
+    """Storage that takes no entries while it is told so."""
+
+    def __init__(self, error: type[Exception] = TransientError) -> None:
+        super().__init__()
+        self.error, self.fails, self.failed = error, False, 0
+
+    def write(self, stream: str, partition: TopicPartition, topic_id: str, adoption: Adoption) -> bool:
+        if self.fails:
+            self.failed += 1
+            raise self.error("storage is full")
+        return super().write(stream, partition, topic_id, adoption)
+
+
+def test_where_storage_takes_no_adoption_the_old_model_goes_on_and_the_swap_waits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    adoptions, before = Failing(), counted("offkey_model_adoptions_failed_total")
+    bench = filled(partitions=1, adoptions=adoptions)
+    now_s = [0.0]
+    worker = replace_clock(worker_of(bench, max_poll_records=40), now_s)
+    worker.step()
+    adoptions.fails = True
+    promote(worker, "v2")
+    for _ in range(4):
+        worker.step()
+    assert adoptions.failed == 1
+    assert counted("offkey_model_adoptions_failed_total") - before == 1
+    assert "metrics/0: goes on with model v1 and adopts v2 later: storage is full" in caplog.text
+    assert worker.partitions.adopting.version(PLACES[0]) == "v1"
+    adoptions.fails, now_s[0] = False, 60.0
+    drain(worker)
+    assert worker.partitions.adopting.version(PLACES[0]) == "v2"
+    assert {a["id"]: a for a in bench.alerts()} == {a["id"]: a for a in undisturbed(bench)}
+
+
+def test_a_worker_that_cannot_say_that_it_takes_over_leaves_no_hole_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    adoptions = Failing()
+    bench = filled(partitions=1, adoptions=adoptions)
+    worker_of(bench, max_poll_records=40).step()
+    bench.broker.members.clear()
+    adoptions.fails, now_s = True, [0.0]
+    second = replace_clock(worker_of(bench, "v2", max_poll_records=40), now_s)
+    second.partitions.follow_assignment()
+    assert "metrics/0: is taken over, but no entry says so yet: storage is full" in caplog.text
+    adoptions.fails, now_s[0] = False, 60.0
+    drain(second)
+    # What was not said at first is said later: the number is taken that the owner before could still use.
+    assert [(entry.number, entry.version) for entry in bench.adopted(PLACES[0])] == [(2, "v1"), (3, "v2")]
+    assert {a["id"]: a for a in bench.alerts()} == {a["id"]: a for a in undisturbed(bench)}
+
+
+def replace_clock(worker: Worker, now_s: list[float]) -> Worker:
+    return replace(worker, clock=lambda: now_s[0])
+
+
+class Slow(MemoryAdoptions):
+    """Storage that answers when it is let, and has taken what it was given by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let, self.slow = threading.Event(), False
+
+    def write(self, stream: str, partition: TopicPartition, topic_id: str, adoption: Adoption) -> bool:
+        if self.slow:
+            self.let.wait(30)
+        return super().write(stream, partition, topic_id, adoption)
+
+
+def test_an_entry_that_comes_to_storage_after_it_was_given_up_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Records were judged by the old model meanwhile, and the log says so in the end."""
+    monkeypatch.setattr("pipeline.adopting._PATIENCE_S", 0.05)
+    adoptions, now_s = Slow(), [0.0]
+    bench = filled(partitions=1, adoptions=adoptions)
+    worker = replace_clock(worker_of(bench, max_poll_records=100), now_s)
+    worker.step()
+    adoptions.slow = True
+    promote(worker, "v2")
+    for _ in range(4):
+        worker.step()
+    assert "metrics/0: goes on with model v1 and adopts v2 later: storage has not answered" in caplog.text
+    assert threading.active_count() < 10
+    adoptions.slow = False
+    adoptions.let.set()
+    now_s[0] = 60.0
+    drain(worker)
+    *before, last = [(entry.version, entry.first_offset) for entry in bench.adopted(PLACES[0])]
+    assert before == [("v1", 0), ("v2", 300), ("v1", 300)]
+    assert last[0] == "v2"
+    assert last[1] > 500
+    assert {a["id"]: a for a in bench.alerts()} == {a["id"]: a for a in undisturbed(bench)}
+
+
+def test_an_owner_that_was_asleep_adopts_nothing_once_another_has_taken_over() -> None:
+    bench = filled(partitions=1)
+    asleep = Adopting({"metrics": machines(worker_of(bench))}, bench.adoptions)
+    topic_id = bench.broker.topic_id("metrics")
+    asleep.take_over(PLACES[0], topic_id, 0, 0, None)
+    bench.broker.members.clear()
+    drain(worker_of(bench))
+    slot = asleep._lane_of["metrics"].slot
+    slot.champion = slot.of("v2")
+    asleep.go_on({PLACES[0]: 0}, {})
+    assert asleep._flights[PLACES[0]].landed(5)
+    with pytest.raises(AssignmentLost, match="metrics/0: another worker has taken it over"):
+        asleep.go_on({PLACES[0]: 0}, {})
+    assert {entry.version for entry in bench.adopted(PLACES[0])} == {"v1"}
+
+
+def test_a_version_that_cannot_be_had_any_more_is_replaced_in_a_replay(caplog: pytest.LogCaptureFixture) -> None:
+    bench = filled(partitions=1)
+    first = worker_of(bench, max_poll_records=100)
+    first.step()
+    bench.broker.members.clear()
+    second = bench.worker(version="v2", others={})
+    drain(second)
+    assert "stream machines: what was judged by model v1 goes on with v2" in caplog.text
+    assert "there is no such version" in caplog.text
+    assert bench.adopted(PLACES[0])[-1].version == "v2"
+    assert sum(len(records) for records in bench.broker.topics["metrics"]) == bench.broker.committed[PLACES[0]]
+
+
+def test_a_series_that_warms_at_a_swap_is_judged_alike_however_polls_cut_it() -> None:
+    """Its interval is its own then, and not the one that only the new model knows."""
+    payloads = [
+        (b"new", json.dumps({"ts": BEGIN_MS + 10_000 * n, "cpu": float(np.sin(n)), "mem": 0.1 * n}).encode())
+        for n in range(40)
+    ]
+    records = [Record(n, BEGIN_MS + 10**9, *pair) for n, pair in enumerate(payloads)]
+    states = []
+    for cuts in (range(1, 40), [4], [4, 20]):
+        lane = lanes(others=VERSIONS)[0]
+        for low, high in pairwise([0, *cuts, 40]):
+            lane.pipeline.use(lane.slot.of("v1" if low < 4 else "v2"))
+            lane.pipeline.process([PartitionRecords(PLACES[0], records[low:high])])
+        states.append(lane.pipeline.snapshot(PLACES[0]))
+    assert states[0]["interval_ms"].tolist() == [10_000]
+    for state in states[1:]:
+        for name in state:
+            np.testing.assert_array_equal(state[name], states[0][name], err_msg=name)
+
+
+RECORDS = [Record(n, BEGIN_MS + 10**9, *pair) for n, pair in enumerate(series_payloads(40))]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 159), max_size=6), st.integers(1, 159))
+def test_any_cut_around_a_swap_gives_the_same_state(cuts: list[int], first_offset: int) -> None:
+    states = []
+    for edges in ([], cuts):
+        lane = lanes(others=VERSIONS)[0]
+        ends = sorted({0, first_offset, len(RECORDS), *edges})
+        for low, high in pairwise(ends):
+            lane.pipeline.use(lane.slot.of("v1" if low < first_offset else "v2"))
+            lane.pipeline.process([PartitionRecords(PLACES[0], RECORDS[low:high])])
+        states.append(lane.pipeline.snapshot(PLACES[0]))
+    for name in states[0]:
+        np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
+
+
+def test_series_take_their_scaling_from_the_new_model_at_their_next_record() -> None:
+    """What the new model knows is scaled by it; what it does not know keeps the scaling that it has."""
+    lane = lanes(others=VERSIONS)[0]
+    lane.pipeline.process([PartitionRecords(PLACES[0], RECORDS[:80])])
+    before = lane.pipeline.snapshot(PLACES[0])
+    lane.pipeline.use(lane.slot.of("v2"))
+    lane.pipeline.process([PartitionRecords(PLACES[0], RECORDS[80:83])])
+    after = lane.pipeline.snapshot(PLACES[0])
+    known = retrained_detector().scaling
+    # In the order of names: a, b and c had a record since, `new` had none.
+    for row, name in enumerate(["a", "b"]):
+        center_F, scale_F = known.for_series(name) or (np.nan, np.nan)
+        np.testing.assert_array_equal(after["center"][row], center_F)
+        np.testing.assert_array_equal(after["scale"][row], scale_F)
+        raw = before["rows"][row, 1:] * before["scale"][row] + before["center"][row]
+        moved = after["rows"][row, :-1] * scale_F + center_F
+        np.testing.assert_allclose(moved, raw, atol=1e-5)
+        payload = json.loads(RECORDS[80 + row].value or b"")
+        newest = after["rows"][row, -1] * scale_F + center_F
+        np.testing.assert_allclose(newest, [payload["cpu"], payload["mem"]], atol=1e-5)
+    for row in (2, 3):
+        np.testing.assert_array_equal(after["scale"][row], before["scale"][row])
+    assert len({*after["mark"][:3].tolist()}) == 1
+    assert after["mark"][3] == before["mark"][3] != after["mark"][0]
