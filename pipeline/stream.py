@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from pipeline.changes import Cut
@@ -21,6 +22,7 @@ from pipeline.stages.alerts import Alert
 from pipeline.stages.bounds import Bounds, Reason
 from pipeline.stages.decode import Decoder, FloatArray, IntArray, Reject
 from pipeline.stages.muting import Maintenance, Muted, StormLimit
+from pipeline.stages.series import Points
 from pipeline.stream_model import ModelSlot, StreamModel
 
 Step = TypeVar("Step")
@@ -67,6 +69,18 @@ class Scored:
     offset_M: IntArray
     score_M: FloatArray
     threshold_M: FloatArray
+
+
+def scored_of(judged: Sequence[tuple[Points, FloatArray, FloatArray]], names: Sequence[str]) -> Scored:
+    """Return scores and thresholds of points that were judged together, part by part."""
+    points = [each for each, _, _ in judged]
+    return Scored(
+        [names[slot] for each in points for slot in each.slot_M.tolist()],
+        np.concatenate([np.zeros(0, np.int64), *(each.time_ms_M for each in points)]),
+        np.concatenate([np.zeros(0, np.int64), *(each.offset_M for each in points)]),
+        np.concatenate([np.zeros(0), *(score_K for _, score_K, _ in judged)]),
+        np.concatenate([np.zeros(0), *(threshold_K for _, _, threshold_K in judged)]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

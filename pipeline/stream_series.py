@@ -35,7 +35,7 @@ from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.silence import Quiet, Silence
 from pipeline.stages.thresholds import Thresholds
 from pipeline.stages.windows import Windows
-from pipeline.stream import Measure, Outcome, Scored, StreamPlan, hash_of, timed
+from pipeline.stream import Measure, Outcome, StreamPlan, hash_of, scored_of, timed
 from pipeline.stream_model import StreamModel
 
 
@@ -173,7 +173,7 @@ class SeriesPipeline:
         return Outcome(
             told,
             rejects,
-            lambda: _scored(judged, names),
+            lambda: scored_of(judged, names),
             points_scored=sum(len(score_K) for _, score_K, _ in judged),
             points_warming=int((points.index_M < self._table.window).sum()),
             late=admitted.late,
@@ -391,14 +391,3 @@ def _stops(quiet: Sequence[Quiet]) -> Stops:
         if one.state in ("stopped", "silent"):
             stops.setdefault(one.slot, []).append(one)
     return stops
-
-
-def _scored(judged: Sequence[tuple[Points, FloatArray, FloatArray]], names: Sequence[str]) -> Scored:
-    points = [each for each, _, _ in judged]
-    return Scored(
-        [names[slot] for each in points for slot in each.slot_M.tolist()],
-        np.concatenate([np.zeros(0, np.int64), *(each.time_ms_M for each in points)]),
-        np.concatenate([np.zeros(0, np.int64), *(each.offset_M for each in points)]),
-        np.concatenate([np.zeros(0), *(score_K for _, score_K, _ in judged)]),
-        np.concatenate([np.zeros(0), *(threshold_K for _, _, threshold_K in judged)]),
-    )
