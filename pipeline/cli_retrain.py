@@ -83,7 +83,8 @@ def retrain(
             if if_drifted:
                 from pipeline.drift_look import look
 
-                drift["drift"] = look(name, stream, opened.registry, opened.snapshots(), now_ms())
+                spans = opened.spans(name)
+                drift["drift"] = look(name, stream, opened.registry, opened.snapshots(), now_ms(), spans)
                 if not drift["drift"].drifted:
                     _show_drift(name, drift["drift"], as_json)
                     continue
