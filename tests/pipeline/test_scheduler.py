@@ -1,5 +1,6 @@
 """What a scheduler trains and when, who leads, and what becomes of what fails; all in memory, with set clocks."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -477,6 +478,20 @@ def test_a_note_of_what_was_handled_that_is_damaged_counts_for_nothing(caplog: p
     bench.scheduler().step()
     assert bench.causes == [SCHEDULE]
     assert "schedule/machines.json: damaged" in caplog.text
+
+
+@pytest.mark.parametrize("impossible", [2**53, -1])
+def test_a_note_of_a_time_that_is_none_is_damaged(impossible: int, caplog: pytest.LogCaptureFixture) -> None:
+    for key in ("planned_ms", "looked_ms"):
+        bench = Bench({"machines": {"every": "24h", "on_drift": True}})
+        bench.promote()
+        times = {"planned_ms": 0, "looked_ms": 0, key: impossible}
+        bench.storage.put("schedule/machines.json", json.dumps(times).encode())
+        bench.pass_time(hours=25)
+        bench.scheduler().step()
+        assert bench.causes == [SCHEDULE]
+        assert f"$.{key}" in caplog.messages[0]
+        caplog.clear()
 
 
 def test_a_stop_gives_the_training_up_and_the_request_stays() -> None:
