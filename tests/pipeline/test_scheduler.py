@@ -515,8 +515,9 @@ def test_a_training_goes_on_where_the_partition_is_dealt_anew_and_to_us_again() 
     scheduler.step()
     assert bench.causes == [REQUEST, REQUEST]
     standby = bench.scheduler()
-    for change in (lambda: None, standby.source.close):
-        change()
+    for leaves in (False, True):
+        if leaves:
+            standby.source.close()
         deal_anew(scheduler)
         scheduler.step()
         assert not bench.begun[1].killed
