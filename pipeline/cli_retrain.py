@@ -83,7 +83,7 @@ def retrain(
             if if_drifted:
                 from pipeline.drift_look import look
 
-                drift = look(name, stream, opened.registry, opened.snapshots(), now_ms())
+                drift = look(name, stream, opened.registry, opened.snapshots(), now_ms(), opened.spans(name))
                 if not drift.drifted:
                     _show_drift(name, drift, as_json)
                     continue

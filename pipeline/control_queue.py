@@ -37,20 +37,36 @@ class ControlQueue:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def follow_assignment(self) -> None:
+    def follow_assignment(self, *, keep: bool = False) -> None:
         """Take the partition over, or let it go, as the group has it.
 
+        `keep`: where it was dealt anew, and to us again, it is still ours, and what waits goes on waiting.
+
         Raises:
-            TransientError: the broker does not answer; the partition is not ours until it has.
+            TransientError: the broker does not answer; the partition is not ours until it has, but by `keep`.
         """
         change = self._source.assignment()
         if self._place in change.lost | change.gained:
-            self.forget()
             self._gained = self._place in change.gained
-        if self._gained:
-            self._source.start(self._place, self._begin())
-            self._gained, self.owned = False, True
+        if self._place in change.lost or (self._gained and not keep):
+            self.forget()
+        if not (self._gained and self._source.joined()):
+            return
+        if not (self.owned and self._is_held()):
+            self.forget()
+            self._begin()
+            self.owned = True
             self.term += 1
+        self._source.start(self._place, self._position)
+        self._gained = False
+
+    def gain_anew(self) -> None:
+        """Own it no more until the group counts us in again.
+
+        A client that finds its coordinator again, and is still a member, tells of nothing gained.
+        """
+        self.forget()
+        self._gained = True
 
     def forget(self) -> None:
         """Own it no more; what waits is read again by who owns it next."""
@@ -96,8 +112,13 @@ class ControlQueue:
             self._source.commit({self._place: done})
             self._committed = done
 
-    def _begin(self) -> int:
-        """Return the offset to read from: the committed one, or the first where that is none of the topic's."""
+    def _is_held(self) -> bool:
+        """Say whether the broker holds what is to be read next."""
+        held = self._source.offsets(self._place)
+        return held.begin <= self._position <= held.end
+
+    def _begin(self) -> None:
+        """Read from the committed offset on, or from the first where that is none of the topic's."""
         committed, held = self._source.committed(self._place), self._source.offsets(self._place)
         begin = held.begin if committed is None else committed
         if not held.begin <= begin <= held.end:
@@ -107,7 +128,6 @@ class ControlQueue:
             )
             begin = held.begin
         self._position = self._committed = begin
-        return begin
 
     def _take(self, record: RawRecord) -> None:
         place = f"{self._place.topic}/0@{record.offset}"

@@ -7,11 +7,14 @@ only has a run made early or late, and the log of promotions decides what serves
 
 import logging
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
 logger = logging.getLogger(__name__)
+
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_000)]
+"""Since 1970, up to the end of the year 9999, after which Python knows no dates."""
 
 
 class Storage(Protocol):
@@ -25,9 +28,9 @@ class Storage(Protocol):
 class Handled:
     """The times, in ms since 1970, up to which all was done."""
 
-    planned_ms: int
+    planned_ms: Milliseconds
     """Of `every` or `cron`."""
-    looked_ms: int
+    looked_ms: Milliseconds
     """Of looks for drift."""
 
 

@@ -204,8 +204,11 @@ class Scheduler:
             self._joined_s = self.clock()
         elif led and self.clock() - self._joined_s > self.options.session_s:
             self._lose("the group's coordinator has not answered for longer than the group waits")
+            self._queue.gain_anew()
         try:
-            self._queue.follow_assignment()
+            # A standby that comes or goes has the partition dealt anew. While a training runs, which began by a
+            # commit of ours, and the loop has not stood still since, nobody else has led for long.
+            self._queue.follow_assignment(keep=self._running is not None)
         finally:
             if self._running is not None and (not self.leads or self._running.term != self._queue.term):
                 self._give_up("the group has given the control topic away")
@@ -297,6 +300,8 @@ class Scheduler:
     def _begin(self, task: Task) -> None:
         # The group takes it from its member alone: another scheduler may lead by now.
         self._queue.commit(always=True)
+        # To find what is due may have taken long, but the group still counts on us.
+        self.turned_s = self.clock()
         if task.cause is Cause.REQUEST:
             self._queue.take(task.stream)
         logger.info("stream %s: training (%s) begins", task.stream, task.cause)

@@ -92,6 +92,7 @@ class MemorySource:
         self._broker = broker
         self._max_poll_records = max_poll_records
         self._assigned: frozenset[TopicPartition] = frozenset()
+        self._regained: frozenset[TopicPartition] = frozenset()
         self._told: frozenset[TopicPartition] = frozenset()
         self._position: dict[TopicPartition, int] = {}
         broker.members.append(self)
@@ -99,6 +100,7 @@ class MemorySource:
 
     def assign(self, partitions: frozenset[TopicPartition]) -> None:
         """Take a new assignment from the broker; what is gained waits for `start`."""
+        self._regained |= partitions - self._assigned
         self._assigned = partitions
         self._position = {place: at for place, at in self._position.items() if place in partitions}
 
@@ -114,8 +116,9 @@ class MemorySource:
         return found
 
     def assignment(self) -> Assignment:
-        change = Assignment(self._assigned - self._told, self._told - self._assigned)
-        self._told = self._assigned
+        gained = (self._assigned - self._told) | (self._regained & self._assigned)
+        change = Assignment(gained, self._told - self._assigned)
+        self._told, self._regained = self._assigned, frozenset()
         return change
 
     def committed(self, partition: TopicPartition) -> int | None:

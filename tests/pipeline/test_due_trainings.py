@@ -1,5 +1,6 @@
 """Which training is due: first models, intervals, cron, what was missed, clocks that go wrong, looks for drift."""
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -220,3 +221,17 @@ def test_a_note_of_what_was_handled_that_is_damaged_counts_for_nothing(caplog: p
     bench.scheduler().step()
     assert bench.causes == [SCHEDULE]
     assert "schedule/machines.json: damaged" in caplog.text
+
+
+@pytest.mark.parametrize("impossible", [2**53, -1])
+def test_a_note_of_a_time_that_is_none_is_damaged(impossible: int, caplog: pytest.LogCaptureFixture) -> None:
+    for key in ("planned_ms", "looked_ms"):
+        bench = Bench({"machines": {"every": "24h", "on_drift": True}})
+        bench.promote()
+        times = {"planned_ms": 0, "looked_ms": 0, key: impossible}
+        bench.storage.put("schedule/machines.json", json.dumps(times).encode())
+        bench.pass_time(hours=25)
+        bench.scheduler().step()
+        assert bench.causes == [SCHEDULE]
+        assert f"$.{key}" in caplog.messages[0]
+        caplog.clear()

@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,18 @@ from pipeline.cli_who_when import now_ms
 from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import free_port
-from pipeline.connectors.kafka import KafkaCluster
+from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import OffsetRange, TopicPartition
+from pipeline.stages.alerts import message
+from pipeline.train import publish
 from pipeline.versions.origin import ORIGIN, from_file
 from tests.commands import Running, committed, configured, offkey, only_line, produce, wait_for
+from tests.pipeline.stages.test_alerts import alert
 from tests.snapshots import rows_of
-from tests.streams import SERIES, STEP_MS, series_rows
+from tests.streams import SERIES, STEP_MS, series_detector, series_rows
 
 NAMES, POINTS = ["a", "b"], 900
 QUICK = {"architecture": "vanilla", "hidden": 8, "max_epochs": 2}
@@ -47,8 +51,9 @@ class Deployed:
     ) -> None:
         self.folder, self.broker = folder, broker
         self.topic, self.control, self.group = unique("metrics"), unique("control"), unique("group")
+        self.alerts = unique("alerts")
         with closing(KafkaCluster(Connection(broker))) as cluster:
-            cluster.create_topics({self.topic: 1, self.control: partitions})
+            cluster.create_topics({self.topic: 1, self.control: partitions, self.alerts: 1})
         written = SERIES.model_dump(mode="json", exclude_unset=True)
         self.stream = {**written, "topic": self.topic, "model": QUICK, "retrain": {"every": "24h"}, **stream}
         self.config, self.port = self.configured("first")
@@ -66,14 +71,15 @@ class Deployed:
             kafka={"bootstrap_servers": self.broker, "group_id": self.group, **timeouts},
             storage=(self.folder / "storage").as_uri(),
             streams={"machines": self.stream},
-            topics={"control": self.control},
+            topics={"control": self.control, "alerts": self.alerts},
             scheduler={"port": port},
         )
         return path, port
 
-    def record(self, points: int = POINTS, newest_ms: int | None = None) -> None:
-        """Keep rows of the series, a point a minute each, up to now."""
+    def record(self, points: int = POINTS, newest_ms: int | None = None, strange: int = 0) -> None:
+        """Keep rows of the series, a point a minute each, up to now; the newest `strange` ones are higher."""
         x_STF, end_ms = series_rows(NAMES, points, 3, {}), now_ms() if newest_ms is None else newest_ms
+        x_STF[:, points - strange :] += 3
         time_ms_T = end_ms - STEP_MS * np.arange(points, 0, -1)
         rows = rows_of(x_STF.transpose(1, 0, 2), time_ms_T, NAMES, place=TopicPartition(self.topic, 0))
         self.snapshots.write("machines", rows, OffsetRange(0, len(rows)), int(time_ms_T[-1]))
@@ -288,6 +294,26 @@ def test_retraining_if_drifted(embedded_broker: str, unique: Callable[[str], str
     assert told["drift"]["why"].endswith("blocks have passed since training, or are kept; it takes 21 to compare")
     people = offkey("retrain", str(deployed.config), "--if-drifted", "--snapshots", "30d")
     assert people.stdout.startswith("machines: no drift, the champion stays: 0.0 blocks have passed ")
+
+
+def test_incidents_are_no_drift(embedded_broker: str, unique: Callable[[str], str], tmp_path: Path) -> None:
+    retrain = {"on_drift": True, "drift_block": "6h"}
+    alerts = {"budget": "1 per day", "accept_after": "never"}
+    deployed = Deployed(tmp_path, embedded_broker, unique, retrain=retrain, alerts=alerts)
+    ended_ms, block = now_ms(), 6 * 60
+    deployed.record(21 * block, ended_ms, strange=7 * block)
+    trained_ms = ended_ms - STEP_MS * 21 * block
+    publish("machines", series_detector(), deployed.registry, datetime.fromtimestamp(trained_ms / 1000, UTC))
+    asked = ["retrain", str(deployed.config), "--if-drifted", "--dry-run", "--snapshots", "30d", "--json"]
+    assert json.loads(offkey(*asked).stdout)["drift"]["drifted"]
+    began_ms = ended_ms - STEP_MS * 7 * block
+    with closing(KafkaPublisher(Connection(embedded_broker))) as publisher:
+        for name in NAMES:
+            opened = alert(incident=32 * name, series=name, opened_ms=began_ms, event_ms=began_ms)
+            publisher.send(message(opened, load_settings(deployed.config).topics.alerts))
+        publisher.flush(30)
+    told = json.loads(offkey(*asked).stdout)["drift"]
+    assert (told["drifted"], told["why"]) == (False, "no series has rows in most of the blocks")
 
 
 def test_asking_at_once_takes_no_options_of_a_training(tmp_path: Path) -> None:

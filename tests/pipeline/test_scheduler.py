@@ -9,8 +9,16 @@ import pytest
 from pipeline.due_trainings import Cause
 from pipeline.errors import AssignmentLost, TransientError
 from pipeline.protocols import PartitionRecords
+from pipeline.scheduler import Scheduler
 from pipeline.stopping import Stop
-from tests.scheduling import FAILED, LOST, MISTAKE, REFUSED, REQUEST, Bench, runs
+from pipeline.versions.log import Promotion
+from tests.scheduling import FAILED, FIRST, LOST, MISTAKE, PLACE, REFUSED, REQUEST, Bench, runs
+
+
+def deal_anew(scheduler: Scheduler) -> None:
+    """The group takes the partition from its owner, and gives it back before that looks."""
+    for places in (frozenset(), frozenset([PLACE])):
+        scheduler.source.assign(places)  # type: ignore[attr-defined]
 
 
 def test_one_training_at_a_time_and_each_stream_has_its_turn() -> None:
@@ -184,6 +192,107 @@ def test_a_training_is_killed_when_the_coordinator_is_silent_for_too_long() -> N
         scheduler.step()
     assert bench.begun[0].killed
     assert not scheduler.leads
+
+
+def test_the_lead_comes_back_with_the_coordinator() -> None:
+    """The group may never have missed us, so nothing is gained."""
+    bench = Bench({"machines": {}})
+    scheduler = bench.scheduler()
+    scheduler.options = replace(scheduler.options, session_s=10)
+    bench.ask()
+    scheduler.step()
+    members = bench.broker.members.copy()
+    bench.broker.members.clear()
+    for _ in range(4):
+        bench.pass_time(seconds=5)
+        scheduler.step()
+    assert not scheduler.leads
+    bench.broker.members.extend(members)
+    scheduler.step()
+    assert scheduler.leads
+    assert bench.causes == [REQUEST, REQUEST]
+    bench.conclude(scheduler, REFUSED)
+    assert bench.committed == 1
+
+
+def test_the_lead_does_not_come_back_with_the_coordinator_where_another_has_it() -> None:
+    bench = Bench({"machines": {}})
+    scheduler = bench.scheduler()
+    scheduler.options = replace(scheduler.options, session_s=10)
+    scheduler.step()
+    members = bench.broker.members.copy()
+    bench.broker.members.clear()
+    for _ in range(4):
+        bench.pass_time(seconds=5)
+        scheduler.step()
+    scheduler.source.assign(frozenset())  # type: ignore[attr-defined]
+    bench.broker.members.extend(members)
+    bench.ask()
+    for _ in range(2):
+        scheduler.step()
+    assert not scheduler.leads
+    assert not bench.begun
+
+
+def test_a_look_that_takes_long_costs_no_training() -> None:
+    """Of storage that is slow; the commit says that the group still counts on us."""
+    bench = Bench()
+    scheduler, champion = bench.scheduler(), bench.registry.champion
+    scheduler.options = replace(scheduler.options, session_s=10)
+
+    def slowly(stream: str) -> Promotion | None:
+        bench.pass_time(seconds=11)
+        return champion(stream)
+
+    bench.registry.champion = slowly  # type: ignore[method-assign]
+    scheduler.step()
+    assert bench.causes == [FIRST]
+    scheduler.step()
+    assert not bench.begun[0].killed
+
+
+def test_a_training_goes_on_where_the_partition_is_dealt_anew_and_to_us_again() -> None:
+    bench = Bench({"machines": {}})
+    scheduler = bench.scheduler()
+    bench.ask()
+    scheduler.step()
+    bench.conclude(scheduler, FAILED)
+    bench.pass_time(minutes=5)
+    scheduler.step()
+    assert bench.causes == [REQUEST, REQUEST]
+    standby = bench.scheduler()
+    for leaves in (False, True):
+        if leaves:
+            standby.source.close()
+        deal_anew(scheduler)
+        scheduler.step()
+        assert not bench.begun[1].killed
+    bench.ask()
+    scheduler.step()
+    assert scheduler.facts()["requests"] == 2, "the partition is read on, and nothing twice"
+    bench.conclude(scheduler, FAILED)
+    bench.pass_time(minutes=9)
+    scheduler.step()
+    assert len(bench.begun) == 2, "its second try has failed, so it waits for ten minutes"
+    bench.pass_time(minutes=1)
+    scheduler.step()
+    bench.conclude(scheduler, REFUSED)
+    scheduler.step()
+    assert (len(bench.begun), bench.committed) == (3, 2)
+
+
+def test_a_training_is_given_up_where_what_is_dealt_anew_is_no_more_the_same_topic() -> None:
+    bench = Bench({"machines": {}})
+    scheduler = bench.scheduler()
+    bench.ask()
+    scheduler.step()
+    bench.broker.create_topic(PLACE.topic)
+    deal_anew(scheduler)
+    scheduler.step()
+    assert bench.begun[0].killed
+    bench.ask()
+    scheduler.step()
+    assert len(bench.begun) == 2
 
 
 def test_a_stop_gives_the_training_up_and_the_request_stays() -> None:
