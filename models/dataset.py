@@ -13,7 +13,8 @@ import numpy.typing as npt
 from models.spec import shortened
 
 FloatArray = npt.NDArray[np.float64]
-Columns = Mapping[str, tuple[npt.NDArray[np.int64], FloatArray]]
+Rows = tuple[npt.NDArray[np.int64], FloatArray]
+Columns = Mapping[str, Rows]
 """Series name -> (event times in ms, strictly later each; values x_TF)."""
 LARGEST_VALUE = 1e150
 """A row with a larger value is left out of training: ranges and squares of such values overflow."""
@@ -23,6 +24,11 @@ def usable_rows(x_NF: FloatArray) -> npt.NDArray[np.bool_]:
     """Tell for each row whether all of its values are finite and can be reckoned with."""
     # NaN compares as false.
     return np.asarray((np.abs(x_NF) <= LARGEST_VALUE).all(axis=1), dtype=np.bool_)
+
+
+def rows_where(which_N: npt.NDArray[np.bool_], time_ms_N: npt.NDArray[np.int64], x_NF: FloatArray) -> Rows:
+    """Return some rows of a series; the arrays themselves where it is all of them, for a history may be long."""
+    return (time_ms_N, x_NF) if which_N.all() else (time_ms_N[which_N], x_NF[which_N])
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def checked(
         for piece in pieces_of(time_ms_T, (begins_ms or {}).get(name, ())):
             finite_T[piece] &= finite_T[piece].sum() >= window
         if finite_T.sum() >= 2 * window:
-            usable[name] = (time_ms_T[finite_T], x_TF[finite_T])
+            usable[name] = rows_where(finite_T, time_ms_T, x_TF)
     if not usable:
         check_features([x_TF for _, x_TF in columns.values()], features)
         longest = max((int(usable_rows(x_TF).sum()) for _, x_TF in columns.values()), default=0)

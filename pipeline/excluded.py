@@ -17,7 +17,7 @@ from glob import escape
 import numpy as np
 import numpy.typing as npt
 
-from models.dataset import Columns
+from models.dataset import Columns, rows_where
 from pipeline.alert_settings import AlertSettings
 from pipeline.feedback import Feedback
 from pipeline.incident_log import Course
@@ -110,7 +110,7 @@ def kept_of(columns: Columns, spans: Sequence[Span], margin: int) -> Kept:
             hit |= {span.why for span in spans if excluded_rows(name, time_ms_T, [span], 0).any()}
         if out_T.all():
             continue
-        kept[name] = (time_ms_T[~out_T], x_TF[~out_T])
+        kept[name] = rows_where(~out_T, time_ms_T, x_TF)
         resumed = np.flatnonzero(out_T[:-1] & ~out_T[1:]) + 1
         if len(resumed):
             begins_ms[name] = time_ms_T[resumed].tolist()

@@ -15,7 +15,7 @@ from datetime import datetime
 import numpy as np
 import torch
 
-from models.dataset import Columns, usable_rows
+from models.dataset import Columns, rows_where, usable_rows
 from models.detector import Detector
 from models.resume import Unfinished
 from models.spec import shortened
@@ -189,7 +189,7 @@ def _usable(columns: Columns) -> Columns:
     for series, (time_ms_T, x_TF) in columns.items():
         usable_T = usable_rows(x_TF)
         if usable_T.any():
-            found[series] = (time_ms_T[usable_T], x_TF[usable_T])
+            found[series] = rows_where(usable_T, time_ms_T, x_TF)
     return found
 
 

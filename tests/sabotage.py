@@ -82,6 +82,24 @@ class Saboteur:
         setattr(owner, name, self.around(name, getattr(owner, name)))
 
 
+class Killed(BaseException):
+    """Ends a worker between two steps, as SIGKILL would: nothing catches it."""
+
+
+class Countdown:
+    """Ends a worker at its n-th step."""
+
+    def __init__(self, kill_at: int) -> None:
+        self.left = kill_at
+        self.last = ""
+
+    def __call__(self, step: str) -> None:
+        self.left -= 1
+        self.last = step
+        if self.left == 0:
+            raise Killed(step)
+
+
 @dataclass(frozen=True)
 class Setting:
     """Where a worker process runs; all of it can be sent to one."""

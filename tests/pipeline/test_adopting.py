@@ -19,9 +19,9 @@ from pipeline.errors import AssignmentLost, TransientError
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stream import Lane
 from pipeline.worker import Worker
-from tests.pipeline.test_worker import Countdown, Killed, by_id
+from tests.pipeline.test_worker import by_id
 from tests.records import Record
-from tests.sabotage import Saboteur
+from tests.sabotage import Countdown, Killed, Saboteur
 from tests.streams import (
     BEGIN_MS,
     VERSIONS,
@@ -271,6 +271,24 @@ def test_an_owner_that_was_asleep_adopts_nothing_once_another_has_taken_over() -
     with pytest.raises(AssignmentLost, match="metrics/0: another worker has taken it over"):
         asleep.go_on({PLACES[0]: 0}, {})
     assert {entry.version for entry in bench.adopted(PLACES[0])} == {"v1"}
+
+
+class Taken(MemoryAdoptions):
+    """Logs in which another worker has always been first to adopt v2."""
+
+    def write(self, stream: str, partition: TopicPartition, topic_id: str, adoption: Adoption) -> bool:
+        return adoption.version != "v2" and super().write(stream, partition, topic_id, adoption)
+
+
+def test_who_learns_amid_a_poll_that_it_was_asleep_forgets_all_and_joins_again() -> None:
+    """The records that wait for the entry bring the news, and not the next turn of the loop."""
+    bench = filled(partitions=1, adoptions=Taken())
+    worker_of(bench, max_poll_records=100).step()
+    bench.broker.members.clear()
+    awake = worker_of(bench, "v2", max_poll_records=100)
+    with pytest.raises(AssignmentLost, match="metrics/0: another worker has taken it over"):
+        awake.step()
+    assert awake.partitions.progress == {}
 
 
 def test_a_version_that_cannot_be_had_any_more_is_replaced_in_a_replay(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,14 +14,26 @@ from pipeline.errors import TransientError
 from pipeline.feedback import Feedback, Words, message, tombstone
 from pipeline.incident_log import feedback_on
 from pipeline.listening import Listening
-from pipeline.protocols import TopicPartition
+from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import structured
 from pipeline.worker import Worker
 from tests.pipeline.stages.test_alerts import SCHEMA
 from tests.pipeline.test_incident_log import told
-from tests.pipeline.test_worker import Countdown, Killed
-from tests.sabotage import Saboteur
-from tests.streams import Bench, bench_options, counted, drain, feature_payloads, lanes, payloads_of, series_rows
+from tests.records import Record
+from tests.sabotage import Countdown, Killed, Saboteur
+from tests.streams import (
+    BEGIN_MS,
+    SERIES,
+    Bench,
+    bench_options,
+    counted,
+    drain,
+    feature_payloads,
+    lanes,
+    payloads_of,
+    series_payloads,
+    series_rows,
+)
 
 PLACE = TopicPartition("metrics", 0)
 POINTS, SPIKES = 240, [60, 120, 180]
@@ -279,3 +291,15 @@ def test_without_feedback_the_state_is_what_it_was() -> None:
     worker = worker_of(bench)
     drain(worker)
     assert "feedback" not in next(lane.pipeline for lane in worker.lanes).snapshot(PLACE)
+
+
+def test_what_was_excused_last_is_forgotten_with_a_series_that_has_to_leave() -> None:
+    pipeline: Any = lanes(series=SERIES.model_copy(update={"max_series": 1}))[0].pipeline
+    pipeline.divide(PLACE, 1)
+    records = [Record(n, BEGIN_MS + 10**9, *pair) for n, pair in enumerate(series_payloads(2)[:2])]
+    pipeline.process([PartitionRecords(PLACE, records[:1])])
+    kept = b'{"a":{"index":9,"threshold":50.0,"incidents":["i1"]}}'
+    pipeline._feedback.restore(PLACE, kept)
+    assert pipeline._feedback.snapshot(PLACE) == kept
+    pipeline.process([PartitionRecords(PLACE, records[1:])])
+    assert pipeline._feedback.snapshot(PLACE) == b""

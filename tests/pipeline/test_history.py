@@ -1,4 +1,6 @@
-"""Columns to learn from are the same, be they read from a topic or from what a recorder has kept of it."""
+"""Columns to learn from: of each series, as a worker would accept it, from a topic or from snapshots alike."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +12,16 @@ from pipeline.history import Read, read_columns
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.train import read_snapshots
 from tests.recording import FEATURES, HOLDING, Bench, finish, payloads
+from tests.records import NOW_MS, arrived, record
 
 UNORDERED = StreamSettings.model_validate(
     {"topic": "metrics", "kind": "features", "features": list(FEATURES), "model": {"architecture": "vanilla"}}
     | {"alerts": {"budget": "1 per 1000 records"}}
 )
+
+
+def stream(**changes: Any) -> StreamSettings:
+    return StreamSettings.model_validate({"topic": "metrics", "time": "ts", **changes})
 
 
 def of_topic(bench: Bench) -> Read:
@@ -68,3 +75,43 @@ def test_records_of_another_kind_are_refused() -> None:
     other = HOLDING.model_validate({"topic": "metrics", "kind": "features", "features": list(FEATURES)})
     with pytest.raises(SnapshotError, match="its snapshots hold series, and its `kind` is features"):
         read_snapshots("machines", other, bench.snapshots, 0, 2**62)
+
+
+def test_columns_are_those_of_each_series_in_order() -> None:
+    rows = [
+        ("b", 3, 1.0),
+        ("a", 1, 2.0),
+        ("b", 2, 9.0),
+        ("b", 4, 3.0),
+        ("a", 1, 9.0),
+        ("a", 5, None),
+        ("a", 6, 4.0),
+    ]
+    raw = [record({"ts": NOW_MS + time, "v": value}, key=name.encode()) for name, time, value in rows]
+    raw.append(record(b"nonsense"))
+    settings = stream(features=["v"], missing="hold")
+    read = read_columns([arrived(raw[:4]), arrived(raw[4:])], decoder_of(settings, ["v"]))
+    assert (read.records, read.rejected, read.late) == (8, 1, 2)
+    columns = read.columns
+    assert {name: x_TF[:, 0].tolist() for name, (_, x_TF) in columns.items()} == {"a": [2.0, 4.0], "b": [1.0, 3.0]}
+    assert (columns["b"][0] - NOW_MS).tolist() == [3, 4]
+
+
+def test_a_series_without_a_name_has_its_late_records_left_out_too() -> None:
+    raw = [record({"ts": NOW_MS + time, "v": time}, key=b"") for time in (1, 3, 2, 3, 4)]
+    read = read_columns([arrived(raw)], decoder_of(stream(features=["v"]), ["v"]))
+    assert read.late == 2
+    assert (read.columns[""][0] - NOW_MS).tolist() == [1, 3, 4]
+
+
+def test_features_are_never_late() -> None:
+    settings = StreamSettings.model_validate({"topic": "t", "kind": "features", "time": "ts", "features": ["v"]})
+    raw = [record({"ts": NOW_MS + time, "v": time}) for time in (1, 3, 2, 3, 4)]
+    read = read_columns([arrived(raw)], decoder_of(settings, ["v"]))
+    assert read.late == 0
+    assert (read.columns[""][0] - NOW_MS).tolist() == [1, 3, 2, 3, 4]
+
+
+def test_a_poll_of_nothing_usable_is_fine() -> None:
+    read = read_columns([arrived([record(b"x")])], decoder_of(stream(features=["v"]), ["v"]))
+    assert (dict(read.columns), read.records, read.rejected) == ({}, 1, 1)

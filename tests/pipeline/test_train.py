@@ -1,4 +1,4 @@
-"""Records -> columns of each series, as the worker would accept them; the first version and its promotion."""
+"""Training on a history: what is refused, what a version tells, and its promotion."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +18,7 @@ from pipeline.connectors.memory import MemoryRegistry
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import ConfigError, SnapshotError
-from pipeline.fields import decoder_of, features_of
-from pipeline.history import read_columns
+from pipeline.fields import features_of
 from pipeline.lanes import load_champion, support_of
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.train import Trained, publish, train_stream, wrong_option
@@ -37,46 +36,6 @@ def stream(**changes: Any) -> StreamSettings:
 def history(points: int = 200) -> list[PartitionRecords]:
     records = [Record(n, NOW_MS * 2, key, value) for n, (key, value) in enumerate(series_payloads(points))]
     return [PartitionRecords(("metrics", 0), records[low : low + 90]) for low in range(0, len(records), 90)]  # type: ignore[arg-type]
-
-
-def test_columns_are_those_of_each_series_in_order() -> None:
-    rows = [
-        ("b", 3, 1.0),
-        ("a", 1, 2.0),
-        ("b", 2, 9.0),
-        ("b", 4, 3.0),
-        ("a", 1, 9.0),
-        ("a", 5, None),
-        ("a", 6, 4.0),
-    ]
-    raw = [record({"ts": NOW_MS + time, "v": value}, key=name.encode()) for name, time, value in rows]
-    raw.append(record(b"nonsense"))
-    settings = stream(features=["v"], missing="hold")
-    read = read_columns([arrived(raw[:4]), arrived(raw[4:])], decoder_of(settings, ["v"]))
-    assert (read.records, read.rejected, read.late) == (8, 1, 2)
-    columns = read.columns
-    assert {name: x_TF[:, 0].tolist() for name, (_, x_TF) in columns.items()} == {"a": [2.0, 4.0], "b": [1.0, 3.0]}
-    assert (columns["b"][0] - NOW_MS).tolist() == [3, 4]
-
-
-def test_a_series_without_a_name_has_its_late_records_left_out_too() -> None:
-    raw = [record({"ts": NOW_MS + time, "v": time}, key=b"") for time in (1, 3, 2, 3, 4)]
-    read = read_columns([arrived(raw)], decoder_of(stream(features=["v"]), ["v"]))
-    assert read.late == 2
-    assert (read.columns[""][0] - NOW_MS).tolist() == [1, 3, 4]
-
-
-def test_features_are_never_late() -> None:
-    settings = StreamSettings.model_validate({"topic": "t", "kind": "features", "time": "ts", "features": ["v"]})
-    raw = [record({"ts": NOW_MS + time, "v": time}) for time in (1, 3, 2, 3, 4)]
-    read = read_columns([arrived(raw)], decoder_of(settings, ["v"]))
-    assert read.late == 0
-    assert (read.columns[""][0] - NOW_MS).tolist() == [1, 3, 2, 3, 4]
-
-
-def test_a_poll_of_nothing_usable_is_fine() -> None:
-    read = read_columns([arrived([record(b"x")])], decoder_of(stream(features=["v"]), ["v"]))
-    assert (dict(read.columns), read.records, read.rejected) == ({}, 1, 1)
 
 
 def trained(settings: StreamSettings, rows: Iterable[dict[str, Any]]) -> Trained:

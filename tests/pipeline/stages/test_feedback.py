@@ -256,6 +256,15 @@ def test_a_retraction_ends_an_echo_too() -> None:
     assert asked.heed([45.0], kinds=[CPU_DOWN], offsets=[1], first_index=1).threshold_K[0] == OWN
 
 
+def test_an_echo_leaves_with_its_series_and_no_other() -> None:
+    asked = Asked(said("i1"), echo_points=5)
+    asked.heed([45.0])
+    asked.effect.forget([(PLACE, "another")])
+    assert asked.heed([45.0], kinds=[CPU_DOWN], first_index=1).excused == 1
+    asked.effect.forget([(PLACE, NAMES[0])])
+    assert asked.heed([45.0], kinds=[CPU_DOWN], first_index=2).excused == 0
+
+
 def test_the_echo_of_something_expected_is_as_quiet() -> None:
     asked = Asked(said("i1", "expected", until_ms=1000), echo_points=2)
     heeded = asked.heed([500.0, 400.0], kinds=[CPU_UP, CPU_DOWN])
