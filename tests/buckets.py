@@ -79,12 +79,17 @@ class MotoServer:
             self._process.stdout.close()
 
 
+# S3 lets one of two win who create an object at once. moto looks and then writes: it is asked one thing at a time.
 _SERVE = """
-import logging, signal
+import logging, signal, threading
 from werkzeug.serving import make_server
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
-server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
+moto, one = DomainDispatcherApplication(create_backend_app), threading.Lock()
+def answer(environ, start_response):
+    with one:
+        return list(moto(environ, start_response))
+server = make_server("127.0.0.1", 0, answer, threaded=True)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 print(server.server_port, flush=True)
 server.serve_forever()
