@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import (
+    cli_backtest,
     cli_feedback,
     cli_letters,
     cli_models,
@@ -184,6 +185,7 @@ app.command("worker")(cli_worker.worker)
 app.command("record")(cli_record.record)
 app.command("feedback")(cli_feedback.feedback)
 app.command("schedule")(cli_schedule.schedule)
+app.command("backtest")(cli_backtest.backtest)
 
 
 @app.command()

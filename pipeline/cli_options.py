@@ -1,5 +1,6 @@
 """Arguments and options that several commands have."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -24,3 +25,24 @@ def duration_s(option: str, text: str | None) -> float | None:
         return None if text is None else parse_duration(text)
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from error
+
+
+def moment_ms(option: str, text: str | None, now_ms: Callable[[], int]) -> int | None:
+    """Return the moment that an option says, in ms since the epoch; None where it is not there.
+
+    Raises:
+        ConfigError: it is neither a moment with its zone nor how long ago.
+    """
+    from pipeline.budgets import parse_duration
+    from pipeline.setting_types import parse_moment
+
+    if text is None:
+        return None
+    try:
+        return int(parse_moment(text).timestamp() * 1000)
+    except ValueError as error:
+        try:
+            # A number without a unit might be meant as a date.
+            return now_ms() - int(parse_duration(text if text[-1:].isalpha() else "none") * 1000)
+        except ValueError:
+            raise ConfigError(f"{option}: {error}, or how long ago, as 30d") from error

@@ -20,7 +20,7 @@ from pipeline.fields import decoder_of
 from pipeline.protocols import ModelVersion, Registry
 from pipeline.setting_types import split_path
 from pipeline.stages.bounds import Bounds
-from pipeline.stages.decode import split_series_name
+from pipeline.stages.decode import Decoder, split_series_name
 from pipeline.stages.muting import Maintenance, StormLimit
 from pipeline.stages.scoring import Scorer
 from pipeline.stages.thresholds import OfBudget
@@ -154,15 +154,16 @@ def lane_around(
     model: StreamModel,
     partitions: int = 1,
     load: Callable[[str], StreamModel] | None = None,
+    decoder: Decoder | None = None,
 ) -> Lane:
     """Put a stream's stages together around a model; its topic's partitions share the stream's budget.
 
-    `load` gets its other versions.
+    `load` gets its other versions; `decoder` stands in the place of the one that the stream's format asks for.
     """
     alerts = settings.alerts
     plan = StreamPlan(
         name=stream,
-        decoder=decoder_of(settings, model.detector.spec.features),
+        decoder=decoder or decoder_of(settings, model.detector.spec.features),
         series_in_budget=series_in_budget(alerts, partitions),
         fields_of=_fields_of(settings),
         quiet_points=alerts.quiet_points,
