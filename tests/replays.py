@@ -1,5 +1,6 @@
 """Live runs to replay: workers and a recorder on one stream, what came of it, and a replay of the snapshots."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -24,9 +25,9 @@ from pipeline.snapshots import Snapshots
 from pipeline.stages.alerts import Alert
 from pipeline.stream import Lane, Measure, Outcome, StreamPipeline
 from pipeline.stream_model import StreamModel
-from tests.recording import finish
 from tests.streams import CPU, SERIES, VERSIONS, Bench
 
+_DEADLINE_S = 60.0
 Score = tuple[TopicPartition, int, int, str, int, bytes, bytes]
 """Partition, offset, row in the record, series, event time; the bits of score and threshold."""
 
@@ -73,12 +74,19 @@ def _added(outcomes: Sequence[Outcome]) -> Outcome:
     return whole
 
 
-def record(source: Source, storage: Any, settings: StreamSettings = SERIES, stream: str = "machines") -> Snapshots:
-    """Have a recorder keep all that a topic holds."""
+def record(
+    source: Source, storage: Any, records: int, settings: StreamSettings = SERIES, stream: str = "machines"
+) -> Snapshots:
+    """Have a recorder keep so many records, which the topic holds."""
     features = tuple(settings.features or ())
     recorded = RecordedStream(stream, settings.topic, decoder_of(settings, features), features, "earliest")
     snapshots = StoredSnapshots(storage)
-    finish(Recorder([recorded], source, snapshots, RecorderOptions(file_rows=90, poll_timeout_s=0), lambda: 0))
+    recorder = Recorder([recorded], source, snapshots, RecorderOptions(file_rows=90, poll_timeout_s=0.1), lambda: 0)
+    deadline_s = time.monotonic() + _DEADLINE_S
+    while records > 0 and time.monotonic() < deadline_s:
+        records -= recorder.step()
+    assert records == 0
+    recorder.close_files()
     return snapshots
 
 
@@ -89,7 +97,8 @@ def recorded(bench: Bench, settings: StreamSettings = SERIES, stream: str = "mac
     committed = bench.broker.committed.copy()
     bench.broker.members.clear()
     bench.broker.committed.clear()
-    snapshots = record(MemorySource(bench.broker, [own.topic], 23), MemoryStorage(), own, stream)
+    held = sum(len(log) for log in bench.broker.topics[own.topic])
+    snapshots = record(MemorySource(bench.broker, [own.topic], 23), MemoryStorage(), held, own, stream)
     bench.broker.members.clear()
     bench.broker.committed.update(committed)
     return snapshots
