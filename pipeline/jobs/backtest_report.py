@@ -19,7 +19,9 @@ from pipeline.stages.incidents import SEVERITIES
 
 _DAY_MS = 86_400_000
 _MOST_BARS = 80
-_BAR_STEPS_MS = [3_600_000, 6 * 3_600_000, _DAY_MS, 7 * _DAY_MS, 28 * _DAY_MS]
+_HOUR_MS = 3_600_000
+_BAR_STEPS_MS = [1000, 10_000, 60_000, 600_000, _HOUR_MS, 6 * _HOUR_MS, _DAY_MS, 7 * _DAY_MS, 28 * _DAY_MS]
+_UNITS = ((_DAY_MS, "d"), (_HOUR_MS, "h"), (60_000, "min"), (1000, "s"))
 _COLOURS = {"critical": "var(--hot)", "major": "var(--false)", "minor": "var(--score)"}
 _LARGE_SERIES = 4
 _LISTED = 40
@@ -66,9 +68,8 @@ def compared_page(a: tuple[str, Result], b: tuple[str, Result], both: Compared) 
     body = (
         f"<header><h1>{escape(stream)}, judged in two ways</h1>"
         f"<p class=soft>A: {escape(a[0])}. B: {escape(b[0])}.</p>"
-        f"<p class=soft>{len(both.in_both):,} incidents in both, {len(both.only_a):,} in A only, "
-        f"{len(both.only_b):,} in B only.{delay}</p>"
-        f"<div class=tiles>{_tile('A', a[1])}{_tile('B', b[1])}</div></header>"
+        f"<p class=soft>{both.told}.{delay}</p>"
+        f"<div class=tiles>{_tile(f'A: {a[0]}', a[1])}{_tile(f'B: {b[0]}', b[1])}</div></header>"
         f"<section><h2>When incidents began</h2><article class=card>{_sides(a[1], b[1], both)}</article></section>"
         "<section><h2>Side by side</h2><article class=card><div class=scroll><table><thead><tr><th></th><th>A</th>"
         f"<th>B</th></tr></thead><tbody>{rows}</tbody></table></div></article>"
@@ -101,8 +102,8 @@ def _whole(title: str, body: str) -> str:
     )
 
 
-def _tile(letter: str, result: Result) -> str:
-    head = f"<h3>{letter}: judged {escape(result.judged_by)}</h3>" if letter else ""
+def _tile(name: str, result: Result) -> str:
+    head = f"<h3>{escape(name)}</h3>" if name else ""
     often = "" if result.per_week is None else f"{result.per_week:,.1f}"
     false, heard = result.count("false_alarm"), sum(each.verdict is not None for each in result.incidents)
     figures = (
@@ -166,8 +167,8 @@ def _bars(result: Result, layers: Sequence[tuple[str, str, Sequence[Incident]]])
         f'<span><i class=key style="background:{colour}"></i>{name} ({len(incidents):,})</span>'
         for colour, name, incidents in layers
     )
-    hours = step_ms / 3_600_000
-    long = f"{hours:.0f} h" if hours < 24 else f"{hours / 24:.0f} d"
+    unit_ms, unit = next(each for each in _UNITS if step_ms >= each[0])
+    long = f"{step_ms // unit_ms} {unit}"
     return (
         f'<div class="row one"><div class=side><span>{most}</span><b>began<small>in {long}</small></b>'
         f'<span>0</span></div><div class=plot style="height:150px">{plot.canvas("".join(drawn))}</div></div>'

@@ -185,6 +185,14 @@ class Compared:
     """Each of A's that overlaps some of B's, with the first of these."""
     only_a: Sequence[Incident]
     only_b: Sequence[Incident]
+    in_both_of_b: int
+    """So many of B's overlap some of A's: where one goes on and the other ends and begins again, there are more."""
+
+    @property
+    def told(self) -> str:
+        a, b = len(self.in_both), self.in_both_of_b
+        both = f"{a:,} incidents in both" if a == b else f"{a:,} of A's and {b:,} of B's incidents in both"
+        return f"{both}, {len(self.only_a):,} in A only, {len(self.only_b):,} in B only"
 
     @property
     def delay_ms(self) -> float | None:
@@ -194,7 +202,8 @@ class Compared:
 
     def for_programs(self) -> dict[str, Any]:
         return {
-            "in_both": len(self.in_both),
+            "in_both_of_a": len(self.in_both),
+            "in_both_of_b": self.in_both_of_b,
             "only_a": len(self.only_a),
             "only_b": len(self.only_b),
             "median_delay_ms": self.delay_ms,
@@ -215,7 +224,7 @@ def compared(a: Sequence[Incident], b: Sequence[Incident]) -> Compared:
     only_b = [
         each for each in b if not _overlapping(of_a, _place(each.course), each.course.opened_ms, each.ends_ms)
     ]
-    return Compared(in_both, only_a, only_b)
+    return Compared(in_both, only_a, only_b, len(b) - len(only_b))
 
 
 _Spans = Mapping[_Place, Sequence[tuple[int, int, Any]]]

@@ -59,8 +59,12 @@ def lines_of(result: Result) -> list[str]:
         f"{sum(each.course.ended_ms is None for each in result.incidents):,} open at the end, "
         f"{sum(each.in_warming for each in result.incidents):,} while series warmed up"
     )
-    heard = [f"{result.count(verdict):,} {verdict.replace('_', ' ')}" for verdict in VERDICTS]
-    lines.append(f"by feedback: {', '.join(heard)}; of the others nothing was said")
+    heard = [
+        f"{count:,} {verdict.replace('_', ' ')}{'s' * (verdict == 'false_alarm' and count != 1)}"
+        for verdict in VERDICTS
+        if (count := result.count(verdict))
+    ]
+    lines.append(f"by feedback: {', '.join(heard) or 'nothing was said of any of them'}")
     rate = f" ({tally.rows / result.seconds:,.0f} rows/s)" if result.seconds else ""
     lines.append(f"took {result.seconds:.1f} s{rate}")
     return lines
@@ -77,10 +81,7 @@ def print_compared(a: tuple[str, Result], b: tuple[str, Result], as_json: bool) 
     for row in rows_of(a[1], b[1]):
         table.add_row(*row)
     Console().print(table)
-    print(
-        f"{a[1].stream}: {len(both.in_both):,} in both, {len(both.only_a):,} in A only, "
-        f"{len(both.only_b):,} in B only"
-    )
+    print(f"{a[1].stream}: {both.told}")
     if both.delay_ms is not None:
         print(f"{a[1].stream}: what both have, B opens {delay_told(both.delay_ms)} (the median)")
 
