@@ -90,15 +90,17 @@ def record(
     return snapshots
 
 
-def recorded(bench: Bench, settings: StreamSettings = SERIES, stream: str = "machines") -> Snapshots:
-    """As `record`, of a bench's broker, in files of some rows."""
+def recorded(
+    bench: Bench, settings: StreamSettings = SERIES, stream: str = "machines", storage: MemoryStorage | None = None
+) -> Snapshots:
+    """As `record`, of all that a bench's broker holds."""
     own = settings.model_copy(update={"topic": bench.metrics if stream == "machines" else bench.payments})
     # The twin of a broker knows one group: the recorder's is another one than the workers'.
     committed = bench.broker.committed.copy()
     bench.broker.members.clear()
     bench.broker.committed.clear()
     held = sum(len(log) for log in bench.broker.topics[own.topic])
-    snapshots = record(MemorySource(bench.broker, [own.topic], 23), MemoryStorage(), held, own, stream)
+    snapshots = record(MemorySource(bench.broker, [own.topic], 23), storage or MemoryStorage(), held, own, stream)
     bench.broker.members.clear()
     bench.broker.committed.update(committed)
     return snapshots
