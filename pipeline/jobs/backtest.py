@@ -29,6 +29,7 @@ from pipeline.feedback import Feedback, Words
 from pipeline.protocols import Checkpoint, Checkpoints, OffsetRange, TopicPartition
 from pipeline.replayed import RowRecords, records_of
 from pipeline.snapshots import Gap, Position, SnapshotRows, Snapshots
+from pipeline.stages.tables import ROWS_AT_ONCE
 from pipeline.stream import Lane, Outcome
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ FIRST_MS, LAST_MS = -(2**63), 2**63 - 1
 """Every Kafka timestamp lies between them, -1 where there is none too."""
 WARMING_POINTS = 800
 """After so many points the online tail of a series has seen its upper quantile, the 50th part, passed 16 times."""
-ROWS_AT_ONCE = 32_768
 Way = Literal["start", "checkpoint", "cold"]
 
 

@@ -1,9 +1,9 @@
 """A backtest against the live worker on the same records: `python -m tests.benchmarks.backtest`.
 
 A topic on Apache Kafka is filled beforehand with the records of `worker_throughput`, and a recorder keeps them as
-snapshots. Both legs take all of them in turn, five times each, on one core, the broker pinned to the others: the worker
-with all that production does, the backtest with what `offkey backtest` does without `--output`, from the reading of
-files to the incidents. Both with one dense view, then with the default. Needs KAFKA_HOME.
+snapshots. Both legs take all of them in turn, five times each, on one core, the broker pinned to the others: the
+worker with all that production does, the backtest with what `offkey backtest` does without `--output`, from the
+reading of files to the incidents. Both with one dense view, then with the default. Needs KAFKA_HOME.
 """
 
 import json
@@ -84,7 +84,7 @@ def main() -> None:
         quiet_collector()
         live = {name: [] for name in LEGS}  # type: dict[str, list[float]]
         rows = {name: [] for name in LEGS}  # type: dict[str, list[float]]
-        found = {name: 0 for name in LEGS}
+        found = dict.fromkeys(LEGS, 0)
         for _ in range(RUNS):
             for name, detector in models.items():
                 live[name].append(worker(connection, detector, folder))

@@ -14,7 +14,7 @@ from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import SnapshotDamaged, SnapshotError, TransientError
 from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import Gap, Kept, Limits
+from pipeline.snapshots import Gap, Kept, Limits, Position
 from tests.chaos.object_store import LoopbackStore
 from tests.snapshots import FEATURES, PLACE, TOPIC_ID, at_day, read, rows, told, write
 
@@ -303,3 +303,36 @@ def test_other_objects_in_the_folder_are_left_alone(snapshots: StoredSnapshots, 
     snapshots.tidy("machines", at_day(1000), Limits(keep_ms=0), everybody)
     assert read(snapshots).offsets == list(range(10))
     assert len(storage.list(FOLDER)) == 4
+
+
+def test_some_partitions_are_read_from_a_record_on(snapshots: StoredSnapshots) -> None:
+    """Of the topic that has it: neither what comes before, nor an earlier topic, whose offsets begin anew."""
+    others = [TopicPartition("metrics", number) for number in (1, 2)]
+    for topic_id, day in ((TOPIC_ID, 0), ("metrics#2", 3)):
+        for place in (PLACE, *others):
+            write(snapshots, 0, 10, (day,), place=place, topic_id=topic_id)
+            write(snapshots, 12, 20, (day,), place=place, topic_id=topic_id)
+    assert snapshots.partitions("machines") == [PLACE, *others]
+    gaps: list[Gap] = []
+
+    def found(**since: Position | None) -> list[tuple[int, str, int]]:
+        asked = {TopicPartition("metrics", int(name[1:])): at for name, at in since.items()}
+        read = snapshots.read("machines", 0, 2**62, gaps.append, since=asked)
+        return [(part.partition.partition, part.topic_id, o) for part in read for o in part.offset_N.tolist()]
+
+    first, second = [*range(10), *range(12, 20)], [*range(10), *range(12, 20)]
+    of_first = [(0, TOPIC_ID, offset) for offset in first]
+    assert found(p0=None) == of_first + [(0, "metrics#2", offset) for offset in second]
+    gaps.clear()
+    assert found(p0=Position(TOPIC_ID, 7))[:4] == [(0, TOPIC_ID, offset) for offset in (7, 8, 9, 12)]
+    assert [(gap.begin, gap.end) for gap in gaps] == [(10, 12), (10, 12)]
+    assert found(p1=Position("metrics#2", 15)) == [(1, "metrics#2", offset) for offset in range(15, 20)]
+    assert found(p2=Position("metrics#2", 19), p0=Position("metrics#2", 18)) == [
+        *((0, "metrics#2", offset) for offset in (18, 19)),
+        (2, "metrics#2", 19),
+    ]
+    assert found(p0=Position("gone", 0)) == []
+    # What lies between where it is asked for and the first that is kept is told, too.
+    gaps.clear()
+    assert found(p1=Position("metrics#2", 10))[0] == (1, "metrics#2", 12)
+    assert [(gap.begin, gap.end) for gap in gaps] == [(10, 12)]
