@@ -59,7 +59,11 @@ class ReplayDecoder(Decoder):
         """Return the rows of one partition; nothing is rejected any more."""
         assert isinstance(arrived.records, RowRecords), "a replay is of rows"
         rows = arrived.records.rows
-        names = [""] if self.stateless or rows.series is None else rows.series
+        names, code_N = [""] if self.stateless or rows.series is None else rows.series, rows.code_N
+        if len(names) > len(rows):
+            # A file may name a million series, of which some rows have few: each name is looked up.
+            used, code_N = np.unique(code_N, return_inverse=True)
+            names = [names[code] for code in used.tolist()]
         return Batch(
             arrived.partition,
             names,
@@ -69,7 +73,7 @@ class ReplayDecoder(Decoder):
             rows.offset_N,
             rows.kafka_ms_N,
             rows.row_N,
-            rows.code_N,
+            code_N.reshape(-1).astype(np.int64, copy=False),
         ), []
 
 

@@ -109,6 +109,7 @@ class Replay:
             )
         logs = self.adoptions if self.version is None else OneVersion(self.adoptions, self.version)
         self._logs = logs
+        self._ranges: dict[tuple[TopicPartition, str], Sequence[OffsetRange]] = {}
         self._adopting = Adopting({place.topic: self.lane for place in self._places}, logs)
         detector = self.lane.slot.champion.detector
         self._features = detector.spec.features
@@ -250,7 +251,11 @@ class Replay:
         return any(begin <= asked.begin and asked.end <= end for begin, end in self._kept(place, topic_id))
 
     def _kept(self, place: TopicPartition, topic_id: str) -> Sequence[OffsetRange]:
-        return self.snapshots.kept(self.lane.name, {place: topic_id})[place].ranges
+        # Each time all files of the stream would be listed.
+        if (place, topic_id) not in self._ranges:
+            kept = self.snapshots.kept(self.lane.name, {place: topic_id})
+            self._ranges[place, topic_id] = kept[place].ranges
+        return self._ranges[place, topic_id]
 
     def _first(self, place: TopicPartition, low: int, high: int, at: Position | None) -> SnapshotRows | None:
         """Return the first rows of a partition in a range."""

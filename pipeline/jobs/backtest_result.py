@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pipeline.feedback import VERDICTS, Feedback, Verdict
 from pipeline.incident_log import Course, begun
 from pipeline.jobs.backtest import Begun, Judged
@@ -78,7 +80,9 @@ class Tally:
         self.first_ms = first_ms if self.first_ms is None else min(first_ms, self.first_ms)
         self.last_ms = last_ms if self.last_ms is None else max(last_ms, self.last_ms)
         self.versions[judged.version] += len(rows)
-        self.series.update(rows.series or ())
+        if rows.series is not None:
+            used = np.flatnonzero(np.bincount(rows.code_N, minlength=len(rows.series)))
+            self.series.update(rows.series[code] for code in used.tolist())
         self.alerts += [(judged.begun, alert) for alert in outcome.alerts]
 
     def in_order(self) -> list[Alert]:

@@ -15,10 +15,12 @@ from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.backtest import WARMING_POINTS, Replay
 from pipeline.protocols import TopicPartition
+from pipeline.replayed import ReplayDecoder, records_of
 from pipeline.stream import Lane
 from pipeline.worker import Worker
 from tests.pipeline.test_feedback_acts import hearing, say, verdict_on
 from tests.replays import Score, Watched, by_partition, recorded, replay_of, run
+from tests.snapshots import rows
 from tests.streams import (
     BEGIN_MS,
     FEATURES,
@@ -302,6 +304,15 @@ def test_a_range_without_rows_says_what_there_is() -> None:
 def test_without_snapshots_it_says_how_to_get_some() -> None:
     with pytest.raises(SnapshotError, match="stream machines has no snapshots; keep some with: offkey record"):
         replay_of(Bench(), StoredSnapshots(MemoryStorage()))
+
+
+def test_of_many_series_a_few_rows_name_only_their_own() -> None:
+    made = rows(0, 6)
+    many = replace(made, series=[*(made.series or ()), *(f"other {n}" for n in range(50))])
+    (batch, rejects), (same, _) = (ReplayDecoder(stateless=False).decode(records_of(each)) for each in (many, made))
+    assert batch.series_of_rows == same.series_of_rows
+    assert (len(batch.series), rejects) == (3, [])
+    assert [batch.offset_N.tolist(), batch.row_N.tolist()] == [list(range(6)), list(range(6))]
 
 
 def test_nothing_is_written_to_storage() -> None:
