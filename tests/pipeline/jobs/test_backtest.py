@@ -240,6 +240,31 @@ def test_held_features_and_rows_that_cannot_be_held_come_out_the_same() -> None:
     assert sum(judged.outcome.held for judged in found.judged) > 50
 
 
+def test_silences_storms_and_series_that_leave_come_out_the_same() -> None:
+    """They rest on the time of a partition, which clocks that are ahead of Kafka's timestamps do not move."""
+    alerts = SERIES.alerts.model_copy(update={"silence": 4, "storm": 2, "storm_within": 600, "repeat_after": 300})
+    eventful = SERIES.model_copy(update={"alerts": alerts, "max_series": 4})
+    bench = Bench(partitions=1, options=bench_options(checkpoint_every_s=0))
+    spikes = {"a": [60, 120, 200], "b": [60, 120, 200], "c": [60, 120], "new": [60, 130]}
+    for key, value in payloads_of(NAMES, series_rows(NAMES, POINTS, 2, spikes)):
+        row = json.loads(value or b"")
+        point = (row["ts"] - BEGIN_MS) // STEP_MS - HISTORY
+        if (key == b"c" and 80 < point < 100) or (key == b"d" and point < 140) or (key == b"b" and point > 220):
+            continue
+        published_ms = row["ts"]
+        if key == b"a":
+            row["ts"] += 10 * STEP_MS
+        sent = json.dumps(row).encode()
+        bench.broker.append("metrics", sent, key=key, timestamp=published_ms)
+    worker = bench.worker(series=eventful, version="v1", others=VERSIONS, around=watched)
+    drain(worker)
+    found = run(replay_of(bench, recorded(bench, eventful), eventful))
+    assert found.bodies == bench.alerts()
+    assert sorted(found.scores) == sorted(judged_by(worker))
+    assert {alert["state"] for alert in bench.alerts()} >= {"opened", "silent", "storm", "resolved"}
+    assert any(judged.outcome.evicted for judged in found.judged)
+
+
 def test_gaps_are_told() -> None:
     bench = empty()
     live(bench)
