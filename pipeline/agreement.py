@@ -95,7 +95,7 @@ class Agreement:
             side,
             begun.incident,
             begun.series,
-            begun.opened_ms,
+            begun.event_ms,
             last.event_ms,
             incident.score,
             begun.topic,

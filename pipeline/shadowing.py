@@ -220,7 +220,7 @@ class _Beside:
             logger.info(
                 "stream %s: %s alone had an incident of %s from %s to %s, highest score %.1f",
                 *(stream, f"model {now.version} in shadow" if example.side == "shadow" else "the champion"),
-                *(example.series or "the stream", _at(example.opened_ms), _at(example.ended_ms), example.score),
+                *(example.series or "the stream", _at(example.begun_ms), _at(example.ended_ms), example.score),
             )
 
 

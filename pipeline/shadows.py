@@ -37,8 +37,8 @@ class Example(msgspec.Struct, frozen=True):
     incident: str
     """Its id; in alerts, if it is the champion's."""
     series: str
-    opened_ms: int
-    """Event time, as `ended_ms`."""
+    begun_ms: int
+    """Event time, as `ended_ms`; of one that was reopened, of that."""
     ended_ms: int
     score: float
     """Its highest."""

@@ -42,7 +42,7 @@ def alone_table(seen: Tally) -> Table:
     for each in seen.examples:
         side = "in shadow" if each.side == "shadow" else "champion"
         place = f"{each.topic}/{each.partition}@{each.offset}"
-        times = (moment(each.opened_ms), moment(each.ended_ms))
+        times = (moment(each.begun_ms), moment(each.ended_ms))
         row = (side, printable(each.series), *times, f"{each.score:.1f}", printable(place))
         table.add_row(*(Text(cell) for cell in row))
     return table

@@ -33,7 +33,6 @@ class Whole:
 
 
 def alert(incident: Whole, offset: int, state: State, score: float | None = 40.0) -> Alert:
-    times = {"opened_ms": 1000 * incident.first, "event_ms": 1000 * offset}
     return Alert(
         incident.name,
         "machines",
@@ -43,7 +42,8 @@ def alert(incident: Whole, offset: int, state: State, score: float | None = 40.0
         "minor",
         score,
         30.0,
-        **times,
+        opened_ms=1000 * incident.first,
+        event_ms=1000 * offset,
         features={},
         model_version="v",
         topic="metrics",
@@ -118,7 +118,7 @@ def test_an_example_tells_where_it_began_and_its_highest_score() -> None:
     told = [alert(whole, at, state, score) for at, state, score in steps]
     (example,) = agreement.follow(outcome([]), outcome(told), {PLACE: 0})
     assert (example.side, example.incident, example.series, example.score) == ("shadow", "shadow/a@3", "a", 52.5)
-    assert (example.opened_ms, example.ended_ms, example.offset) == (3000, 9000, 3)
+    assert (example.begun_ms, example.ended_ms, example.offset) == (3000, 9000, 3)
     assert agreement.tally.examples == [example]
 
 
