@@ -163,7 +163,7 @@ def lane_around(
     kind = SeriesPipeline if settings.kind == "series" else FeaturesPipeline
 
     def stages(model: StreamModel) -> tuple[StreamPipeline, StreamPlan]:
-        plan = _plan(stream, settings, model, partitions)
+        plan = _plan(stream, settings, model, partitions, decoder)
         return kind(plan, model, model.detector.device), plan
 
     pipeline, plan = stages(model)
@@ -173,7 +173,9 @@ def lane_around(
     )
 
 
-def _plan(stream: str, settings: StreamSettings, model: StreamModel, partitions: int) -> StreamPlan:
+def _plan(
+    stream: str, settings: StreamSettings, model: StreamModel, partitions: int, decoder: Decoder | None
+) -> StreamPlan:
     alerts = settings.alerts
     return StreamPlan(
         name=stream,
