@@ -82,14 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument(
-        "--half", action="store_true", help="only the probe, on the half that options were chosen by"
-    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.half:
-        print(json.dumps(probe(half=True)))
-        return
     tables: dict[str, dict[str, Any]] = {}
     for path in sorted(asked.folder.glob("*.parquet")):
         x_NF = read_labelled(path).x_NF
@@ -104,7 +98,7 @@ def main() -> None:
         ]
         for size in DIMENSIONS
     }
-    result = {"tables": tables, "ahead_of": ahead, "digits_probe_accuracy": probe(half=False)}
+    result = {"tables": tables, "ahead_of": ahead, "digits_probe_accuracy": probe()}
     print(json.dumps(result, indent=1))
     if asked.out:
         asked.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -22,8 +22,9 @@ def records(count: int = 300, seed: int = 0) -> FloatArray:
     """Return records of two causes in four features of their own units."""
     random = np.random.default_rng(seed)
     causes_NL = random.standard_normal((count, 2))
-    x_NF = causes_NL @ np.array([[1.0, 2.0, 0.5, -1.0], [0.3, -1.0, 1.0, 1.0]])
-    return (x_NF + 0.05 * random.standard_normal(x_NF.shape)) * [1, 1e3, 1e-3, 1] + [0, 1e5, 0, -3]
+    x_NF: FloatArray = causes_NL @ np.array([[1.0, 2.0, 0.5, -1.0], [0.3, -1.0, 1.0, 1.0]])
+    x_NF = (x_NF + 0.05 * random.standard_normal(x_NF.shape)) * [1, 1e3, 1e-3, 1] + [0, 1e5, 0, -3]
+    return x_NF
 
 
 def series(count: int = 400, seed: int = 0) -> FloatArray:
