@@ -7,16 +7,9 @@ reading of files to the incidents. Both with one dense view, then with the defau
 """
 
 import json
-import os
-import platform
 import statistics
-import sys
-import tempfile
 import uuid
-from contextlib import ExitStack, closing
-from pathlib import Path
-
-import torch
+from contextlib import closing
 
 from models.detector import Detector
 from models.files import from_files, to_files
@@ -24,7 +17,7 @@ from pipeline.collector import quiet_collector
 from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
-from pipeline.connectors.kafka import KafkaCluster, KafkaSource
+from pipeline.connectors.kafka import KafkaSource
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.fields import decoder_of
@@ -34,8 +27,8 @@ from pipeline.lanes import build_model, lane_around
 from pipeline.recorded_partitions import RecordedStream
 from pipeline.recorder import Recorder, RecorderOptions
 from pipeline.replayed import ReplayDecoder
+from tests.benchmarks.beside import broker_beside
 from tests.benchmarks.worker_throughput import CPU, RECORDS, STREAM, fill, model, worker
-from tests.brokers import MISSING, ApacheBroker
 
 RUNS = 5
 LEGS = {"vanilla": "", "default": "default_"}
@@ -65,18 +58,8 @@ def backtest(storage: ObjectStorage, detector: Detector) -> tuple[float, int]:
 
 
 def main() -> None:
-    if not os.environ.get("KAFKA_HOME"):
-        sys.exit(MISSING)
-    torch.set_num_threads(1)
-    cores = sorted(os.sched_getaffinity(0))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        os.sched_setaffinity(0, set(cores[1:]) or {cores[0]})
-        broker = stack.enter_context(closing(ApacheBroker(folder)))
-        os.sched_setaffinity(0, {cores[0]})
-        connection = Connection(broker.bootstrap_servers)
-        with closing(KafkaCluster(connection)) as cluster:
-            cluster.create_topics({"metrics": 1, "alerts": 1, "dead": 1})
+    with broker_beside({"metrics": 1, "alerts": 1, "dead": 1}) as beside:
+        connection, folder = beside.connection, beside.folder
         fill(connection)
         storage = ObjectStorage((folder / "storage").as_uri())
         keep(connection, storage)
@@ -105,7 +88,7 @@ def main() -> None:
             name: {"rows_per_s": [*map(round, rows[name])], "live_rows_per_s": [*map(round, live[name])]}
             for name in LEGS
         },
-        "machine": f"{platform.machine()}, {len(cores)} cores, Python {platform.python_version()}",
+        "machine": beside.machine,
     }
     print(json.dumps(printed))
 
