@@ -1,6 +1,7 @@
 """A version in shadow beside a worker: it alerts nobody, whatever becomes of it, and what it finds is counted."""
 
 import logging
+import threading
 import time
 from contextlib import suppress
 from itertools import count
@@ -299,6 +300,24 @@ def test_storage_that_takes_nothing_is_said_and_loses_no_alert(caplog: pytest.Lo
     finished(worker)
     assert published(bench) == published(undisturbed())
     assert "stream machines: what was seen in shadow is not stored: storage memory: cannot write it" in caplog.text
+
+
+def test_storage_that_hangs_at_the_end_is_waited_for_once_and_not_for_each_stream() -> None:
+    class Hanging(MemoryStorage):
+        answers = threading.Event()
+
+        def put(self, name: str, content: bytes) -> None:
+            self.answers.wait(60)
+
+    worker = worker_of(filled(), Hanging())
+    worker.shadowing = Shadowing(StoredShadows(Hanging()))
+    for lane in worker.lanes:
+        lane.slot.shadow = lane.slot.champion
+    drain(worker)
+    begun_s = time.monotonic()
+    worker.shadowing.close(2)
+    assert time.monotonic() - begun_s < 3.5
+    Hanging.answers.set()
 
 
 def test_an_incident_of_one_alone_is_logged(caplog: pytest.LogCaptureFixture) -> None:
