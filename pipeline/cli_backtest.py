@@ -75,6 +75,7 @@ def backtest(
 
     import torch
 
+    from pipeline.interrupting import interrupted_between_steps
     from pipeline.jobs.backtest_output import check_folder, unfinished
     from pipeline.jobs.backtest_run import compare_sides, run_side
     from pipeline.jobs.backtest_summary import print_compared, print_result
@@ -85,6 +86,7 @@ def backtest(
         check_folder(output, overwrite)
     try:
         with ExitStack() as stack:
+            step = stack.enter_context(interrupted_between_steps())
             folder = None if output is None else stack.enter_context(unfinished(output))
             for name in chosen:
                 asked = (version or LIVE,) if compare is None else compare
@@ -92,8 +94,9 @@ def backtest(
                 ran: list[Ran] = []
                 for letter, side in zip("ab", sides, strict=False):
                     below = None if folder is None else folder / name / (letter if compare else ".")
-                    with _counting(f"{name} {side.label}", hidden=as_json) as counted:
+                    with _counting(f"{name} {side.label}", step, hidden=as_json) as counted:
                         ran.append(run_side(side.replay, side.label, from_ms, to_ms, counted, below, scores))
+                    step()
                 if compare is None:
                     print_result(ran[0].result, as_json)
                 else:
@@ -183,8 +186,8 @@ class _Opened:
 
 
 @contextmanager
-def _counting(what: str, hidden: bool) -> "Iterator[Callable[[int], None]]":
-    """Show how many rows were judged, on standard error, if that is a terminal."""
+def _counting(what: str, step: "Callable[[], None]", *, hidden: bool) -> "Iterator[Callable[[int], None]]":
+    """Show how many rows were judged, on standard error, if that is a terminal; each time, take a `step`."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -192,4 +195,9 @@ def _counting(what: str, hidden: bool) -> "Iterator[Callable[[int], None]]":
     columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed:,.0f} rows"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda rows: bar.advance(task, rows)
+
+        def count(rows: int) -> None:
+            bar.advance(task, rows)
+            step()
+
+        yield count
