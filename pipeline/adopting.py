@@ -9,6 +9,9 @@ offset a little ahead on. Records before it are judged as before while the entry
 those from it on wait until storage has taken it. Where storage does not, the partition goes on with what it has.
 Before the next try that is said in the log too, over the entry that was given up and may have come there since.
 
+An owner that ended between publishing and committing has told of records that are read again. They are judged by
+what the log says, too: a partition that is taken over adopts something new only behind them.
+
 What is replayed is judged by what its log says. A version that cannot be had any more is replaced by the champion,
 which is said as an error: such records were published before, so what differs is the state that they leave.
 """
@@ -71,6 +74,8 @@ class Adopted:
     topic_id: str
     ahead: list[_Next] = field(default_factory=list)
     records_a_poll: int = 0
+    published_end: int = 0
+    """Records before this offset may have been published by an owner before."""
     retry_at_s: float = 0.0
     """What storage did not take is not tried again before."""
     unsaid: bool = False
@@ -102,9 +107,17 @@ class Adopting:
         """Streams and versions of which it was said that they cannot be had."""
 
     def take_over(
-        self, partition: TopicPartition, topic_id: str, offset: int, committed: int, version: str | None
+        self,
+        partition: TopicPartition,
+        topic_id: str,
+        offset: int,
+        committed: int,
+        version: str | None,
+        published_end: int = 0,
     ) -> None:
         """Follow a partition's log as `follow` does, and say in it that this worker goes on from what is committed.
+
+        Nothing new is adopted for records before `published_end`, which the owner before may have published.
 
         Raises:
             TransientError: storage does not answer, or other workers take the partition over all the time.
@@ -115,6 +128,7 @@ class Adopting:
         for _ in range(_TRIES):
             self.follow(partition, topic_id, offset, version)
             adopted = self._adopted[partition]
+            adopted.published_end = published_end
             last = adopted.last
             if last.run == self._run:
                 return
@@ -225,7 +239,7 @@ class Adopting:
             return True
         if (last.version, last.words) == (champion.version, words.name):
             return False
-        first_offset = offset + min(_AHEAD * adopted.records_a_poll, lag)
+        first_offset = max(offset + min(_AHEAD * adopted.records_a_poll, lag), adopted.published_end)
         entry = Adoption(last.number + 1, first_offset, champion.version, self._run, words.name)
 
         def write() -> Adoption | None:

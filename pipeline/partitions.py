@@ -39,6 +39,9 @@ from pipeline.stream import Lane
 
 logger = logging.getLogger(__name__)
 
+_OFFSETS_A_RECORD = 2
+"""Of a producer's transactions of one record each, which take another offset for their end."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Gap:
@@ -159,7 +162,8 @@ class Partitions:
         next_offset = progress.next_offset
         if self.source.committed(partition) == next_offset and held.begin <= next_offset <= held.end:
             progress.chain, version = None, self.adopting.version(partition)
-            self.adopting.take_over(partition, progress.topic_id, next_offset, next_offset, version)
+            published_end = self._published_end(next_offset, held)
+            self.adopting.take_over(partition, progress.topic_id, next_offset, next_offset, version, published_end)
             self.source.start(partition, next_offset)
         else:
             self.forget([partition])
@@ -183,11 +187,16 @@ class Partitions:
             self._begin(lane, partition, start, topic_id)
             return
         unusable = _why_unusable(checkpoint, lane.pipeline.shape, held)
+        published_end = self._published_end(committed, held)
         if checkpoint is not None and unusable is None:
-            self._restore(lane, partition, checkpoint, committed)
+            self._restore(lane, partition, checkpoint, committed, published_end)
         else:
             logger.warning("%s: begins at offset %d without state: %s", _name(partition), committed, unusable)
-            self._begin(lane, partition, committed, topic_id)
+            self._begin(lane, partition, committed, topic_id, published_end)
+
+    def _published_end(self, committed: int, held: OffsetRange) -> int:
+        """Return before which offset records may have been published that are not committed: those of one poll."""
+        return min(committed + _OFFSETS_A_RECORD * self.source.most_records(), held.end)
 
     def _commit_start(self, lane: Lane, partition: TopicPartition, gap: _Gap | None, held: OffsetRange) -> int:
         """Commit the offset that `start` says; a gap is reported once that has succeeded."""
@@ -243,17 +252,21 @@ class Partitions:
         )
         return held.begin
 
-    def _begin(self, lane: Lane, partition: TopicPartition, start: int, topic_id: str) -> None:
+    def _begin(
+        self, lane: Lane, partition: TopicPartition, start: int, topic_id: str, published_end: int = 0
+    ) -> None:
         self._divide(lane, partition, topic_id)
         lane.pipeline.restore(partition, [])
-        self.adopting.take_over(partition, topic_id, start, start, None)
+        self.adopting.take_over(partition, topic_id, start, start, None, published_end)
         progress = Progress(start, start, -1, topic_id)
         self.checkpointing.write_first(partition, progress)
         self.source.start(partition, start)
         self.progress[partition] = progress
         metrics.STATE_RESTORED.labels(lane.name, "cold").inc()
 
-    def _restore(self, lane: Lane, partition: TopicPartition, checkpoint: Checkpoint, committed: int) -> None:
+    def _restore(
+        self, lane: Lane, partition: TopicPartition, checkpoint: Checkpoint, committed: int, published_end: int
+    ) -> None:
         self._divide(lane, partition, checkpoint.topic_id)
         try:
             lane.pipeline.restore(partition, checkpoint.parts())
@@ -263,7 +276,8 @@ class Partitions:
             logger.error("%s: not restored at offset %d: %s", _name(partition), checkpoint.next_offset, error)
             return
         reached, topic_id = checkpoint.next_offset, checkpoint.topic_id
-        self.adopting.take_over(partition, topic_id, reached, committed, checkpoint.model_version)
+        version = checkpoint.model_version
+        self.adopting.take_over(partition, topic_id, reached, committed, version, published_end)
         self.source.start(partition, reached)
         self.progress[partition] = Progress(reached, committed, reached, topic_id)
         metrics.STATE_RESTORED.labels(lane.name, "checkpoint").inc()

@@ -118,6 +118,9 @@ class Source(Protocol):
     def lag(self) -> Mapping[TopicPartition, int]:
         """Return how many records lie ahead of each started partition's position, from the last fetch."""
 
+    def most_records(self) -> int:
+        """Return how many records one poll holds at most, with the settings of this member."""
+
     def close(self) -> None:
         """Leave the group."""
 

@@ -54,7 +54,6 @@ class Shadowing:
     def __init__(self, shadows: Shadows, clock: Callable[[], float] = time.monotonic) -> None:
         self._shadows = shadows
         self._clock = clock
-        self._run = secrets.token_hex(8)
         self._beside: dict[str, _Beside] = {}
         """By stream."""
         self._failed: dict[str, StreamModel] = {}
@@ -81,7 +80,7 @@ class Shadowing:
             beside.keep_up(standing(lane.topic))
             if self._clock() >= beside.due_s:
                 beside.due_s = self._clock() + EVERY_S
-                beside.store(self._shadows, self._run)
+                beside.store(self._shadows)
 
     def follow(self, judged: Iterable[Judged]) -> None:
         """Judge records that the champion has judged, and whose alerts are out."""
@@ -107,8 +106,12 @@ class Shadowing:
     def _end(self, stream: str, most_s: float) -> None:
         beside = self._beside.pop(stream)
         metrics.SHADOW.remove(stream, beside.model.version)
-        beside.store(self._shadows, self._run, most_s)
         logger.info("stream %s: model %s is in shadow no more", stream, beside.model.version)
+        try:
+            beside.store(self._shadows, most_s)
+        except Exception:
+            # What is wrong with storing it may be what has ended it; the champion goes on.
+            logger.exception("stream %s: what was seen of model %s is not stored", stream, beside.model.version)
 
     @contextmanager
     def _guarded(self, stream: str, model: StreamModel) -> Iterator[None]:
@@ -134,6 +137,8 @@ class _Beside:
         self.model = model
         self.due_s = 0.0
         """When what was seen is stored next."""
+        self._run = secrets.token_hex(8)
+        """Of this time in shadow: the next one of the same version begins with a tally of its own."""
         self._lane = lane
         self._pipeline = lane.pipeline_of(model)
         self._agreement = Agreement(Tally(model.version, -1, -1))
@@ -184,21 +189,21 @@ class _Beside:
         key = place, at.topic_id
         self._counted[key] = max(self._counted.get(key, 0), at.publish_from)
 
-    def store(self, shadows: Shadows, run: str, most_s: float = 0) -> None:
+    def store(self, shadows: Shadows, most_s: float = 0) -> None:
         """Have storage take what was seen, beside the records; what it does not take is tried with the next."""
         stream, tally = self._lane.name, copy.deepcopy(self._agreement.tally)
-        if self._flight is not None:
-            if not self._flight.landed(most_s):
+        if (flight := self._flight) is not None:
+            if not flight.landed(most_s):
                 return
+            self._flight = None
             try:
-                self._flight.result()
+                flight.result()
             except (TransientError, ConfigError) as error:
                 self._stored = None
                 logger.warning("stream %s: what was seen in shadow is not stored: %s", stream, error)
-            self._flight = None
         if tally.records and tally != self._stored:
             self._stored = tally
-            self._flight = Flight(partial(shadows.keep, stream, run, tally), "shadow")
+            self._flight = Flight(partial(shadows.keep, stream, self._run, tally), "shadow")
             self._flight.landed(most_s)
 
     def _count(self, judged: Judged, shadow: Outcome) -> None:

@@ -113,12 +113,13 @@ class Watcher:
         for stream, slot in self._slots.items():
             try:
                 self._follow(stream, slot)
-            except TransientError as error:
+            except (ConfigError, TransientError) as error:
+                # A right that is missing may be given; this thread ends for nothing.
                 text = f"whether there is a new model is not known: {error}"
                 self._champions[stream].say(text, logging.WARNING)
             try:
                 self._follow_shadow(stream, slot)
-            except TransientError as error:
+            except (ConfigError, TransientError) as error:
                 self._shadowed[stream].say(f"what is in shadow is not known: {error}", logging.WARNING)
 
     def begin(self, every_s: float) -> threading.Event:
@@ -133,7 +134,7 @@ class Watcher:
         return ended
 
     def _follow(self, stream: str, slot: ModelSlot) -> None:
-        """Have the slot hold the champion; raises TransientError where storage does not answer."""
+        """Have the slot hold the champion; raises as storage does, where it does not answer or gives no right."""
         tries = self._champions[stream]
         try:
             champion = self._registry.champion(stream)
@@ -148,7 +149,7 @@ class Watcher:
             logger.info("stream %s: model %s is loaded; partitions adopt it", stream, champion.version)
 
     def _follow_shadow(self, stream: str, slot: ModelSlot) -> None:
-        """Have the slot hold the version in shadow; raises TransientError where storage does not answer."""
+        """Have the slot hold the version in shadow; raises as `_follow`."""
         if self._shadows is None:
             return
         tries = self._shadowed[stream]

@@ -54,6 +54,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         self._position: dict[TopicPartition, int] = {}
         self._refused: set[TopicPartition] = set()
         self._has_assignment = False
+        self._most_records = group.max_poll_records
         self._size = PollSize(group.max_poll_records, group.max_poll_bytes)
         try:
             for topic in topics:
@@ -127,6 +128,9 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             # end is believed until a fetch at it is refused.
             end = max(end, self.committed(partition) or 0)
         return OffsetRange(begin, end)
+
+    def most_records(self) -> int:
+        return self._most_records
 
     def topic_id(self, topic: str) -> str:
         return self._cluster.topic(topic).id

@@ -115,6 +115,9 @@ class MemorySource:
                 left -= len(ready)
         return found
 
+    def most_records(self) -> int:
+        return self._max_poll_records
+
     def assignment(self) -> Assignment:
         gained = (self._assigned - self._told) | (self._regained & self._assigned)
         change = Assignment(gained, self._told - self._assigned)

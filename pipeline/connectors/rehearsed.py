@@ -63,6 +63,9 @@ class RehearsedSource:
     def offsets(self, partition: TopicPartition) -> OffsetRange:
         return OffsetRange(0, self._next_offset)
 
+    def most_records(self) -> int:
+        return _UNBOUNDED
+
     def topic_id(self, topic: str) -> str:
         return topic
 

@@ -38,6 +38,8 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise ConfigError(f"--output {folder}: that is a file; name a folder")
+    if folder.is_mount():
+        raise ConfigError(f"--output {folder}: nothing can take the place of a mounted folder; name one in it")
     if not overwrite:
         raise ConfigError(f"--output {folder}: it is there already; name another folder, or give --overwrite")
     if others := sorted({path.name for path in folder.rglob("*") if not path.is_dir()} - _OURS):
@@ -51,22 +53,30 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 def unfinished(folder: Path) -> Iterator[Path]:
     """Give a folder to write into, which takes this one's place at the end of the block, or goes.
 
+    What an earlier backtest left there goes only once the new one is in its place.
+
     Raises:
         TransientError: the disk is full.
         ConfigError: it cannot be written.
     """
-    beside = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    # What a link names, or `.`, has its place somewhere else.
+    place = folder.resolve()
+    beside = place.parent / f".{place.name}.{secrets.token_hex(4)}"
+    earlier = beside.with_name(f"{beside.name}.earlier")
     try:
         with _translated(folder):
             beside.mkdir(parents=True)
         with _translated(folder):
             yield beside
         with _translated(folder):
-            if folder.exists():
-                shutil.rmtree(folder)
-            beside.rename(folder)
+            if place.exists():
+                place.rename(earlier)
+            beside.rename(place)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if earlier.exists() and not place.exists():
+            earlier.rename(place)
+        for each in (beside, earlier):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def write_alerts(folder: Path, alerts: Sequence[Alert], topic: str) -> None:
@@ -94,6 +104,7 @@ class Scores:
         until_ms = begun.warming_until_ms
         self._writer.add(
             {
+                "topic_id": Coded([begun.topic_id], np.zeros(count, np.int64)),
                 "partition": np.full(count, begun.partition.partition, np.int32),
                 "offset": scored.offset_M,
                 "row": scored.row_M.astype(np.int32),
@@ -115,10 +126,11 @@ def read_scores(path: Path, series: frozenset[str]) -> Iterator[dict[str, Any]]:
     reader = Reader(path)
     for group in range(reader.groups):
         columns = reader.read(group)
-        names = columns.coded("series")
+        names, topics = columns.coded("series"), columns.coded("topic_id")
         asked = np.array([name in series for name in names.names], np.bool_)[names.code_N]
         yield {
             "series": [names.names[code] for code in names.code_N[asked].tolist()],
+            "topic_id": [topics.names[code] for code in topics.code_N[asked].tolist()],
             **{name: columns.array(name)[asked] for name in ("partition", "offset", "row", "score", "threshold")},
         }
 

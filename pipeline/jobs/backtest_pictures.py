@@ -48,9 +48,9 @@ def pictures_of(replay: Replay, result: Result, scores: Path, to_ms: int | None)
     views = []
     for begun, name in chosen:
         key = (begun.partition.partition, begun.topic_id, name)
-        if key not in valued or key[::2] not in scored:
+        if key not in valued or key not in scored:
             continue
-        value_at, score_at = _same(valued[key], scored[key[::2]])
+        value_at, score_at = _same(valued[key], scored[key])
         if not len(value_at):
             continue
         told = alerts.get((id(begun), name), [])
@@ -63,8 +63,8 @@ def pictures_of(replay: Replay, result: Result, scores: Path, to_ms: int | None)
                 x_N=x_N,
                 values_NF=valued[key]["values"][value_at],
                 features=features,
-                score_N=scored[key[::2]]["score"][score_at],
-                threshold_N=scored[key[::2]]["threshold"][score_at],
+                score_N=scored[key]["score"][score_at],
+                threshold_N=scored[key]["threshold"][score_at],
                 spans=_warming(begun, x_N, is_table),
                 found=(),
                 incidents=incidents_of(
@@ -94,16 +94,17 @@ def _chosen(result: Result) -> list[_Part]:
 
 
 def _scored(path: Path, chosen: Sequence[_Part]) -> dict[Any, dict[str, Any]]:
-    """Return the scores of what is drawn, by (partition, series), in the order of records."""
+    """Return the scores of what is drawn, by (partition, topic's id, series), in the order of records."""
     asked = frozenset(name for _, name in chosen)
+    keys = {(begun.partition.partition, begun.topic_id, name) for begun, name in chosen}
     parts: dict[Any, list[dict[str, Any]]] = {}
     for columns in read_scores(path, asked):
-        names = np.array(columns.pop("series"), np.str_)
-        for partition in np.unique(columns["partition"]).tolist():
-            for name in asked:
-                which = (columns["partition"] == partition) & (names == name)
-                if which.any():
-                    parts.setdefault((partition, name), []).append({key: c[which] for key, c in columns.items()})
+        names, topics = (np.array(columns.pop(column), np.str_) for column in ("series", "topic_id"))
+        for partition, topic_id, name in keys:
+            which = (columns["partition"] == partition) & (topics == topic_id) & (names == name)
+            if which.any():
+                part = {column: c[which] for column, c in columns.items()}
+                parts.setdefault((partition, topic_id, name), []).append(part)
     return {key: _joined(each) for key, each in parts.items()}
 
 

@@ -302,6 +302,57 @@ def test_storage_that_takes_nothing_is_said_and_loses_no_alert(caplog: pytest.Lo
     assert "stream machines: what was seen in shadow is not stored: storage memory: cannot write it" in caplog.text
 
 
+def test_what_storage_was_never_known_to_raise_ends_the_shadow_and_not_the_worker(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench, now = filled(), [0.0]
+
+    class Strange(MemoryStorage):
+        def put(self, name: str, content: bytes) -> None:
+            raise ValueError("no error of ours")
+
+    worker = worker_of(bench, Strange())
+    worker.shadowing = Shadowing(StoredShadows(Strange()), lambda: now[0])
+    while worker.step():
+        now[0] += EVERY_S
+    finished(worker)
+    assert published(bench) == published(undisturbed())
+    assert "stream machines: model same has failed in shadow" in caplog.text
+    assert "no error of ours" in caplog.text
+
+
+def test_no_thread_to_store_with_at_the_end_is_said_and_ends_nothing_else(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, storage = filled(), MemoryStorage()
+    worker = worker_of(bench, storage)
+    worker.step()
+
+    def none_left(*_: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("pipeline.shadowing.Flight", none_left)
+    put_beside(worker, "")
+    finished(worker)
+    assert published(bench) == published(undisturbed())
+    assert "stream machines: what was seen of model same is not stored" in caplog.text
+    assert "can't start new thread" in caplog.text
+
+
+def test_a_version_that_is_put_in_shadow_again_keeps_what_was_seen_of_it_before() -> None:
+    bench, storage = filled(partitions=1), MemoryStorage()
+    worker = worker_of(bench, storage, max_poll_records=100)
+    worker.step()
+    worker.step()
+    put_beside(worker, "")
+    worker.step()
+    wait_until_stored(storage)
+    put_beside(worker, "same")
+    finished(worker)
+    records = [tally.records for tally in StoredShadows(storage).seen("machines", "same")[0]]
+    assert sorted(records) == [200, 500]
+
+
 def test_storage_that_hangs_at_the_end_is_waited_for_once_and_not_for_each_stream() -> None:
     class Hanging(MemoryStorage):
         answers = threading.Event()

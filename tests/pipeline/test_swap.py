@@ -10,7 +10,7 @@ from models.files import from_files, to_files
 from models.manifest import MANIFEST, TENSORS, seal
 from pipeline.connectors.memory import MemoryRegistry, MemoryStorage
 from pipeline.connectors.shadows import StoredShadows
-from pipeline.errors import TransientError
+from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.lanes import lane_around, load_model
 from pipeline.protocols import ModelVersion
 from pipeline.shadows import Appointment, Shadows, appoint
@@ -202,7 +202,10 @@ def test_a_version_in_shadow_that_cannot_be_had_is_said_once_and_the_champion_st
     assert "stream machines: no model is in shadow: memory/shadows/machines/appointed/00000002.json" in caplog.text
 
 
-def test_storage_that_does_not_answer_leaves_what_is_in_shadow(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [TransientError("storage is away"), ConfigError("storage: no right to list")])
+def test_storage_that_does_not_answer_leaves_what_is_in_shadow_and_champions_go_on_to_come(
+    error: OffkeyError, caplog: pytest.LogCaptureFixture
+) -> None:
     registry = registered("v1")
     registry.add(ModelVersion("machines", "v2", to_files(retrained_detector())))
 
@@ -211,7 +214,7 @@ def test_storage_that_does_not_answer_leaves_what_is_in_shadow(caplog: pytest.Lo
 
         def appointed(self, stream: str) -> Appointment | None:
             if self.away:
-                raise TransientError("storage is away")
+                raise error
             return super().appointed(stream)
 
     shadows = Sometimes(MemoryStorage())
@@ -221,4 +224,25 @@ def test_storage_that_does_not_answer_leaves_what_is_in_shadow(caplog: pytest.Lo
     shadows.away = True
     watcher.look()
     assert lane.slot.shadow is not None
-    assert "stream machines: what is in shadow is not known: storage is away" in caplog.text
+    assert f"stream machines: what is in shadow is not known: {error}" in caplog.text
+    registry.add(ModelVersion("machines", "v3", to_files(retrained_detector())))
+    registry.promote("machines", Promotion(2, "v3", 5000, "a test"))
+    watcher.look()
+    assert lane.slot.champion.version == "v3"
+
+
+def test_a_registry_without_the_right_to_read_is_looked_at_again(caplog: pytest.LogCaptureFixture) -> None:
+    registry = registered("v1")
+    lane, watcher = watching(registry)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refused(stream: str) -> Promotion | None:
+            raise ConfigError("storage: no right to list models/machines")
+
+        patch.setattr(registry, "champion", refused)
+        watcher.look()
+    assert "whether there is a new model is not known: storage: no right to list models/machines" in caplog.text
+    registry.add(ModelVersion("machines", "v2", to_files(retrained_detector())))
+    registry.promote("machines", Promotion(2, "v2", 5000, "a test"))
+    watcher.look()
+    assert lane.slot.champion.version == "v2"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from pipeline.connectors.snapshot_names import DAY_MS
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.backtest import WARMING_POINTS, Replay
+from pipeline.jobs.backtest_output import SCORES
+from pipeline.jobs.backtest_pictures import pictures_of
+from pipeline.jobs.backtest_run import run_side
 from pipeline.protocols import TopicPartition
 from pipeline.replayed import ReplayDecoder, records_of
 from pipeline.stream import Lane
@@ -279,7 +283,7 @@ def test_gaps_are_told() -> None:
     assert [(gap.begin, gap.end) for gap in replay.gaps] == [(begin, end)]
 
 
-def test_a_topic_that_was_made_anew_is_judged_anew() -> None:
+def test_a_topic_that_was_made_anew_is_judged_anew(tmp_path: Path) -> None:
     """As its worker did: what it had of the earlier topic was thrown away."""
     bench, kept = Bench(partitions=1, options=bench_options(checkpoint_every_s=0)), MemoryStorage()
     scores: list[Score] = []
@@ -287,15 +291,24 @@ def test_a_topic_that_was_made_anew_is_judged_anew() -> None:
         bench.broker.create_topic("metrics", 1)
         bench.broker.committed.clear()
         bench.broker.members.clear()
-        for number, (key, value) in enumerate(payloads()[:700]):
+        for number, (key, value) in enumerate(payloads(3 + later_ms)[:700]):
             bench.broker.append("metrics", value, key=key, timestamp=arrived_ms(number) + later_ms)
-        worker = bench.worker(version="v1", others=VERSIONS, around=watched)
+        worker, first = bench.worker(version="v1", others=VERSIONS, around=watched), len(scores)
         drain(worker)
         scores += judged_by(worker)
         snapshots = recorded(bench, storage=kept)
     replay = replay_of(bench, snapshots)
     found = run(replay)
+    again = run_side(replay_of(bench, snapshots), "live", None, None, lambda rows: None, tmp_path / "out", True)
+    drawn = pictures_of(replay_of(bench, snapshots), again.result, tmp_path / "out" / SCORES, None)
     assert [begun.topic_id for begun in replay.begun] == ["metrics#2", "metrics#3"]
+    # Each for itself, though partition, offsets and series are called alike.
+    assert len(drawn) == 2 * len({view.name for view in drawn}) > 2
+    assert {(view.name, view.score_N.tobytes()) for view in drawn} == {
+        (view.name, b"".join(score[5] for score in of_topic if score[3] == view.name))
+        for view in drawn
+        for of_topic in (scores[:first], scores[first:])
+    }
     assert {begun.way for begun in replay.begun} == {"start"}
     assert sorted(found.scores) == sorted(scores)
     assert found.bodies == bench.alerts()

@@ -184,10 +184,44 @@ def test_what_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["there", "link", "."])
+def test_what_was_there_gives_way_to_the_whole_result_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever name the folder is called; what fails at the last moment leaves the earlier result."""
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "summary.json").write_text("earlier")
+    (tmp_path / "link").symlink_to(there)
+    monkeypatch.chdir(there)
+    out = Path(name) if name == "." else tmp_path / name
+    rename = Path.rename
+
+    def interrupted(old: Path, new: Path) -> Path:
+        if not old.name.endswith(".earlier") and not new.name.endswith(".earlier"):
+            raise KeyboardInterrupt
+        return rename(old, new)
+
+    def write() -> None:
+        with unfinished(out) as folder:
+            (folder / "summary.json").write_text("new")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert (there / "summary.json").read_text() == "earlier"
+    write()
+    assert (there / "summary.json").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"there", "link"}
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(ConfigError, match="that is a file; name a folder"):
         check_folder(file, overwrite=True)
+    with pytest.raises(ConfigError, match="nothing can take the place of a mounted folder"):
+        check_folder(Path("/"), overwrite=True)
     with pytest.raises(ConfigError, match=r"--output .*: it cannot be written"), unfinished(file / "below"):
         pass
