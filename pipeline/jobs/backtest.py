@@ -29,6 +29,7 @@ from pipeline.feedback import Feedback, Words
 from pipeline.protocols import Checkpoint, Checkpoints, OffsetRange, TopicPartition
 from pipeline.replayed import RowRecords, records_of
 from pipeline.snapshots import Gap, Position, SnapshotRows, Snapshots
+from pipeline.stages.decode import MAX_TIME_MS
 from pipeline.stages.tables import ROWS_AT_ONCE
 from pipeline.stream import Lane, Outcome
 
@@ -296,6 +297,7 @@ def _not_kept() -> int:
 
 
 def _moment(ms: int) -> str:
+    # Kafka timestamps are what producers say.
     from datetime import UTC, datetime
 
-    return datetime.fromtimestamp(max(ms, 0) / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(min(max(ms, 0), MAX_TIME_MS) / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

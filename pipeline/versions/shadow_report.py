@@ -7,6 +7,7 @@ from rich.text import Text
 
 from pipeline.letters.report import printable
 from pipeline.shadows import Appointment, Counts, Tally
+from pipeline.stages.decode import MAX_TIME_MS
 from pipeline.versions.log import Promotion
 from pipeline.versions.report import moment
 
@@ -26,7 +27,7 @@ def agreement_lines(
     if seen is None:
         yield f"{stream}: nothing was seen yet; running workers tell twice a minute"
         return
-    yield f"{stream}: {seen.records:,} records, {moment(seen.since_ms)} to {moment(seen.until_ms)} UTC"
+    yield f"{stream}: {seen.records:,} records, {_arrived(seen.since_ms)} to {_arrived(seen.until_ms)} UTC"
     for name, counts in (("champion", seen.champion), ("in shadow", seen.shadow)):
         yield f"  {name:10} {counts.points:>12,} points scored, {_told(counts)}"
 
@@ -46,6 +47,11 @@ def alone_table(seen: Tally) -> Table:
         row = (side, printable(each.series), *times, f"{each.score:.1f}", printable(place))
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def _arrived(kafka_ms: int) -> str:
+    """Return a time that a producer may have set: a topic may have none, or they are in another unit."""
+    return moment(kafka_ms if 0 <= kafka_ms <= MAX_TIME_MS else None)
 
 
 def _told(counts: Counts) -> str:

@@ -46,6 +46,15 @@ def test_a_version_is_put_into_shadow_and_taken_out(run: Run, desk: Desk) -> Non
     assert run(*arguments, "--end")[1] == "machines: none is in shadow; nothing was written\n"
 
 
+def test_timestamps_in_another_unit_are_shown_as_unknown(run: Run, desk: Desk) -> None:
+    first, _ = desk.train(2)
+    assert run("models", "shadow", str(desk.config), "machines", first)[0] == 0
+    in_us = 1_700_000_000_000_000
+    StoredShadows(desk.storage).keep("machines", "one", Tally(first, -1, in_us, 9000, Counts(9000), Counts(8000)))
+    status, printed, _ = run("models", "shadow", str(desk.config))
+    assert (status, printed.splitlines()[1]) == (0, "machines: 9,000 records, ? to ? UTC")
+
+
 def test_what_was_seen_is_shown(run: Run, desk: Desk) -> None:
     first, second = desk.train(2)
     assert run("models", "shadow", str(desk.config), "machines", first)[0] == 0

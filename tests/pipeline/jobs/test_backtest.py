@@ -18,7 +18,7 @@ from pipeline.jobs.backtest import WARMING_POINTS, Replay
 from pipeline.jobs.backtest_output import SCORES
 from pipeline.jobs.backtest_pictures import pictures_of
 from pipeline.jobs.backtest_run import run_side
-from pipeline.protocols import TopicPartition
+from pipeline.protocols import OffsetRange, TopicPartition
 from pipeline.replayed import ReplayDecoder, records_of
 from pipeline.stream import Lane
 from pipeline.worker import Worker
@@ -337,6 +337,15 @@ def test_a_range_without_rows_says_what_there_is() -> None:
         SnapshotError, match=r"no rows of that time; the oldest came in at 20\d\d-.*ask for another"
     ):
         run(replay, to_ms=1)
+
+
+def test_timestamps_in_another_unit_are_as_late_as_can_be() -> None:
+    storage = MemoryStorage()
+    snapshots, few = StoredSnapshots(storage), rows(0, 10)
+    in_us = replace(few, kafka_ms_N=few.kafka_ms_N * 1000)
+    snapshots.write("machines", in_us, OffsetRange(0, 10), int(in_us.kafka_ms_N[-1]))
+    with pytest.raises(SnapshotError, match="no rows of that time; the oldest came in at 2100-01-01T00:00:00Z"):
+        run(replay_of(Bench(), snapshots), to_ms=1)
 
 
 def test_without_snapshots_it_says_how_to_get_some() -> None:
