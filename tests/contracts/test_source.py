@@ -1,6 +1,7 @@
 """One suite for `Source`: on the twin, on the embedded broker, on Apache Kafka."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -34,6 +35,23 @@ def test_records_come_in_order_and_unchanged(world: World) -> None:
     assert (records[1].key, records[1].value) == (b"key", None)
     assert [record.value for record in records[2:]] == [b"v%d" % number for number in range(250)]
     assert source.lag()[place] == 0
+
+
+def test_a_poll_holds_no_more_records_than_it_says(world: World) -> None:
+    world.produce(350)
+    source = world.new_source()
+    source.start(gain(source), 0)
+    polls: list[int] = []
+
+    def all_came() -> bool:
+        polls.append(sum(len(records.records) for records in source.poll(0.1)))
+        return sum(polls) == 350
+
+    deadline_s = time.monotonic() + 60
+    while not all_came():
+        assert time.monotonic() < deadline_s, "not all came in time"
+    assert source.most_records() == 100
+    assert 50 < max(polls) <= 100
 
 
 def test_a_new_member_goes_on_at_the_committed_offset(world: World) -> None:

@@ -106,6 +106,37 @@ def test_another_series_is_scaled_by_its_first_rows() -> None:
         coder.scale_of("new")
 
 
+def test_codes_of_a_series_are_read_by_its_own_scale() -> None:
+    """The same course at another level, of another size, has the same codes, and comes back where it is."""
+    x_TF, coder = series(100, 1), of_windows()
+    center_F, width_F = coder.scale_of()
+    codes, rebuilt_TF = coder.read(x_TF)
+    scale = 50 + 4 * center_F, 4 * width_F
+    assert (coder.encode(x_TF, scale) != codes).any()
+    np.testing.assert_allclose(coder.encode(50 + 4 * x_TF, scale), codes, atol=1e-4)
+    np.testing.assert_allclose(coder.decode(codes, scale), 50 + 4 * rebuilt_TF)
+    np.testing.assert_allclose(coder.read(50 + 4 * x_TF, scale)[1], 50 + 4 * rebuilt_TF, rtol=1e-3, atol=1e-2)
+    off_TF = coder.off(50 + 4 * x_TF, 50 + 4 * rebuilt_TF, scale)
+    np.testing.assert_allclose(off_TF, coder.off(x_TF, rebuilt_TF), rtol=1e-9, atol=1e-9)
+
+
+def test_the_seed_decides_of_windows_too() -> None:
+    options = {"architecture": "vanilla", "options": {"max_epochs": 1}}
+    codes = [fit_coder(series(), 3, window=8, seed=seed, **options).encode(series()) for seed in (1, 1, 2)]
+    assert (codes[0] == codes[1]).all()
+    assert (codes[0] != codes[2]).any()
+
+
+def test_training_takes_one_thread_and_gives_back_what_there_were() -> None:
+    before, during = torch.get_num_threads(), set[int]()
+    torch.set_num_threads(2)
+    try:
+        fit_coder(records(), 2, options=QUICK, progress=lambda share: during.add(torch.get_num_threads()))
+        assert (during, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_all_views_of_a_trained_model_are_codes_that_do_not_lead_back() -> None:
     coder = of_default(series(), "series")
     codes = coder.encode(series(100, 1), coder.scale_of("s"))
@@ -180,7 +211,7 @@ def test_codes_that_cannot_be_had(dimensions: int, architecture: str, said: str)
         fit_coder(records(), dimensions, architecture=architecture)
 
 
-def test_statistics_of_windows_are_those_of_each() -> None:
+def test_statistics_of_windows_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     x_TF = series(50) + 1e9
     found = window_statistics(x_TF, 6)
     before_TF = np.concatenate([np.repeat(x_TF[:1], 5, axis=0), x_TF])
@@ -191,5 +222,8 @@ def test_statistics_of_windows_are_those_of_each() -> None:
         np.testing.assert_allclose(found[row], np.concatenate(expected), rtol=1e-9, atol=1e-6)
     assert statistic_names(["a", "b"])[:3] == ["mean_a", "mean_b", "std_a"]
     assert window_statistics(x_TF[:0], 6).shape == (0, 10)
+    whole = window_statistics(x_TF, 6)
+    monkeypatch.setattr("models.window_statistics._CHUNK_VALUES", 7 * 6 * x_TF.shape[1])
+    np.testing.assert_array_equal(window_statistics(x_TF, 6), whole)
     with pytest.raises(ValueError, match="windows of 2 rows or more, not 1"):
         window_statistics(x_TF, 1)

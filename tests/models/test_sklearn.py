@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from models import sklearn
 from models.codes import Coder
 from models.dataset import FloatArray
 from models.evaluation import auroc
@@ -165,6 +166,43 @@ def test_a_share_of_the_training_rows_is_outliers() -> None:
     assert (detector.predict(bent()) == -1).sum() == 60
 
 
+def test_training_rows_of_a_detector_may_be_sorted() -> None:
+    """Those that are normal at the end of the rows are not all that is."""
+    x_NF = bent(900)
+    x_NF = x_NF[x_NF[:, 0].argsort()]
+    detector = AutoencoderDetector(random_state=0, options=QUICK).fit(x_NF)
+    (trained,) = detector.detector_.training["views"]
+    drawn = AutoencoderDetector(random_state=0, options=QUICK).fit(bent(900))
+    assert trained["held_out_loss"] == pytest.approx(drawn.detector_.training["views"][0]["held_out_loss"], rel=0.5)
+
+
+def test_a_detector_is_fitted_by_its_seed_on_one_thread_and_leaves_torch_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, given, during = torch.get_num_threads(), torch.random.get_rng_state(), set[int]()
+    fit = sklearn.fit_detector
+
+    def noted(*args: Any, **named: Any) -> Any:
+        return fit(*args, **named, progress=lambda share: during.add(torch.get_num_threads()))
+
+    monkeypatch.setattr(sklearn, "fit_detector", noted)
+    options = {"max_epochs": 1}
+    torch.set_num_threads(2)
+    try:
+        scores = [
+            AutoencoderDetector(kind="series", architecture="vanilla", random_state=seed, options=options)
+            .fit(waves())
+            .score_samples(waves(100, 1))
+            for seed in (3, 3, 4)
+        ]
+        assert (during, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
+    assert (scores[0] == scores[1]).all()
+    assert (scores[0] != scores[2]).any()
+    assert torch.equal(torch.random.get_rng_state(), given)
+
+
 def test_outliers_of_a_series() -> None:
     detector = AutoencoderDetector(kind="series", random_state=0).fit(waves())
     fresh_NF = waves(seed=1)
@@ -208,6 +246,11 @@ def test_what_will_not_do_is_said(parameters: dict[str, Any], said: str) -> None
 def test_what_will_not_do_for_a_detector_is_said(parameters: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         AutoencoderDetector(**parameters).fit(bent(30))
+
+
+def test_numbers_may_be_those_of_numpy() -> None:
+    found = AutoencoderFeatures(np.int64(2), window=np.int32(3), options=QUICK).fit(waves())
+    assert found.transform(waves()).shape == (600, 2)
 
 
 def test_errors_alone_lead_nowhere_back() -> None:
