@@ -1,10 +1,10 @@
 """The command `offkey backtest`."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +15,6 @@ from pipeline.cli_who_when import now_ms
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pipeline.config import Settings, StreamSettings
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.jobs.backtest import Replay
@@ -84,6 +82,7 @@ def backtest(
     torch.set_num_threads(1)
     if output is not None:
         check_folder(output, overwrite)
+    told: list[Callable[[], None]] = []
     try:
         with ExitStack() as stack:
             step = stack.enter_context(interrupted_between_steps())
@@ -98,17 +97,23 @@ def backtest(
                         ran.append(run_side(side.replay, side.label, from_ms, to_ms, counted, below, scores))
                     step()
                 if compare is None:
-                    print_result(ran[0].result, as_json)
+                    told.append(partial(print_result, ran[0].result, as_json))
                 else:
-                    print_compared((ran[0].label, ran[0].result), (ran[1].label, ran[1].result), as_json)
+                    a, b = ((each.label, each.result) for each in ran)
+                    told.append(partial(print_compared, a, b, as_json))
                     if folder is not None:
                         compare_sides(folder / name, ran[0], ran[1])
+                if folder is None:
+                    told.pop()()
     except KeyboardInterrupt as error:
         print("offkey: stopped; nothing was written, the same command begins anew", file=sys.stderr)
         raise typer.Exit(130) from error
     if output is not None:
         where = f"{output}/STREAM" if len(chosen) > 1 else str(output / chosen[0])
         print(f"wrote {where}/report.html and what it rests on", file=sys.stderr)
+    # Last: who reads it may have left, as `head` does, and the folder is there all the same.
+    for tell in told:
+        tell()
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,6 @@ class _Opened:
     def _replay(
         self, stream: str, settings: "StreamSettings", registry: "StoredRegistry", version: str | None
     ) -> "Replay":
-        from functools import partial
-
         from pipeline.connectors.adoptions import StoredAdoptions
         from pipeline.connectors.checkpoints import StoredCheckpoints
         from pipeline.connectors.snapshots import StoredSnapshots
@@ -186,7 +189,7 @@ class _Opened:
 
 
 @contextmanager
-def _counting(what: str, step: "Callable[[], None]", *, hidden: bool) -> "Iterator[Callable[[int], None]]":
+def _counting(what: str, step: Callable[[], None], *, hidden: bool) -> Iterator[Callable[[int], None]]:
     """Show how many rows were judged, on standard error, if that is a terminal; each time, take a `step`."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

@@ -121,8 +121,12 @@ def test_codes_of_a_series_are_read_by_its_own_scale() -> None:
 
 
 def test_the_seed_decides_of_windows_too() -> None:
-    options = {"architecture": "vanilla", "options": {"max_epochs": 1}}
-    codes = [fit_coder(series(), 3, window=8, seed=seed, **options).encode(series()) for seed in (1, 1, 2)]
+    codes = [
+        fit_coder(series(), 3, window=8, architecture="vanilla", options={"max_epochs": 1}, seed=seed).encode(
+            series()
+        )
+        for seed in (1, 1, 2)
+    ]
     assert (codes[0] == codes[1]).all()
     assert (codes[0] != codes[2]).any()
 

@@ -17,11 +17,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from models import sklearn
 from models.codes import Coder
 from models.dataset import FloatArray
 from models.evaluation import auroc
 from models.files import from_files, to_files
+from models.fitting import fit_detector
 from models.sklearn import AutoencoderDetector, AutoencoderFeatures, Floats, Output
 
 QUICK = {"max_epochs": 1, "least_epoch_windows": 1, "hidden": 8}
@@ -180,12 +180,11 @@ def test_a_detector_is_fitted_by_its_seed_on_one_thread_and_leaves_torch_as_it_w
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before, given, during = torch.get_num_threads(), torch.random.get_rng_state(), set[int]()
-    fit = sklearn.fit_detector
 
     def noted(*args: Any, **named: Any) -> Any:
-        return fit(*args, **named, progress=lambda share: during.add(torch.get_num_threads()))
+        return fit_detector(*args, **named, progress=lambda share: during.add(torch.get_num_threads()))
 
-    monkeypatch.setattr(sklearn, "fit_detector", noted)
+    monkeypatch.setattr("models.sklearn.fit_detector", noted)
     options = {"max_epochs": 1}
     torch.set_num_threads(2)
     try:
@@ -249,7 +248,8 @@ def test_what_will_not_do_for_a_detector_is_said(parameters: dict[str, Any], sai
 
 
 def test_numbers_may_be_those_of_numpy() -> None:
-    found = AutoencoderFeatures(np.int64(2), window=np.int32(3), options=QUICK).fit(waves())
+    numbers: dict[str, Any] = {"dimensions": np.int64(2), "window": np.int32(3)}
+    found = AutoencoderFeatures(**numbers, options=QUICK).fit(waves())
     assert found.transform(waves()).shape == (600, 2)
 
 

@@ -1,8 +1,12 @@
 """`offkey backtest` as its users run it: what it prints, what it leaves, and what it refuses."""
 
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import jsonschema
@@ -154,6 +158,22 @@ def test_a_folder_that_is_there_is_refused_and_overwritten_when_asked(config: Pa
     assert done.returncode == 2
     assert "it holds notes.txt, which no backtest has written" in only_line(done.stderr)
     assert (out / "machines" / "scores.parquet").exists()
+
+
+def test_who_stops_reading_gets_the_folder(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+    reads, writes = os.pipe()
+    os.close(reads)
+    with closing(os.fdopen(writes, "wb")) as nobody:
+        done = subprocess.run(
+            [*command, "backtest", str(config), "--output", str(out)],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.stderr == f"wrote {out}/machines/report.html and what it rests on\n"
+    assert json.loads((out / "machines" / "summary.json").read_text())["rows"] == 900
 
 
 def test_ctrl_c_leaves_nothing_and_says_so(tmp_path: Path) -> None:
