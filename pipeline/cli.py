@@ -14,6 +14,7 @@ from pipeline import (
     cli_letters,
     cli_models,
     cli_record,
+    cli_reduce,
     cli_retrain,
     cli_schedule,
     cli_sizing,
@@ -184,6 +185,8 @@ app.command("worker")(cli_worker.worker)
 app.command("record")(cli_record.record)
 app.command("feedback")(cli_feedback.feedback)
 app.command("schedule")(cli_schedule.schedule)
+app.command("reduce")(cli_reduce.reduce)
+app.command("features")(cli_reduce.features)
 
 
 @app.command()

@@ -84,8 +84,11 @@ class Columns:
         return found
 
     def coded(self, name: str) -> Coded:
-        """Return a column of names."""
-        column = self._table[name].combine_chunks()
+        """Return a column of names, "" where it is empty."""
+        column = self._table[name]
+        if not pyarrow.types.is_dictionary(column.type):
+            column = column.cast(pyarrow.string()).fill_null("").dictionary_encode()
+        column = column.combine_chunks()
         parts = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
         if not parts:
             return Coded((), np.zeros(0, np.int64))
@@ -137,6 +140,12 @@ class Reader:
             if group is None:
                 return Columns(self._file.read(use_threads=False))
             return Columns(self._file.read_row_group(group, use_threads=False))
+
+    def batches(self, names: Sequence[str], rows: int) -> Iterator[Columns]:
+        """Yield some columns, so many rows at a time at most, however large a group is; raises as `read` does."""
+        with self._translated():
+            for batch in self._file.iter_batches(rows, columns=list(names), use_threads=False):
+                yield Columns(pyarrow.Table.from_batches([batch]))
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -1,0 +1,79 @@
+"""All rows through one step, part by part, while the next ones are read.
+
+The parts that are whole already are read and not worked on; a step that carries something from part to part is
+shown them.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+from pipeline.jobs.blocks import Block, Column, Input, recut
+from pipeline.jobs.parts import Parts
+
+T = TypeVar("T")
+PART_ROWS = 262_144
+
+
+class Step(Protocol):
+    """What is made of a part's rows."""
+
+    def columns(self, block: Block) -> tuple[Mapping[str, Column], Mapping[str, Any]]:
+        """Return what is written of the next rows, and what is to be added up over all parts."""
+
+    def passed(self, block: Block) -> None:
+        """See the next rows, of which a part is whole already."""
+
+
+def stream(source: Input, parts: Parts, part_rows: int, step: Step, progress: Callable[[int], None]) -> None:
+    """Write the parts that are not there yet; `progress` is told how many rows are done."""
+    whole, done = len(parts.entries), 0
+    for number, block in enumerate(ahead(recut(source.blocks(), part_rows))):
+        if number < whole:
+            step.passed(block)
+        else:
+            columns, sums = step.columns(block)
+            parts.add(columns, done, len(block), sums)
+        done += len(block)
+        progress(done)
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield the same items, the next one being made on a thread of its own meanwhile."""
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(1)
+    over = threading.Event()
+
+    def give(item: T | None, error: BaseException | None) -> bool:
+        while not over.is_set():
+            try:
+                ready.put((item, error), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def make() -> None:
+        try:
+            for item in items:
+                if not give(item, None):
+                    return
+        except BaseException as error:
+            give(None, error)
+        else:
+            give(None, StopIteration())
+
+    thread = threading.Thread(target=make, name="reading ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            assert item is not None
+            yield item
+    finally:
+        over.set()
+        thread.join()
