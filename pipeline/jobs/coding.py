@@ -6,7 +6,10 @@ Legend: N rows, F features, D numbers of a code.
 """
 
 import hashlib
+import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +63,8 @@ def code_rows(coder: Coder, values_NF: FloatArray, usable_N: npt.NDArray[np.bool
     """Return codes and errors of each row."""
     code_ND = np.full((len(values_NF), coder.dimensions), np.nan, np.float32)
     off_NF = np.full(values_NF.shape, np.nan, np.float32)
-    for begin in range(0, len(values_NF), _ROWS_AT_ONCE):
+
+    def code(begin: int) -> None:
         part = slice(begin, begin + _ROWS_AT_ONCE)
         x_BF, usable_B = values_NF[part], usable_N[part]
         if usable_B.all():
@@ -70,6 +74,11 @@ def code_rows(coder: Coder, values_NF: FloatArray, usable_N: npt.NDArray[np.bool
             code_BD, rebuilt_BF = coder.read(x_BF[usable_B])
             code_ND[part][usable_B] = code_BD
             off_NF[part][usable_B] = coder.off(x_BF[usable_B], rebuilt_BF)
+
+    # Chunks are too small for torch's own threads, which would wait for one another at each of them.
+    threads = len(os.sched_getaffinity(0)) if coder.detector.device.type == "cpu" else 1
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        deque(pool.map(code, range(0, len(values_NF), _ROWS_AT_ONCE)), maxlen=0)
     return Coded(code_ND, off_NF)
 
 

@@ -55,7 +55,7 @@ class Featuring:
         kept = dict(block.columns)
         if self._windows is not None:
             found = self._windows.of(block)
-            made |= zip(statistic_names(self._features), found.statistics_NS.astype(np.float32).T, strict=True)
+            made |= zip(statistic_names(self._features), found.statistics_NS.T, strict=True)
             made["warming"] = found.warming_N
             # As the windows have it: snapshots flag only what the recorder knew of.
             kept[LATE] = found.late_N

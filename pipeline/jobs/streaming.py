@@ -1,4 +1,4 @@
-"""All rows through one step, part by part, while the next ones are read.
+"""All rows through one step, part by part: a part is written while the next is made and the one after it is read.
 
 The parts that are whole already are read and not worked on; a step that carries something from part to part is
 shown them.
@@ -13,14 +13,16 @@ from pipeline.jobs.blocks import Block, Column, Input, recut
 from pipeline.jobs.parts import Parts
 
 T = TypeVar("T")
+Made = tuple[Mapping[str, Column], Mapping[str, Any]]
+"""What is written of a part, and what is to be added up over all parts."""
 PART_ROWS = 262_144
 
 
 class Step(Protocol):
     """What is made of a part's rows."""
 
-    def columns(self, block: Block) -> tuple[Mapping[str, Column], Mapping[str, Any]]:
-        """Return what is written of the next rows, and what is to be added up over all parts."""
+    def columns(self, block: Block) -> Made:
+        """Return what is made of the next rows."""
 
     def passed(self, block: Block) -> None:
         """See the next rows, of which a part is whole already."""
@@ -28,15 +30,21 @@ class Step(Protocol):
 
 def stream(source: Input, parts: Parts, part_rows: int, step: Step, progress: Callable[[int], None]) -> None:
     """Write the parts that are not there yet; `progress` is told how many rows are done."""
-    whole, done = len(parts.entries), 0
+    done = 0
+    progress(done)
+    for rows, made in ahead(_made(source, len(parts.entries), part_rows, step)):
+        if made is not None:
+            parts.add(made[0], done, rows, made[1])
+        done += rows
+        progress(done)
+
+
+def _made(source: Input, whole: int, part_rows: int, step: Step) -> Iterator[tuple[int, Made | None]]:
+    """Yield each part's rows and what is made of them; None of those that are whole."""
     for number, block in enumerate(ahead(recut(source.blocks(), part_rows))):
         if number < whole:
             step.passed(block)
-        else:
-            columns, sums = step.columns(block)
-            parts.add(columns, done, len(block), sums)
-        done += len(block)
-        progress(done)
+        yield len(block), None if number < whole else step.columns(block)
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
