@@ -204,7 +204,7 @@ class Detector:
         Raises:
             ValueError: a value is not finite.
         """
-        self._check_finite(x_NF)
+        check_finite(x_NF, self.spec.features)
         own = self.scaling.for_series(name)
         center_F, scale_F = self.scaling.for_new(x_NF[: self.spec.window]) if own is None else own
         z_NF = padded(Scaling.apply(x_NF, center_F, scale_F), self.spec.window - 1)
@@ -223,24 +223,29 @@ class Detector:
         Raises:
             ValueError: a value is not finite.
         """
-        self._check_finite(x_NF)
+        check_finite(x_NF, self.spec.features)
         z_NF = Scaling.apply(x_NF, self.scaling.center_F, self.scaling.scale_F)
         surprise_N = self.calibration.of(0).of_points(self.errors_of_rows(z_NF))
         return surprise_N.cpu().numpy().astype(np.float64)
 
-    def _check_finite(self, x_NF: FloatArray) -> None:
-        bad = np.argwhere(~np.isfinite(x_NF))
-        if len(bad):
-            row, column = bad[0].tolist()
-            name = self.spec.features[column]
-            raise ValueError(
-                f"row {row:,} holds {x_NF[row, column]} as {name!r}, the first of {len(bad):,} "
-                "such values; scores need finite ones: fill them or leave those rows out"
-            )
-
     def errors_of_rows(self, z_NF: npt.NDArray[np.float32]) -> Tensor:
         """Return every view's error of each window of a scaled series, error_NV."""
         return errors_of_rows(self._reader, self.spec.window, z_NF)
+
+
+def check_finite(x_NF: FloatArray, features: Sequence[str]) -> None:
+    """Refuse rows with a value that is no number.
+
+    Raises:
+        ValueError: there is one; the text names the first.
+    """
+    bad = np.argwhere(~np.isfinite(x_NF))
+    if len(bad):
+        row, column = bad[0].tolist()
+        raise ValueError(
+            f"row {row:,} holds {x_NF[row, column]} as {features[column]!r}, the first of {len(bad):,} "
+            "such values; a model needs finite ones: fill them or leave those rows out"
+        )
 
 
 def errors_of_rows(reader: Reader, window: int, z_NF: npt.NDArray[np.float32]) -> Tensor:

@@ -42,7 +42,7 @@ from models.training import Trained, solve, store_and_trim, train
 from models.views import DIFFERENCE_WEIGHT, View, ViewConfig
 
 _HELD_OUT = 0.15
-_LEAST_ROWS = 50
+LEAST_RECORDS = 50
 _USUAL = 0.99
 _LONG_HISTORY = 40
 """Windows' worth of rows from which on what is found in the rows learned is what comes after."""
@@ -63,6 +63,7 @@ def fit_detector(
     progress: Callable[[float], None] = lambda share: None,
     unfinished: Unfinished | None = None,
     begins_ms: Mapping[str, Sequence[int]] | None = None,
+    least_records: int = LEAST_RECORDS,
 ) -> Detector:
     """Scale, train and calibrate on each series' rows, which may hold some anomalies.
 
@@ -72,12 +73,13 @@ def fit_detector(
             of both sides.
         delays: what to calibrate for beside the usual `DELAYS`.
         unfinished: where the training is kept while it lasts; it goes on from there if it is the same one.
+        least_records: of features, fewer are refused; of fewer than the default, scores mean little.
 
     Raises:
         ValueError: too few rows (`TooFewRows`), a feature without a finite value, or times that do not go on.
     """
     begins_ms = begins_ms or {}
-    usable = _usable(kind, plan, columns, features, begins_ms)
+    usable = _usable(kind, plan, columns, features, begins_ms, least_records)
     pieces = [pieces_of(time_ms_T, begins_ms.get(name, ())) for name, (time_ms_T, _) in usable.items()]
     plan = plan.fitted_to([piece.stop - piece.start for own in pieces for piece in own])
     spec = ModelSpec(kind, tuple(features), plan.window)
@@ -102,7 +104,7 @@ def fit_detector(
         view, course = _trained_view(f"view{number}", config, plan, scaled, device, of_all, unfinished)
         views.append(view)
         trained.append(course)
-    with _one_thread():
+    with one_thread():
         asked: set[Delay] = {*DELAYS, *delays} if kind == "series" else {0}
         calibration = _calibrate(spec, views, scaled, usable, asked, [len(own) for own in pieces])
     progress(1.0)
@@ -154,17 +156,22 @@ def _trained_view(
 
 
 def _usable(
-    kind: Kind, plan: Plan, columns: Columns, features: Sequence[str], begins_ms: Mapping[str, Sequence[int]]
+    kind: Kind,
+    plan: Plan,
+    columns: Columns,
+    features: Sequence[str],
+    begins_ms: Mapping[str, Sequence[int]],
+    least_records: int,
 ) -> Columns:
     if kind == "series":
         return checked(columns, plan.least_window, features, plan.least_rows, begins_ms)
     if not columns:
-        raise TooFewRows(f"there are no records; training needs {_LEAST_ROWS}")
+        raise TooFewRows(f"there are no records; training needs {least_records}")
     (name, (time_ms_N, x_NF)), *_ = columns.items()
     finite_N = usable_rows(x_NF)
-    if finite_N.sum() < _LEAST_ROWS:
+    if finite_N.sum() < least_records:
         check_features([x_NF], features)
-        raise TooFewRows(f"{int(finite_N.sum())} records with finite values; training needs {_LEAST_ROWS}")
+        raise TooFewRows(f"{int(finite_N.sum())} records with finite values; training needs {least_records}")
     return {name: (time_ms_N[finite_N], x_NF[finite_N])}
 
 
@@ -198,7 +205,7 @@ def _first_whole(lengths: Sequence[int], window: int) -> list[int]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Keep torch on one thread: a chunk of windows is too small for two.
 
     They would wait for each other at each of some hundred thousand small steps, and each wait costs a slice of the

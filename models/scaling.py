@@ -10,7 +10,8 @@ them in the range, and none for the next such value to be strange. `tamed` draws
 
 Records of features are scaled by mean and standard deviation. A feature that is nearly always the same would be
 blown up by that, and its rare other values would outweigh everything: its scale is at least half of the usual one,
-as far as its own range allows. Everything is finite and no scale is ever zero.
+as far as its own range allows. To reduce them to codes, where each feature is to count alike, it is the plain standard
+deviation (`deviation`). Everything is finite and no scale is ever zero.
 
 Legend: T time steps, N records, F features, P parts of a series.
 """
@@ -28,7 +29,7 @@ from torch import Tensor
 from models.dataset import LARGEST_VALUE
 
 FloatArray = npt.NDArray[np.float64]
-ScalingKind = Literal["range", "standard", "robust"]
+ScalingKind = Literal["range", "standard", "robust", "deviation"]
 LIMIT = 1e4
 """Scaled values are clipped here, far outside anything seen in training, so that squares stay finite."""
 _STRAIGHT = 4.0
@@ -126,7 +127,7 @@ def estimated(x_TF: FloatArray, kind: ScalingKind) -> tuple[FloatArray, FloatArr
     """Return (centre, scale) of each feature from some rows."""
     low_F, high_F = x_TF.min(axis=0), x_TF.max(axis=0)
     center_F, width_F = low_F, high_F - low_F
-    if kind == "standard":
+    if kind in ("standard", "deviation"):
         center_F, width_F = x_TF.mean(axis=0), x_TF.std(axis=0)
     elif kind == "robust":
         lower_F, center_F, upper_F = np.quantile(x_TF, [0.05, 0.5, 0.95], axis=0)

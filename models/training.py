@@ -110,7 +110,11 @@ def train(
     rounds = max(1, math.ceil(config.least_epoch_windows / max(len(learning_N), 1)))
     epoch_windows = max(config.epoch_windows, config.least_epoch_windows)
     held_out_N = random.permutation(stopping_N)[: config.epoch_windows // 4]
-    course = (unfinished and unfinished.restore(part, view.network, optimizer, random)) or Course(config.max_epochs)
+    course = unfinished and unfinished.restore(part, view.network, optimizer, random)
+    if course is None:
+        course = Course(config.max_epochs)
+        if view.network.starts:
+            _start(view, windows, learning_N, held_out_N, config, course)
     started_s = clock() - course.seconds
 
     def done(epochs: float) -> float:
@@ -137,11 +141,11 @@ def train(
             nn.utils.clip_grad_norm_(view.network.parameters(), 1.0)
             optimizer.step()
         course.epochs += 1
-        held_out, share = held_out_loss(view, windows, held_out_N), done(course.epochs)
+        held_out, share = held_out_loss(view, windows, held_out_N, config.trimmed > 0), done(course.epochs)
         if held_out <= course.lowest or not course.best:
             course.best = copy.deepcopy(view.network.state_dict())
             # While a loss is warmed up, the reconstruction is better than it may stay.
-            course.lowest = held_out if share > WARM_UP else math.inf
+            course.lowest = held_out if share > WARM_UP or view.network.starts else math.inf
         if len(held_out_N):
             course.gained(held_out, len(batches), config.least_gain)
         if share < 0.5 and course.waited >= config.patience:
@@ -174,6 +178,22 @@ def losses(view: View, z_BTF: Tensor, done: float) -> Tensor:
 def trimmed_mean(loss_B: Tensor, trimmed: float) -> Tensor:
     """Return the mean of the windows' losses without the largest ones, `trimmed` being their share."""
     return loss_B.float().topk(len(loss_B) - int(trimmed * len(loss_B)), largest=False).values.mean()
+
+
+def _start(
+    view: View,
+    windows: Windows,
+    learning_N: np.ndarray[Any, np.dtype[np.int64]],
+    held_out_N: np.ndarray[Any, np.dtype[np.int64]],
+    config: TrainingConfig,
+    course: Course,
+) -> None:
+    """Give the network what it starts from, which training has to be better than."""
+    random = np.random.default_rng(config.seed)
+    drawn_N = np.sort(windows.drawn(learning_N, _most_started(view), random))
+    view.network.start(view.inputs(torch.from_numpy(windows.take(drawn_N)).to(view.step_F.device)))
+    course.best = copy.deepcopy(view.network.state_dict())
+    course.lowest = held_out_loss(view, windows, held_out_N, config.trimmed > 0)
 
 
 _TRIMMED, _TRIM_NEIGHBOUR_SHARE = 0.02, 0.08
@@ -222,16 +242,26 @@ def solve(
     view.eval()
 
 
+def _most_started(view: View) -> int:
+    return max(2, _SOLVED_VALUES // (len(view.usual_C) * view.config.window))
+
+
 def _most_solved(view: View) -> int:
     return min(_SOLVED_WINDOWS, max(2, _SOLVED_VALUES // (len(view.usual_C) * view.config.window)))
 
 
 @torch.no_grad()
-def held_out_loss(view: View, windows: Windows, chosen_N: np.ndarray[Any, np.dtype[np.int64]]) -> float:
-    """Return the median of the windows' mean squared errors: a few anomalies do not decide when to stop."""
+def held_out_loss(
+    view: View, windows: Windows, chosen_N: np.ndarray[Any, np.dtype[np.int64]], robust: bool = True
+) -> float:
+    """Return the median of the windows' mean squared errors: a few anomalies do not decide when to stop.
+
+    Not robust: the mean, where all windows count that are learned from.
+    """
     view.eval()
     losses = []
     for chosen_B in np.array_split(chosen_N, max(1, len(chosen_N) // 1024)):
         x_BTC = view.inputs(torch.from_numpy(windows.take(chosen_B)).to(view.step_F.device))
         losses.append((view.network(x_BTC) - x_BTC).square().mean(dim=(1, 2)))
-    return float(torch.cat(losses).median()) if len(chosen_N) else 0.0
+    loss_N = torch.cat(losses)
+    return float(loss_N.median() if robust else loss_N.mean()) if len(chosen_N) else 0.0

@@ -20,6 +20,7 @@ ONE_IMPORTER = (
     "apscheduler",
     "prometheus_client",
     "matplotlib",
+    "sklearn",
 )
 CLIENT_LIBRARIES = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "rich", "typer")
 PYARROW = {"pipeline/connectors/parquet.py", "pipeline/formats/arrow.py"}
@@ -111,6 +112,12 @@ def test_only_commands_build_connectors() -> None:
 @pytest.mark.parametrize("library", ONE_IMPORTER)
 def test_a_client_library_has_one_importer(library: str) -> None:
     assert len(importers(library)) <= 1
+
+
+def test_the_models_do_without_scikit_learn() -> None:
+    """It is an extra: only who asks for its estimators needs it."""
+    assert importers("sklearn") == {"models/sklearn.py"}
+    assert not importers("models.sklearn")
 
 
 def test_no_wait_and_no_age_rests_on_a_clock_that_can_be_set() -> None:

@@ -66,6 +66,13 @@ class Architecture(nn.Module):
         """Take the weights that reconstruct these windows best."""
         raise NotImplementedError(f"{type(self).__module__} has no closed form")
 
+    starts = False
+    """Training begins with the weights of `start`, and ends with nothing worse on held-out windows."""
+
+    def start(self, x_BTC: Tensor) -> None:
+        """Take the weights that training on these windows begins with."""
+        raise NotImplementedError(f"{type(self).__module__} begins with what it was built with")
+
 
 def squared_error(rebuilt_BTC: Tensor, x_BTC: Tensor) -> Tensor:
     """Return each window's mean squared error, of shape [B]."""

@@ -287,7 +287,7 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
     features = fit(ModelSpec("features", ("a", "b"), 1), "vanilla", QUICK, {"": (times(100), x_NF)})
     bad_NF = x_NF.copy()
     bad_NF[[40, 70], 1] = value
-    said = rf"row 40 holds {value} as 'b', the first of 2 such values; scores need finite ones"
+    said = rf"row 40 holds {value} as 'b', the first of 2 such values; a model needs finite ones"
     with pytest.raises(ValueError, match=said):
         series.score_series("s", bad_NF)
     with pytest.raises(ValueError, match=said):
