@@ -50,14 +50,15 @@ class Parts:
         facts = {"offkey.parts": json.dumps({"begin": begin, "rows": rows})}
         content = encode(columns, facts)
         self.write(name, content)
-        self.entries.append({"file": name, "begin": begin, "rows": rows, "bytes": len(content), **sums})
-        self._enter()
+        entry = {"file": name, "begin": begin, "rows": rows, "bytes": len(content), **sums}
+        self._enter([*self.entries, entry], complete=False)
+        self.entries.append(entry)
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Write the report; from here on there is nothing left to do."""
         self.write(REPORT, json.dumps(report, indent=1).encode())
+        self._enter(self.entries, complete=True)
         self.complete = True
-        self._enter()
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Write a file, whole or not at all, and bring it to the disk.
@@ -73,13 +74,19 @@ class Parts:
         with self._explained(name):
             draw(self.path / name)
 
-    def _enter(self) -> None:
+    def whole(self) -> tuple[int, int]:
+        """Return how many parts the manifest lists, and how many rows they hold."""
+        said = _manifest(self.path)
+        entries = said["parts"] if said else []
+        return len(entries), sum(entry["rows"] for entry in entries)
+
+    def _enter(self, entries: list[dict[str, Any]], *, complete: bool) -> None:
         said = {
             "format": FORMAT,
             "format_version": _VERSION,
             "about": self._about,
-            "complete": self.complete,
-            "parts": self.entries,
+            "complete": complete,
+            "parts": entries,
         }
         self.write(MANIFEST, json.dumps(said, indent=1).encode())
 
@@ -200,7 +207,7 @@ def _begin(path: Path, about: Mapping[str, Any], resume: bool, overwrite: bool) 
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / MODEL, ignore_errors=True)
     parts = Parts(path, about, [], complete=False)
-    parts._enter()
+    parts._enter([], complete=False)
     return parts
 
 

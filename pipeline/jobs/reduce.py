@@ -251,10 +251,11 @@ class stops:  # noqa: N801
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, KeyboardInterrupt):
-            rows = total_of(self._parts, "rows")
+            # Of the disk, for the stop may have come between a part and its entry.
+            parts, rows = self._parts.whole()
             raise Stopped(
-                f"stopped: {rows:,} rows in {len(self._parts.entries)} parts are whole in {self._parts.path}; the same "
-                "command with --resume goes on from there"
+                f"stopped: {rows:,} rows in {parts} parts are whole in {self._parts.path}; the same command with "
+                "--resume goes on from there"
             ) from error
 
 

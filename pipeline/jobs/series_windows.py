@@ -110,7 +110,7 @@ class SeriesWindows:
         # The row that comes `window - 1` before is of the same series: so are all between.
         before = self._window - 1
         whole_R = np.zeros(len(sorted_R), np.bool_)
-        whole_R[before:] = sorted_R[before:] == sorted_R[: len(sorted_R) - before]
+        whole_R[before:] = sorted_R[before:] == sorted_R[:-before]
         statistics_RS = window_statistics(x_RF, self._window)
         place_R = order_R - len(self._carried_C)
         new_R = place_R >= 0
@@ -125,7 +125,7 @@ class SeriesWindows:
         """Keep the last `window - 1` rows of each series."""
         before = self._window - 1
         kept_R = np.ones(len(sorted_R), np.bool_)
-        kept_R[: len(sorted_R) - before] = sorted_R[: len(sorted_R) - before] != sorted_R[before:]
+        kept_R[:-before] = sorted_R[:-before] != sorted_R[before:]
         self._carried_C, self._carried_CF = sorted_R[kept_R], x_RF[kept_R]
 
 
