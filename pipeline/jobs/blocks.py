@@ -81,7 +81,7 @@ class SnapshotInput:
         self._snapshots, self._stream, self._range_ms = snapshots, stream, range_ms
         self.features = tuple(features)
         self.series = SERIES if has_series else None
-        self.names = [PARTITION, "offset", "row", TIME, *([SERIES] if has_series else []), LATE]
+        self.names: Sequence[str] = [PARTITION, "offset", "row", TIME, *([SERIES] if has_series else []), LATE]
         self.gaps: list[Gap] = []
         """Of the last time that it was read: offsets that no file tells of."""
 

@@ -7,7 +7,6 @@ Legend: N rows, F features, D numbers of a code.
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,13 +35,12 @@ class Coded:
     """What a coder makes of rows; empty (NaN) for rows that it cannot read."""
 
     code_ND: npt.NDArray[np.float32]
-    off_NF: npt.NDArray[np.float32]
-    """How far each value lies from its reconstruction, in the feature's scale and without a sign."""
-
-    @property
-    def error_N(self) -> npt.NDArray[np.float32]:
-        """The root of each row's mean squared error, in the features' scales."""
-        return np.asarray(np.sqrt(np.square(self.off_NF).mean(axis=1)), np.float32)
+    error_N: npt.NDArray[np.float32]
+    """The root of each row's mean squared error, in the features' scales."""
+    square_F: FloatArray
+    """Each feature's squared errors, added up."""
+    off_NF: npt.NDArray[np.float32] | None
+    """How far each value lies from its reconstruction, in the feature's scale and without a sign; where asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +57,31 @@ def names_of(coder: Coder) -> list[str]:
     return [f"code_{number}" for number in range(coder.dimensions)]
 
 
-def code_rows(coder: Coder, values_NF: FloatArray, usable_N: npt.NDArray[np.bool_]) -> Coded:
-    """Return codes and errors of each row."""
+def code_rows(
+    coder: Coder, values_NF: FloatArray, usable_N: npt.NDArray[np.bool_], *, each: bool = False
+) -> Coded:
+    """Return codes and errors of rows; those of `each` feature too, where they are asked for."""
     code_ND = np.full((len(values_NF), coder.dimensions), np.nan, np.float32)
-    off_NF = np.full(values_NF.shape, np.nan, np.float32)
+    error_N = np.full(len(values_NF), np.nan, np.float32)
+    off_NF = np.full(values_NF.shape, np.nan, np.float32) if each else None
 
-    def code(begin: int) -> None:
+    def code(begin: int) -> FloatArray:
         part = slice(begin, begin + _ROWS_AT_ONCE)
-        x_BF, usable_B = values_NF[part], usable_N[part]
-        if usable_B.all():
-            code_ND[part], rebuilt_BF = coder.read(x_BF)
-            off_NF[part] = coder.off(x_BF, rebuilt_BF)
-        elif usable_B.any():
-            code_BD, rebuilt_BF = coder.read(x_BF[usable_B])
-            code_ND[part][usable_B] = code_BD
-            off_NF[part][usable_B] = coder.off(x_BF[usable_B], rebuilt_BF)
+        usable_B = usable_N[part]
+        whole = bool(usable_B.all())
+        code_BD, off_BF = coder.errors(values_NF[part] if whole else values_NF[part][usable_B])
+        square_BF = np.square(off_BF)
+        error_B = np.sqrt(square_BF.mean(axis=1))
+        for written, found in ((code_ND, code_BD), (error_N, error_B), (off_NF, off_BF)):
+            if written is not None:
+                written[part][... if whole else usable_B] = found
+        return np.asarray(square_BF.sum(axis=0, dtype=np.float64))
 
     # Chunks are too small for torch's own threads, which would wait for one another at each of them.
     threads = len(os.sched_getaffinity(0)) if coder.detector.device.type == "cpu" else 1
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        deque(pool.map(code, range(0, len(values_NF), _ROWS_AT_ONCE)), maxlen=0)
-    return Coded(code_ND, off_NF)
+        squares = list(pool.map(code, range(0, len(values_NF), _ROWS_AT_ONCE)))
+    return Coded(code_ND, error_N, sum(squares, np.zeros(len(coder.features))), off_NF)
 
 
 def require_rows(what: str, looked: Look, features: Sequence[str]) -> None:

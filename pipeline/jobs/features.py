@@ -48,7 +48,8 @@ class Featuring:
         sums: dict[str, Any] = {}
         if self._coder is not None:
             usable_N = block.usable_N
-            coded = coding.code_rows(self._coder, block.values_NF, usable_N)
+            coded = coding.code_rows(self._coder, block.values_NF, usable_N, each=True)
+            assert coded.off_NF is not None
             made |= zip(coding.names_of(self._coder), coded.code_ND.T, strict=True)
             made |= zip((f"error_{name}" for name in self._features), coded.off_NF.T, strict=True)
             sums |= sums_of(coded, usable_N)

@@ -63,7 +63,7 @@ class ParquetInput:
         self.series = _first([series, SERIES], self._kept)
         self.time = _first([time, TIME, "timestamp"], self._kept)
         self._where = "offset" not in self._kept
-        self.names = [*self._kept, *(["file", "file_row"] if self._where else [])]
+        self.names: Sequence[str] = [*self._kept, *(["file", "file_row"] if self._where else [])]
         self._kinds = _kinds(self._files[0], first, [*self._kept, *self.features])
         self.rows = first.rows
         for path in self._files[1:]:

@@ -74,8 +74,7 @@ class Reducing:
 
 def sums_of(coded: coding.Coded, usable_N: BoolArray) -> dict[str, Any]:
     """Return what is added up over all parts."""
-    square_F = np.square(coded.off_NF[usable_N], dtype=np.float64).sum(axis=0)
-    return {"usable": int(usable_N.sum()), "squared_errors": square_F.tolist()}
+    return {"usable": int(usable_N.sum()), "squared_errors": coded.square_F.tolist()}
 
 
 def named_apart(columns: Mapping[str, Column], taken: Iterable[str]) -> dict[str, Column]:

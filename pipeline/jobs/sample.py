@@ -65,7 +65,7 @@ def look(source: Input, seed: int, also: Callable[[Block], None], progress: Call
         rows, unusable = rows + len(block), unusable + int((~usable_N).sum())
         for column in block.columns.values():
             digest = zlib.crc32(_bytes(column), digest)
-        digest = zlib.crc32(np.ascontiguousarray(block.values_NF[0]), digest) if len(block) else digest
+        digest = zlib.crc32(_bytes(block.values_NF[:1]), digest)
         taken = np.flatnonzero(usable_N & (key_N <= limit))
         if len(taken):
             chosen.append((key_N[taken], block.take(taken)))

@@ -76,12 +76,12 @@ def forward_rows_per_s(coder: Coder) -> float:
 
     @torch.no_grad()
     def forward(z_RTF: torch.Tensor) -> None:
-        for z_BTF in z_RTF.split(_CHUNK):
+        for z_BTF in torch.split(z_RTF, _CHUNK):
             view.network(z_BTF)
 
     with ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         began_s = time.perf_counter()
-        list(pool.map(forward, z_NTF.split(16 * _CHUNK)))
+        list(pool.map(forward, torch.split(z_NTF, 16 * _CHUNK)))
         return _FORWARD_ROWS / (time.perf_counter() - began_s)
 
 

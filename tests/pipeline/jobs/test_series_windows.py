@@ -28,9 +28,10 @@ def block(names: list[str], time_ms: list[int], x_NF: Any, partitions: list[int]
 def found(blocks: list[Block]) -> tuple[Any, Any, Any]:
     windows = SeriesWindows(blocks[0].values_NF.shape[1], WINDOW, "series", "time_ms")
     each = [windows.of(part) for part in blocks]
-    return tuple(
+    statistics_NS, warming_N, late_N = (
         np.concatenate([getattr(one, name) for one in each]) for name in ("statistics_NS", "warming_N", "late_N")
     )
+    return statistics_NS, warming_N, late_N
 
 
 @given(
@@ -42,7 +43,7 @@ def found(blocks: list[Block]) -> tuple[Any, Any, Any]:
 def test_each_series_has_its_own_windows(rows: list[tuple[str, int, int, bool]], size: int) -> None:
     x_NF = np.random.default_rng(len(rows)).standard_normal((len(rows), 2))
     x_NF[[missing for _, _, _, missing in rows], 1] = np.nan
-    names, time_ms, partitions = ([row[place] for row in rows] for place in range(3))
+    names, time_ms, partitions = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
     whole = block(names, time_ms, x_NF, partitions)
     statistics, warming, late = found(list(recut([whole], size)))
     for series in set(zip(names, partitions, strict=True)):
