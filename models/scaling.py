@@ -10,8 +10,8 @@ them in the range, and none for the next such value to be strange. `tamed` draws
 
 Records of features are scaled by mean and standard deviation. A feature that is nearly always the same would be
 blown up by that, and its rare other values would outweigh everything: its scale is at least half of the usual one,
-as far as its own range allows. To reduce them to codes, where each feature is to count alike, it is the plain standard
-deviation (`deviation`). Everything is finite and no scale is ever zero.
+as far as its own range allows. To reduce them to codes, where each feature is to count alike, it is the plain
+standard deviation (`deviation`). Everything is finite and no scale is ever zero.
 
 Legend: T time steps, N records, F features, P parts of a series.
 """

@@ -1,8 +1,8 @@
 """The models as scikit-learn has them: `AutoencoderFeatures` and `AutoencoderDetector`.
 
-Both are thin: what they learn and read is a `codes.Coder` and a `detector.Detector`, as a worker serves them. Nothing
-is learned from `y`. When a fitted one is pickled or copied, its model travels as the two files that the registry
-keeps, not as torch objects, and what comes back reads the same to the bit.
+Both are thin: what they learn and read is a `codes.Coder` and a `detector.Detector`, as a worker serves them.
+Nothing is learned from `y`. When a fitted one is pickled or copied, its model travels as the two files that the
+registry keeps, not as torch objects, and what comes back reads the same to the bit.
 
 Fitting uses one thread, so that a fit with a number as `random_state` can be repeated to the bit, and a grid search
 with `n_jobs` takes as many cores as it was given. It needs the extra `offkey[sklearn]`; nothing else imports it.
@@ -223,8 +223,8 @@ class AutoencoderFeatures(TransformerMixin, _KeptAsFiles):  # type: ignore[misc]
 class AutoencoderDetector(OutlierMixin, _KeptAsFiles):  # type: ignore[misc]  # As above.
     """Outliers by the models that `offkey worker` serves, with scores that mean the same.
 
-    `score_samples` is the score with its sign turned, for scikit-learn has the stranger lower: of normal rows a tenth
-    are below -10, a hundredth below -20, a thousandth below -30. Training rows may hold some outliers.
+    `score_samples` is the score with its sign turned, for scikit-learn has the stranger lower: of normal rows a
+    tenth are below -10, a hundredth below -20, a thousandth below -30. Training rows may hold some outliers.
 
     Args:
         kind: `features`, where each row stands for itself, or `series`: rows are one series in order, and each is

@@ -110,7 +110,7 @@ def train(
     rounds = max(1, math.ceil(config.least_epoch_windows / max(len(learning_N), 1)))
     epoch_windows = max(config.epoch_windows, config.least_epoch_windows)
     held_out_N = random.permutation(stopping_N)[: config.epoch_windows // 4]
-    course = unfinished and unfinished.restore(part, view.network, optimizer, random)
+    course = unfinished.restore(part, view.network, optimizer, random) if unfinished else None
     if course is None:
         course = Course(config.max_epochs)
         if view.network.starts:

@@ -21,14 +21,14 @@ from models.codes import Coder
 from models.dataset import FloatArray
 from models.evaluation import auroc
 from models.files import from_files, to_files
-from models.sklearn import AutoencoderDetector, AutoencoderFeatures, Output
+from models.sklearn import AutoencoderDetector, AutoencoderFeatures, Floats, Output
 
 QUICK = {"max_epochs": 1, "least_epoch_windows": 1, "hidden": 8}
 """The checks ask whether an estimator keeps the rules, and fit some hundred times."""
 EXPECTED: dict[str, str] = {}
 
 
-@parametrize_with_checks(
+@parametrize_with_checks(  # type: ignore[untyped-decorator]  # The library ships no types.
     [
         AutoencoderFeatures(options=QUICK),
         AutoencoderFeatures(outputs=("codes", "errors"), options=QUICK),
@@ -54,7 +54,7 @@ def waves(count: int = 600, seed: int = 0) -> FloatArray:
     return np.sin(phase_N) + 0.05 * random.standard_normal((count, 2))
 
 
-def explained(x_NF: FloatArray, rebuilt_NF: FloatArray) -> float:
+def explained(x_NF: FloatArray, rebuilt_NF: Floats) -> float:
     scale_F = x_NF.std(axis=0)
     return 1 - float((((x_NF - rebuilt_NF) / scale_F) ** 2).sum() / (x_NF.shape[0] * x_NF.shape[1]))
 
