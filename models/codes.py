@@ -185,7 +185,7 @@ class Coder:
             yield code_BD[:count].cpu().numpy(), x_BF
 
     def _scaled_chunks(self, x_NF: FloatArray, scale: Scale | None) -> Iterator[tuple[int, Tensor]]:
-        """Yield (the number of its first row, the scaled window of each row z_BTF) of each chunk, all of one shape."""
+        """Yield (number of its first row, scaled window of each row z_BTF) of each chunk, all of one shape."""
         if x_NF.ndim != 2 or x_NF.shape[1] != len(self.features):
             raise ValueError(f"rows of this model have {len(self.features)} features, not {x_NF.shape[1:]}")
         check_finite(x_NF, self.features)

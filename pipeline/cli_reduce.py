@@ -135,7 +135,7 @@ def features(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write what a classifier or a clustering can learn from: codes, errors, and statistics of windows of series."""
+    """Write what a classifier or a clustering can learn from: codes, errors, statistics of windows of series."""
     opened = _Opened(config, stream, output, resume, overwrite)
     of_series = opened.stream.kind == "series"
     if window is not None and not of_series:
@@ -242,7 +242,7 @@ class _Opened:
             )
         if held.has_series != (self.stream.kind == "series"):
             raise SnapshotError(
-                f"stream {self.name}: its snapshots hold {'series' if held.has_series else 'records of no series'}, "
+                f"stream {self.name}: its snapshots hold {'series' if held.has_series else 'records of no series'} "
                 f"and its `kind` is {self.stream.kind}; set `kind` back"
             )
         names = self.stream.features or held.features

@@ -1,4 +1,4 @@
-"""Rows to reduce: three hidden numbers told by six features, as Parquet files and as snapshots, and a model of them."""
+"""Rows to reduce, of six features that three hidden numbers tell, as Parquet files, and a model of them."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """Rows that an offline command goes through, block by block: of a stream's snapshots, or of any Parquet files.
 
-Both give the same rows in the same order whenever they are read, so the number of a row names it, and memory holds a
-block or two, however many there are. `recut` makes blocks of a size that does not depend on how the rows are stored.
+Both give the same rows in the same order whenever they are read, so the number of a row names it, and memory holds
+a block or two, however many there are. `recut` makes blocks of a size that does not depend on how they are stored.
 
 Legend: N rows, F features.
 """

@@ -40,7 +40,7 @@ class Coded:
     square_F: FloatArray
     """Each feature's squared errors, added up."""
     off_NF: npt.NDArray[np.float32] | None
-    """How far each value lies from its reconstruction, in the feature's scale and without a sign; where asked for."""
+    """How far each value lies from its reconstruction, by the feature's scale, without a sign; where asked for."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ def names_of(coder: Coder) -> list[str]:
     return [f"code_{number}" for number in range(coder.dimensions)]
 
 
-def code_rows(
-    coder: Coder, values_NF: FloatArray, usable_N: npt.NDArray[np.bool_], *, each: bool = False
-) -> Coded:
+def code_rows(coder: Coder, values_NF: FloatArray, usable_N: npt.NDArray[np.bool_], *, each: bool = False) -> Coded:
     """Return codes and errors of rows; those of `each` feature too, where they are asked for."""
     code_ND = np.full((len(values_NF), coder.dimensions), np.nan, np.float32)
     error_N = np.full(len(values_NF), np.nan, np.float32)
@@ -115,8 +113,8 @@ def check_dimensions(dimensions: int | None, features: Sequence[str]) -> int:
         return max(1, min(8, len(features) // 2))
     if not 1 <= dimensions <= most:
         raise ConfigError(
-            f"--dimensions {dimensions}: there are {len(features)} features ({shortened(features)}), so it takes 1 to "
-            f"{most}"
+            f"--dimensions {dimensions}: there are {len(features)} features ({shortened(features)}), so it takes 1 "
+            f"to {most}"
         )
     return dimensions
 

@@ -11,7 +11,6 @@ Legend: N rows, F features, S series.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 
 from models.codes import Coder
 from models.window_statistics import statistic_names
@@ -119,8 +118,8 @@ def _require_windows(lengths: SeriesLengths, window: int, what: str) -> None:
     longest = int(lengths.rows_S.max(initial=0))
     if longest < window:
         raise SnapshotError(
-            f"{what}: a window is {window:,} rows, and the longest of {len(lengths.rows_S):,} series has {longest:,} "
-            "that count; ask for more time, or for a shorter --window"
+            f"{what}: a window is {window:,} rows, and the longest of {len(lengths.rows_S):,} series has "
+            f"{longest:,} that count; ask for more time, or for a shorter --window"
         )
 
 

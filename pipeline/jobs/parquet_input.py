@@ -183,7 +183,8 @@ def _floats(path: Path, columns: Columns, name: str) -> FloatArray:
     x_N = columns.floats(name)
     if x_N is None:
         raise ConfigError(
-            f"{path}: column {name!r} holds {columns.kind(name)}, not numbers; name others in the stream's `features`"
+            f"{path}: column {name!r} holds {columns.kind(name)}, not numbers; name others in the stream's "
+            "`features`"
         )
     return x_N
 

@@ -5,8 +5,8 @@
     OUTPUT/model/                 where a command trains one: model.safetensors, manifest.json
 
 A part is written under a name that begins with a dot, brought to the disk, renamed, and entered into the manifest:
-what the manifest does not list is not there, and is written again. A part depends on its rows and the model alone, so
-a run that goes on (`--resume`) ends in the same bytes as one that was never stopped.
+what the manifest does not list is not there, and is written again. A part depends on the rows and the model alone,
+so a run that goes on (`--resume`) ends in the same bytes as one that was never stopped.
 """
 
 import fcntl

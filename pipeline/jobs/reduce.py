@@ -1,7 +1,7 @@
 """`offkey reduce`: rows -> codes of few numbers in Parquet, and back; with how much of the rows the codes tell.
 
 All rows are looked at once, for a sample and to see that they can be read; the autoencoder learns from most of the
-sample, or is given; then all rows are coded, part by part. What the codes tell is measured on the rest of the sample.
+sample, or is given; then all rows are coded, part by part. What codes tell is measured on the rest of the sample.
 
 A code is of one row, of streams of both kinds. A row that holds no number for a feature has an empty code, and is
 counted.
@@ -102,14 +102,14 @@ def look_at(
     entries = parts.entries
     if entries and (entries[0]["digest"], entries[0]["of_rows"]) != (looked.digest, looked.rows):
         raise ConfigError(
-            f"{parts.path}: it was begun on other rows ({entries[0]['of_rows']:,}, and there are {looked.rows:,} now "
-            "or their content has changed); --overwrite begins anew"
+            f"{parts.path}: it was begun on other rows ({entries[0]['of_rows']:,}, and there are {looked.rows:,} "
+            "now or their content has changed); --overwrite begins anew"
         )
     return looked
 
 
 def coder_for(source: Input, options: Options, parts: Parts, looked: Look, progress: Progress) -> Coder:
-    """Return the model that reads the rows: the one that is given, or one that is trained now; it lies in the output.
+    """Return the model that reads the rows: the one that is given, or one that is trained; it lies in the output.
 
     Raises:
         ConfigError: it is of other features, or makes other codes.
@@ -121,8 +121,8 @@ def coder_for(source: Input, options: Options, parts: Parts, looked: Look, progr
         coding.require_features(coder, source.features, str(options.model))
         if options.dimensions not in (None, coder.dimensions):
             raise ConfigError(
-                f"--dimensions {options.dimensions}: {options.model} makes codes of {coder.dimensions}; leave it out, "
-                "or leave --model out to train one"
+                f"--dimensions {options.dimensions}: {options.model} makes codes of {coder.dimensions}; leave it "
+                "out, or leave --model out to train one"
             )
         coding.keep(parts, files)
     elif not (parts.path / MODEL / MODEL_MANIFEST).exists():
@@ -218,8 +218,8 @@ def decode_rows(source: Input, options: Options, codes: Path, progress: Progress
             coder = coding.coder_of(coding.read_files(folder), str(folder), options.device)
             if source.features != tuple(coding.names_of(coder)):
                 raise ConfigError(
-                    f"{codes}: it holds codes {shortened(source.features)}, and {folder} reads {coder.dimensions}; name "
-                    "the model that made them with --model"
+                    f"{codes}: it holds codes {shortened(source.features)}, and {folder} reads {coder.dimensions}; "
+                    "name the model that made them with --model"
                 )
             stream(source, parts, options.part_rows, Decoding(coder), lambda rows: progress("decoding", rows, None))
             rows, usable = total_of(parts, "rows"), total_of(parts, "usable")

@@ -32,15 +32,15 @@ def lines(report: Mapping[str, Any], name: str, output: Path, picture: bool) -> 
 def _windows(report: Mapping[str, Any], name: str) -> Iterator[str]:
     short = f", {report['short_series']:,} of them shorter" if report["short_series"] else ""
     yield (
-        f"{name}: statistics of windows of {report['window']:,} rows in {report['series']:,} series{short}; "
-        f"{report['warming']:,} rows have no whole window (`warming`), {report['late']:,} are late: theirs are empty"
+        f"{name}: statistics of windows of {report['window']:,} rows in {report['series']:,} series{short}; empty "
+        f"for {report['warming']:,} rows without a whole window (`warming`) and {report['late']:,} late ones"
     )
 
 
 def _quality(report: Mapping[str, Any], name: str) -> Iterator[str]:
     yield (
-        f"{name}: R2 {_share(report['r2'])}, PCA of the same size {_share(report['r2_of_pca'])}: mean over features, "
-        f"learned from {report['learned_rows']:,} rows, measured on {report['held_out_rows']:,} others"
+        f"{name}: R2 {_share(report['r2'])}, PCA of the same size {_share(report['r2_of_pca'])}: mean over "
+        f"features, learned from {report['learned_rows']:,} rows, measured on {report['held_out_rows']:,} others"
     )
     width = max(len(feature) for feature in report["r2_by_feature"])
     for feature, found in list(report["r2_by_feature"].items())[:_MOST_FEATURES]:

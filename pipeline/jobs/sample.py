@@ -1,8 +1,8 @@
 """A first look at all rows: how many there are, and a bounded sample of them.
 
 The sample is drawn by a hash of a row's number and the seed: the rows of the smallest hashes. So it is uniform
-whatever the order of the rows, needs not know how many there are, and is the same at every look. Its rows are in the
-order of their hashes, which is a shuffled one: the first part serves to learn from, the last one is held out.
+whatever the order of the rows, needs not know how many there are, and is the same at every look. Its rows are in
+the order of their hashes, which is a shuffled one: the first part serves to learn from, the last one is held out.
 
 Legend: N rows, S rows of the sample, F features.
 """

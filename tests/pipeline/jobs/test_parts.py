@@ -56,7 +56,7 @@ def test_a_folder_of_an_earlier_run_is_refused_and_says_what_to_do(tmp_path: Pat
     rows, made = write_rows(tmp_path / "rows.parquet", drawn(1_500)), model(tmp_path / "model")
     run(rows, tmp_path / "out", made)
     before = contents(tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"with 1,500 rows, complete; --resume goes on with it, --overwrite begins"):
+    with pytest.raises(ConfigError, match=r"with 1,500 rows, complete; --resume goes on with it, --overwrite"):
         run(rows, tmp_path / "out", made)
     with pytest.raises(ConfigError, match="1,500 rows"):
         refuse(tmp_path / "out")

@@ -37,7 +37,9 @@ def test_each_row_has_the_code_that_the_model_gives_it(tmp_path: Path) -> None:
     assert report["error"] == pytest.approx(np.sqrt(np.square(error).mean()), rel=1e-3)
 
 
-@pytest.mark.parametrize(("step", "number"), [*itertools.product(("before", "after", "entered"), (1, 3)), ("entered", 5)])
+@pytest.mark.parametrize(
+    ("step", "number"), [*itertools.product(("before", "after", "entered"), (1, 3)), ("entered", 5)]
+)
 def test_a_run_that_was_killed_ends_in_the_same_bytes(tmp_path: Path, step: str, number: int) -> None:
     rows, made = write_rows(tmp_path / "rows.parquet", drawn(4_700)), model(tmp_path / "model")
     run(rows, tmp_path / "whole", made)

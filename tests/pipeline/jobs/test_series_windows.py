@@ -36,7 +36,9 @@ def found(blocks: list[Block]) -> tuple[Any, Any, Any]:
 
 @given(
     rows=st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(0, 40), st.integers(0, 1), st.booleans()), min_size=1, max_size=80
+        st.tuples(st.sampled_from("abc"), st.integers(0, 40), st.integers(0, 1), st.booleans()),
+        min_size=1,
+        max_size=80,
     ),
     size=st.integers(1, 30),
 )
