@@ -20,6 +20,7 @@ from pipeline.jobs.sample import Look
 _MOST_POINTS, _MOST_BARS, _MOST_NAMES = 6_000, 16, 8
 _NAMED = ("#14507a", "#e4572e", "#4c9f70", "#8e5ea2", "#e0a030", "#3fa7d6", "#a23b72", "#6b7a3a")
 _OTHERS = "#c3ccd4"
+ERROR, _LEAST_ERROR = "error", 1e-6
 _OUTSIDE = 0.002
 """Share of the points at each end of an axis that may lie outside of it: one far point would hide all others."""
 
@@ -41,9 +42,11 @@ def draw_codes(path: Path, coder: Coder, looked: Look, quality: Quality, colour:
     few = [number for number, name_ in enumerate(coder.features)][:_MOST_BARS]
     with picture(path, 13, 4.6) as figure:
         left, middle, right = figure.subplots(1, 3, width_ratios=[1.15, 1, 0.8])
-        shown = _points(left, *_two(coded.code_ND.astype(np.float64), "code_{}", coded.error_N), name, shade)
+        shown = _points(
+            left, *_two(coded.code_ND.astype(np.float64), "code_{}", coded.error_N), shade, name == ERROR
+        )
         left.set_title(f"autoencoder, {coder.dimensions} numbers", loc="left", fontsize=10)
-        _points(middle, *_two(by_pca_SD, "component {}", coded.error_N), "", shade)
+        _points(middle, *_two(by_pca_SD, "component {}", coded.error_N), shade, name == ERROR)
         middle.set_title(f"PCA, {coder.dimensions} numbers", loc="left", fontsize=10)
         _legend(figure, left, name, shade, shown)
         _bars(right, [coder.features[number] for number in few], quality.coder_F[few], quality.pca_F[few])
@@ -75,8 +78,8 @@ def colours(
     sample: Block, features: tuple[str, ...], colour: str | None, error_S: npt.NDArray[Any]
 ) -> tuple[str, npt.NDArray[Any] | Coded]:
     """Return what the points are coloured by: its name, and a number or name of each."""
-    if colour is None or (colour == "error" and colour not in sample.columns):
-        return "error (logarithm)", np.log10(np.maximum(error_S.astype(np.float64), 1e-6))
+    if colour is None or (colour == ERROR and colour not in sample.columns):
+        return ERROR, np.maximum(error_S.astype(np.float64), _LEAST_ERROR)
     if colour in sample.columns:
         column = sample.columns[colour]
         if isinstance(column, Coded):
@@ -91,7 +94,7 @@ def colours(
 def _two(z_SD: npt.NDArray[np.float64], name: str, error_S: npt.NDArray[Any]) -> tuple[Any, Any, str, str]:
     """Return two dimensions of codes and what they are: of more than two their own principal components."""
     if z_SD.shape[1] == 1:
-        return z_SD[:, 0], np.log10(np.maximum(error_S, 1e-6)), name.format(0), "error (logarithm)"
+        return z_SD[:, 0], np.log10(np.maximum(error_S, _LEAST_ERROR)), name.format(0), "error (logarithm)"
     if z_SD.shape[1] == 2 or name.startswith("component"):
         return z_SD[:, 0], z_SD[:, 1], name.format(0), name.format(1)
     centred_SD = z_SD - z_SD.mean(axis=0)
@@ -103,7 +106,7 @@ def _two(z_SD: npt.NDArray[np.float64], name: str, error_S: npt.NDArray[Any]) ->
     return x_S, y_S, labels[0], labels[1]
 
 
-def _points(panel: Any, x_S: Any, y_S: Any, x_name: str, y_name: str, name: str, shade: Any) -> Any:
+def _points(panel: Any, x_S: Any, y_S: Any, x_name: str, y_name: str, shade: Any, logarithmic: bool) -> Any:
     if isinstance(shade, Coded):
         drawn = None
         for number, (rows, colour, label) in enumerate(_groups(shade)):
@@ -116,7 +119,7 @@ def _points(panel: Any, x_S: Any, y_S: Any, x_name: str, y_name: str, name: str,
         order = np.argsort(shade)
         low, high = np.nanquantile(shade, [0.01, 0.99])
         drawn = panel.scatter(
-            x_S[order], y_S[order], c=shade[order], s=5, cmap="viridis", vmin=low, vmax=max(high, low + 1e-9),
+            x_S[order], y_S[order], c=shade[order], s=5, cmap="viridis", vmin=low, vmax=max(high, low * (1 + 1e-9) + 1e-9), norm="log" if logarithmic else "linear",
             alpha=0.7, linewidths=0, rasterized=True,
         )  # fmt: skip
     for axis, along_S in (("x", x_S), ("y", y_S)):

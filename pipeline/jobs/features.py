@@ -11,7 +11,6 @@ Legend: N rows, F features, S series.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
 from models.codes import Coder
 from models.window_statistics import statistic_names
 from pipeline.errors import SnapshotError
