@@ -110,11 +110,15 @@ def train(
     rounds = max(1, math.ceil(config.least_epoch_windows / max(len(learning_N), 1)))
     epoch_windows = max(config.epoch_windows, config.least_epoch_windows)
     held_out_N = random.permutation(stopping_N)[: config.epoch_windows // 4]
+    # What has to do better than where it started on all that it learns from is judged by all.
+    robust = config.trimmed > 0 or not view.network.starts
     course = unfinished.restore(part, view.network, optimizer, random) if unfinished else None
     if course is None:
         course = Course(config.max_epochs)
         if view.network.starts:
-            _start(view, windows, learning_N, held_out_N, config, course)
+            _start(view, windows, learning_N, config)
+            course.best = copy.deepcopy(view.network.state_dict())
+            course.lowest = held_out_loss(view, windows, held_out_N, robust)
     started_s = clock() - course.seconds
 
     def done(epochs: float) -> float:
@@ -141,7 +145,7 @@ def train(
             nn.utils.clip_grad_norm_(view.network.parameters(), 1.0)
             optimizer.step()
         course.epochs += 1
-        held_out, share = held_out_loss(view, windows, held_out_N, config.trimmed > 0), done(course.epochs)
+        held_out, share = held_out_loss(view, windows, held_out_N, robust), done(course.epochs)
         if held_out <= course.lowest or not course.best:
             course.best = copy.deepcopy(view.network.state_dict())
             # While a loss is warmed up, the reconstruction is better than it may stay.
@@ -184,16 +188,12 @@ def _start(
     view: View,
     windows: Windows,
     learning_N: np.ndarray[Any, np.dtype[np.int64]],
-    held_out_N: np.ndarray[Any, np.dtype[np.int64]],
     config: TrainingConfig,
-    course: Course,
 ) -> None:
-    """Give the network what it starts from, which training has to be better than."""
+    """Give the network what it starts from, which training has to do better than."""
     random = np.random.default_rng(config.seed)
     drawn_N = np.sort(windows.drawn(learning_N, _most_started(view), random))
     view.network.start(view.inputs(torch.from_numpy(windows.take(drawn_N)).to(view.step_F.device)))
-    course.best = copy.deepcopy(view.network.state_dict())
-    course.lowest = held_out_loss(view, windows, held_out_N, config.trimmed > 0)
 
 
 _TRIMMED, _TRIM_NEIGHBOUR_SHARE = 0.02, 0.08

@@ -162,6 +162,8 @@ def _bars(panel: Any, features: list[str], coder_F: Any, pca_F: Any) -> None:
     panel.barh(place - 0.2, np.clip(np.nan_to_num(coder_F), 0, 1), 0.38, color=_NAMED[0], label="autoencoder")
     panel.barh(place + 0.2, np.clip(np.nan_to_num(pca_F), 0, 1), 0.38, color=_OTHERS, label="PCA")
     panel.set_yticks(place, [name if len(name) <= 18 else f"{name[:17]}…" for name in features], color=INK)
+    for number in np.flatnonzero(np.isnan(coder_F)).tolist():
+        panel.text(0.01, number, "constant", color=FAINT, va="center", fontsize=7)
     panel.invert_yaxis()
     panel.set_xlim(0, 1)
     panel.set_xlabel("R2 of each feature, rows held out")

@@ -1,14 +1,14 @@
 """Codes against principal components: `python -m tests.benchmarks.tables FOLDER [--out FILE]`
 
-FOLDER holds tables as Parquet, numbers beside a `label` that nothing looks at, such as those of ADBench (Han et al.,
-"ADBench: Anomaly Detection Benchmark", NeurIPS 2022). Of each, rows are drawn to learn from, seven of ten, and
-`AutoencoderFeatures` and PCA of the same size bring back the others. Both see features scaled by the mean and standard
-deviation of the rows learned from, and R2 is the share of the variance of all features together that comes back.
+FOLDER holds tables as Parquet, numbers beside a `label` that nothing looks at, such as those of ADBench (Han et
+al., "ADBench: Anomaly Detection Benchmark", NeurIPS 2022). Of each, rows are drawn to learn from, seven of ten, and
+`AutoencoderFeatures` and PCA of the same size bring back the others. Both see features scaled by the mean and
+standard deviation of the rows learned from, and R2 is the share of the variance of all features together that comes
+back.
 
 Then the ten digits of scikit-learn (Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", 1998): a
 logistic regression on 16 codes, on 16 components of the scaled pixels and of the pixels as they are, judged by five
-folds, in each of which codes, components and regression learn from the same four. `--half` is what options were chosen
-by: the same on one half of the images, of which nothing else is shown here. Prints JSON.
+folds, in each of which codes, components and regression learn from the same four. Prints JSON.
 """
 
 import argparse
@@ -61,12 +61,9 @@ def table(x_NF: FloatArray, dimensions: int) -> dict[str, Any]:
     }
 
 
-def probe(half: bool) -> dict[str, float]:
+def probe() -> dict[str, float]:
     """Return the accuracy of a linear probe on codes and on components of digits, as means over folds and seeds."""
     pixels_NF, digit_N = load_digits(return_X_y=True)
-    chosen_by, shown = train_test_split(np.arange(len(digit_N)), train_size=0.5, random_state=0)
-    if half:
-        pixels_NF, digit_N = pixels_NF[chosen_by], digit_N[chosen_by]
     found: dict[str, list[float]] = {}
     for seed in SEEDS:
         reducers = {
@@ -85,12 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--half", action="store_true", help="only the probe, on the half that options were chosen by")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.half:
-        print(json.dumps(probe(half=True)))
-        return
     tables: dict[str, dict[str, Any]] = {}
     for path in sorted(asked.folder.glob("*.parquet")):
         x_NF = read_labelled(path).x_NF
@@ -105,7 +98,7 @@ def main() -> None:
         ]
         for size in DIMENSIONS
     }
-    result = {"tables": tables, "ahead_of": ahead, "digits_probe_accuracy": probe(half=False)}
+    result = {"tables": tables, "ahead_of": ahead, "digits_probe_accuracy": probe()}
     print(json.dumps(result, indent=1))
     if asked.out:
         asked.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -22,13 +22,16 @@ def records(count: int = 300, seed: int = 0) -> FloatArray:
     """Return records of two causes in four features of their own units."""
     random = np.random.default_rng(seed)
     causes_NL = random.standard_normal((count, 2))
-    x_NF = causes_NL @ np.array([[1.0, 2.0, 0.5, -1.0], [0.3, -1.0, 1.0, 1.0]])
-    return (x_NF + 0.05 * random.standard_normal(x_NF.shape)) * [1, 1e3, 1e-3, 1] + [0, 1e5, 0, -3]
+    x_NF: FloatArray = causes_NL @ np.array([[1.0, 2.0, 0.5, -1.0], [0.3, -1.0, 1.0, 1.0]])
+    x_NF = (x_NF + 0.05 * random.standard_normal(x_NF.shape)) * [1, 1e3, 1e-3, 1] + [0, 1e5, 0, -3]
+    return x_NF
 
 
 def series(count: int = 400, seed: int = 0) -> FloatArray:
     random = np.random.default_rng(seed)
-    return np.sin(np.arange(count)[:, None] / 5 + np.arange(2)) * [1, 100] + 0.02 * random.standard_normal((count, 2))
+    return np.sin(np.arange(count)[:, None] / 5 + np.arange(2)) * [1, 100] + 0.02 * random.standard_normal(
+        (count, 2)
+    )
 
 
 @cache
@@ -47,9 +50,7 @@ def of_default(x_NF: FloatArray, kind: str) -> Coder:
     plan = plan_of("features" if kind == "features" else "series", x_NF.shape[1], "default", {"max_epochs": 2})
     columns = {"s": (60_000 * np.arange(len(x_NF)), x_NF)}
     names = [f"f{number}" for number in range(x_NF.shape[1])]
-    return Coder(
-        fit_detector("features" if kind == "features" else "series", names, plan, columns, device=CPU)
-    )
+    return Coder(fit_detector("features" if kind == "features" else "series", names, plan, columns, device=CPU))
 
 
 def test_a_record_is_coded_by_itself() -> None:
@@ -112,7 +113,9 @@ def test_all_views_of_a_trained_model_are_codes_that_do_not_lead_back() -> None:
     assert coder.names[0] == "view0_code0"
     assert coder.names[-1] == "view2_code15"
     assert not coder.decodes
-    with pytest.raises(ValueError, match=r"codes of this model \(linear of values, linear of centred, .* do not lead"):
+    with pytest.raises(
+        ValueError, match=r"codes of this model \(linear of values, linear of centred, .* do not lead"
+    ):
         coder.decode(codes)
 
 
@@ -165,7 +168,11 @@ def test_what_cannot_be_coded_is_named() -> None:
     [
         (5, "residual", "dimensions is 5; it takes 1 to 4"),
         (0, "residual", "dimensions is 0; it takes 1 to 4"),
-        (4, "vanilla", "architecture vanilla makes codes of 3 numbers of 1 x 4 values, not 4; ask for fewer, or take"),
+        (
+            4,
+            "vanilla",
+            "architecture vanilla makes codes of 3 numbers of 1 x 4 values, not 4; ask for fewer, or take",
+        ),
     ],
 )
 def test_codes_that_cannot_be_had(dimensions: int, architecture: str, said: str) -> None:
