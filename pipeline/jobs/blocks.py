@@ -6,7 +6,7 @@ a block or two, however many there are. `recut` makes blocks of a size that does
 Legend: N rows, F features.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,7 +47,9 @@ class Block:
     @property
     def usable_N(self) -> BoolArray:
         """Which rows hold numbers only that can be reckoned with."""
-        return usable_rows(self.values_NF)
+        # Some rows at a time: what is reckoned between stays in the cache.
+        parts = [usable_rows(self.values_NF[begin : begin + 8_192]) for begin in range(0, len(self), 8_192)]
+        return np.concatenate([np.zeros(0, np.bool_), *parts])
 
 
 class Input(Protocol):
@@ -105,7 +107,7 @@ def _named(rows: SnapshotRows) -> dict[str, Column]:
     return {**columns, LATE: rows.late_N}
 
 
-def recut(blocks: Iterable[Block], rows: int) -> Iterator[Block]:
+def recut(blocks: Iterable[Block], rows: int) -> Generator[Block, None, None]:
     """Yield the same rows in blocks of so many; the last one may be shorter."""
     waiting: list[Block] = []
     held = 0

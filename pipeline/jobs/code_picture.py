@@ -119,7 +119,8 @@ def _points(panel: Any, x_S: Any, y_S: Any, x_name: str, y_name: str, shade: Any
         order = np.argsort(shade)
         low, high = np.nanquantile(shade, [0.01, 0.99])
         drawn = panel.scatter(
-            x_S[order], y_S[order], c=shade[order], s=5, cmap="viridis", vmin=low, vmax=max(high, low * (1 + 1e-9) + 1e-9), norm="log" if logarithmic else "linear",
+            x_S[order], y_S[order], c=shade[order], s=5, cmap="viridis", vmin=low,
+            vmax=max(high, low * (1 + 1e-9) + 1e-9), norm="log" if logarithmic else "linear",
             alpha=0.7, linewidths=0, rasterized=True,
         )  # fmt: skip
     for axis, along_S in (("x", x_S), ("y", y_S)):

@@ -6,7 +6,8 @@ shown them.
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from typing import Any, Protocol, TypeVar
 
 from pipeline.jobs.blocks import Block, Column, Input, recut
@@ -39,7 +40,7 @@ def stream(source: Input, parts: Parts, part_rows: int, step: Step, progress: Ca
         progress(done)
 
 
-def _made(source: Input, whole: int, part_rows: int, step: Step) -> Iterator[tuple[int, Made | None]]:
+def _made(source: Input, whole: int, part_rows: int, step: Step) -> Generator[tuple[int, Made | None], None, None]:
     """Yield each part's rows and what is made of them; None of those that are whole."""
     for number, block in enumerate(ahead(recut(source.blocks(), part_rows))):
         if number < whole:
@@ -47,7 +48,7 @@ def _made(source: Input, whole: int, part_rows: int, step: Step) -> Iterator[tup
         yield len(block), None if number < whole else step.columns(block)
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def ahead(items: Generator[T, None, None]) -> Iterator[T]:
     """Yield the same items, the next one being made on a thread of its own meanwhile."""
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(1)
     over = threading.Event()
@@ -63,9 +64,11 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
 
     def make() -> None:
         try:
-            for item in items:
-                if not give(item, None):
-                    return
+            # Closed here, on the thread that runs it: what reads ahead for it ends with it.
+            with closing(items):
+                for item in items:
+                    if not give(item, None):
+                        return
         except BaseException as error:
             give(None, error)
         else:

@@ -1,9 +1,9 @@
 """`offkey reduce` against the model's forward pass alone: `python -m tests.benchmarks.reduce [ROWS]`.
 
 Snapshots of 10 million rows of 16 features are written to a folder; a model of 8 numbers a code is trained on a
-sample. Then a process that does nothing else codes all of them with that model, as the command does: snapshots read,
-rows scaled, coded, decoded for the error, and written as Parquet. `rows_per_s` is of that pass; the look at all rows
-before it, which draws the sample and tells that a run may go on, is `look_s`, and with it the figure is
+sample. Then a process that does nothing else codes all of them with that model, as the command does: snapshots
+read, rows scaled, coded, decoded for the error, and written as Parquet. `rows_per_s` is of that pass; the look at
+all rows before it, which draws the sample and tells that a run may go on, is `look_s`, and with it the figure is
 `rows_per_s_with_look`. The forward pass is that of the same network alone on rows that are scaled and in memory, in
 chunks of the same shape and on as many threads, each with chunks of its own, in the same process before and after;
 the mean of both counts. Memory is the largest the process held, libraries included.

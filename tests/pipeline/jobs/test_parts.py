@@ -101,5 +101,5 @@ def test_a_part_that_was_listed_and_is_gone_is_told(tmp_path: Path) -> None:
     rows, made = write_rows(tmp_path / "rows.parquet", drawn(1_500)), model(tmp_path / "model")
     run(rows, tmp_path / "out", made)
     (tmp_path / "out" / "part-000001.parquet").unlink()
-    with pytest.raises(ConfigError, match="part-000001.parquet: it is listed as whole, and is gone"):
+    with pytest.raises(ConfigError, match=r"part-000001\.parquet: it is listed as whole, and is gone"):
         run(rows, tmp_path / "out", made, resume=True)

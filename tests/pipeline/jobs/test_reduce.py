@@ -96,7 +96,7 @@ def test_it_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
 def test_it_does_not_go_on_with_other_options(tmp_path: Path) -> None:
     rows, made = write_rows(tmp_path / "rows.parquet", drawn(2_500)), model(tmp_path / "model")
     run_cut(rows, tmp_path / "out", made, "entered", 1)
-    with pytest.raises(ConfigError, match="begun with model .*, and other is asked for"):
+    with pytest.raises(ConfigError, match=r"begun with model .*, and other is asked for"):
         run(rows, tmp_path / "out", made, resume=True, about={"model": "other"})
 
 
