@@ -17,6 +17,7 @@ from pipeline import (
     cli_reduce,
     cli_retrain,
     cli_schedule,
+    cli_shadow,
     cli_sizing,
     cli_worker,
 )
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_letters.app)
 app.add_typer(cli_models.app)
+cli_models.app.command("shadow")(cli_shadow.shadow)
 
 
 def main() -> None:
