@@ -247,7 +247,7 @@ def _most_started(view: View) -> int:
 
 
 def _most_solved(view: View) -> int:
-    return min(_SOLVED_WINDOWS, max(2, _SOLVED_VALUES // (len(view.usual_C) * view.config.window)))
+    return min(_SOLVED_WINDOWS, _most_started(view))
 
 
 @torch.no_grad()

@@ -155,6 +155,11 @@ class Adopting:
         lane.pipeline.adopt_feedback(partition, offset, now.words.said)
         self._tell(lane)
 
+    @property
+    def replaced(self) -> Sequence[str]:
+        """Versions that the logs name and that cannot be had."""
+        return sorted({version for _, version in self._replaced})
+
     def forget(self, partition: TopicPartition) -> None:
         """Forget a partition whose state is thrown away."""
         if self._adopted.pop(partition, None) is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import (
+    cli_backtest,
     cli_feedback,
     cli_letters,
     cli_models,
@@ -189,6 +190,7 @@ app.command("feedback")(cli_feedback.feedback)
 app.command("schedule")(cli_schedule.schedule)
 app.command("reduce")(cli_reduce.reduce)
 app.command("features")(cli_reduce.features)
+app.command("backtest")(cli_backtest.backtest)
 
 
 @app.command()
@@ -217,6 +219,7 @@ def evaluate(
     """Measure detection on files with labels; a run that was stopped goes on."""
     from rich.console import Console
 
+    from pipeline.interrupting import Stopped
     from pipeline.jobs import evaluate as job
     from pipeline.jobs.evaluate_report import by_group, note, progress_bar, report
 
@@ -237,7 +240,7 @@ def evaluate(
     try:
         with progress_bar(screen) as progress:
             outcome = job.evaluate(options, planned, progress)
-    except job.Stopped as stopped:
+    except Stopped as stopped:
         print(f"offkey: {stopped}", file=sys.stderr)
         raise typer.Exit(130) from stopped
     if as_json:

@@ -1,5 +1,6 @@
 """Arguments and options that several commands have."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from pipeline.errors import ConfigError
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
+To = Annotated[str | None, typer.Option("--to", metavar="T", help="Rows that came in before it. Default: all.")]
 Streams = Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
 
@@ -26,16 +28,29 @@ def duration_s(option: str, text: str | None) -> float | None:
         raise ConfigError(f"{option}: {error}") from error
 
 
-def moment_ms(option: str, text: str) -> int:
-    """Return the moment that an option says, in ms since 1970; without a zone it is UTC.
+def range_ms(begin: str | None, end: str | None, now_ms: Callable[[], int]) -> tuple[int | None, int | None]:
+    """Return what --from and --to say, in ms since the epoch; None where one is not there.
 
     Raises:
-        ConfigError: it is no moment.
+        ConfigError: one is neither a moment with its zone nor how long ago, or the range is empty.
     """
-    from datetime import UTC, datetime
+    from_ms, to_ms = _moment_ms("--from", begin, now_ms), _moment_ms("--to", end, now_ms)
+    if from_ms is not None and from_ms >= (now_ms() if to_ms is None else to_ms):
+        raise ConfigError(f"--from {begin}: that is not before --to; swap the two, or leave one out")
+    return from_ms, to_ms
 
+
+def _moment_ms(option: str, text: str | None, now_ms: Callable[[], int]) -> int | None:
+    from pipeline.budgets import parse_duration
+    from pipeline.setting_types import parse_moment
+
+    if text is None:
+        return None
     try:
-        moment = datetime.fromisoformat(text)
+        return int(parse_moment(text).timestamp() * 1000)
     except ValueError as error:
-        raise ConfigError(f"{option} {text}: write a moment as 2026-11-29 or 2026-11-29T08:00:00Z") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        try:
+            # A number without a unit might be meant as a date.
+            return now_ms() - int(parse_duration(text if text[-1:].isalpha() else "none") * 1000)
+        except ValueError:
+            raise ConfigError(f"{option}: {error}, or how long ago, as 30d") from error

@@ -2,9 +2,8 @@
 
 import json
 import logging
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli_options import AsJson, ConfigPath, duration_s, moment_ms
+from pipeline.cli_options import AsJson, ConfigPath, To, range_ms
 from pipeline.cli_who_when import now_ms
 from pipeline.errors import ConfigError, SnapshotError
 
@@ -31,11 +30,14 @@ Dimensions = Annotated[
     int | None,
     typer.Option(min=1, help="Numbers of a code.", show_default="half as many as features, 8 at most"),
 ]
-OfLast = Annotated[str | None, typer.Option("--snapshots", metavar="D", help="Only those of so long, as in 30d.")]
 From = Annotated[
-    str | None, typer.Option("--from", metavar="TIME", help="Only records from then on, as in 2026-11-29T08:00.")
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="T",
+        help="Rows that came in from then on, as 2026-03-01T00:00:00Z, or so long ago, as 30d. Default: all.",
+    ),
 ]
-To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only records before then.")]
 Paths = Annotated[
     list[Path] | None,
     typer.Option(
@@ -49,7 +51,7 @@ Keep = Annotated[
     list[str] | None,
     typer.Option(metavar="COLUMN", help="With --input: have this column go along; may be repeated."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the sample and the training.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of the sample and the training.", show_default="0")]
 PartRows = Annotated[int, typer.Option(min=1_000, help="Rows of each file that is written.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what a stopped run has left.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin anew where an earlier run has written.")]
@@ -62,7 +64,6 @@ def reduce(
     stream: Stream,
     output: Output,
     dimensions: Dimensions = None,
-    snapshots: OfLast = None,
     begin: From = None,
     end: To = None,
     paths: Paths = None,
@@ -72,10 +73,21 @@ def reduce(
     ] = None,
     keep: Keep = None,
     color: Annotated[
-        str, typer.Option(metavar="COLUMN", help="What the picture's points are coloured by.")
-    ] = "error",
-    picture: Annotated[bool, typer.Option(help="Draw the picture; it needs matplotlib.")] = True,
-    seed: Seed = 0,
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="What the picture's points are coloured by: `score`, how strange the model finds a row, `error`, "
+            "or a column.",
+            show_default="score",
+        ),
+    ] = None,
+    picture: Annotated[
+        bool | None,
+        typer.Option(
+            "--picture/--no-picture", help="Draw the picture; it needs matplotlib.", show_default="picture"
+        ),
+    ] = None,
+    seed: Seed = None,
     part_rows: PartRows = _PART_ROWS,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -87,30 +99,34 @@ def reduce(
     """
     opened = _Opened(config, stream, output, resume, overwrite)
     if decode is not None:
-        _check_alone("--decode", snapshots, begin, end, paths, keep)
-        if dimensions is not None:
-            raise ConfigError("--dimensions: --decode reads codes as they are; leave it out")
+        asked = {"--dimensions": dimensions, "--from": begin, "--to": end, "--input": paths, "--keep": keep}
+        asked |= {"--color": color, "--seed": seed, "--picture": picture or None}
+        _refuse_beside("--decode turns codes back as they are", asked)
         opened.decode(decode, model, part_rows, as_json)
         return
-    if picture:
+    drawn = picture is not False
+    if color is not None and not drawn:
+        raise ConfigError(f"--color {color}: nothing is drawn with --no-picture; leave one of them out")
+    if drawn:
         import pipeline.jobs.figure  # noqa: F401  # says at once if matplotlib is missing
-    colour = None if color == "error" else color
-    named = [*(keep or ()), *([colour] if colour and paths else [])]
-    source = opened.source(snapshots, begin, end, paths, named, model)
-    options = opened.options("reduce", source, dimensions, model, seed, part_rows)
-    from pipeline.jobs.code_picture import check_colour
+    from pipeline.jobs.code_picture import SCORE, check_colour, is_made
     from pipeline.jobs.reduce import reduce_rows
 
-    if colour:
-        check_colour(source.names, source.features, colour)
-    options = replace(options, picture=picture, colour=colour)
+    colour = color or SCORE
+    shown = None if is_made(colour) else colour
+    source = opened.source(begin, end, paths, keep or (), model, shown)
+    if shown:
+        check_colour(source.names, source.features, shown)
+    drawing = colour if drawn else None
+    options = opened.options("reduce", source, dimensions, model, seed or 0, part_rows, picture=drawing)
+    options = replace(options, picture=drawing)
     report = opened.run(source, as_json, lambda progress: reduce_rows(source, options, opened.what, progress))
     if as_json:
         print(json.dumps(report))
         return
     from pipeline.jobs.reduce_report import lines
 
-    for line in lines(report, stream, output, picture):
+    for line in lines(report, stream, output, drawn):
         print(line)
 
 
@@ -123,13 +139,12 @@ def features(
         int | None,
         typer.Option(min=2, help="Rows of a window.", show_default="the stream's `window`, or 32"),
     ] = None,
-    snapshots: OfLast = None,
     begin: From = None,
     end: To = None,
     paths: Paths = None,
     model: Model = None,
     keep: Keep = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     part_rows: PartRows = _PART_ROWS,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -141,8 +156,8 @@ def features(
     if window is not None and not of_series:
         raise ConfigError("--window: it needs `kind: series`: records of features are told by themselves")
     rows = (window or opened.stream.window or 32) if of_series else None
-    source = opened.source(snapshots, begin, end, paths, keep or (), model)
-    options = opened.options("features", source, dimensions, model, seed, part_rows, window=rows)
+    source = opened.source(begin, end, paths, keep or (), model)
+    options = opened.options("features", source, dimensions, model, seed or 0, part_rows, window=rows)
     from pipeline.jobs.features import feature_rows
 
     report = opened.run(
@@ -170,7 +185,7 @@ class _Opened:
         self.stream: StreamSettings = self.settings.streams[self.name]
         self.output, self._resume, self._overwrite = output, resume, overwrite
         self.what = f"stream {self.name}"
-        self._input: dict[str, Any] = {}
+        self._asked: dict[str, Any] = {}
 
         # Before anything is read.
         from pipeline.jobs.parts import begun, refuse
@@ -181,22 +196,26 @@ class _Opened:
 
     def source(
         self,
-        of_last: str | None,
         begin: str | None,
         end: str | None,
         paths: Sequence[Path] | None,
         kept: Sequence[str],
         model: Path | None,
+        shown: str | None = None,
     ) -> "Input":
-        """Return the rows that are asked for."""
+        """Return the rows that are asked for.
+
+        Args:
+            shown: a column that is needed too, be it a feature or another.
+        """
         if paths:
-            _check_alone("--input", of_last, begin, end, None, None)
-            return self._files(paths, kept, model)
+            _refuse_beside("--input says which rows there are", {"--from": begin, "--to": end})
+            return self._files(paths, kept, model, shown)
         if kept:
             raise ConfigError(f"--keep {kept[0]}: snapshots hold nothing more; it needs --input")
-        return self._snapshots(of_last, begin, end)
+        return self._snapshots(begin, end)
 
-    def _files(self, paths: Sequence[Path], kept: Sequence[str], model: Path | None) -> "Input":
+    def _files(self, paths: Sequence[Path], kept: Sequence[str], model: Path | None, shown: str | None) -> "Input":
         from pipeline.jobs.parquet_input import ParquetInput
 
         names = self.stream.features
@@ -206,33 +225,19 @@ class _Opened:
             names = list(features_of(model))
         series = self.stream.series[0] if self.stream.series and len(self.stream.series) == 1 else None
         kept = [name for name in kept if names is None or name not in names]
-        source = ParquetInput(paths, names, kept=kept, series=series, time=self.stream.time)
+        source = ParquetInput(paths, names, kept=kept, shown=shown, series=series, time=self.stream.time)
         if self.stream.kind == "features":
             source.series = source.time = None
-        self._input = {"paths": [str(path) for path in paths]}
+        self._asked = {"input": [str(path) for path in paths]}
         self.what = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
         return source
 
-    def _snapshots(self, of_last: str | None, begin: str | None, end: str | None) -> "Input":
+    def _snapshots(self, begin: str | None, end: str | None) -> "Input":
         from pipeline.connectors.snapshots import StoredSnapshots
         from pipeline.connectors.storage import ObjectStorage
         from pipeline.jobs.blocks import SnapshotInput
 
-        of_last_s = duration_s("--snapshots", of_last)
-        if of_last_s is not None and (begin or end):
-            raise ConfigError("--snapshots: it says a time of its own; leave --from and --to out")
-        to_ms = now_ms() if end is None else moment_ms("--to", end)
-        from_ms = -1 if begin is None else moment_ms("--from", begin)
-        if of_last_s is not None:
-            from_ms = to_ms - int(1000 * of_last_s)
-        asked = {"snapshots": of_last, "from": begin, "to": end}
-        if from_ms >= to_ms:
-            raise ConfigError(f"--from {begin} is not before --to {end or 'now'}; give an earlier one")
-        before = (self._begun or {}).get("input", {})
-        if before.get("asked") == asked:
-            # What was asked for then: `now` has gone on.
-            from_ms, to_ms = before["range_ms"]
-        self._input = {"asked": asked, "range_ms": [from_ms, to_ms]}
+        from_ms, to_ms = range_ms(begin, end, now_ms)
         snapshots = StoredSnapshots(ObjectStorage(self.settings.storage))
         held = snapshots.schema(self.name)
         if held is None:
@@ -246,7 +251,13 @@ class _Opened:
                 f"and its `kind` is {self.stream.kind}; set `kind` back"
             )
         names = self.stream.features or held.features
-        return SnapshotInput(snapshots, self.name, names, held.has_series, (from_ms, to_ms))
+        range_ = [-1 if from_ms is None else from_ms, now_ms() if to_ms is None else to_ms]
+        until: dict[str, int] = dict(snapshots.ends(self.name))
+        if self._begun and (self._begun.get("from"), self._begun.get("to")) == (begin, end):
+            # What was there then: since, time has gone on, and records were kept.
+            range_, until = self._begun.get("range_ms", range_), self._begun.get("until", until)
+        self._asked = {"from": begin, "to": end, "range_ms": range_, "until": until}
+        return SnapshotInput(snapshots, self.name, names, held.has_series, (range_[0], range_[1]), until)
 
     def options(
         self,
@@ -267,7 +278,7 @@ class _Opened:
         about = {
             "command": command,
             "stream": self.name,
-            "input": self._input,
+            **self._asked,
             "features": list(source.features),
             "columns": list(source.names),
             "dimensions": dimensions,
@@ -322,11 +333,10 @@ class _Opened:
 
     def run(self, source: "Input", hidden: bool, work: "Callable[[Progress], dict[str, Any]]") -> dict[str, Any]:
         """Do the work under a progress bar; what stops it says how to go on."""
-        from pipeline.jobs.parts import Stopped
+        from pipeline.interrupting import Stopped, interrupted_between_steps
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            with _bar(hidden) as progress:
+            with interrupted_between_steps() as step, _bar(step, hidden) as progress:
                 return work(progress)
         except Stopped as stopped:
             print(f"offkey: {stopped}", file=sys.stderr)
@@ -336,23 +346,19 @@ class _Opened:
                 logger.warning("%s", gap)
 
 
-def _check_alone(
-    option: str,
-    of_last: str | None,
-    begin: str | None,
-    end: str | None,
-    paths: Sequence[Path] | None,
-    keep: Sequence[str] | None,
-) -> None:
-    others = {"--snapshots": of_last, "--from": begin, "--to": end, "--input": paths, "--keep": keep}
-    beside = [name for name, given in others.items() if given]
-    if beside:
-        raise ConfigError(f"{option}: it says which rows there are; leave {beside[0]} out")
+def _refuse_beside(why: str, others: Mapping[str, object]) -> None:
+    """Refuse options that would be passed over in silence."""
+    for name, given in others.items():
+        if given is not None:
+            raise ConfigError(f"{name}: {why}; leave it out")
 
 
 @contextmanager
-def _bar(hidden: bool) -> "Iterator[Progress]":
-    """Show what is done on standard error, if that is a terminal; else a line of the log for each step."""
+def _bar(step: "Callable[[], None]", hidden: bool) -> "Iterator[Progress]":
+    """Show what is done on standard error, if that is a terminal; else a line of the log for each kind of work.
+
+    Each time, take a `step`.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -377,5 +383,6 @@ def _bar(hidden: bool) -> "Iterator[Progress]":
                     logger.info("%s", what)
                 last = what
             bar.update(task, completed=done, total=of, rows=f"{int(done):,} rows" if of != 1.0 else "")
+            step()
 
         yield progress

@@ -20,7 +20,7 @@ from pipeline.fields import decoder_of
 from pipeline.protocols import ModelVersion, Registry
 from pipeline.setting_types import split_path
 from pipeline.stages.bounds import Bounds
-from pipeline.stages.decode import split_series_name
+from pipeline.stages.decode import Decoder, split_series_name
 from pipeline.stages.muting import Maintenance, StormLimit
 from pipeline.stages.scoring import Scorer
 from pipeline.stages.thresholds import OfBudget
@@ -154,15 +154,16 @@ def lane_around(
     model: StreamModel,
     partitions: int = 1,
     load: Callable[[str], StreamModel] | None = None,
+    decoder: Decoder | None = None,
 ) -> Lane:
     """Put a stream's stages together around a model; its topic's partitions share the stream's budget.
 
-    `load` gets its other versions.
+    `load` gets its other versions; `decoder` stands in the place of the one that the stream's format asks for.
     """
     kind = SeriesPipeline if settings.kind == "series" else FeaturesPipeline
 
     def stages(model: StreamModel) -> tuple[StreamPipeline, StreamPlan]:
-        plan = _plan(stream, settings, model, partitions)
+        plan = _plan(stream, settings, model, partitions, decoder)
         return kind(plan, model, model.detector.device), plan
 
     pipeline, plan = stages(model)
@@ -172,11 +173,13 @@ def lane_around(
     )
 
 
-def _plan(stream: str, settings: StreamSettings, model: StreamModel, partitions: int) -> StreamPlan:
+def _plan(
+    stream: str, settings: StreamSettings, model: StreamModel, partitions: int, decoder: Decoder | None
+) -> StreamPlan:
     alerts = settings.alerts
     return StreamPlan(
         name=stream,
-        decoder=decoder_of(settings, model.detector.spec.features),
+        decoder=decoder or decoder_of(settings, model.detector.spec.features),
         series_in_budget=series_in_budget(alerts, partitions),
         fields_of=_fields_of(settings),
         quiet_points=alerts.quiet_points,

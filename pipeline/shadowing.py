@@ -92,9 +92,10 @@ class Shadowing:
                     beside.follow(each)
 
     def close(self, most_s: float) -> None:
-        """End all, and store what they saw if that takes no longer."""
+        """End all, and store what they saw, as far as storage takes it meanwhile."""
+        until_s = self._clock() + most_s
         for stream in list(self._beside):
-            self._end(stream, most_s)
+            self._end(stream, max(until_s - self._clock(), 0))
 
     def _begin(self, lane: Lane, model: StreamModel) -> None:
         self._beside[lane.name] = _Beside(lane, model)

@@ -118,6 +118,13 @@ class Kept:
     """Whether there is nothing of this topic, but something of an earlier one of its name."""
 
 
+class Position(NamedTuple):
+    """A record of a partition, of the topic with this id."""
+
+    topic_id: str
+    offset: int
+
+
 class Schema(NamedTuple):
     """What tells the columns of one file from those of another."""
 
@@ -169,6 +176,12 @@ class Snapshots(Protocol):
     def partitions_at_first(self, stream: str, topic_id: str, partitions_now: Callable[[], int]) -> int:
         """Return how many partitions a topic had when its recording began; the first answer is kept for ever."""
 
+    def partitions(self, stream: str) -> Sequence[TopicPartition]:
+        """Return the partitions of which anything is kept, or of which recording has begun."""
+
+    def ends(self, stream: str) -> Mapping[str, int]:
+        """Return up to before which offset each partition of each topic is kept, under a name that `read` knows."""
+
     def schema(self, stream: str) -> Schema | None:
         """Return what the stream's newest file holds; None: there is no file that can be read.
 
@@ -199,6 +212,8 @@ class Snapshots(Protocol):
         to_ms: int,
         gap: Callable[[Gap], None],
         features: Sequence[str] | None = None,
+        since: Mapping[TopicPartition, Position | None] | None = None,
+        until: Mapping[str, int] | None = None,
     ) -> Iterator[SnapshotRows]:
         """Yield all rows with Kafka timestamps from `from_ms` to before `to_ms`, each row once.
 
@@ -206,7 +221,9 @@ class Snapshots(Protocol):
         told of offsets that are missing before the rows behind them come. Files are removed and merged beside it.
 
         `features` that are not those of the files are refused; None: all files have the same, whichever. All hold
-        series, or none does.
+        series, or none does. With `since` only these partitions are read, each from a record on: neither what comes
+        before it of its topic, nor an earlier topic of that name. None: from its first record. With `until`, as
+        `ends` returned it, nothing is read that was recorded after that.
 
         Raises:
             SnapshotError: a file is damaged, or has another schema.

@@ -69,6 +69,8 @@ class Scored:
     offset_M: IntArray
     score_M: FloatArray
     threshold_M: FloatArray
+    row_M: IntArray
+    """Row in the record."""
 
 
 def scored_of(judged: Sequence[tuple[Points, FloatArray, FloatArray]], names: Sequence[str]) -> Scored:
@@ -80,6 +82,7 @@ def scored_of(judged: Sequence[tuple[Points, FloatArray, FloatArray]], names: Se
         np.concatenate([np.zeros(0, np.int64), *(each.offset_M for each in points)]),
         np.concatenate([np.zeros(0), *(score_K for _, score_K, _ in judged)]),
         np.concatenate([np.zeros(0), *(threshold_K for _, _, threshold_K in judged)]),
+        np.concatenate([np.zeros(0, np.int64), *(each.inner_M for each in points)]),
     )
 
 

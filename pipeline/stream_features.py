@@ -214,4 +214,5 @@ def _scored(batches: Sequence[Batch], score_M: FloatArray, threshold_M: FloatArr
         np.concatenate([batch.offset_N for batch in batches]),
         score_M,
         threshold_M,
+        np.concatenate([batch.place_in_record_N for batch in batches]),
     )

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 _BUSY_POLL_S = 0.05
 _CHECKPOINT_PATIENCE_S = 5.0
-_SHADOW_PATIENCE_S = 2.0
+_SHADOW_PATIENCE_S = 1.0
 _FLUSHED_BY, _CHECKPOINTED_BY = 0.6, 0.8
 """Shares of a stop's budget that may be gone after the last flush and after the last checkpoint."""
 
@@ -197,6 +197,8 @@ class Worker:
             self._count(polled, outcomes)
             if self.shadowing is not None:
                 self.shadowing.follow(self._judged)
+                # Their records are needed no more.
+                self._judged = []
         if self.clock() >= self._checkpoint_due_s:
             self.partitions.forget_remade()
             self.partitions.checkpointing.begin_round()

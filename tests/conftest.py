@@ -16,6 +16,9 @@ from tests.buckets import MotoServer
 # One thread is as fast on small models, and far faster on a busy machine.
 torch.set_num_threads(1)
 
+# scikit-learn leaves some of its checks of estimators out without it; scipy, which it imports, reads it once.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
 # A suite that was started in the background ignores Ctrl-C, and programs that tests stop by it would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

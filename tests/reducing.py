@@ -53,7 +53,7 @@ def write_rows(path: Path, x_NF: npt.NDArray[np.float64], features: Sequence[str
 
 
 def options(output: Path, model: Path | None, **further: Any) -> Options:
-    chosen: dict[str, Any] = {"part_rows": PART_ROWS, "picture": False, "about": {"model": str(model)}, **further}
+    chosen: dict[str, Any] = {"part_rows": PART_ROWS, "about": {"model": str(model)}, **further}
     return Options(output, model=model, **chosen)
 
 

@@ -218,12 +218,18 @@ class Bench:
             self.broker.append(self.payments, value, timestamp=BEGIN_MS)
 
     def worker(
-        self, wrap: Callable[[Any], Any] = lambda part: part, *, max_poll_records: int = 97, **options: Any
+        self,
+        wrap: Callable[[Any], Any] = lambda part: part,
+        *,
+        max_poll_records: int = 97,
+        around: Callable[[Lane], Lane] = lambda lane: lane,
+        **options: Any,
     ) -> Worker:
-        """Return a new worker; `wrap` may put something around each of what it talks to."""
+        """Return a new worker; `wrap` may put something around each of what it talks to, `around` around a stream's
+        stages."""
         source = MemorySource(self.broker, [self.metrics, self.payments], max_poll_records)
         names = {"metrics": self.metrics, "payments": self.payments}
-        renamed = [replace(lane, topic=names[lane.topic]) for lane in lanes(**options)]
+        renamed = [around(replace(lane, topic=names[lane.topic])) for lane in lanes(**options)]
         wrapped = wrap(source)
         delivery: Delivery
         if self.exactly_once:

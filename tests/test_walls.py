@@ -97,6 +97,7 @@ def test_only_commands_build_connectors() -> None:
     outside = ("pipeline/connectors/", "pipeline/demo/", "pipeline/jobs/")
     assert {path for path in importers("pipeline.connectors") if not path.startswith(outside)} == {
         "pipeline/cli.py",
+        "pipeline/cli_backtest.py",
         "pipeline/cli_feedback.py",
         "pipeline/cli_letters.py",
         "pipeline/cli_models.py",

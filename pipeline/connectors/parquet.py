@@ -160,12 +160,28 @@ class Reader:
             raise ParquetError(_first_line(error)) from error
 
 
-class Writer:
-    """Writes the rows of one file, portion by portion, into memory."""
+@contextlib.contextmanager
+def of_user(path: Path, remedy: str) -> Iterator[None]:
+    """Have what is wrong with a file that a user has named be the user's mistake.
 
-    def __init__(self, facts: Mapping[str, str]) -> None:
+    Raises:
+        ConfigError: it is no whole Parquet file, which has this remedy, or it cannot be read.
+    """
+    try:
+        yield
+    except ParquetError as error:
+        raise ConfigError(f"{path}: is not a whole Parquet file ({error}); {remedy}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+class Writer:
+    """Writes the rows of one file, portion by portion, into memory or, by its path, as they come."""
+
+    def __init__(self, facts: Mapping[str, str], path: Path | None = None) -> None:
+        """Raises OSError where the path cannot be written; so do `add` and `close`, as where the disk is full."""
         self._facts = facts
-        self._sink = pyarrow.BufferOutputStream()
+        self._sink = pyarrow.BufferOutputStream() if path is None else pyarrow.OSFile(str(path), "wb")
         self._writer: Any = None
 
     def add(self, columns: Mapping[str, Array | Coded]) -> None:
@@ -184,6 +200,12 @@ class Writer:
                 write_page_checksum=True,
             )
         self._writer.write_table(table, row_group_size=ROWS_A_GROUP)
+
+    def close(self) -> None:
+        """End the file, which is at its path."""
+        assert self._writer is not None, "a file has columns"
+        self._writer.close()
+        self._sink.close()
 
     def finish(self) -> memoryview:
         """Return the file's bytes."""

@@ -40,7 +40,7 @@ from pipeline.connectors.snapshot_names import (
 from pipeline.connectors.snapshot_tidying import tidy
 from pipeline.errors import ConfigError, SnapshotDamaged, SnapshotError, TransientError
 from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import Gap, Kept, Limits, Schema, SnapshotRows, Tidied, in_order, joined
+from pipeline.snapshots import Gap, Kept, Limits, Position, Schema, SnapshotRows, Tidied, in_order, joined
 from pipeline.stages.decode import MAX_TIME_MS
 
 logger = logging.getLogger(__name__)
@@ -92,6 +92,18 @@ class StoredSnapshots:
                 "committed offset then begin where the stream's `start` says"
             ) from error
 
+    def partitions(self, stream: str) -> Sequence[TopicPartition]:
+        names = self._storage.list(folder_of(stream))
+        topics = [
+            *(unit.topic for unit in units_of(stream, names)),
+            *(topic for topic, _ in begun_of(stream, names)),
+        ]
+        return sorted({topic.partition for topic in topics})
+
+    def ends(self, stream: str) -> Mapping[str, int]:
+        groups = _by_topic([unit for unit in self.units(stream) if unit.is_whole])
+        return {_called(topic): max(unit.covered.end for unit in group) for topic, group in groups.items()}
+
     def schema(self, stream: str) -> Schema | None:
         units = sorted(self.units(stream), key=lambda unit: (unit.newest_day, unit.covered.end), reverse=True)
         for unit in units:
@@ -133,13 +145,17 @@ class StoredSnapshots:
         to_ms: int,
         gap: Callable[[Gap], None],
         features: Sequence[str] | None = None,
+        since: Mapping[TopicPartition, Position | None] | None = None,
+        until: Mapping[str, int] | None = None,
     ) -> Iterator[SnapshotRows]:
         reading = _Reading(self, stream, from_ms, to_ms, gap, features)
         units = self.units(stream)
         # A topic that was made anew comes behind the earlier one.
         first_day = {topic: min(unit.oldest_day for unit in group) for topic, group in _by_topic(units).items()}
-        for topic in sorted(first_day, key=lambda topic: (topic.partition, first_day[topic], topic)):
-            yield from reading.topic(topic, units)
+        topics = sorted(first_day, key=lambda topic: (topic.partition, first_day[topic], topic))
+        for topic, offset in _asked(topics, since):
+            rows = reading.topic(topic, units, offset)
+            yield from rows if until is None else _before(rows, until.get(_called(topic), 0))
 
     def tidy(self, stream: str, now_ms: int, limits: Limits, mine: Callable[[TopicPartition], bool]) -> Tidied:
         return tidy(self._storage, stream, now_ms, limits, mine)
@@ -180,9 +196,9 @@ class _Reading:
         """Before this offset nothing is left to tell; None: nothing was told yet."""
         self._gaps: set[OffsetRange] = set()
 
-    def topic(self, topic: Topic, units: Sequence[Unit]) -> Iterator[SnapshotRows]:
-        """Yield the rows of one topic's partition; lists again where a file has gone."""
-        self._told = None
+    def topic(self, topic: Topic, units: Sequence[Unit], begin: int | None = None) -> Iterator[SnapshotRows]:
+        """Yield the rows of one topic's partition from an offset on; lists again where a file has gone."""
+        self._told = begin
         self._gaps.clear()
         missed: set[str] = set()
         while True:
@@ -254,6 +270,37 @@ def _counted(stream: str) -> Iterator[None]:
     except SnapshotError:
         metrics.SNAPSHOT_FILES_REFUSED.labels(stream).inc()
         raise
+
+
+def _asked(
+    topics: Sequence[Topic], since: Mapping[TopicPartition, Position | None] | None
+) -> Iterator[tuple[Topic, int | None]]:
+    """Yield the topics that are to be read, which stand in their order, each with its first offset; None: all."""
+    if since is None:
+        yield from ((topic, None) for topic in topics)
+        return
+    for place, at in sorted(since.items()):
+        later = [topic for topic in topics if topic.partition == place]
+        if at is not None:
+            first = topic_of(place, at.topic_id)
+            if first not in later:
+                continue
+            yield first, at.offset
+            later = later[later.index(first) + 1 :]
+        yield from ((topic, None) for topic in later)
+
+
+def _before(parts: Iterator[SnapshotRows], end: int) -> Iterator[SnapshotRows]:
+    """Yield the rows with offsets before one; a file may have been merged with what came after it."""
+    for rows in parts:
+        if len(rows) and rows.offset_N[-1] >= end:
+            yield rows.take(rows.offset_N < end)
+            return
+        yield rows
+
+
+def _called(topic: Topic) -> str:
+    return f"{topic.partition.topic}-{topic.partition.partition}-{topic.id_hash}"
 
 
 def _by_topic(units: Sequence[Unit]) -> dict[Topic, list[Unit]]:

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from pipeline.demo import plot
+from pipeline.demo.cards import SHOWN_SCORE
 from pipeline.demo.life import STREAM, Course
-from pipeline.demo.report import SHOWN_SCORE
 from pipeline.stages.alerts import Alert
 
 

@@ -4,7 +4,7 @@ Legend: N points, F features.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from pipeline.stages.alerts import Alert, FeatureView
 from pipeline.stages.incidents import ENDS, Severity
 
 FloatArray = npt.NDArray[np.float64]
+BY_LABEL: Mapping[Verdict, str] = {"found": "found", "near": "beside a label", "false": "false alarm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,10 @@ class SeriesView:
     """First and last x of each labelled incident."""
     found: Sequence[bool]
     incidents: Sequence[IncidentView]
+    words: Mapping[Verdict, str] = field(default_factory=lambda: BY_LABEL)
+    """What the verdicts are called."""
+    told: str = ""
+    """What is said of its incidents; "": how many labels were found."""
 
     @property
     def highest_score(self) -> float:

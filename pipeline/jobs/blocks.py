@@ -79,8 +79,14 @@ class SnapshotInput:
         features: Sequence[str],
         has_series: bool,
         range_ms: tuple[int, int],
+        until: Mapping[str, int] | None = None,
     ) -> None:
-        self._snapshots, self._stream, self._range_ms = snapshots, stream, range_ms
+        """Take rows of a range of Kafka timestamps.
+
+        Args:
+            until: as `Snapshots.ends` returns it: nothing that is kept later is read; None: all is.
+        """
+        self._snapshots, self._stream, self._range_ms, self._until = snapshots, stream, range_ms, until
         self.features = tuple(features)
         self.series = SERIES if has_series else None
         self.names: Sequence[str] = [PARTITION, "offset", "row", TIME, *([SERIES] if has_series else []), LATE]
@@ -89,7 +95,10 @@ class SnapshotInput:
 
     def blocks(self) -> Iterator[Block]:
         self.gaps.clear()
-        for rows in self._snapshots.read(self._stream, *self._range_ms, self.gaps.append, self.features):
+        read = self._snapshots.read(
+            self._stream, *self._range_ms, self.gaps.append, self.features, until=self._until
+        )
+        for rows in read:
             if len(rows):
                 yield Block(_named(rows), rows.values_NF)
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.codes import Coder
+from models.spec import shortened
 from pipeline.connectors.parquet import Coded
 from pipeline.errors import ConfigError
 from pipeline.jobs.blocks import Block
@@ -20,35 +21,33 @@ from pipeline.jobs.sample import Look
 _MOST_POINTS, _MOST_BARS, _MOST_NAMES = 6_000, 16, 8
 _NAMED = ("#14507a", "#e4572e", "#4c9f70", "#8e5ea2", "#e0a030", "#3fa7d6", "#a23b72", "#6b7a3a")
 _OTHERS = "#c3ccd4"
-ERROR, _LEAST_ERROR = "error", 1e-6
+SCORE, ERROR = "score", "error"
+_LEAST_ERROR, _HIGHEST_SCORE = 1e-6, 100.0
 _OUTSIDE = 0.002
 """Share of the points at each end of an axis that may lie outside of it: one far point would hide all others."""
 
 
-def draw_codes(path: Path, coder: Coder, looked: Look, quality: Quality, colour: str | None, title: str) -> None:
-    """Write the picture.
+def draw_codes(path: Path, coder: Coder, looked: Look, quality: Quality, colour: str, title: str) -> None:
+    """Write the picture; raises as `check_colour` does.
 
     Args:
-        colour: the column that points are coloured by; None: their error.
-
-    Raises:
-        ConfigError: there is no such column.
+        colour: what points are coloured by: their `score` by the model, their `error`, or a column.
     """
     sample = looked.sample.cut(0, _MOST_POINTS)
     coded = code_rows(coder, sample.values_NF, sample.usable_N)
     center_F, scale_F, components_FD = principal(looked.learning.values_NF, coder.dimensions)
     by_pca_SD = (sample.values_NF - center_F) / scale_F @ components_FD
-    name, shade = colours(sample, coder.features, colour, coded.error_N)
+    shade = colours(sample, coder, colour, coded.error_N)
     few = [number for number, name_ in enumerate(coder.features)][:_MOST_BARS]
     with picture(path, 13, 4.6) as figure:
         left, middle, right = figure.subplots(1, 3, width_ratios=[1.15, 1, 0.8])
         shown = _points(
-            left, *_two(coded.code_ND.astype(np.float64), "code_{}", coded.error_N), shade, name == ERROR
+            left, *_two(coded.code_ND.astype(np.float64), "code_{}", coded.error_N), shade, colour == ERROR
         )
         left.set_title(f"autoencoder, {coder.dimensions} numbers", loc="left", fontsize=10)
-        _points(middle, *_two(by_pca_SD, "component {}", coded.error_N), shade, name == ERROR)
+        _points(middle, *_two(by_pca_SD, "component {}", coded.error_N), shade, colour == ERROR)
         middle.set_title(f"PCA, {coder.dimensions} numbers", loc="left", fontsize=10)
-        _legend(figure, left, name, shade, shown)
+        _legend(figure, left, colour, shade, shown)
         _bars(right, [coder.features[number] for number in few], quality.coder_F[few], quality.pca_F[few])
         if len(coder.features) > len(few):
             right.set_title(f"the first {len(few)} of {len(coder.features)} features", loc="left", fontsize=10)
@@ -62,6 +61,11 @@ def draw_codes(path: Path, coder: Coder, looked: Look, quality: Quality, colour:
         )
 
 
+def is_made(colour: str) -> bool:
+    """Tell whether it is the model that makes what points are coloured by."""
+    return colour in (SCORE, ERROR)
+
+
 def check_colour(columns: Any, features: tuple[str, ...], colour: str) -> None:
     """See that a picture can be coloured by this column.
 
@@ -70,25 +74,29 @@ def check_colour(columns: Any, features: tuple[str, ...], colour: str) -> None:
     """
     if colour not in features and colour not in columns:
         raise ConfigError(
-            f"--color {colour}: there is no such column; there are {', '.join([*columns, *features][:20])}"
+            f"--color {colour}: there is no such column; there are "
+            f"{shortened([SCORE, ERROR, *columns, *features], 20)}"
         )
 
 
-def colours(
-    sample: Block, features: tuple[str, ...], colour: str | None, error_S: npt.NDArray[Any]
-) -> tuple[str, npt.NDArray[Any] | Coded]:
-    """Return what the points are coloured by: its name, and a number or name of each."""
-    if colour is None or (colour == ERROR and colour not in sample.columns):
-        return ERROR, np.maximum(error_S.astype(np.float64), _LEAST_ERROR)
+def colours(sample: Block, coder: Coder, colour: str, error_S: npt.NDArray[Any]) -> npt.NDArray[Any] | Coded:
+    """Return a number or name of each point, by which it is coloured.
+
+    Scores are those of a worker that serves this model: of normal rows one in 1,000 is above 30.
+    """
+    if colour == SCORE:
+        return np.minimum(coder.detector.score_rows(sample.values_NF), _HIGHEST_SCORE)
+    if colour == ERROR:
+        return np.maximum(error_S.astype(np.float64), _LEAST_ERROR)
     if colour in sample.columns:
         column = sample.columns[colour]
         if isinstance(column, Coded):
-            return colour, column
+            return column
         if column.dtype.kind == "b":
-            return colour, Coded([f"not {colour}", colour], column.astype(np.int64))
-        return colour, column.astype(np.float64)
-    check_colour(sample.columns, features, colour)
-    return colour, sample.values_NF[:, features.index(colour)]
+            return Coded([f"not {colour}", colour], column.astype(np.int64))
+        return column.astype(np.float64)
+    check_colour(sample.columns, coder.features, colour)
+    return sample.values_NF[:, coder.features.index(colour)]
 
 
 def _two(z_SD: npt.NDArray[np.float64], name: str, error_S: npt.NDArray[Any]) -> tuple[Any, Any, str, str]:

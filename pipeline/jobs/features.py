@@ -9,6 +9,7 @@ Legend: N rows, F features, S series.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from models.codes import Coder
@@ -18,7 +19,6 @@ from pipeline.jobs import coding
 from pipeline.jobs.blocks import LATE, Block, Column, Input
 from pipeline.jobs.parts import opened
 from pipeline.jobs.reduce import (
-    Entered,
     Options,
     Progress,
     coder_for,
@@ -26,13 +26,13 @@ from pipeline.jobs.reduce import (
     look_at,
     named_apart,
     stops,
+    stream_all,
     summed,
     sums_of,
     told,
     total_of,
 )
 from pipeline.jobs.series_windows import SeriesLengths, SeriesWindows
-from pipeline.jobs.streaming import stream
 
 
 class Featuring:
@@ -90,12 +90,8 @@ def feature_rows(
                 _require_windows(lengths, window, what)
             coder = coder_for(source, options, parts, looked, progress) if len(source.features) > 1 else None
             windows = SeriesWindows(len(source.features), window, source.series, source.time) if window else None
-            step = Entered(
-                Featuring(source.features, coder, windows), {"digest": looked.digest, "of_rows": looked.rows}
-            )
-            stream(
-                source, parts, options.part_rows, step, lambda rows: progress("writing", rows, float(looked.rows))
-            )
+            step = Featuring(source.features, coder, windows)
+            stream_all(source, parts, options, step, looked, what, partial(progress, "writing"))
             report: dict[str, Any] = {"command": "features", "rows": looked.rows, "features": list(source.features)}
             if coder is not None:
                 progress("judging", 0.0, None)

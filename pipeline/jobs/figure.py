@@ -90,8 +90,11 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
 def _write(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=120, format="png", facecolor="white")
-    unfinished.replace(path)
+    try:
+        figure.savefig(unfinished, dpi=120, format="png", facecolor="white")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _height(rows: Labelled) -> float:

@@ -8,14 +8,13 @@ Legend: N rows, F features.
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.spec import shortened
-from pipeline.connectors.parquet import Coded, Columns, ParquetError, Reader
+from pipeline.connectors.parquet import Coded, Columns, Reader, of_user
 from pipeline.errors import ConfigError
 from pipeline.jobs.blocks import LATE, SERIES, TIME, Block, Column, FloatArray
 from pipeline.jobs.parts import complete
@@ -23,6 +22,7 @@ from pipeline.jobs.parts import complete
 NAMING = ("partition", "offset", "row", TIME, "timestamp", SERIES, LATE)
 _NO_FEATURES = {*NAMING, "kafka_ms", "file", "file_row", "label", "train", "scored", "warming", "day"}
 _ROWS = 131_072
+_REMEDY = "leave it out, or write it again"
 
 
 class ParquetInput:
@@ -34,6 +34,7 @@ class ParquetInput:
         features: Sequence[str] | None,
         *,
         kept: Sequence[str] = (),
+        shown: str | None = None,
         series: str | None = None,
         time: str | None = None,
     ) -> None:
@@ -43,6 +44,7 @@ class ParquetInput:
             paths: files, or folders of them.
             features: None for every number that names nothing.
             kept: columns that go along besides.
+            shown: one that goes along unless it is a feature, if it is there.
             series: another column than `series` that names a row's series.
             time: another column than `time_ms` or `timestamp` that holds event times.
 
@@ -50,15 +52,18 @@ class ParquetInput:
             ConfigError: there are none, one cannot be read, lacks a column, or holds another kind of it.
         """
         self._files = _files(paths)
-        with _translated(self._files[0]):
+        with of_user(self._files[0], _REMEDY):
             first = Reader(self._files[0])
         own = [name for name in (series, time) if name is not None and name in first.names]
         naming = [name for name in NAMING if name in first.names]
         self.features = tuple(features or _numbers(first, [*own, *kept]))
         if not self.features:
             raise ConfigError(f"{self._files[0]}: no column holds numbers; name some in the stream's `features`")
+        also = [shown] if shown in first.names else []
         self._kept = [
-            name for name in dict.fromkeys([*naming, *own, *kept]) if name not in self.features or name in kept
+            name
+            for name in dict.fromkeys([*naming, *own, *kept, *also])
+            if name not in self.features or name in kept
         ]
         self.series = _first([series, SERIES], self._kept)
         self.time = _first([time, TIME, "timestamp"], self._kept)
@@ -67,7 +72,7 @@ class ParquetInput:
         self._kinds = _kinds(self._files[0], first, [*self._kept, *self.features])
         self.rows = first.rows
         for path in self._files[1:]:
-            with _translated(path):
+            with of_user(path, _REMEDY):
                 other = Reader(path)
             kinds = _kinds(path, other, list(self._kinds))
             if differing := [name for name, kind in kinds.items() if _sort(kind) != _sort(self._kinds[name])]:
@@ -81,7 +86,7 @@ class ParquetInput:
     def blocks(self) -> Iterator[Block]:
         for path in self._files:
             done = 0
-            with _translated(path):
+            with of_user(path, _REMEDY):
                 for columns in Reader(path).batches(list(self._kinds), _ROWS):
                     yield self._block(path, columns, done)
                     done += columns.rows
@@ -109,7 +114,7 @@ def codes_input(folder: Path) -> ParquetInput:
     if said is not None and not said:
         raise ConfigError(f"{folder}: it is not complete; finish it with the command that began it and --resume")
     path = _files([folder])[0]
-    with _translated(path):
+    with of_user(path, _REMEDY):
         names = Reader(path).names
     codes = [name for name in names if re.fullmatch(r"code_\d+", name)]
     if not codes:
@@ -191,15 +196,3 @@ def _floats(path: Path, columns: Columns, name: str) -> FloatArray:
 
 def _first(names: Sequence[str | None], there: Sequence[str]) -> str | None:
     return next((name for name in names if name in there), None)
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except ParquetError as error:
-        raise ConfigError(
-            f"{path}: is not a whole Parquet file ({error}); leave it out, or write it again"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error

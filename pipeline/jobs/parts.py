@@ -9,7 +9,6 @@ what the manifest does not list is not there, and is written again. A part depen
 so a run that goes on (`--resume`) ends in the same bytes as one that was never stopped.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,15 +19,12 @@ from typing import Any
 
 from pipeline.connectors.parquet import encode
 from pipeline.errors import ConfigError, TransientError
+from pipeline.jobs.alone import alone
 from pipeline.jobs.blocks import Column
 
 MANIFEST, MODEL, REPORT, PICTURE = "manifest.json", "model", "report.json", "picture.png"
 FORMAT = "offkey.parts"
 _VERSION = 1
-
-
-class Stopped(Exception):
-    """The user stopped the run; its text says what is whole and how to go on."""
 
 
 class Parts:
@@ -170,16 +166,7 @@ def opened(path: Path, about: Mapping[str, Any], *, resume: bool, overwrite: boo
     Raises:
         ConfigError: it holds something, and neither `resume` nor `overwrite` fits that; or another run writes it.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); take another --output") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{path}: another command writes here; wait, or take another --output") from error
+    with alone(path, "command", "--output"):
         yield _begin(path, about, resume, overwrite)
 
 

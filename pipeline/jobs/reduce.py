@@ -11,8 +11,10 @@ Legend: N rows, F features, D numbers of a code.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ from models.manifest import MANIFEST as MODEL_MANIFEST
 from models.spec import shortened
 from pipeline.connectors.parquet import Array
 from pipeline.errors import ConfigError, SnapshotError
+from pipeline.interrupting import Stopped
 from pipeline.jobs import coding
 from pipeline.jobs.blocks import Block, BoolArray, Column, Input
-from pipeline.jobs.parts import MODEL, PICTURE, REPORT, Parts, Stopped, opened
+from pipeline.jobs.parts import MODEL, PICTURE, REPORT, Parts, opened
 from pipeline.jobs.sample import Look, look
-from pipeline.jobs.streaming import PART_ROWS, stream
+from pipeline.jobs.streaming import PART_ROWS, Step, stream
 
 ERROR = "error"
 Progress = Callable[[str, float, float | None], None]
@@ -47,9 +50,8 @@ class Options:
     """A folder of a model that was made before; None: one is trained."""
     seed: int = 0
     part_rows: int = PART_ROWS
-    colour: str | None = None
-    """The column that the picture is coloured by; None: by the error."""
-    picture: bool = True
+    picture: str | None = None
+    """What the picture's points are coloured by; None: there is none."""
     resume: bool = False
     overwrite: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -151,26 +153,40 @@ def reduce_rows(source: Input, options: Options, what: str, progress: Progress) 
         with stops(parts):
             looked = look_at(source, options, parts, what, lambda block: None, progress)
             coder = coder_for(source, options, parts, looked, progress)
-            seen = {"digest": looked.digest, "of_rows": looked.rows}
-            step = Entered(Reducing(coder), seen)
-            stream(
-                source, parts, options.part_rows, step, lambda rows: progress("reducing", rows, float(looked.rows))
-            )
+            stream_all(source, parts, options, Reducing(coder), looked, what, partial(progress, "reducing"))
             progress("judging", 0.0, None)
             quality = coding.judge(coder, looked)
             report = {"command": "reduce", **summed(parts, coder, looked), **told(quality, coder)}
-            if options.picture:
+            if (colour := options.picture) is not None:
                 from pipeline.jobs.code_picture import draw_codes
 
-                parts.drawn(PICTURE, lambda path: draw_codes(path, coder, looked, quality, options.colour, what))
+                parts.drawn(PICTURE, lambda path: draw_codes(path, coder, looked, quality, colour, what))
             parts.finish(report)
             return report
+
+
+def stream_all(
+    source: Input, parts: Parts, options: Options, step: Step, looked: Look, what: str,
+    progress: Callable[[float, float | None], None],
+) -> None:  # fmt: skip
+    """Have a step make all parts of the rows that were looked at; raises as `stream` does.
+
+    Raises:
+        SnapshotError: they are not as many any more.
+    """
+    entered = Entered(step, {"digest": looked.digest, "of_rows": looked.rows})
+    stream(source, parts, options.part_rows, entered, lambda rows: progress(rows, float(looked.rows)))
+    if (rows := total_of(parts, "rows")) != looked.rows:
+        raise SnapshotError(
+            f"{what}: there were {looked.rows:,} rows at first, and {rows:,} a little later; see who changes or "
+            "removes them, then begin anew with --overwrite"
+        )
 
 
 class Entered:
     """A step whose parts also say of which rows they are."""
 
-    def __init__(self, step: Any, seen: Mapping[str, Any]) -> None:
+    def __init__(self, step: Step, seen: Mapping[str, Any]) -> None:
         self._step, self._seen = step, seen
 
     def columns(self, block: Block) -> tuple[Mapping[str, Column], Mapping[str, Any]]:
@@ -239,23 +255,18 @@ def decode_rows(source: Input, options: Options, codes: Path, progress: Progress
             return report
 
 
-class stops:  # noqa: N801
-    """Turns Ctrl-C into what is whole and how to go on."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            # Of the disk, for the stop may have come between a part and its entry.
-            parts, rows = self._parts.whole()
-            raise Stopped(
-                f"stopped: {rows:,} rows in {parts} parts are whole in {self._parts.path}; the same command with "
-                "--resume goes on from there"
-            ) from error
+@contextmanager
+def stops(parts: Parts) -> Iterator[None]:
+    """Turn Ctrl-C into what is whole and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        # Of the disk, for a second Ctrl-C may have come between a part and its entry.
+        whole, rows = parts.whole()
+        raise Stopped(
+            f"stopped: {rows:,} rows in {whole} parts are whole in {parts.path}; the same command with --resume "
+            "goes on from there"
+        ) from error
 
 
 def total_of(parts: Parts, name: str) -> int:

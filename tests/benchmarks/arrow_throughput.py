@@ -9,11 +9,7 @@ Needs KAFKA_HOME. `--rows N`: rows of an Arrow record.
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,18 +19,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
-import torch
 
 from pipeline.collector import quiet_collector
 from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection
-from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, open_delivery
+from pipeline.connectors.kafka import KafkaPublisher, KafkaSource, open_delivery
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.lanes import build_lane
 from pipeline.protocols import Message
 from pipeline.worker import Worker, WorkerOptions
 from tests.arrows import stream_of
+from tests.benchmarks.beside import broker_beside
 from tests.benchmarks.worker_throughput import (
     BEGIN_MS,
     CPU,
@@ -48,7 +44,6 @@ from tests.benchmarks.worker_throughput import (
     options,
     values,
 )
-from tests.brokers import MISSING, ApacheBroker
 
 POINTS = RECORDS // SERIES
 NAMES = [f"host-{series:04d}" for series in range(SERIES)]
@@ -136,18 +131,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=SERIES)
     rows = parser.parse_args().rows
-    if not os.environ.get("KAFKA_HOME"):
-        sys.exit(MISSING)
-    torch.set_num_threads(1)
-    cores = sorted(os.sched_getaffinity(0))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        os.sched_setaffinity(0, set(cores[1:]) or {cores[0]})
-        broker = stack.enter_context(closing(ApacheBroker(folder)))
-        os.sched_setaffinity(0, {cores[0]})
-        connection = Connection(broker.bootstrap_servers)
-        with closing(KafkaCluster(connection)) as cluster:
-            cluster.create_topics({"metrics": 1, "columns": 1, "alerts": 1, "dead": 1})
+    with broker_beside({"metrics": 1, "columns": 1, "alerts": 1, "dead": 1}) as beside:
+        connection, folder = beside.connection, beside.folder
         row_bytes, detector = fill(connection, rows), model("vanilla")
         quiet_collector()
         runs: dict[str, list[Leg]] = {name: [] for name in STREAMS}
@@ -172,7 +157,7 @@ def main() -> None:
             name: {stage: round(statistics.median(leg.shares[stage] for leg in legs), 3) for stage in stages()}
             for name, legs in runs.items()
         },
-        "machine": f"{platform.machine()}, {len(cores)} cores, Python {platform.python_version()}",
+        "machine": beside.machine,
     }
     print(json.dumps(printed))
 

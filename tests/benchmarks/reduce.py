@@ -96,7 +96,7 @@ def child(folder: Path) -> None:
     def progress(what: str, done: float, of: float | None) -> None:
         began.setdefault(what, time.perf_counter())
 
-    options = Options(folder / "codes", model=folder / "model", picture=False)
+    options = Options(folder / "codes", model=folder / "model")
     report = reduce_rows(source, options, "stream machines", progress)
     forward.append(forward_rows_per_s(coder))
     rows, forward_per_s = report["rows"], statistics.fmean(forward)

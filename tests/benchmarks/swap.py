@@ -10,11 +10,7 @@ of the topic is read: before, series begin. What is printed are medians of the l
 """
 
 import json
-import os
-import platform
 import statistics
-import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -23,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from prometheus_client import REGISTRY
 
 from models.files import to_files
@@ -31,7 +26,7 @@ from pipeline.collector import quiet_collector
 from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection
-from pipeline.connectors.kafka import KafkaCluster, KafkaSource, open_delivery
+from pipeline.connectors.kafka import KafkaSource, open_delivery
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.lanes import lane_around, load_model
@@ -39,8 +34,8 @@ from pipeline.protocols import ModelVersion
 from pipeline.swap import Watcher
 from pipeline.versions.log import Promotion
 from pipeline.worker import Worker, WorkerOptions
+from tests.benchmarks.beside import broker_beside
 from tests.benchmarks.worker_throughput import CPU, STREAM, fill, model, options
-from tests.brokers import MISSING, ApacheBroker
 
 SWAPS, RUNS, RECORDS = 10, 5, 600_000
 _POINTS = ("scored", "warming")
@@ -110,18 +105,8 @@ def run(connection: Connection, files: list[dict[str, bytes]], folder: Path, swa
 
 
 def main() -> None:
-    if not os.environ.get("KAFKA_HOME"):
-        sys.exit(MISSING)
-    torch.set_num_threads(1)
-    cores = sorted(os.sched_getaffinity(0))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        os.sched_setaffinity(0, set(cores[1:]) or {cores[0]})
-        broker = stack.enter_context(closing(ApacheBroker(folder)))
-        os.sched_setaffinity(0, {cores[0]})
-        connection = Connection(broker.bootstrap_servers)
-        with closing(KafkaCluster(connection)) as cluster:
-            cluster.create_topics({"metrics": 1, "alerts": 1, "dead": 1})
+    with broker_beside({"metrics": 1, "alerts": 1, "dead": 1}) as beside:
+        connection, folder = beside.connection, beside.folder
         fill(connection, RECORDS)
         files = [to_files(model("default", scale)) for scale in (1.0, 1.2)]
         quiet_collector()
@@ -140,7 +125,7 @@ def main() -> None:
             round(statistics.median(leg.records_per_s for leg in each)) for each in (without, with_swaps)
         ],
         "gaps_ms": [[round(leg.longest_gap_ms, 1) for leg in each] for each in (without, with_swaps)],
-        "machine": f"{platform.machine()}, {len(cores)} cores, Python {platform.python_version()}",
+        "machine": beside.machine,
     }
     print(json.dumps(printed))
 

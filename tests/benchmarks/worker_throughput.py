@@ -8,11 +8,7 @@ Needs KAFKA_HOME.
 """
 
 import json
-import os
-import platform
 import statistics
-import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -31,12 +27,12 @@ from pipeline.config import StreamSettings
 from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
-from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, open_delivery
+from pipeline.connectors.kafka import KafkaPublisher, KafkaSource, open_delivery
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.lanes import build_lane
 from pipeline.protocols import Message
 from pipeline.worker import Worker, WorkerOptions
-from tests.brokers import MISSING, ApacheBroker
+from tests.benchmarks.beside import broker_beside
 
 RECORDS, SERIES, RUNS = 300_000, 1_000, 5
 CPU = torch.device("cpu")
@@ -128,18 +124,8 @@ def worker(
 
 
 def main() -> None:
-    if not os.environ.get("KAFKA_HOME"):
-        sys.exit(MISSING)
-    torch.set_num_threads(1)
-    cores = sorted(os.sched_getaffinity(0))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        os.sched_setaffinity(0, set(cores[1:]) or {cores[0]})
-        broker = stack.enter_context(closing(ApacheBroker(folder)))
-        os.sched_setaffinity(0, {cores[0]})
-        connection = Connection(broker.bootstrap_servers)
-        with closing(KafkaCluster(connection)) as cluster:
-            cluster.create_topics({"metrics": 1, "alerts": 1, "dead": 1})
+    with broker_beside({"metrics": 1, "alerts": 1, "dead": 1}) as beside:
+        connection, folder = beside.connection, beside.folder
         record_bytes = fill(connection)
         models = {name: model(name) for name in ("vanilla", "default", "recurrent")}
         quiet_collector()
@@ -166,7 +152,7 @@ def main() -> None:
         "records": RECORDS,
         "record_bytes": round(record_bytes, 1),
         "runs": {name: [round(each) for each in figures] for name, figures in runs.items()},
-        "machine": f"{platform.machine()}, {len(cores)} cores, Python {platform.python_version()}",
+        "machine": beside.machine,
     }
     print(json.dumps(printed))
 

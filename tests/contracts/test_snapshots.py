@@ -14,7 +14,7 @@ from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import SnapshotDamaged, SnapshotError, TransientError
 from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import Gap, Kept, Limits
+from pipeline.snapshots import Gap, Kept, Limits, Position
 from tests.chaos.object_store import LoopbackStore
 from tests.snapshots import FEATURES, PLACE, TOPIC_ID, at_day, read, rows, told, write
 
@@ -303,3 +303,57 @@ def test_other_objects_in_the_folder_are_left_alone(snapshots: StoredSnapshots, 
     snapshots.tidy("machines", at_day(1000), Limits(keep_ms=0), everybody)
     assert read(snapshots).offsets == list(range(10))
     assert len(storage.list(FOLDER)) == 4
+
+
+def test_what_was_kept_by_then_is_read_whatever_comes_after(snapshots: StoredSnapshots, storage: Storage) -> None:
+    """Later files, later topics, other partitions, and a file that was merged with later ones."""
+    write(snapshots, 0, 10, (0,))
+    write(snapshots, 10, 20, (0,))
+    until = snapshots.ends("machines")
+    write(snapshots, 20, 30, (0,))
+    write(snapshots, 30, 40, (1,))
+    write(snapshots, 0, 5, (0,), place=TopicPartition("metrics", 1))
+    write(snapshots, 0, 5, (1,), topic_id="metrics#2")
+
+    def found() -> list[int]:
+        parts = snapshots.read("machines", 0, 2**62, unexpected, until=until)
+        return [offset for part in parts for offset in part.offset_N.tolist()]
+
+    assert found() == list(range(20))
+    before = files(storage)
+    snapshots.tidy("machines", at_day(9), Limits(), everybody)
+    assert len(files(storage)) < len(before)
+    assert found() == list(range(20))
+
+
+def test_some_partitions_are_read_from_a_record_on(snapshots: StoredSnapshots) -> None:
+    """Of the topic that has it: neither what comes before, nor an earlier topic, whose offsets begin anew."""
+    others = [TopicPartition("metrics", number) for number in (1, 2)]
+    for topic_id, day in ((TOPIC_ID, 0), ("metrics#2", 3)):
+        for place in (PLACE, *others):
+            write(snapshots, 0, 10, (day,), place=place, topic_id=topic_id)
+            write(snapshots, 12, 20, (day,), place=place, topic_id=topic_id)
+    assert snapshots.partitions("machines") == [PLACE, *others]
+    gaps: list[Gap] = []
+
+    def found(**since: Position | None) -> list[tuple[int, str, int]]:
+        asked = {TopicPartition("metrics", int(name[1:])): at for name, at in since.items()}
+        read = snapshots.read("machines", 0, 2**62, gaps.append, since=asked)
+        return [(part.partition.partition, part.topic_id, o) for part in read for o in part.offset_N.tolist()]
+
+    first, second = [*range(10), *range(12, 20)], [*range(10), *range(12, 20)]
+    of_first = [(0, TOPIC_ID, offset) for offset in first]
+    assert found(p0=None) == of_first + [(0, "metrics#2", offset) for offset in second]
+    gaps.clear()
+    assert found(p0=Position(TOPIC_ID, 7))[:4] == [(0, TOPIC_ID, offset) for offset in (7, 8, 9, 12)]
+    assert [(gap.begin, gap.end) for gap in gaps] == [(10, 12), (10, 12)]
+    assert found(p1=Position("metrics#2", 15)) == [(1, "metrics#2", offset) for offset in range(15, 20)]
+    assert found(p2=Position("metrics#2", 19), p0=Position("metrics#2", 18)) == [
+        *((0, "metrics#2", offset) for offset in (18, 19)),
+        (2, "metrics#2", 19),
+    ]
+    assert found(p0=Position("gone", 0)) == []
+    # What lies between where it is asked for and the first that is kept is told, too.
+    gaps.clear()
+    assert found(p1=Position("metrics#2", 10))[0] == (1, "metrics#2", 12)
+    assert [(gap.begin, gap.end) for gap in gaps] == [(10, 12)]

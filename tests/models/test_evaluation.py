@@ -27,7 +27,7 @@ def test_values_agree_with_the_reference(name: str) -> None:
 @pytest.mark.skipif(not REFERENCE, reason="set VUS_REFERENCE to the folder of vus_reference.csv and .parquet")
 def test_values_agree_with_the_whole_reference() -> None:
     """Also on the series whose licence keeps them out of the fixture."""
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="it comes with: pip install 'offkey[arrow]'")
     folder = Path(str(REFERENCE))
     table = parquet.read_table(folder / "vus_reference.parquet")
     series_N = np.array(table["series"].to_pylist())

@@ -234,7 +234,7 @@ def test_codes_are_what_a_clustering_wants() -> None:
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_frames_come_and_go_with_their_names(library: str) -> None:
-    frames: Any = pytest.importorskip(library, reason=f"{library} is not installed")
+    frames: Any = pytest.importorskip(library, reason=f"{library} comes with: pip install 'offkey[dev]'")
     rows = bent(40)
     frame = frames.DataFrame({name: rows[:, n] for n, name in enumerate(("a", "b", "c", "d"))})
     found = AutoencoderFeatures(outputs=("codes", "errors"), options=QUICK).set_output(transform=library)

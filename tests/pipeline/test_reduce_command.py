@@ -28,14 +28,18 @@ def config(tmp_path: Path) -> Path:
 @pytest.fixture
 def recorded(config: Path, tmp_path: Path) -> Path:
     """A configuration whose storage holds snapshots of two series, of two days."""
-    snapshots = StoredSnapshots(ObjectStorage((tmp_path / "storage").as_uri()))
     for day in range(2):
-        x_TSF = drawn(2 * POINTS, day).reshape(POINTS, 2, len(FEATURES))
-        time_ms_T = at_day(day) + 1000 * np.arange(POINTS)
-        made = rows_of(x_TSF, time_ms_T, ["a", "b"], FEATURES, begin=day * 2 * POINTS)
-        covered = OffsetRange(day * 2 * POINTS, (day + 1) * 2 * POINTS)
-        snapshots.write("machines", made, covered, int(time_ms_T[-1]))
+        record(tmp_path, day)
     return config
+
+
+def record(tmp_path: Path, day: int) -> None:
+    snapshots = StoredSnapshots(ObjectStorage((tmp_path / "storage").as_uri()))
+    x_TSF = drawn(2 * POINTS, day).reshape(POINTS, 2, len(FEATURES))
+    time_ms_T = at_day(day) + 1000 * np.arange(POINTS)
+    made = rows_of(x_TSF, time_ms_T, ["a", "b"], FEATURES, begin=day * 2 * POINTS)
+    covered = OffsetRange(day * 2 * POINTS, (day + 1) * 2 * POINTS)
+    snapshots.write("machines", made, covered, int(time_ms_T[-1]))
 
 
 def test_snapshots_to_codes_and_back_and_to_features(recorded: Path, tmp_path: Path) -> None:
@@ -58,8 +62,9 @@ def test_snapshots_to_codes_and_back_and_to_features(recorded: Path, tmp_path: P
     done = offkey(
         *("features", str(recorded), "machines", "--output", features, "--model", codes),
         *("--window", "10", "--json"),
-        *("--from", "1970-01-01", "--to", "2100-01-01T00:00:00Z"),
+        *("--from", "40000 days", "--to", "2100-01-01T00:00:00Z"),
     )
+    assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["rows"], report["series"], report["warming"], report["window"]) == (2_400, 2, 18, 10)
     part = Reader(tmp_path / "features" / "part-000000.parquet").read()
@@ -86,7 +91,8 @@ def test_ctrl_c_says_how_to_go_on_and_the_end_is_the_same(config: Path, tmp_path
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
-def test_a_range_that_ends_now_is_the_same_when_a_run_goes_on(recorded: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_what_was_there_when_it_began(recorded: Path, tmp_path: Path) -> None:
+    """Without --to it ends now; meanwhile the recorder has kept more, and half of it came in before then."""
     out, made = tmp_path / "out", model(tmp_path / "model")
     asked = ["reduce", str(recorded), "machines", "--model", str(made), "--no-picture", "--part-rows", "1000"]
     assert offkey(*asked, "--output", str(out)).returncode == 0
@@ -95,21 +101,40 @@ def test_a_range_that_ends_now_is_the_same_when_a_run_goes_on(recorded: Path, tm
     (out / "part-000002.parquet").unlink()
     kept = {**said, "complete": False, "parts": said["parts"][:2]}
     (out / "manifest.json").write_text(json.dumps(kept, indent=1))
+    record(tmp_path, 2)
     done = offkey(*asked, "--output", str(out), "--resume")
     assert done.returncode == 0, done.stderr
     assert manifest(out) == said
+    other = offkey("--log-level", "warning", *asked, "--output", str(out), "--resume", "--from", "9000 days")
+    assert only_line(other.stderr).startswith(f"{out}: it was begun with from None, and 9000 days is asked for")
+
+
+def test_ctrl_c_before_the_first_part_says_so_too(config: Path, tmp_path: Path) -> None:
+    """It looks at the rows and learns before."""
+    rows, out = write_rows(tmp_path / "rows.parquet", drawn(20_000)), tmp_path / "out"
+    asked = ["machines", "--input", str(rows), "--output", str(out), "--no-picture"]
+    with Running(config, "info", "reduce", *asked) as running:
+        stderr = running.process.stderr
+        assert stderr is not None
+        assert any(line.endswith(": training\n") for line in stderr)
+        said = running.end(signal.SIGINT)
+    assert running.process.returncode == 130
+    assert said.splitlines()[-1] == (
+        f"offkey: stopped: 0 rows in 0 parts are whole in {out}; the same command with --resume goes on from there"
+    )
+    assert not list(out.glob("part-*"))
 
 
 @pytest.mark.parametrize(
     ("asked", "status", "said"),
     [
         (["--dimensions", "6"], 2, "--dimensions 6: there are 6 features (f0, f1, f2, f3, f4, f5), so it takes 1"),
-        (["--from", "2030-01-01", "--to", "2031-01-01"], 1, "stream machines: there are no rows; ask for"),
-        (["--from", "yesterday"], 2, "--from yesterday: write a moment as 2026-11-29 or 2026-11-29T08:00:00Z"),
-        (["--from", "2031-01-01", "--to", "2030-01-01"], 2, "--from 2031-01-01 is not before --to 2030-01-01"),
-        (["--snapshots", "30x"], 2, "--snapshots: '30x'"),
-        (["--snapshots", "1d", "--from", "2030-01-01"], 2, "--snapshots: it says a time of its own"),
-        (["--color", "colour"], 2, "--color colour: there is no such column; there are partition, offset"),
+        (["--to", "2001-01-01T00:00:00Z"], 1, "stream machines: there are no rows; ask for"),
+        (["--from", "yesterday"], 2, "--from: 'yesterday' is no moment; write one with its zone"),
+        (["--from", "1d", "--to", "2d"], 2, "--from 1d: that is not before --to; swap the two, or leave one out"),
+        (["--from", "1d", "--input", "x"], 2, "--from: --input says which rows there are; leave it out"),
+        (["--color", "colour"], 2, "--color colour: there is no such column; there are score, error, partition"),
+        (["--color", "series", "--no-picture"], 2, "--color series: nothing is drawn with --no-picture"),
         (["--keep", "label"], 2, "--keep label: snapshots hold nothing more; it needs --input"),
         (["--model", "nowhere"], 2, "nowhere: holds no model"),
         (["--resume", "--overwrite"], 2, "--resume goes on and --overwrite begins anew; give one of them"),
@@ -137,3 +162,22 @@ def test_an_output_that_is_there_is_refused_before_anything_is_read(config: Path
     done = offkey("reduce", str(config), "machines", "--output", str(tmp_path / "out"))
     assert only_line(done.stderr) == f"{tmp_path}/out: it holds other files (notes.txt); take another --output"
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("name", ["--dimensions", "--from", "--input", "--keep", "--color", "--seed"])
+def test_what_decoding_has_no_use_for_is_refused(config: Path, tmp_path: Path, name: str) -> None:
+    asked = ["machines", "--output", str(tmp_path / "back"), "--decode", str(tmp_path / "codes"), name, "1"]
+    done = offkey("reduce", str(config), *asked)
+    assert only_line(done.stderr) == f"{name}: --decode turns codes back as they are; leave it out"
+    assert done.returncode == 2
+
+
+def test_snapshots_of_another_kind_are_told(recorded: Path, tmp_path: Path) -> None:
+    settings = json.loads(recorded.read_text())
+    settings["streams"]["machines"] = {"topic": "metrics", "kind": "features", "features": list(FEATURES)}
+    recorded.write_text(json.dumps(settings))
+    done = offkey("reduce", str(recorded), "machines", "--output", str(tmp_path / "out"))
+    assert only_line(done.stderr).startswith(
+        "stream machines: its snapshots hold series and its `kind` is features; set `kind` back"
+    )
+    assert done.returncode == 1

@@ -1,16 +1,20 @@
 """A version in shadow beside a worker: it alerts nobody, whatever becomes of it, and what it finds is counted."""
 
 import logging
+import threading
 import time
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.connectors.memory import MemoryStorage
 from pipeline.connectors.shadows import StoredShadows
 from pipeline.errors import DeliveryError, TransientError
+from pipeline.part_memory import Arrays
+from pipeline.protocols import TopicPartition
 from pipeline.shadowing import EVERY_S, Shadowing
 from pipeline.shadows import Counts, Tally, together
 from pipeline.stream import Lane
@@ -27,6 +31,7 @@ from tests.streams import (
     feature_payloads,
     series_detector,
     series_payloads,
+    state_of,
 )
 
 POINTS = 200
@@ -75,19 +80,34 @@ def published(bench: Bench) -> list[tuple[Any, ...]]:
     return [(record.key, record.value, record.headers) for record in bench.broker.records("alerts")]
 
 
-def undisturbed() -> list[tuple[Any, ...]]:
-    """What a worker publishes that has nothing in shadow."""
+def undisturbed() -> Bench:
+    """What comes of a worker that has nothing in shadow."""
     bench = filled()
     drain(bench.worker(architecture="vanilla", version="v1", others=OTHERS))
-    return published(bench)
+    return bench
+
+
+def states(bench: Bench) -> list[Arrays]:
+    """Return the checkpointed state of each partition of series."""
+    newest = [bench.checkpoints.newest("machines", TopicPartition("metrics", number), 10**9) for number in (0, 1)]
+    return [state_of(each) for each in newest if each is not None]
 
 
 @pytest.mark.parametrize("beside", ["same", "v2", "views"])
 def test_alerts_and_state_are_those_of_a_worker_with_nothing_in_shadow(beside: str) -> None:
     bench, storage = filled(), MemoryStorage()
-    finished(worker_of(bench, storage, beside))
-    assert published(bench) == undisturbed()
-    assert seen(storage, beside).records == 4 * POINTS
+    worker = worker_of(bench, storage, "")
+    worker.step()
+    # From here on, so that the champion's state is taken, too.
+    put_beside(worker, beside)
+    finished(worker)
+    alone = undisturbed()
+    assert published(bench) == published(alone)
+    for found, expected in zip(states(bench), states(alone), strict=True):
+        assert found.keys() == expected.keys()
+        for name in found:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert 2 * POINTS < seen(storage, beside).records < 4 * POINTS
 
 
 def test_the_same_model_agrees_on_everything() -> None:
@@ -135,28 +155,27 @@ def test_polls_do_not_matter(max_poll_records: int) -> None:
 
 
 def test_it_begins_in_mid_stream_with_the_champions_state() -> None:
-    bench, storage = filled(partitions=1), MemoryStorage()
-    worker = worker_of(bench, storage, "", max_poll_records=100)
-    for _ in range(4):
-        worker.step()
-    put_beside(worker, "same")
-    finished(worker)
-    tally = seen(storage)
+    _, tally = seen_from_mid_stream("same")
     assert (tally.records, tally.champion) == (400, tally.shadow)
     # None of its points is spent on warming up.
     assert tally.shadow.points == 400
 
 
 def test_a_model_that_cannot_take_the_state_over_warms_up() -> None:
+    worker, tally = seen_from_mid_stream("views")
+    window = machines(worker).slot.beside("views").detector.spec.window
+    assert tally.champion.points - tally.shadow.points == 4 * window
+
+
+def seen_from_mid_stream(version: str) -> tuple[Worker, Tally]:
+    """Put a version beside a worker after half of the records; return what was seen in the end."""
     bench, storage = filled(partitions=1), MemoryStorage()
     worker = worker_of(bench, storage, "", max_poll_records=100)
     for _ in range(4):
         worker.step()
-    put_beside(worker, "views")
+    put_beside(worker, version)
     finished(worker)
-    tally = seen(storage, "views")
-    window = machines(worker).slot.beside("views").detector.spec.window
-    assert tally.champion.points - tally.shadow.points == 4 * window
+    return worker, seen(storage, version)
 
 
 def test_what_is_read_again_is_counted_once() -> None:
@@ -236,7 +255,7 @@ def test_whatever_fails_in_shadow_ends_it_and_the_champion_goes_on(
     monkeypatch.setattr(model.scorer, "score_windows", out_of_memory)
     assert counted("offkey_shadow_info", version="same") == 1
     finished(worker)
-    assert published(bench) == undisturbed()
+    assert published(bench) == published(undisturbed())
     assert counted("offkey_shadow_failed_total") - before == 1
     assert counted("offkey_shadow_info", version="same") == 0
     assert "stream machines: model same has failed in shadow, and the champion goes on without it" in caplog.text
@@ -279,8 +298,26 @@ def test_storage_that_takes_nothing_is_said_and_loses_no_alert(caplog: pytest.Lo
     while worker.step():
         now[0] += EVERY_S
     finished(worker)
-    assert published(bench) == undisturbed()
+    assert published(bench) == published(undisturbed())
     assert "stream machines: what was seen in shadow is not stored: storage memory: cannot write it" in caplog.text
+
+
+def test_storage_that_hangs_at_the_end_is_waited_for_once_and_not_for_each_stream() -> None:
+    class Hanging(MemoryStorage):
+        answers = threading.Event()
+
+        def put(self, name: str, content: bytes) -> None:
+            self.answers.wait(60)
+
+    worker = worker_of(filled(), Hanging())
+    worker.shadowing = Shadowing(StoredShadows(Hanging()))
+    for lane in worker.lanes:
+        lane.slot.shadow = lane.slot.champion
+    drain(worker)
+    begun_s = time.monotonic()
+    worker.shadowing.close(2)
+    assert time.monotonic() - begun_s < 3.5
+    Hanging.answers.set()
 
 
 def test_an_incident_of_one_alone_is_logged(caplog: pytest.LogCaptureFixture) -> None:

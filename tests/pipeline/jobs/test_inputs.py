@@ -39,6 +39,15 @@ def test_a_range_of_snapshots_reads_its_rows_once() -> None:
     assert len(blocks_of(later)) == 20
 
 
+def test_what_is_recorded_later_is_not_read() -> None:
+    snapshots = StoredSnapshots(MemoryStorage())
+    write(snapshots, 0, 50, (0,))
+    range_ms, until = (at_day(0), at_day(5)), snapshots.ends("machines")
+    write(snapshots, 50, 90, (1,))
+    source = SnapshotInput(snapshots, "machines", OF_SNAPSHOTS, True, range_ms, until)
+    assert len(blocks_of(source)) == 50
+
+
 def test_snapshots_of_several_schemas_are_refused_by_name() -> None:
     snapshots = StoredSnapshots(MemoryStorage())
     write(snapshots, 0, 50, (0,), features=("cpu", "disk"))
@@ -90,6 +99,15 @@ def test_what_names_rows_or_is_kept_is_no_feature(tmp_path: Path) -> None:
     assert source.features == FEATURES
     assert list(source.names) == ["offset", "series", "ts", "cost", "label"]
     assert (source.series, source.time) == ("series", "ts")
+
+
+def test_what_is_shown_stays_a_feature_if_it_is_one(tmp_path: Path) -> None:
+    """A picture's colour does not change what is reduced."""
+    path = write_rows(tmp_path / "rows.parquet", drawn(5), label=np.arange(5))
+    for shown, also in (("f1", []), ("label", ["label"]), ("nothing", [])):
+        source = ParquetInput([path], None, shown=shown)
+        assert source.features == FEATURES
+        assert list(source.names) == ["offset", "series", *also]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tests.reducing import run
 rows, output, model = map(Path, sys.argv[1:4])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
 try:
-    run(rows, output, model, part_rows=int(sys.argv[5]))
+    run(rows, output, model, part_rows=int(sys.argv[5]), picture=(*sys.argv, None)[6])
 except OffkeyError as error:
     print(error)
     sys.exit(error.exit_code)
@@ -49,6 +49,24 @@ def test_where_no_more_can_be_written_no_half_part_is_left(tmp_path: Path) -> No
     assert [name for name in left if "part-" in name] == ["part-000000.parquet"]
     run(rows, tmp_path / "full", made, part_rows=_FULL_ROWS, resume=True)
     run(rows, tmp_path / "whole", made, part_rows=_FULL_ROWS)
+    assert contents(tmp_path / "full") == contents(tmp_path / "whole")
+
+
+def test_a_picture_that_does_not_fit_leaves_nothing_of_it(tmp_path: Path) -> None:
+    rows, made = write_rows(tmp_path / "rows.parquet", drawn(1_500)), model(tmp_path / "model")
+    run(rows, tmp_path / "whole", made, picture="score")
+    size = {name: len(content) for name, content in contents(tmp_path / "whole").items()}
+    limit = size.pop("picture.png") - 1
+    assert limit > max(size.values())
+    asked = [str(each) for each in (rows, tmp_path / "full", made, limit, 1_000, "score")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, *asked], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert f"picture.png: cannot be written ({os.strerror(errno.EFBIG)})" in done.stdout
+    assert done.returncode == 1, done.stderr
+    assert not list((tmp_path / "full").glob("*picture*")) + list((tmp_path / "full").glob(".*picture*"))
+    run(rows, tmp_path / "full", made, picture="score", resume=True)
     assert contents(tmp_path / "full") == contents(tmp_path / "whole")
 
 

@@ -14,7 +14,7 @@ from pipeline.connectors.parquet import Reader
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.coding import read_files
 from pipeline.jobs.parquet_input import ParquetInput, codes_input
-from pipeline.jobs.reduce import decode_rows
+from pipeline.jobs.reduce import decode_rows, reduce_rows
 from pipeline.jobs.sample import keys
 from tests.reducing import FEATURES, PART_ROWS, contents, drawn, manifest, model, options, run, run_cut, write_rows
 
@@ -93,6 +93,18 @@ def test_it_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
         run(rows, tmp_path / "out", made, resume=True)
 
 
+def test_rows_that_change_between_look_and_work_are_told(tmp_path: Path) -> None:
+    rows, made = write_rows(tmp_path / "rows.parquet", drawn(2_500)), model(tmp_path / "model")
+
+    def progress(what: str, done: float, of: float | None) -> None:
+        if (what, done) == ("reducing", 0):
+            write_rows(rows, drawn(2_600))
+
+    with pytest.raises(SnapshotError, match="there were 2,500 rows at first, and 2,600 a little later"):
+        reduce_rows(ParquetInput([rows], FEATURES), options(tmp_path / "out", made), "rows", progress)
+    assert not manifest(tmp_path / "out")["complete"]
+
+
 def test_it_does_not_go_on_with_other_options(tmp_path: Path) -> None:
     rows, made = write_rows(tmp_path / "rows.parquet", drawn(2_500)), model(tmp_path / "model")
     run_cut(rows, tmp_path / "out", made, "entered", 1)
@@ -132,8 +144,6 @@ def test_it_says_what_the_codes_tell_and_what_pca_does(tmp_path: Path) -> None:
 def test_a_model_of_other_features_is_named(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.parquet", drawn(500)[:, :2], ("cpu", "mem"))
     source = ParquetInput([rows], ("cpu", "mem"))
-    from pipeline.jobs.reduce import reduce_rows
-
     with pytest.raises(ConfigError, match=r"model: it was made for the features f0, f1, .*the rows hold cpu, mem"):
         reduce_rows(source, options(tmp_path / "out", model(tmp_path / "model")), "rows", lambda *_: None)
 

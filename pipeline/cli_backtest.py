@@ -1,0 +1,199 @@
+"""The command `offkey backtest`."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli_options import AsJson, ConfigPath, Streams, To, range_ms
+from pipeline.cli_who_when import now_ms
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.config import Settings, StreamSettings
+    from pipeline.connectors.registry import StoredRegistry
+    from pipeline.jobs.backtest import Replay
+    from pipeline.jobs.backtest_run import Ran
+
+LIVE = "live"
+_CONFIGURATIONS = (".yaml", ".yml", ".json")
+
+
+def backtest(
+    config: ConfigPath,
+    streams: Streams = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="T",
+            help="Rows that came in from then on, as 2026-03-01T00:00:00Z, or so long ago, as 30d. Default: from "
+            "where the workers began.",
+        ),
+    ] = None,
+    to: To = None,
+    version: Annotated[
+        str | None,
+        typer.Option("--version", metavar="V", help="Judge all by this version, and not as the workers' logs say."),
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            help=f"Set two side by side: each a version, a configuration file, or `{LIVE}`, as the logs say.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FOLDER", help="Folder for alerts, summary and report.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier one left there.")] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="With --output: keep the score of each point as Parquet.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what would have been alerted on: snapshots through the very stages of a worker, much faster than live."""
+    from_ms, to_ms = range_ms(from_, to, now_ms)
+    if compare is not None and version is not None:
+        raise ConfigError("--compare names what judges; leave --version out")
+    if output is None and (overwrite or scores):
+        raise ConfigError(f"--{'overwrite' if overwrite else 'scores'}: nothing is written without --output FOLDER")
+    opened = _Opened(config)
+    chosen = opened.settings.chosen(streams)
+
+    import torch
+
+    from pipeline.interrupting import interrupted_between_steps
+    from pipeline.jobs.backtest_output import check_folder, unfinished
+    from pipeline.jobs.backtest_run import compare_sides, run_side
+    from pipeline.jobs.backtest_summary import print_compared, print_result
+
+    # A chunk of windows is too small for a second thread, and the workers' scores are those of one.
+    torch.set_num_threads(1)
+    if output is not None:
+        check_folder(output, overwrite)
+    try:
+        with ExitStack() as stack:
+            step = stack.enter_context(interrupted_between_steps())
+            folder = None if output is None else stack.enter_context(unfinished(output))
+            for name in chosen:
+                asked = (version or LIVE,) if compare is None else compare
+                sides = [opened.side(name, each) for each in asked]
+                ran: list[Ran] = []
+                for letter, side in zip("ab", sides, strict=False):
+                    below = None if folder is None else folder / name / (letter if compare else ".")
+                    with _counting(f"{name} {side.label}", step, hidden=as_json) as counted:
+                        ran.append(run_side(side.replay, side.label, from_ms, to_ms, counted, below, scores))
+                    step()
+                if compare is None:
+                    print_result(ran[0].result, as_json)
+                else:
+                    print_compared((ran[0].label, ran[0].result), (ran[1].label, ran[1].result), as_json)
+                    if folder is not None:
+                        compare_sides(folder / name, ran[0], ran[1])
+    except KeyboardInterrupt as error:
+        print("offkey: stopped; nothing was written, the same command begins anew", file=sys.stderr)
+        raise typer.Exit(130) from error
+    if output is not None:
+        where = f"{output}/STREAM" if len(chosen) > 1 else str(output / chosen[0])
+        print(f"wrote {where}/report.html and what it rests on", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What judges, ready to replay."""
+
+    label: str
+    replay: "Replay"
+
+
+class _Opened:
+    """A configuration, and what its storage holds."""
+
+    def __init__(self, config: Path) -> None:
+        from pipeline.config import load_settings
+        from pipeline.connectors.storage import ObjectStorage
+
+        self.settings: Settings = load_settings(config)
+        self.storage: ObjectStorage = ObjectStorage(self.settings.storage)
+
+    @cached_property
+    def registry(self) -> "StoredRegistry":
+        from pipeline.connectors.registry import StoredRegistry
+
+        return StoredRegistry(self.storage)
+
+    def side(self, stream: str, asked: str) -> _Side:
+        """Return what is asked for: as the logs say, a version, or another configuration.
+
+        A configuration of the same storage is judged by as the logs say, one of another by its own champion.
+        """
+        settings, registry = self.settings.streams[stream], self.registry
+        if asked == LIVE:
+            return _Side(LIVE, self._replay(stream, settings, registry, None))
+        if asked.endswith(_CONFIGURATIONS):
+            other = _Opened(Path(asked))
+            other.settings.chosen([stream])
+            settings = other.settings.streams[stream]
+            if other.settings.storage == self.settings.storage:
+                return _Side(asked, self._replay(stream, settings, registry, None))
+            from pipeline.lanes import champion_of
+
+            champion = champion_of(stream, other.registry).version
+            return _Side(asked, self._replay(stream, settings, other.registry, champion))
+        from pipeline.versions.naming import resolve
+
+        log = registry.log(stream)
+        known = [each for each in registry.versions(stream) if each not in log.removed]
+        version = resolve(stream, asked, known, log.champion.version if log.champion else None)
+        return _Side(version, self._replay(stream, settings, registry, version))
+
+    def _replay(
+        self, stream: str, settings: "StreamSettings", registry: "StoredRegistry", version: str | None
+    ) -> "Replay":
+        from functools import partial
+
+        from pipeline.connectors.adoptions import StoredAdoptions
+        from pipeline.connectors.checkpoints import StoredCheckpoints
+        from pipeline.connectors.snapshots import StoredSnapshots
+        from pipeline.jobs.backtest import Replay
+        from pipeline.lanes import champion_of, choose_device, lane_around, load_model
+        from pipeline.replayed import ReplayDecoder
+
+        load = partial(load_model, stream, settings, registry, choose_device(self.settings.device))
+        snapshots = StoredSnapshots(self.storage)
+        lane = lane_around(
+            stream,
+            settings,
+            load(version or champion_of(stream, registry).version),
+            max(len(snapshots.partitions(stream)), 1),
+            load,
+            ReplayDecoder(stateless=settings.kind == "features"),
+        )
+        return Replay(lane, snapshots, StoredCheckpoints(self.storage), StoredAdoptions(self.storage), version)
+
+
+@contextmanager
+def _counting(what: str, step: "Callable[[], None]", *, hidden: bool) -> "Iterator[Callable[[int], None]]":
+    """Show how many rows were judged, on standard error, if that is a terminal; each time, take a `step`."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed:,.0f} rows"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def count(rows: int) -> None:
+            bar.advance(task, rows)
+            step()
+
+        yield count
