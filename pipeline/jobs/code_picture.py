@@ -136,7 +136,11 @@ def _beside_errors(z_SD: npt.NDArray[np.float64], error_S: npt.NDArray[Any], nam
 
 def _points(panel: Any, points: _Shown, shade: Any, colour: str) -> Any:
     x_S, y_S, x_name, y_name = points
-    drawn = _named(panel, x_S, y_S, shade) if isinstance(shade, Coded) else _shaded(panel, x_S, y_S, shade, colour)
+    drawn = None
+    if isinstance(shade, Coded):
+        _named(panel, x_S, y_S, shade)
+    else:
+        drawn = _shaded(panel, x_S, y_S, shade, colour)
     for axis, along_S in (("x", x_S), ("y", y_S)):
         low, high = np.quantile(along_S, [_OUTSIDE, 1 - _OUTSIDE])
         room = 0.06 * (high - low) or 1.0
