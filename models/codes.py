@@ -26,6 +26,7 @@ from models.spec import Kind
 from models.views import View
 
 Codes = npt.NDArray[np.float32]
+Errors = npt.NDArray[np.float32]
 Scale = tuple[FloatArray, FloatArray]
 """Centre and scale of each feature."""
 REDUCER = "residual"
@@ -130,6 +131,27 @@ class Coder:
         return np.concatenate(codes), np.concatenate(rows)
 
     @torch.no_grad()
+    def errors(self, x_NF: FloatArray, scale: Scale | None = None) -> tuple[Codes, Errors]:
+        """Return the codes of each row, and how far each value lies from its reconstruction (z_ND, off_NF).
+
+        It is what `off` tells, in 32 bits and quicker, for nothing is brought back into units: a value beyond the
+        limit of scaling counts as one at it.
+
+        Raises:
+            ValueError: as of `read`.
+        """
+        self._check_decodes()
+        code_ND = np.empty((len(x_NF), self.dimensions), np.float32)
+        off_NF = np.empty((len(x_NF), len(self.features)), np.float32)
+        for begin, z_BTF in self._scaled_chunks(x_NF, scale):
+            count = min(self._chunk, len(x_NF) - begin)
+            (code_BD,) = self._codes(z_BTF)
+            off_BF = (z_BTF[:, -1] - self._newest(code_BD)).abs_()
+            code_ND[begin : begin + count] = code_BD[:count].cpu().numpy()
+            off_NF[begin : begin + count] = off_BF[:count].cpu().numpy()
+        return code_ND, off_NF
+
+    @torch.no_grad()
     def decode(self, z_ND: npt.NDArray[np.floating[Any]], scale: Scale | None = None) -> FloatArray:
         """Return the rows that codes stand for, x_NF in their units; of windows the newest row of each.
 
@@ -155,6 +177,15 @@ class Coder:
     @torch.no_grad()
     def _chunks(self, x_NF: FloatArray, scale: Scale | None, rebuilt: bool) -> Iterator[tuple[Codes, FloatArray]]:
         """Yield (codes, reconstructions) of each chunk; no reconstructions where they are not asked for."""
+        scale = scale or self.scale_of()
+        for begin, z_BTF in self._scaled_chunks(x_NF, scale):
+            count = min(self._chunk, len(x_NF) - begin)
+            code_BD = torch.cat(self._codes(z_BTF), dim=1)
+            x_BF = self._decoded(code_BD, scale)[:count] if rebuilt else np.empty((0, len(self.features)))
+            yield code_BD[:count].cpu().numpy(), x_BF
+
+    def _scaled_chunks(self, x_NF: FloatArray, scale: Scale | None) -> Iterator[tuple[int, Tensor]]:
+        """Yield (number of its first row, scaled window of each row z_BTF) of each chunk, all of one shape."""
         if x_NF.ndim != 2 or x_NF.shape[1] != len(self.features):
             raise ValueError(f"rows of this model have {len(self.features)} features, not {x_NF.shape[1:]}")
         check_finite(x_NF, self.features)
@@ -167,21 +198,21 @@ class Coder:
             z_NF = padded(z_NF, before + count - len(z_NF))
             whole_NF = np.concatenate([z_NF, np.zeros((self._chunk - count, z_NF.shape[1]), np.float32)])
             (z_BTF,) = windows_of_rows(torch.from_numpy(whole_NF).to(self.detector.device), self.window)
-            code_BD = torch.cat(self._codes(z_BTF), dim=1)
-            x_BF = self._decoded(code_BD, scale)[:count] if rebuilt else np.empty((0, len(self.features)))
-            yield code_BD[:count].cpu().numpy(), x_BF
+            yield begin, z_BTF
 
     def _codes(self, z_BTF: Tensor) -> list[Tensor]:
         with torch.no_grad():
             return [view.network.encode(view.inputs(z_BTF)) for view in self.detector.views]
 
     def _decoded(self, z_BD: Tensor, scale: Scale) -> FloatArray:
-        (view,) = self.detector.views
-        newest_BF = view.network.decode(z_BD)[:, -1]
-        if view.config.inputs == "compressed":
-            newest_BF = expanded(newest_BF)
-        decoded: FloatArray = scale[0] + scale[1] * newest_BF.cpu().numpy().astype(np.float64)
+        decoded: FloatArray = scale[0] + scale[1] * self._newest(z_BD).cpu().numpy().astype(np.float64)
         return decoded
+
+    def _newest(self, z_BD: Tensor) -> Tensor:
+        """Return the newest rows that codes stand for, in scaled units."""
+        (view,) = self.detector.views
+        newest_BF: Tensor = view.network.decode(z_BD)[:, -1]
+        return expanded(newest_BF) if view.config.inputs == "compressed" else newest_BF
 
     def _check_decodes(self) -> None:
         if not self.decodes:

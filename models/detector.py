@@ -239,8 +239,10 @@ def check_finite(x_NF: FloatArray, features: Sequence[str]) -> None:
     Raises:
         ValueError: there is one; the text names the first.
     """
-    bad = np.argwhere(~np.isfinite(x_NF))
-    if len(bad):
+    finite_NF = np.isfinite(x_NF)
+    # Where all are, which is nearly always, nothing is looked for.
+    if not finite_NF.all():
+        bad = np.argwhere(~finite_NF)
         row, column = bad[0].tolist()
         raise ValueError(
             f"row {row:,} holds {x_NF[row, column]} as {features[column]!r}, the first of {len(bad):,} "

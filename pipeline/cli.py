@@ -15,6 +15,7 @@ from pipeline import (
     cli_letters,
     cli_models,
     cli_record,
+    cli_reduce,
     cli_retrain,
     cli_schedule,
     cli_shadow,
@@ -187,6 +188,8 @@ app.command("worker")(cli_worker.worker)
 app.command("record")(cli_record.record)
 app.command("feedback")(cli_feedback.feedback)
 app.command("schedule")(cli_schedule.schedule)
+app.command("reduce")(cli_reduce.reduce)
+app.command("features")(cli_reduce.features)
 app.command("backtest")(cli_backtest.backtest)
 
 
@@ -216,6 +219,7 @@ def evaluate(
     """Measure detection on files with labels; a run that was stopped goes on."""
     from rich.console import Console
 
+    from pipeline.interrupting import Stopped
     from pipeline.jobs import evaluate as job
     from pipeline.jobs.evaluate_report import by_group, note, progress_bar, report
 
@@ -236,7 +240,7 @@ def evaluate(
     try:
         with progress_bar(screen) as progress:
             outcome = job.evaluate(options, planned, progress)
-    except job.Stopped as stopped:
+    except Stopped as stopped:
         print(f"offkey: {stopped}", file=sys.stderr)
         raise typer.Exit(130) from stopped
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli_options import AsJson, ConfigPath, Streams, moment_ms
+from pipeline.cli_options import AsJson, ConfigPath, Streams, To, range_ms
 from pipeline.cli_who_when import now_ms
 from pipeline.errors import ConfigError
 
@@ -38,9 +38,7 @@ def backtest(
             "where the workers began.",
         ),
     ] = None,
-    to: Annotated[
-        str | None, typer.Option("--to", metavar="T", help="Rows that came in before it. Default: all.")
-    ] = None,
+    to: To = None,
     version: Annotated[
         str | None,
         typer.Option("--version", metavar="V", help="Judge all by this version, and not as the workers' logs say."),
@@ -63,9 +61,7 @@ def backtest(
     as_json: AsJson = False,
 ) -> None:
     """Say what would have been alerted on: snapshots through the very stages of a worker, much faster than live."""
-    from_ms, to_ms = (moment_ms(name, text, now_ms) for name, text in (("--from", from_), ("--to", to)))
-    if from_ms is not None and from_ms >= (now_ms() if to_ms is None else to_ms):
-        raise ConfigError(f"--from {from_}: that is not before --to; swap the two, or leave one out")
+    from_ms, to_ms = range_ms(from_, to, now_ms)
     if compare is not None and version is not None:
         raise ConfigError("--compare names what judges; leave --version out")
     if output is None and (overwrite or scores):

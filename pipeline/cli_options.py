@@ -9,6 +9,7 @@ import typer
 from pipeline.errors import ConfigError
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
+To = Annotated[str | None, typer.Option("--to", metavar="T", help="Rows that came in before it. Default: all.")]
 Streams = Annotated[list[str] | None, typer.Argument(metavar="[STREAM]...", help="Default: all.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print for programs.")]
 
@@ -27,12 +28,19 @@ def duration_s(option: str, text: str | None) -> float | None:
         raise ConfigError(f"{option}: {error}") from error
 
 
-def moment_ms(option: str, text: str | None, now_ms: Callable[[], int]) -> int | None:
-    """Return the moment that an option says, in ms since the epoch; None where it is not there.
+def range_ms(begin: str | None, end: str | None, now_ms: Callable[[], int]) -> tuple[int | None, int | None]:
+    """Return what --from and --to say, in ms since the epoch; None where one is not there.
 
     Raises:
-        ConfigError: it is neither a moment with its zone nor how long ago.
+        ConfigError: one is neither a moment with its zone nor how long ago, or the range is empty.
     """
+    from_ms, to_ms = _moment_ms("--from", begin, now_ms), _moment_ms("--to", end, now_ms)
+    if from_ms is not None and from_ms >= (now_ms() if to_ms is None else to_ms):
+        raise ConfigError(f"--from {begin}: that is not before --to; swap the two, or leave one out")
+    return from_ms, to_ms
+
+
+def _moment_ms(option: str, text: str | None, now_ms: Callable[[], int]) -> int | None:
     from pipeline.budgets import parse_duration
     from pipeline.setting_types import parse_moment
 

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps of a long work, and not inside a library.
+"""Ctrl-C, or SIGTERM, between two steps of a long work, and not inside a library.
 
 Python raises KeyboardInterrupt wherever it is just then. A library that calls back into Python may take that for a
 fault of the file it reads, and what a finaliser raises is lost.
@@ -9,10 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """The user stopped the run; its text says what is written and how to go on."""
+
 
 @contextmanager
 def interrupted_between_steps() -> Iterator[Callable[[], None]]:
-    """Give what raises KeyboardInterrupt once Ctrl-C has come; a second Ctrl-C is raised where it comes.
+    """Give what raises KeyboardInterrupt once a signal has come; a second one is raised where it comes.
 
     For the main thread, to whom signals belong.
     """
@@ -28,8 +34,9 @@ def interrupted_between_steps() -> Iterator[Callable[[], None]]:
         if came:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
         yield step
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -179,6 +179,9 @@ class Snapshots(Protocol):
     def partitions(self, stream: str) -> Sequence[TopicPartition]:
         """Return the partitions of which anything is kept, or of which recording has begun."""
 
+    def ends(self, stream: str) -> Mapping[str, int]:
+        """Return up to before which offset each partition of each topic is kept, under a name that `read` knows."""
+
     def schema(self, stream: str) -> Schema | None:
         """Return what the stream's newest file holds; None: there is no file that can be read.
 
@@ -210,6 +213,7 @@ class Snapshots(Protocol):
         gap: Callable[[Gap], None],
         features: Sequence[str] | None = None,
         since: Mapping[TopicPartition, Position | None] | None = None,
+        until: Mapping[str, int] | None = None,
     ) -> Iterator[SnapshotRows]:
         """Yield all rows with Kafka timestamps from `from_ms` to before `to_ms`, each row once.
 
@@ -218,7 +222,8 @@ class Snapshots(Protocol):
 
         `features` that are not those of the files are refused; None: all files have the same, whichever. All hold
         series, or none does. With `since` only these partitions are read, each from a record on: neither what comes
-        before it of its topic, nor an earlier topic of that name. None: from its first record.
+        before it of its topic, nor an earlier topic of that name. None: from its first record. With `until`, as
+        `ends` returned it, nothing is read that was recorded after that.
 
         Raises:
             SnapshotError: a file is damaged, or has another schema.

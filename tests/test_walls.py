@@ -102,6 +102,7 @@ def test_only_commands_build_connectors() -> None:
         "pipeline/cli_letters.py",
         "pipeline/cli_models.py",
         "pipeline/cli_record.py",
+        "pipeline/cli_reduce.py",
         "pipeline/cli_retrain.py",
         "pipeline/cli_schedule.py",
         "pipeline/cli_training.py",

@@ -10,9 +10,8 @@ disorder. What a person should know and may have meant is remarked upon.
 Legend: N rows, F features.
 """
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.spec import shortened
-from pipeline.connectors.parquet import Array, Coded, Columns, ParquetError, Reader, encode
+from pipeline.connectors.parquet import Array, Coded, Columns, ParquetError, Reader, encode, of_user
 from pipeline.errors import ConfigError
 from pipeline.fields import is_called_like_a_label
 
@@ -135,20 +134,8 @@ def configuration_of(path: Path) -> str | None:
 
 
 def _table(path: Path) -> Columns:
-    with _translated(path):
+    with of_user(path, "write it with pyarrow or pandas"):
         return Reader(path).read()
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except ParquetError as error:
-        raise ConfigError(
-            f"{path}: is not a whole Parquet file ({error}); write it with pyarrow or pandas"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _feature(path: Path, table: Columns, name: str) -> FloatArray:

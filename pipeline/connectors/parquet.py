@@ -84,8 +84,11 @@ class Columns:
         return found
 
     def coded(self, name: str) -> Coded:
-        """Return a column of names."""
-        column = self._table[name].combine_chunks()
+        """Return a column of names, "" where it is empty."""
+        column = self._table[name]
+        if not pyarrow.types.is_dictionary(column.type):
+            column = column.cast(pyarrow.string()).fill_null("").dictionary_encode()
+        column = column.combine_chunks()
         parts = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
         if not parts:
             return Coded((), np.zeros(0, np.int64))
@@ -138,6 +141,12 @@ class Reader:
                 return Columns(self._file.read(use_threads=False))
             return Columns(self._file.read_row_group(group, use_threads=False))
 
+    def batches(self, names: Sequence[str], rows: int) -> Iterator[Columns]:
+        """Yield some columns, so many rows at a time at most, however large a group is; raises as `read` does."""
+        with self._translated():
+            for batch in self._file.iter_batches(rows, columns=list(names), use_threads=False):
+                yield Columns(pyarrow.Table.from_batches([batch]))
+
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         try:
@@ -149,6 +158,21 @@ class Reader:
                 raise
             # So the library calls damage inside of a file.
             raise ParquetError(_first_line(error)) from error
+
+
+@contextlib.contextmanager
+def of_user(path: Path, remedy: str) -> Iterator[None]:
+    """Have what is wrong with a file that a user has named be the user's mistake.
+
+    Raises:
+        ConfigError: it is no whole Parquet file, which has this remedy, or it cannot be read.
+    """
+    try:
+        yield
+    except ParquetError as error:
+        raise ConfigError(f"{path}: is not a whole Parquet file ({error}); {remedy}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 class Writer:

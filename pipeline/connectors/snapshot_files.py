@@ -26,9 +26,10 @@ from pipeline.connectors.parquet import Array, Coded, Columns, ParquetError, Rea
 from pipeline.connectors.snapshot_names import File, topic_of
 from pipeline.errors import SnapshotDamaged, SnapshotError
 from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import Schema, SnapshotRows
+from pipeline.snapshots import FloatArray, Schema, SnapshotRows
 
 FORMAT = "1"
+_ROWS_AT_ONCE = 2_048
 _BEFORE, _SERIES, _AFTER = ("partition", "offset", "row", "kafka_ms", "time_ms"), "series", "late"
 _KINDS = {
     "partition": "int32",
@@ -187,7 +188,7 @@ class Decoder:
             columns.array("time_ms"),
             None if series is None else series.names,
             np.zeros(columns.rows, np.int64) if series is None else series.code_N.astype(np.int64),
-            np.column_stack(values) if values else np.zeros((columns.rows, 0)),
+            _rows_of(values, columns.rows),
             columns.array(_AFTER),
         )
 
@@ -199,6 +200,15 @@ class Decoder:
 
     def _refused(self, why: str) -> SnapshotError:
         return SnapshotError(f"snapshot {self._name}: {why}")
+
+
+def _rows_of(columns: Sequence[Array], rows: int) -> FloatArray:
+    """Return columns side by side; some rows at a time, for what is written across has to stay in the cache."""
+    values_NF = np.empty((rows, len(columns)))
+    for begin in range(0, rows, _ROWS_AT_ONCE):
+        for place, column in enumerate(columns):
+            values_NF[begin : begin + _ROWS_AT_ONCE, place] = column[begin : begin + _ROWS_AT_ONCE]
+    return values_NF
 
 
 def _columns_of(features: Sequence[str]) -> list[str]:

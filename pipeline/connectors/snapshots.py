@@ -100,6 +100,10 @@ class StoredSnapshots:
         ]
         return sorted({topic.partition for topic in topics})
 
+    def ends(self, stream: str) -> Mapping[str, int]:
+        groups = _by_topic([unit for unit in self.units(stream) if unit.is_whole])
+        return {_called(topic): max(unit.covered.end for unit in group) for topic, group in groups.items()}
+
     def schema(self, stream: str) -> Schema | None:
         units = sorted(self.units(stream), key=lambda unit: (unit.newest_day, unit.covered.end), reverse=True)
         for unit in units:
@@ -142,6 +146,7 @@ class StoredSnapshots:
         gap: Callable[[Gap], None],
         features: Sequence[str] | None = None,
         since: Mapping[TopicPartition, Position | None] | None = None,
+        until: Mapping[str, int] | None = None,
     ) -> Iterator[SnapshotRows]:
         reading = _Reading(self, stream, from_ms, to_ms, gap, features)
         units = self.units(stream)
@@ -149,7 +154,8 @@ class StoredSnapshots:
         first_day = {topic: min(unit.oldest_day for unit in group) for topic, group in _by_topic(units).items()}
         topics = sorted(first_day, key=lambda topic: (topic.partition, first_day[topic], topic))
         for topic, offset in _asked(topics, since):
-            yield from reading.topic(topic, units, offset)
+            rows = reading.topic(topic, units, offset)
+            yield from rows if until is None else _before(rows, until.get(_called(topic), 0))
 
     def tidy(self, stream: str, now_ms: int, limits: Limits, mine: Callable[[TopicPartition], bool]) -> Tidied:
         return tidy(self._storage, stream, now_ms, limits, mine)
@@ -282,6 +288,19 @@ def _asked(
             yield first, at.offset
             later = later[later.index(first) + 1 :]
         yield from ((topic, None) for topic in later)
+
+
+def _before(parts: Iterator[SnapshotRows], end: int) -> Iterator[SnapshotRows]:
+    """Yield the rows with offsets before one; a file may have been merged with what came after it."""
+    for rows in parts:
+        if len(rows) and rows.offset_N[-1] >= end:
+            yield rows.take(rows.offset_N < end)
+            return
+        yield rows
+
+
+def _called(topic: Topic) -> str:
+    return f"{topic.partition.topic}-{topic.partition.partition}-{topic.id_hash}"
 
 
 def _by_topic(units: Sequence[Unit]) -> dict[Topic, list[Unit]]:

@@ -10,7 +10,6 @@ Rows of other seeds and architectures, and of scores that were recalibrated othe
 score files are those of the last run.
 """
 
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -20,7 +19,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
@@ -31,6 +29,8 @@ import models
 from models import architectures
 from pipeline.connectors.labelled import configuration_of, read_labelled
 from pipeline.errors import ConfigError, OffkeyError, TransientError
+from pipeline.interrupting import Stopped
+from pipeline.jobs.alone import alone
 from pipeline.jobs.judge import Online, Task, check_architecture, judge
 from pipeline.jobs.results import Key, Result, read_results, write_results
 from pipeline.setting_types import parse_duration_or_never
@@ -85,10 +85,6 @@ Progress = Callable[[str, int, int], None]
 """Called with what was done last, how much is done, and of how much."""
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class Stopped(Exception):
-    """The user stopped the run; its text says what is written and how to go on."""
 
 
 def parse_delays(text: str) -> tuple[int, ...]:
@@ -180,7 +176,7 @@ def evaluate(options: Options, planned: Plan, progress: Progress) -> Outcome:
     """
     results, failures = list(planned.kept), list[str]()
     metrics = options.out / METRICS
-    with _alone(options.out):
+    with alone(options.out, "`offkey evaluate`", "--out"):
         _sweep(options.out)
         # Another run may have written since this one was planned.
         others = [result for result in _written(metrics) if result.key not in planned.keys]
@@ -344,24 +340,6 @@ def _written(path: Path) -> list[Result]:
         return read_results(path)
     except ValueError as error:
         raise ConfigError(f"{error}; move it away or take another --out") from error
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder: two runs at once would each lose the other's rows."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror}); take another --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"{out}: another `offkey evaluate` writes here; wait, or take another --out"
-            ) from error
-        yield
 
 
 def _sweep(out: Path) -> None:

@@ -5,7 +5,8 @@ The only module that draws with matplotlib; it takes no part in anything that is
 Legend: N rows of the series, S scored rows, F features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ try:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure, SubFigure
 except ModuleNotFoundError as error:
-    raise ConfigError("--figures needs matplotlib, not installed here: pip install 'offkey[evaluate]'") from error
+    raise ConfigError("figures need matplotlib, not installed here: pip install 'offkey[evaluate]'") from error
 
-_INK, _FAINT, _GRID = "#243342", "#8a97a3", "#e3e8ec"
+INK, FAINT, GRID = "#243342", "#8a97a3", "#e3e8ec"
 _CAUSAL, _SETTLED, _LABEL = "#14507a", "#8fc1de", "#e4572e"
 _MOST_LINES = 10
 _COLUMNS = 1200
@@ -32,13 +33,13 @@ _COLUMNS = 1200
 _HIGHEST_SHOWN = 100.0
 _STYLE: Any = {
     "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _GRID,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
     "agg.path.chunksize": 20_000,
 }
 
@@ -77,11 +78,23 @@ def draw_below_each_other(tasks: Sequence[FigureTask], titles: Sequence[str], pa
         _write(figure, path)
 
 
+@contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure of this many inches, in the style of all of them; it is written when it was drawn on."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        _write(figure, path)
+
+
 def _write(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=120, format="png", facecolor="white")
-    unfinished.replace(path)
+    try:
+        figure.savefig(unfinished, dpi=120, format="png", facecolor="white")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _height(rows: Labelled) -> float:
@@ -104,14 +117,14 @@ def _series(
     spans = _shown_spans(rows.label_N, time_N)
     if as_lines:
         for panel, name, x_N in zip(panels, rows.features, rows.x_NF.T, strict=False):
-            panel.plot(time_N, x_N, color=_INK, linewidth=0.6)
+            panel.plot(time_N, x_N, color=INK, linewidth=0.6)
             panel.set_ylabel(name, rotation=0, ha="right", va="center")
             panel.locator_params(axis="y", nbins=3)
     else:
         _map(panels[0], rows, time_N)
     _scores(panels[-1], scores, result)
     for number, panel in enumerate(panels):
-        panel.grid(axis="x", color=_GRID, linewidth=0.6)
+        panel.grid(axis="x", color=GRID, linewidth=0.6)
         panel.set_axisbelow(True)
         for first, last in spans:
             if as_lines or number:
@@ -120,9 +133,9 @@ def _series(
                 # Over a map a tint would change what the colours say: a bar above it.
                 panel.axvspan(first, last, 1.01, 1.04, color=_LABEL, linewidth=0, clip_on=False)
     trained = time_N[rows.train_N]
-    panels[-1].axvspan(trained[0], trained[-1], color=_GRID, alpha=0.6, linewidth=0)
+    panels[-1].axvspan(trained[0], trained[-1], color=GRID, alpha=0.6, linewidth=0)
     across = panels[-1].get_xaxis_transform()
-    panels[-1].text(trained[0], 0.94, " learned from", transform=across, color=_FAINT, va="top")
+    panels[-1].text(trained[0], 0.94, " learned from", transform=across, color=FAINT, va="top")
     panels[-1].set_xlim(time_N.min(), time_N.max())
     locator = AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
     panels[-1].xaxis.set_major_locator(locator)
@@ -181,7 +194,7 @@ def _title(figure: Figure | SubFigure, result: Result, before: str = "") -> None
     else:
         told = f"VUS-PR {result.vus_pr_causal:.3f} causal, {result.vus_pr_settled:.3f} settled"
     name = f"{before}{result.group} / {result.series}"
-    figure.suptitle(f"{name}     {told}     {result.architecture}", x=0.01, ha="left", fontsize=11, color=_INK)
+    figure.suptitle(f"{name}     {told}     {result.architecture}", x=0.01, ha="left", fontsize=11, color=INK)
 
 
 def _shown_spans(label_N: npt.NDArray[np.bool_], time_N: npt.NDArray[Any]) -> list[tuple[Any, Any]]:

@@ -305,6 +305,27 @@ def test_other_objects_in_the_folder_are_left_alone(snapshots: StoredSnapshots, 
     assert len(storage.list(FOLDER)) == 4
 
 
+def test_what_was_kept_by_then_is_read_whatever_comes_after(snapshots: StoredSnapshots, storage: Storage) -> None:
+    """Later files, later topics, other partitions, and a file that was merged with later ones."""
+    write(snapshots, 0, 10, (0,))
+    write(snapshots, 10, 20, (0,))
+    until = snapshots.ends("machines")
+    write(snapshots, 20, 30, (0,))
+    write(snapshots, 30, 40, (1,))
+    write(snapshots, 0, 5, (0,), place=TopicPartition("metrics", 1))
+    write(snapshots, 0, 5, (1,), topic_id="metrics#2")
+
+    def found() -> list[int]:
+        parts = snapshots.read("machines", 0, 2**62, unexpected, until=until)
+        return [offset for part in parts for offset in part.offset_N.tolist()]
+
+    assert found() == list(range(20))
+    before = files(storage)
+    snapshots.tidy("machines", at_day(9), Limits(), everybody)
+    assert len(files(storage)) < len(before)
+    assert found() == list(range(20))
+
+
 def test_some_partitions_are_read_from_a_record_on(snapshots: StoredSnapshots) -> None:
     """Of the topic that has it: neither what comes before, nor an earlier topic, whose offsets begin anew."""
     others = [TopicPartition("metrics", number) for number in (1, 2)]

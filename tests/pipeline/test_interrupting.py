@@ -41,8 +41,15 @@ def test_a_second_one_is_raised_where_it_comes() -> None:
         work()
 
 
-def test_the_signal_goes_back_to_whom_it_belonged() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with interrupted_between_steps():
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_either_signal_stops_and_goes_back_to_whom_it_belonged(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+
+    def work() -> None:
+        with interrupted_between_steps() as step:
+            signal.raise_signal(number)
+            step()
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert signal.getsignal(number) is before

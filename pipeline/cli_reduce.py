@@ -1,0 +1,388 @@
+"""The commands `offkey reduce` and `offkey features`."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli_options import AsJson, ConfigPath, To, range_ms
+from pipeline.cli_who_when import now_ms
+from pipeline.errors import ConfigError, SnapshotError
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings, StreamSettings
+    from pipeline.jobs.blocks import Input
+    from pipeline.jobs.reduce import Options, Progress
+
+logger = logging.getLogger(__name__)
+
+Stream = Annotated[str, typer.Argument(metavar="STREAM", help="The stream.")]
+Output = Annotated[
+    Path, typer.Option("--output", metavar="FOLDER", help="Where to write; made if it is not there.")
+]
+Dimensions = Annotated[
+    int | None,
+    typer.Option(min=1, help="Numbers of a code.", show_default="half as many as features, 8 at most"),
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="T",
+        help="Rows that came in from then on, as 2026-03-01T00:00:00Z, or so long ago, as 30d. Default: all.",
+    ),
+]
+Paths = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--input", metavar="PATH", help="Parquet files or folders in place of snapshots; may be repeated."
+    ),
+]
+Model = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="A model that was made before, or the output that holds it.")
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN", help="With --input: have this column go along; may be repeated."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of the sample and the training.", show_default="0")]
+PartRows = Annotated[int, typer.Option(min=1_000, help="Rows of each file that is written.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what a stopped run has left.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin anew where an earlier run has written.")]
+
+_PART_ROWS = 262_144
+
+
+def reduce(
+    config: ConfigPath,
+    stream: Stream,
+    output: Output,
+    dimensions: Dimensions = None,
+    begin: From = None,
+    end: To = None,
+    paths: Paths = None,
+    model: Model = None,
+    decode: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Turn the codes of this output back into rows.")
+    ] = None,
+    keep: Keep = None,
+    color: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="What the picture's points are coloured by: `score`, how strange the model finds a row, `error`, "
+            "or a column.",
+            show_default="score",
+        ),
+    ] = None,
+    picture: Annotated[
+        bool | None,
+        typer.Option(
+            "--picture/--no-picture", help="Draw the picture; it needs matplotlib.", show_default="picture"
+        ),
+    ] = None,
+    seed: Seed = None,
+    part_rows: PartRows = _PART_ROWS,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write rows as codes of few numbers, by an autoencoder; say how much they tell, beside PCA of the same size.
+
+    The rows are those of a stream's snapshots, or of Parquet files. --decode turns codes back into rows.
+    """
+    opened = _Opened(config, stream, output, resume, overwrite)
+    if decode is not None:
+        asked = {"--dimensions": dimensions, "--from": begin, "--to": end, "--input": paths, "--keep": keep}
+        asked |= {"--color": color, "--seed": seed, "--picture": picture or None}
+        _refuse_beside("--decode turns codes back as they are", asked)
+        opened.decode(decode, model, part_rows, as_json)
+        return
+    drawn = picture is not False
+    if color is not None and not drawn:
+        raise ConfigError(f"--color {color}: nothing is drawn with --no-picture; leave one of them out")
+    if drawn:
+        import pipeline.jobs.figure  # noqa: F401  # says at once if matplotlib is missing
+    from pipeline.jobs.code_picture import SCORE, check_colour, is_made
+    from pipeline.jobs.reduce import reduce_rows
+
+    colour = color or SCORE
+    shown = None if is_made(colour) else colour
+    source = opened.source(begin, end, paths, keep or (), model, shown)
+    if shown:
+        check_colour(source.names, source.features, shown)
+    drawing = colour if drawn else None
+    options = opened.options("reduce", source, dimensions, model, seed or 0, part_rows, picture=drawing)
+    options = replace(options, picture=drawing)
+    report = opened.run(source, as_json, lambda progress: reduce_rows(source, options, opened.what, progress))
+    if as_json:
+        print(json.dumps(report))
+        return
+    from pipeline.jobs.reduce_report import lines
+
+    for line in lines(report, stream, output, drawn):
+        print(line)
+
+
+def features(
+    config: ConfigPath,
+    stream: Stream,
+    output: Output,
+    dimensions: Dimensions = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=2, help="Rows of a window.", show_default="the stream's `window`, or 32"),
+    ] = None,
+    begin: From = None,
+    end: To = None,
+    paths: Paths = None,
+    model: Model = None,
+    keep: Keep = None,
+    seed: Seed = None,
+    part_rows: PartRows = _PART_ROWS,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write what a classifier or a clustering can learn from: codes, errors, statistics of windows of series."""
+    opened = _Opened(config, stream, output, resume, overwrite)
+    of_series = opened.stream.kind == "series"
+    if window is not None and not of_series:
+        raise ConfigError("--window: it needs `kind: series`: records of features are told by themselves")
+    rows = (window or opened.stream.window or 32) if of_series else None
+    source = opened.source(begin, end, paths, keep or (), model)
+    options = opened.options("features", source, dimensions, model, seed or 0, part_rows, window=rows)
+    from pipeline.jobs.features import feature_rows
+
+    report = opened.run(
+        source, as_json, lambda progress: feature_rows(source, options, rows, opened.what, progress)
+    )
+    if as_json:
+        print(json.dumps(report))
+        return
+    from pipeline.jobs.reduce_report import lines
+
+    for line in lines(report, stream, output, False):
+        print(line)
+
+
+class _Opened:
+    """A stream, and where to write."""
+
+    def __init__(self, config: Path, stream: str, output: Path, resume: bool, overwrite: bool) -> None:
+        from pipeline.config import load_settings
+
+        if resume and overwrite:
+            raise ConfigError("--resume goes on and --overwrite begins anew; give one of them")
+        self.settings: Settings = load_settings(config)
+        (self.name,) = self.settings.chosen([stream])
+        self.stream: StreamSettings = self.settings.streams[self.name]
+        self.output, self._resume, self._overwrite = output, resume, overwrite
+        self.what = f"stream {self.name}"
+        self._asked: dict[str, Any] = {}
+
+        # Before anything is read.
+        from pipeline.jobs.parts import begun, refuse
+
+        self._begun = begun(output) if resume else None
+        if not (resume or overwrite):
+            refuse(output)
+
+    def source(
+        self,
+        begin: str | None,
+        end: str | None,
+        paths: Sequence[Path] | None,
+        kept: Sequence[str],
+        model: Path | None,
+        shown: str | None = None,
+    ) -> "Input":
+        """Return the rows that are asked for.
+
+        Args:
+            shown: a column that is needed too, be it a feature or another.
+        """
+        if paths:
+            _refuse_beside("--input says which rows there are", {"--from": begin, "--to": end})
+            return self._files(paths, kept, model, shown)
+        if kept:
+            raise ConfigError(f"--keep {kept[0]}: snapshots hold nothing more; it needs --input")
+        return self._snapshots(begin, end)
+
+    def _files(self, paths: Sequence[Path], kept: Sequence[str], model: Path | None, shown: str | None) -> "Input":
+        from pipeline.jobs.parquet_input import ParquetInput
+
+        names = self.stream.features
+        if names is None and model is not None:
+            from pipeline.jobs.coding import features_of
+
+            names = list(features_of(model))
+        series = self.stream.series[0] if self.stream.series and len(self.stream.series) == 1 else None
+        kept = [name for name in kept if names is None or name not in names]
+        source = ParquetInput(paths, names, kept=kept, shown=shown, series=series, time=self.stream.time)
+        if self.stream.kind == "features":
+            source.series = source.time = None
+        self._asked = {"input": [str(path) for path in paths]}
+        self.what = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+        return source
+
+    def _snapshots(self, begin: str | None, end: str | None) -> "Input":
+        from pipeline.connectors.snapshots import StoredSnapshots
+        from pipeline.connectors.storage import ObjectStorage
+        from pipeline.jobs.blocks import SnapshotInput
+
+        from_ms, to_ms = range_ms(begin, end, now_ms)
+        snapshots = StoredSnapshots(ObjectStorage(self.settings.storage))
+        held = snapshots.schema(self.name)
+        if held is None:
+            raise SnapshotError(
+                f"stream {self.name}: there are no snapshots in {self.settings.storage}; keep some with `offkey "
+                "record`, or give Parquet files with --input"
+            )
+        if held.has_series != (self.stream.kind == "series"):
+            raise SnapshotError(
+                f"stream {self.name}: its snapshots hold {'series' if held.has_series else 'records of no series'} "
+                f"and its `kind` is {self.stream.kind}; set `kind` back"
+            )
+        names = self.stream.features or held.features
+        range_ = [-1 if from_ms is None else from_ms, now_ms() if to_ms is None else to_ms]
+        until: dict[str, int] = dict(snapshots.ends(self.name))
+        if self._begun and (self._begun.get("from"), self._begun.get("to")) == (begin, end):
+            # What was there then: since, time has gone on, and records were kept.
+            range_, until = self._begun.get("range_ms", range_), self._begun.get("until", until)
+        self._asked = {"from": begin, "to": end, "range_ms": range_, "until": until}
+        return SnapshotInput(snapshots, self.name, names, held.has_series, (range_[0], range_[1]), until)
+
+    def options(
+        self,
+        command: str,
+        source: "Input",
+        dimensions: int | None,
+        model: Path | None,
+        seed: int,
+        part_rows: int,
+        **further: Any,
+    ) -> "Options":
+        from pipeline.jobs.coding import check_dimensions, hash_of, read_files
+        from pipeline.jobs.reduce import Options
+        from pipeline.lanes import choose_device
+
+        if model is None and (command == "reduce" or len(source.features) > 1):
+            check_dimensions(dimensions, source.features)
+        about = {
+            "command": command,
+            "stream": self.name,
+            **self._asked,
+            "features": list(source.features),
+            "columns": list(source.names),
+            "dimensions": dimensions,
+            "model": None if model is None else hash_of(read_files(model)),
+            "seed": seed,
+            "part_rows": part_rows,
+            **further,
+        }
+        return Options(
+            self.output,
+            about,
+            dimensions,
+            model,
+            seed,
+            part_rows,
+            resume=self._resume,
+            overwrite=self._overwrite,
+            device=choose_device(self.settings.device),
+        )
+
+    def decode(self, codes: Path, model: Path | None, part_rows: int, as_json: bool) -> None:
+        """Turn codes back into rows, and say what came of it."""
+        from pipeline.jobs.coding import hash_of, read_files
+        from pipeline.jobs.parquet_input import codes_input
+        from pipeline.jobs.reduce import Options, decode_rows
+        from pipeline.jobs.reduce_report import lines
+        from pipeline.lanes import choose_device
+
+        source = codes_input(codes)
+        about = {
+            "command": "decode",
+            "codes": str(codes),
+            "columns": [*source.features, *source.names],
+            "model": hash_of(read_files(model or codes)),
+            "part_rows": part_rows,
+        }
+        options = Options(
+            self.output,
+            about,
+            model=model,
+            part_rows=part_rows,
+            resume=self._resume,
+            overwrite=self._overwrite,
+            device=choose_device(self.settings.device),
+        )
+        report = self.run(source, as_json, lambda progress: decode_rows(source, options, codes, progress))
+        if as_json:
+            print(json.dumps(report))
+            return
+        for line in lines(report, self.name, self.output, False):
+            print(line)
+
+    def run(self, source: "Input", hidden: bool, work: "Callable[[Progress], dict[str, Any]]") -> dict[str, Any]:
+        """Do the work under a progress bar; what stops it says how to go on."""
+        from pipeline.interrupting import Stopped, interrupted_between_steps
+
+        try:
+            with interrupted_between_steps() as step, _bar(step, hidden) as progress:
+                return work(progress)
+        except Stopped as stopped:
+            print(f"offkey: {stopped}", file=sys.stderr)
+            raise typer.Exit(130) from stopped
+        finally:
+            for gap in getattr(source, "gaps", ()):
+                logger.warning("%s", gap)
+
+
+def _refuse_beside(why: str, others: Mapping[str, object]) -> None:
+    """Refuse options that would be passed over in silence."""
+    for name, given in others.items():
+        if given is not None:
+            raise ConfigError(f"{name}: {why}; leave it out")
+
+
+@contextmanager
+def _bar(step: "Callable[[], None]", hidden: bool) -> "Iterator[Progress]":
+    """Show what is done on standard error, if that is a terminal; else a line of the log for each kind of work.
+
+    Each time, take a `step`.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rows]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    shown = console.is_terminal and not hidden
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+        task = bar.add_task("starting", total=None, rows="")
+        last = ""
+
+        def progress(what: str, done: float, of: float | None) -> None:
+            nonlocal last
+            if what != last:
+                bar.reset(task, description=what, total=of)
+                if not shown:
+                    logger.info("%s", what)
+                last = what
+            bar.update(task, completed=done, total=of, rows=f"{int(done):,} rows" if of != 1.0 else "")
+            step()
+
+        yield progress

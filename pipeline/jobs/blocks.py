@@ -1,0 +1,155 @@
+"""Rows that an offline command goes through, block by block: of a stream's snapshots, or of any Parquet files.
+
+Both give the same rows in the same order whenever they are read, so the number of a row names it, and memory holds
+a block or two, however many there are. `recut` makes blocks of a size that does not depend on how they are stored.
+
+Legend: N rows, F features.
+"""
+
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from models.dataset import usable_rows
+from pipeline.connectors.parquet import Array, Coded
+from pipeline.snapshots import Gap, SnapshotRows, Snapshots
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Column = Array | Coded
+
+SERIES, TIME, LATE, PARTITION = "series", "time_ms", "late", "partition"
+"""Columns of snapshots that more is made of than a copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows that follow one another."""
+
+    columns: Mapping[str, Column]
+    """What names a row, and what else goes along."""
+    values_NF: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.values_NF)
+
+    def cut(self, begin: int, end: int) -> "Block":
+        """Return the rows from `begin` to before `end`."""
+        return self.take(slice(begin, end))
+
+    def take(self, which: Any) -> "Block":
+        """Return the rows that an index or mask names."""
+        return Block({name: _taken(column, which) for name, column in self.columns.items()}, self.values_NF[which])
+
+    @property
+    def usable_N(self) -> BoolArray:
+        """Which rows hold numbers only that can be reckoned with."""
+        # Some rows at a time: what is reckoned between stays in the cache.
+        parts = [usable_rows(self.values_NF[begin : begin + 8_192]) for begin in range(0, len(self), 8_192)]
+        return np.concatenate([np.zeros(0, np.bool_), *parts])
+
+
+class Input(Protocol):
+    """Rows, the same ones whenever they are read."""
+
+    features: tuple[str, ...]
+    names: Sequence[str]
+    """The columns that go along."""
+    series: str | None
+    """The column that names a row's series; None: they belong to none."""
+    time: str | None
+    """The column of event times; None: there is none."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all rows, some 100,000 at a time."""
+
+
+class SnapshotInput:
+    """What a stream's snapshots hold of a range of Kafka timestamps."""
+
+    time: str | None = TIME
+
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        stream: str,
+        features: Sequence[str],
+        has_series: bool,
+        range_ms: tuple[int, int],
+        until: Mapping[str, int] | None = None,
+    ) -> None:
+        """Take rows of a range of Kafka timestamps.
+
+        Args:
+            until: as `Snapshots.ends` returns it: nothing that is kept later is read; None: all is.
+        """
+        self._snapshots, self._stream, self._range_ms, self._until = snapshots, stream, range_ms, until
+        self.features = tuple(features)
+        self.series = SERIES if has_series else None
+        self.names: Sequence[str] = [PARTITION, "offset", "row", TIME, *([SERIES] if has_series else []), LATE]
+        self.gaps: list[Gap] = []
+        """Of the last time that it was read: offsets that no file tells of."""
+
+    def blocks(self) -> Iterator[Block]:
+        self.gaps.clear()
+        read = self._snapshots.read(
+            self._stream, *self._range_ms, self.gaps.append, self.features, until=self._until
+        )
+        for rows in read:
+            if len(rows):
+                yield Block(_named(rows), rows.values_NF)
+
+
+def _named(rows: SnapshotRows) -> dict[str, Column]:
+    """Return what names each row."""
+    columns: dict[str, Column] = {
+        PARTITION: np.full(len(rows), rows.partition.partition, np.int32),
+        "offset": rows.offset_N,
+        "row": rows.row_N.astype(np.int32),
+        TIME: rows.time_ms_N,
+    }
+    if rows.series is not None:
+        columns[SERIES] = Coded(rows.series, rows.code_N)
+    return {**columns, LATE: rows.late_N}
+
+
+def recut(blocks: Iterable[Block], rows: int) -> Generator[Block, None, None]:
+    """Yield the same rows in blocks of so many; the last one may be shorter."""
+    waiting: list[Block] = []
+    held = 0
+    for block in blocks:
+        while held + len(block) >= rows:
+            missing = rows - held
+            yield joined([*waiting, block.cut(0, missing)])
+            block, waiting, held = block.cut(missing, len(block)), [], 0
+        if len(block):
+            waiting.append(block)
+            held += len(block)
+    if waiting:
+        yield joined(waiting)
+
+
+def joined(blocks: Sequence[Block]) -> Block:
+    """Return the rows of blocks, one behind the other; there is one at least."""
+    if len(blocks) == 1:
+        return blocks[0]
+    columns = {name: _joined([block.columns[name] for block in blocks]) for name in blocks[0].columns}
+    return Block(columns, np.concatenate([block.values_NF for block in blocks]))
+
+
+def _taken(column: Column, which: Any) -> Column:
+    return Coded(column.names, column.code_N[which]) if isinstance(column, Coded) else column[which]
+
+
+def _joined(columns: Sequence[Any]) -> Column:
+    if not isinstance(columns[0], Coded):
+        return np.concatenate(columns)
+    place: dict[str, int] = {}
+    codes = []
+    for column in columns:
+        own = np.array([place.setdefault(name, len(place)) for name in column.names], np.int64)
+        codes.append(own[column.code_N])
+    return Coded(list(place), np.concatenate(codes))

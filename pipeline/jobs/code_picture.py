@@ -1,0 +1,183 @@
+"""What codes look like: two dimensions of them beside those of PCA, and how much of each feature both tell.
+
+Legend: S rows of the sample, F features, D numbers of a code.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.codes import Coder
+from models.spec import shortened
+from pipeline.connectors.parquet import Coded
+from pipeline.errors import ConfigError
+from pipeline.jobs.blocks import Block
+from pipeline.jobs.coding import Quality, code_rows, principal
+from pipeline.jobs.figure import FAINT, GRID, INK, picture
+from pipeline.jobs.sample import Look
+
+_MOST_POINTS, _MOST_BARS, _MOST_NAMES = 6_000, 16, 8
+_NAMED = ("#14507a", "#e4572e", "#4c9f70", "#8e5ea2", "#e0a030", "#3fa7d6", "#a23b72", "#6b7a3a")
+_OTHERS = "#c3ccd4"
+SCORE, ERROR = "score", "error"
+_LEAST_ERROR, _HIGHEST_SCORE = 1e-6, 100.0
+_OUTSIDE = 0.002
+"""Share of the points at each end of an axis that may lie outside of it: one far point would hide all others."""
+
+
+def draw_codes(path: Path, coder: Coder, looked: Look, quality: Quality, colour: str, title: str) -> None:
+    """Write the picture; raises as `check_colour` does.
+
+    Args:
+        colour: what points are coloured by: their `score` by the model, their `error`, or a column.
+    """
+    sample = looked.sample.cut(0, _MOST_POINTS)
+    coded = code_rows(coder, sample.values_NF, sample.usable_N)
+    center_F, scale_F, components_FD = principal(looked.learning.values_NF, coder.dimensions)
+    by_pca_SD = (sample.values_NF - center_F) / scale_F @ components_FD
+    shade = colours(sample, coder, colour, coded.error_N)
+    few = [number for number, name_ in enumerate(coder.features)][:_MOST_BARS]
+    with picture(path, 13, 4.6) as figure:
+        left, middle, right = figure.subplots(1, 3, width_ratios=[1.15, 1, 0.8])
+        shown = _points(
+            left, *_two(coded.code_ND.astype(np.float64), "code_{}", coded.error_N), shade, colour == ERROR
+        )
+        left.set_title(f"autoencoder, {coder.dimensions} numbers", loc="left", fontsize=10)
+        _points(middle, *_two(by_pca_SD, "component {}", coded.error_N), shade, colour == ERROR)
+        middle.set_title(f"PCA, {coder.dimensions} numbers", loc="left", fontsize=10)
+        _legend(figure, left, colour, shade, shown)
+        _bars(right, [coder.features[number] for number in few], quality.coder_F[few], quality.pca_F[few])
+        if len(coder.features) > len(few):
+            right.set_title(f"the first {len(few)} of {len(coder.features)} features", loc="left", fontsize=10)
+        figure.suptitle(
+            f"{title}     {len(sample):,} of {looked.rows:,} rows     R2 on rows held out: "
+            f"{np.nanmean(quality.coder_F):.3f}, PCA {np.nanmean(quality.pca_F):.3f}",
+            x=0.01,
+            ha="left",
+            fontsize=11,
+            color=INK,
+        )
+
+
+def is_made(colour: str) -> bool:
+    """Tell whether it is the model that makes what points are coloured by."""
+    return colour in (SCORE, ERROR)
+
+
+def check_colour(columns: Any, features: tuple[str, ...], colour: str) -> None:
+    """See that a picture can be coloured by this column.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    if colour not in features and colour not in columns:
+        raise ConfigError(
+            f"--color {colour}: there is no such column; there are "
+            f"{shortened([SCORE, ERROR, *columns, *features], 20)}"
+        )
+
+
+def colours(sample: Block, coder: Coder, colour: str, error_S: npt.NDArray[Any]) -> npt.NDArray[Any] | Coded:
+    """Return a number or name of each point, by which it is coloured.
+
+    Scores are those of a worker that serves this model: of normal rows one in 1,000 is above 30.
+    """
+    if colour == SCORE:
+        return np.minimum(coder.detector.score_rows(sample.values_NF), _HIGHEST_SCORE)
+    if colour == ERROR:
+        return np.maximum(error_S.astype(np.float64), _LEAST_ERROR)
+    if colour in sample.columns:
+        column = sample.columns[colour]
+        if isinstance(column, Coded):
+            return column
+        if column.dtype.kind == "b":
+            return Coded([f"not {colour}", colour], column.astype(np.int64))
+        return column.astype(np.float64)
+    check_colour(sample.columns, coder.features, colour)
+    return sample.values_NF[:, coder.features.index(colour)]
+
+
+def _two(z_SD: npt.NDArray[np.float64], name: str, error_S: npt.NDArray[Any]) -> tuple[Any, Any, str, str]:
+    """Return two dimensions of codes and what they are: of more than two their own principal components."""
+    if z_SD.shape[1] == 1:
+        return z_SD[:, 0], np.log10(np.maximum(error_S, _LEAST_ERROR)), name.format(0), "error (logarithm)"
+    if z_SD.shape[1] == 2 or name.startswith("component"):
+        return z_SD[:, 0], z_SD[:, 1], name.format(0), name.format(1)
+    centred_SD = z_SD - z_SD.mean(axis=0)
+    variance_D, vectors_DD = np.linalg.eigh(centred_SD.T @ centred_SD)
+    share = variance_D / max(variance_D.sum(), 1e-30)
+    x_S, y_S = centred_SD @ vectors_DD[:, -1], centred_SD @ vectors_DD[:, -2]
+    labels = [f"{which} direction of the codes ({100 * part:.0f}%)" for which, part in
+              (("first", share[-1]), ("second", share[-2]))]  # fmt: skip
+    return x_S, y_S, labels[0], labels[1]
+
+
+def _points(panel: Any, x_S: Any, y_S: Any, x_name: str, y_name: str, shade: Any, logarithmic: bool) -> Any:
+    if isinstance(shade, Coded):
+        drawn = None
+        for number, (rows, colour, label) in enumerate(_groups(shade)):
+            panel.scatter(
+                x_S[rows], y_S[rows], s=5, color=colour, alpha=0.7, linewidths=0, label=label, rasterized=True,
+                zorder=2 + number / 100,
+            )  # fmt: skip
+    else:
+        # The strangest last, so that they are seen.
+        order = np.argsort(shade)
+        low, high = np.nanquantile(shade, [0.01, 0.99])
+        drawn = panel.scatter(
+            x_S[order], y_S[order], c=shade[order], s=5, cmap="viridis", vmin=low,
+            vmax=max(high, low * (1 + 1e-9) + 1e-9), norm="log" if logarithmic else "linear",
+            alpha=0.7, linewidths=0, rasterized=True,
+        )  # fmt: skip
+    for axis, along_S in (("x", x_S), ("y", y_S)):
+        low, high = np.quantile(along_S, [_OUTSIDE, 1 - _OUTSIDE])
+        room = 0.06 * (high - low) or 1.0
+        getattr(panel, f"set_{axis}lim")(low - room, high + room)
+    panel.set_xlabel(x_name)
+    panel.set_ylabel(y_name)
+    panel.grid(color=GRID, linewidth=0.6)
+    panel.set_axisbelow(True)
+    return drawn
+
+
+def _groups(shade: Coded) -> list[tuple[npt.NDArray[np.int64], str, str]]:
+    """Return the rows of each of the most frequent names, and of all others first: they lie below."""
+    count = np.bincount(shade.code_N, minlength=len(shade.names))
+    often = np.argsort(-count, kind="stable")[:_MOST_NAMES]
+    often = often[count[often] > 0]
+    groups = []
+    others = np.flatnonzero(~np.isin(shade.code_N, often))
+    if len(others):
+        groups.append((others, _OTHERS, f"{int((count > 0).sum()) - len(often):,} others"))
+    for colour, number in zip(_NAMED, often.tolist(), strict=False):
+        groups.append((np.flatnonzero(shade.code_N == number), colour, str(shade.names[number])))
+    return groups
+
+
+def _legend(figure: Any, panel: Any, name: str, shade: Any, drawn: Any) -> None:
+    if isinstance(shade, Coded):
+        panel.legend(title=name, fontsize=7, markerscale=2, frameon=True, framealpha=0.85, edgecolor=GRID)
+    else:
+        bar = figure.colorbar(drawn, ax=panel, pad=0.02, aspect=40)
+        bar.set_label(name)
+        bar.outline.set_visible(False)
+        bar.solids.set_alpha(1)
+
+
+def _bars(panel: Any, features: list[str], coder_F: Any, pca_F: Any) -> None:
+    place = np.arange(len(features))
+    panel.barh(place - 0.2, np.clip(np.nan_to_num(coder_F), 0, 1), 0.38, color=_NAMED[0], label="autoencoder")
+    panel.barh(place + 0.2, np.clip(np.nan_to_num(pca_F), 0, 1), 0.38, color=_OTHERS, label="PCA")
+    panel.set_yticks(place, [name if len(name) <= 18 else f"{name[:17]}…" for name in features], color=INK)
+    for number in np.flatnonzero(np.isnan(coder_F)).tolist():
+        panel.text(0.01, number, "constant", color=FAINT, va="center", fontsize=7)
+    panel.invert_yaxis()
+    panel.set_xlim(0, 1)
+    panel.set_xlabel("R2 of each feature, rows held out")
+    panel.tick_params(axis="y", length=0)
+    panel.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1, 1.11), ncols=2, borderpad=0)
+    panel.grid(axis="x", color=GRID, linewidth=0.6)
+    panel.set_axisbelow(True)
+    panel.xaxis.label.set_color(FAINT)

@@ -1,0 +1,240 @@
+"""The autoencoder of `offkey reduce` and `offkey features`: trained on a sample, kept beside the output, judged.
+
+What reads the rows is always what was read back from its files: a run that goes on has the very same model.
+
+Legend: N rows, F features, D numbers of a code.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.codes import Coder, fit_coder
+from models.files import from_files, to_files
+from models.manifest import MANIFEST, TENSORS, ModelFileError, read_manifest
+from models.spec import shortened
+from pipeline.errors import ConfigError, SnapshotError
+from pipeline.jobs.blocks import FloatArray
+from pipeline.jobs.parts import MODEL, Parts
+from pipeline.jobs.sample import Look, r_squared
+
+_LEAST_ROWS = 50
+_ROWS_AT_ONCE = 16_384
+"""Rows that are read together: their values stay in a processor's cache."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What a coder makes of rows; empty (NaN) for rows that it cannot read."""
+
+    code_ND: npt.NDArray[np.float32]
+    error_N: npt.NDArray[np.float32]
+    """The root of each row's mean squared error, in the features' scales."""
+    square_F: FloatArray
+    """Each feature's squared errors, added up."""
+    off_NF: npt.NDArray[np.float32] | None
+    """How far each value lies from its reconstruction, by the feature's scale, without a sign; where asked for."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well rows are told by their codes, on rows that were held out: R2 by feature, beside that of PCA."""
+
+    learned_rows: int
+    held_out_rows: int
+    coder_F: FloatArray
+    pca_F: FloatArray
+
+
+def names_of(coder: Coder) -> list[str]:
+    return [f"code_{number}" for number in range(coder.dimensions)]
+
+
+def code_rows(coder: Coder, values_NF: FloatArray, usable_N: npt.NDArray[np.bool_], *, each: bool = False) -> Coded:
+    """Return codes and errors of rows; those of `each` feature too, where they are asked for."""
+    code_ND = np.full((len(values_NF), coder.dimensions), np.nan, np.float32)
+    error_N = np.full(len(values_NF), np.nan, np.float32)
+    off_NF = np.full(values_NF.shape, np.nan, np.float32) if each else None
+
+    def code(begin: int) -> FloatArray:
+        part = slice(begin, begin + _ROWS_AT_ONCE)
+        usable_B = usable_N[part]
+        whole = bool(usable_B.all())
+        code_BD, off_BF = coder.errors(values_NF[part] if whole else values_NF[part][usable_B])
+        square_BF = np.square(off_BF)
+        error_B = np.sqrt(square_BF.mean(axis=1))
+        for written, found in ((code_ND, code_BD), (error_N, error_B), (off_NF, off_BF)):
+            if written is not None:
+                written[part][... if whole else usable_B] = found
+        return np.asarray(square_BF.sum(axis=0, dtype=np.float64))
+
+    # Chunks are too small for torch's own threads, which would wait for one another at each of them.
+    threads = len(os.sched_getaffinity(0)) if coder.detector.device.type == "cpu" else 1
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        squares = list(pool.map(code, range(0, len(values_NF), _ROWS_AT_ONCE)))
+    return Coded(code_ND, error_N, sum(squares, np.zeros(len(coder.features))), off_NF)
+
+
+def require_rows(what: str, looked: Look, features: Sequence[str]) -> None:
+    """See that there are rows to learn from.
+
+    Raises:
+        SnapshotError: there are none, or too few that hold numbers only.
+    """
+    if not looked.rows:
+        raise SnapshotError(f"{what}: there are no rows; ask for more time, or see what is kept in `snapshots`")
+    usable = looked.rows - looked.unusable
+    if usable < _LEAST_ROWS:
+        raise SnapshotError(
+            f"{what}: {usable:,} of {looked.rows:,} rows hold a number for each of {shortened(features)}; "
+            f"{_LEAST_ROWS} are needed: fill empty values, or name fewer `features`"
+        )
+
+
+def check_dimensions(dimensions: int | None, features: Sequence[str]) -> int:
+    """Return how many numbers a code has, by default half as many as there are features, and 8 at most.
+
+    Raises:
+        ConfigError: so many are no reduction.
+    """
+    most = len(features) - 1
+    if not most:
+        raise ConfigError(
+            f"there is one feature, {features[0]}: one number cannot be told by fewer; name more `features`"
+        )
+    if dimensions is None:
+        return max(1, min(8, len(features) // 2))
+    if not 1 <= dimensions <= most:
+        raise ConfigError(
+            f"--dimensions {dimensions}: there are {len(features)} features ({shortened(features)}), so it takes 1 "
+            f"to {most}"
+        )
+    return dimensions
+
+
+def train(
+    parts: Parts, looked: Look, features: Sequence[str], dimensions: int, seed: int, device: torch.device,
+    progress: Callable[[float], None],
+) -> None:  # fmt: skip
+    """Train on the learning part of the sample, and keep the model beside the parts.
+
+    Raises:
+        SnapshotError: the sample cannot be learned from.
+        TransientError: the disk is full or away.
+    """
+    try:
+        coder = fit_coder(
+            looked.learning.values_NF, dimensions, features=features, seed=seed, device=device, progress=progress
+        )
+    except ValueError as error:
+        raise SnapshotError(str(error)) from error
+    keep(parts, to_files(coder.detector))
+
+
+def keep(parts: Parts, files: Mapping[str, bytes]) -> None:
+    """Write a model's files beside the parts; the manifest, which makes it complete, last."""
+    for name in sorted(files, key=lambda name: name == MANIFEST):
+        parts.write(f"{MODEL}/{name}", files[name])
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Return a model's files, of its own folder or of the output of a command.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    place = folder / MODEL if (folder / MODEL).is_dir() else folder
+    try:
+        return {name: (place / name).read_bytes() for name in (TENSORS, MANIFEST)}
+    except OSError as error:
+        raise ConfigError(
+            f"{place}: holds no model ({error.strerror}); name the folder of its {MANIFEST}, or the output of "
+            "`offkey reduce`"
+        ) from error
+
+
+def features_of(folder: Path) -> tuple[str, ...]:
+    """Return the features that a model was made for.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    try:
+        said = read_manifest(read_files(folder)[MANIFEST], str(folder))
+    except ModelFileError as error:
+        raise ConfigError(str(error)) from error
+    return tuple(said["features"])
+
+
+def hash_of(files: Mapping[str, bytes]) -> str:
+    """Return what tells a model from others."""
+    return hashlib.sha256(files[MANIFEST]).hexdigest()[:16]
+
+
+def coder_of(files: Mapping[str, bytes], name: str, device: torch.device) -> Coder:
+    """Read a model that turns single rows into codes and back.
+
+    Raises:
+        ConfigError: it is damaged, or does something else.
+    """
+    try:
+        coder = Coder(from_files(files, name).to(device))
+    except ModelFileError as error:
+        raise ConfigError(str(error)) from error
+    if coder.window != 1:
+        raise ConfigError(
+            f"{name}: it reads windows of {coder.window} rows, and rows are coded one by one; name a model that "
+            "`offkey reduce` has made, or of a stream of `kind: features`"
+        )
+    if not coder.decodes:
+        raise ConfigError(f"{name}: its codes do not lead back to rows; name a model that `offkey reduce` has made")
+    return coder
+
+
+def require_features(coder: Coder, features: Sequence[str], name: str) -> None:
+    """See that a model is one of these features.
+
+    Raises:
+        ConfigError: it is of others.
+    """
+    if coder.features != tuple(features):
+        raise ConfigError(
+            f"{name}: it was made for the features {shortened(coder.features)}, and the rows hold "
+            f"{shortened(features)}; name them in the stream's `features`, or take another model"
+        )
+
+
+def judge(coder: Coder, looked: Look) -> Quality:
+    """Compare a coder with PCA of the same size, on rows of the sample that neither has learned from.
+
+    PCA (Pearson, 1901) learns from the rows that the coder of this command learned from, features standardised.
+    """
+    held_out_NF = looked.held_out.values_NF
+    rebuilt_NF = np.concatenate(
+        [coder.read(part)[1] for part in np.array_split(held_out_NF, max(1, len(held_out_NF) // _ROWS_AT_ONCE))]
+    )
+    center_F, scale_F, components_FD = principal(looked.learning.values_NF, coder.dimensions)
+    z_ND = (held_out_NF - center_F) / scale_F @ components_FD
+    by_pca_NF = center_F + scale_F * (z_ND @ components_FD.T)
+    return Quality(
+        len(looked.learning),
+        len(held_out_NF),
+        r_squared(held_out_NF, rebuilt_NF),
+        r_squared(held_out_NF, by_pca_NF),
+    )
+
+
+def principal(x_NF: FloatArray, dimensions: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return (mean, standard deviation, leading principal components of what is left when both are taken away)."""
+    center_F, scale_F = x_NF.mean(axis=0), x_NF.std(axis=0)
+    scale_F = np.where(scale_F > 0, scale_F, 1.0)
+    z_NF = (x_NF - center_F) / scale_F
+    _, vectors_FF = np.linalg.eigh(z_NF.T @ z_NF / len(z_NF))
+    return center_F, scale_F, np.ascontiguousarray(vectors_FF[:, ::-1][:, :dimensions])

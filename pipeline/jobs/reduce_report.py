@@ -1,0 +1,53 @@
+"""What `offkey reduce` and `offkey features` say when they are done, for people."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.jobs.parts import PICTURE
+
+_MOST_FEATURES = 20
+
+
+def lines(report: Mapping[str, Any], name: str, output: Path, picture: bool) -> Iterator[str]:
+    """Yield lines about a run; `name` is the stream's."""
+    rows, features = report["rows"], report["features"]
+    if report["command"] == "decode":
+        yield f"{name}: {rows:,} rows of {len(features)} features from codes of {report['dimensions']}, in {output}"
+        if report["error"] is not None:
+            yield f"{name}: they lie {report['error']:.3g} off the original ones, root of the mean square by scale"
+    else:
+        what = f"codes of {report['dimensions']} numbers" if "dimensions" in report else "no codes, of one feature"
+        yield f"{name}: {rows:,} rows of {len(features)} features, {what}, in {output}"
+    if report["empty"]:
+        yield f"{name}: {report['empty']:,} rows lack a number: what is made of their values is empty"
+    if "window" in report:
+        yield from _windows(report, name)
+    if "r2" in report:
+        yield from _quality(report, name)
+    if picture:
+        yield f"{name}: picture in {output / PICTURE}"
+
+
+def _windows(report: Mapping[str, Any], name: str) -> Iterator[str]:
+    short = f", {report['short_series']:,} of them shorter" if report["short_series"] else ""
+    yield (
+        f"{name}: statistics of windows of {report['window']:,} rows in {report['series']:,} series{short}; empty "
+        f"for {report['warming']:,} rows without a whole window (`warming`) and {report['late']:,} late ones"
+    )
+
+
+def _quality(report: Mapping[str, Any], name: str) -> Iterator[str]:
+    yield (
+        f"{name}: R2 {_share(report['r2'])}, PCA of the same size {_share(report['r2_of_pca'])}: mean over "
+        f"features, learned from {report['learned_rows']:,} rows, measured on {report['held_out_rows']:,} others"
+    )
+    width = max(len(feature) for feature in report["r2_by_feature"])
+    for feature, found in list(report["r2_by_feature"].items())[:_MOST_FEATURES]:
+        yield f"  {feature:<{width}}  {_share(found['codes']):>7}  {_share(found['pca']):>7}"
+    if (more := len(report["r2_by_feature"]) - _MOST_FEATURES) > 0:
+        yield f"  and {more:,} more in report.json"
+
+
+def _share(value: float | None) -> str:
+    return "constant" if value is None else f"{value:.3f}"
