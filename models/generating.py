@@ -58,7 +58,7 @@ _LATENT: Mapping[Kind, int] = {"features": 8, "series": 16}
 _HELD_OUT = 0.15
 _RANKED_ROWS = 262_144
 _MOST_WINDOWS, _MOST_REFERENCE_VALUES = 32_768, 2**23
-_APART = 1.03
+_APART = 1.05
 """How much farther from training rows samples are to lie than these from one another: the median of a few varies."""
 _JUMPS = 0.25
 _TRIES = 50

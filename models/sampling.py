@@ -33,8 +33,8 @@ Weights = npt.NDArray[np.float32]
 NEIGHBOURS = 5
 _LEAST_SPREAD = 0.05
 """Of a number of a code, for a distance: what has collapsed to one value is no direction."""
-_CHUNK, _CHUNK_VALUES = 1_024, 2**20
-_NARROWEST, _WIDEST, _HALVINGS = 0.25, 4.0, 8
+_CHUNK, _CHUNK_VALUES, _PILOTS = 1_024, 2**20, 4_096
+_NARROWEST, _WIDEST, _HALVINGS = 0.25, 16.0, 10
 
 
 class Network(Protocol):
@@ -98,7 +98,7 @@ class Sampler:
             random_of: draws the samples that are tried, the same ones at every width.
         """
         seed = int(random_of.integers(2**63))
-        count = min(len(self.windows.start_N), _CHUNK)
+        count = min(2 * len(self.windows.start_N), _PILOTS)
 
         def enough(width: float) -> bool:
             random = np.random.default_rng(seed)
