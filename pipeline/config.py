@@ -147,7 +147,8 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     architecture: str = "default"
     """default: views of a linear autoencoder, for features one of a denoising one; `network` names another. Or one
-    view of linear, vanilla, sparse, denoising, variational, convolutional, recurrent, or one a package adds."""
+    view of linear, vanilla, sparse, denoising, variational, convolutional, recurrent, residual, or one a package
+    adds."""
     network: str | None = None
     """An architecture for the views of the default, and for those below."""
     views: Annotated[list[ViewSettings], Field(min_length=1, max_length=16)] | None = None

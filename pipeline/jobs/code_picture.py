@@ -13,16 +13,20 @@ from models.codes import Coder
 from models.spec import shortened
 from pipeline.connectors.parquet import Coded
 from pipeline.errors import ConfigError
-from pipeline.jobs.blocks import Block
+from pipeline.jobs.blocks import TIME, Block
 from pipeline.jobs.coding import Quality, code_rows, principal
-from pipeline.jobs.figure import FAINT, GRID, INK, picture
+from pipeline.jobs.figure import FAINT, GRID, INK, dated, picture, shades
+from pipeline.jobs.reduce_report import counted
 from pipeline.jobs.sample import Look
 
 _MOST_POINTS, _MOST_BARS, _MOST_NAMES = 6_000, 16, 8
 _NAMED = ("#14507a", "#e4572e", "#4c9f70", "#8e5ea2", "#e0a030", "#3fa7d6", "#a23b72", "#6b7a3a")
 _OTHERS = "#c3ccd4"
 SCORE, ERROR = "score", "error"
-_LEAST_ERROR, _HIGHEST_SCORE = 1e-6, 100.0
+_LEAST_ERROR, _HIGHEST_SCORE, _STRANGE_SCORE = 1e-6, 100.0, 30.0
+_STRANGENESS = (_OTHERS, "#8fc1de", _NAMED[0], _NAMED[1])
+"""What is usual lies back, and the strangest stands out on white."""
+_TIMES, _DAY_MS = (TIME, "timestamp"), 86_400_000
 _OUTSIDE = 0.002
 """Share of the points at each end of an axis that may lie outside of it: one far point would hide all others."""
 
@@ -36,17 +40,18 @@ def draw_codes(path: Path, coder: Coder, looked: Look, quality: Quality, colour:
     sample = looked.sample.cut(0, _MOST_POINTS)
     coded = code_rows(coder, sample.values_NF, sample.usable_N)
     center_F, scale_F, components_FD = principal(looked.learning.values_NF, coder.dimensions)
-    by_pca_SD = (sample.values_NF - center_F) / scale_F @ components_FD
+    scaled_SF = (sample.values_NF - center_F) / scale_F
+    by_pca_SD = scaled_SF @ components_FD
+    off_pca_S = np.sqrt(np.square(scaled_SF - by_pca_SD @ components_FD.T).mean(axis=1))
+    numbers = counted(coder.dimensions, "number")
     shade = colours(sample, coder, colour, coded.error_N)
     few = [number for number, name_ in enumerate(coder.features)][:_MOST_BARS]
     with picture(path, 13, 4.6) as figure:
         left, middle, right = figure.subplots(1, 3, width_ratios=[1.15, 1, 0.8])
-        shown = _points(
-            left, *_two(coded.code_ND.astype(np.float64), "code_{}", coded.error_N), shade, colour == ERROR
-        )
-        left.set_title(f"autoencoder, {coder.dimensions} numbers", loc="left", fontsize=10)
-        _points(middle, *_two(by_pca_SD, "component {}", coded.error_N), shade, colour == ERROR)
-        middle.set_title(f"PCA, {coder.dimensions} numbers", loc="left", fontsize=10)
+        shown = _points(left, _of_codes(coded.code_ND.astype(np.float64), coded.error_N), shade, colour)
+        left.set_title(f"autoencoder, {numbers}", loc="left", fontsize=10)
+        _points(middle, _of_components(by_pca_SD, off_pca_S), shade, colour)
+        middle.set_title(f"PCA, {numbers}", loc="left", fontsize=10)
         _legend(figure, left, colour, shade, shown)
         _bars(right, [coder.features[number] for number in few], quality.coder_F[few], quality.pca_F[few])
         if len(coder.features) > len(few):
@@ -80,7 +85,7 @@ def check_colour(columns: Any, features: tuple[str, ...], colour: str) -> None:
 
 
 def colours(sample: Block, coder: Coder, colour: str, error_S: npt.NDArray[Any]) -> npt.NDArray[Any] | Coded:
-    """Return a number or name of each point, by which it is coloured.
+    """Return a number or name of each point, by which it is coloured; of times, days since 1970.
 
     Scores are those of a worker that serves this model: of normal rows one in 1,000 is above 30.
     """
@@ -94,43 +99,48 @@ def colours(sample: Block, coder: Coder, colour: str, error_S: npt.NDArray[Any])
             return column
         if column.dtype.kind == "b":
             return Coded([f"not {colour}", colour], column.astype(np.int64))
-        return column.astype(np.float64)
+        return column / _DAY_MS if colour in _TIMES else column.astype(np.float64)
     check_colour(sample.columns, coder.features, colour)
     return sample.values_NF[:, coder.features.index(colour)]
 
 
-def _two(z_SD: npt.NDArray[np.float64], name: str, error_S: npt.NDArray[Any]) -> tuple[Any, Any, str, str]:
-    """Return two dimensions of codes and what they are: of more than two their own principal components."""
+_Shown = tuple[Any, Any, str, str]
+"""Two coordinates of each point, and what they are."""
+
+
+def _of_codes(z_SD: npt.NDArray[np.float64], error_S: npt.NDArray[Any]) -> _Shown:
+    """Return two dimensions of codes: of more than two their own principal components."""
     if z_SD.shape[1] == 1:
-        return z_SD[:, 0], np.log10(np.maximum(error_S, _LEAST_ERROR)), name.format(0), "error (logarithm)"
-    if z_SD.shape[1] == 2 or name.startswith("component"):
-        return z_SD[:, 0], z_SD[:, 1], name.format(0), name.format(1)
+        return _beside_errors(z_SD, error_S, "code_0")
+    if z_SD.shape[1] == 2:
+        return z_SD[:, 0], z_SD[:, 1], "code_0", "code_1"
     centred_SD = z_SD - z_SD.mean(axis=0)
     variance_D, vectors_DD = np.linalg.eigh(centred_SD.T @ centred_SD)
-    share = variance_D / max(variance_D.sum(), 1e-30)
-    x_S, y_S = centred_SD @ vectors_DD[:, -1], centred_SD @ vectors_DD[:, -2]
-    labels = [f"{which} direction of the codes ({100 * part:.0f}%)" for which, part in
-              (("first", share[-1]), ("second", share[-2]))]  # fmt: skip
-    return x_S, y_S, labels[0], labels[1]
+    share_D = variance_D / max(variance_D.sum(), 1e-30)
+    first, second = (
+        f"{which} direction of the codes ({100 * share:.0f}%)"
+        for which, share in (("first", share_D[-1]), ("second", share_D[-2]))
+    )
+    return centred_SD @ vectors_DD[:, -1], centred_SD @ vectors_DD[:, -2], first, second
 
 
-def _points(panel: Any, x_S: Any, y_S: Any, x_name: str, y_name: str, shade: Any, logarithmic: bool) -> Any:
+def _of_components(z_SD: npt.NDArray[np.float64], error_S: npt.NDArray[Any]) -> _Shown:
+    if z_SD.shape[1] == 1:
+        return _beside_errors(z_SD, error_S, "first component")
+    return z_SD[:, 0], z_SD[:, 1], "first component", "second component"
+
+
+def _beside_errors(z_SD: npt.NDArray[np.float64], error_S: npt.NDArray[Any], name: str) -> _Shown:
+    return z_SD[:, 0], np.log10(np.maximum(error_S, _LEAST_ERROR)), name, "error (logarithm)"
+
+
+def _points(panel: Any, points: _Shown, shade: Any, colour: str) -> Any:
+    x_S, y_S, x_name, y_name = points
+    drawn = None
     if isinstance(shade, Coded):
-        drawn = None
-        for number, (rows, colour, label) in enumerate(_groups(shade)):
-            panel.scatter(
-                x_S[rows], y_S[rows], s=5, color=colour, alpha=0.7, linewidths=0, label=label, rasterized=True,
-                zorder=2 + number / 100,
-            )  # fmt: skip
+        _named(panel, x_S, y_S, shade)
     else:
-        # The strangest last, so that they are seen.
-        order = np.argsort(shade)
-        low, high = np.nanquantile(shade, [0.01, 0.99])
-        drawn = panel.scatter(
-            x_S[order], y_S[order], c=shade[order], s=5, cmap="viridis", vmin=low,
-            vmax=max(high, low * (1 + 1e-9) + 1e-9), norm="log" if logarithmic else "linear",
-            alpha=0.7, linewidths=0, rasterized=True,
-        )  # fmt: skip
+        drawn = _shaded(panel, x_S, y_S, shade, colour)
     for axis, along_S in (("x", x_S), ("y", y_S)):
         low, high = np.quantile(along_S, [_OUTSIDE, 1 - _OUTSIDE])
         room = 0.06 * (high - low) or 1.0
@@ -140,6 +150,27 @@ def _points(panel: Any, x_S: Any, y_S: Any, x_name: str, y_name: str, shade: Any
     panel.grid(color=GRID, linewidth=0.6)
     panel.set_axisbelow(True)
     return drawn
+
+
+def _named(panel: Any, x_S: Any, y_S: Any, shade: Coded) -> None:
+    for number, (rows, colour, label) in enumerate(_groups(shade)):
+        panel.scatter(
+            x_S[rows], y_S[rows], s=5, color=colour, alpha=0.7, linewidths=0, label=label, rasterized=True,
+            zorder=2 + number / 100,
+        )  # fmt: skip
+
+
+def _shaded(panel: Any, x_S: Any, y_S: Any, shade_S: Any, colour: str) -> Any:
+    # The strangest last, so that they are seen.
+    order = np.argsort(shade_S)
+    low, high = np.nanquantile(shade_S, [0.01, 0.99])
+    if colour == SCORE:
+        low, high = 0.0, _STRANGE_SCORE
+    return panel.scatter(
+        x_S[order], y_S[order], c=shade_S[order], s=5, cmap=shades(_STRANGENESS) if is_made(colour) else "viridis",
+        norm="log" if colour == ERROR else "linear", vmin=low, vmax=max(high, low * (1 + 1e-9) + 1e-9),
+        alpha=0.7, linewidths=0, rasterized=True,
+    )  # fmt: skip
 
 
 def _groups(shade: Coded) -> list[tuple[npt.NDArray[np.int64], str, str]]:
@@ -160,8 +191,10 @@ def _legend(figure: Any, panel: Any, name: str, shade: Any, drawn: Any) -> None:
     if isinstance(shade, Coded):
         panel.legend(title=name, fontsize=7, markerscale=2, frameon=True, framealpha=0.85, edgecolor=GRID)
     else:
-        bar = figure.colorbar(drawn, ax=panel, pad=0.02, aspect=40)
-        bar.set_label(name)
+        bar = figure.colorbar(drawn, ax=panel, pad=0.02, aspect=40, extend="max" if name == SCORE else "neither")
+        bar.set_label(f"{name}: one normal row in 1,000 is above 30" if name == SCORE else name)
+        if name in _TIMES:
+            dated(bar.ax.yaxis)
         bar.outline.set_visible(False)
         bar.solids.set_alpha(1)
 

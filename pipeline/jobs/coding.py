@@ -107,7 +107,8 @@ def check_dimensions(dimensions: int | None, features: Sequence[str]) -> int:
     most = len(features) - 1
     if not most:
         raise ConfigError(
-            f"there is one feature, {features[0]}: one number cannot be told by fewer; name more `features`"
+            f"there is one feature, {features[0]}: one number cannot be told by fewer; name more `features`, "
+            "or have `offkey features` write statistics of windows"
         )
     if dimensions is None:
         return max(1, min(8, len(features) // 2))

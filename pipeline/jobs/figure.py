@@ -20,6 +20,7 @@ from pipeline.jobs.results import Result
 
 try:
     import matplotlib
+    from matplotlib.colors import Colormap, LinearSegmentedColormap
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure, SubFigure
 except ModuleNotFoundError as error:
@@ -78,6 +79,11 @@ def draw_below_each_other(tasks: Sequence[FigureTask], titles: Sequence[str], pa
         _write(figure, path)
 
 
+def shades(colours: Sequence[str]) -> Colormap:
+    """Return a scale that goes through these colours."""
+    return LinearSegmentedColormap.from_list("", list(colours))
+
+
 @contextmanager
 def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
     """Yield a figure of this many inches, in the style of all of them; it is written when it was drawn on."""
@@ -85,6 +91,13 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         _write(figure, path)
+
+
+def dated(axis: Any) -> None:
+    """Have an axis tell moments, which matplotlib counts in days."""
+    locator = AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
 
 
 def _write(figure: Figure, path: Path) -> None:
@@ -137,9 +150,7 @@ def _series(
     across = panels[-1].get_xaxis_transform()
     panels[-1].text(trained[0], 0.94, " learned from", transform=across, color=FAINT, va="top")
     panels[-1].set_xlim(time_N.min(), time_N.max())
-    locator = AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
-    panels[-1].xaxis.set_major_locator(locator)
-    panels[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    dated(panels[-1].xaxis)
     _title(figure, result, title)
 
 

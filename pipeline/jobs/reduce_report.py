@@ -13,12 +13,14 @@ def lines(report: Mapping[str, Any], name: str, output: Path, picture: bool) -> 
     """Yield lines about a run; `name` is the stream's."""
     rows, features = report["rows"], report["features"]
     if report["command"] == "decode":
-        yield f"{name}: {rows:,} rows of {len(features)} features from codes of {report['dimensions']}, in {output}"
+        numbers = counted(report["dimensions"], "number")
+        yield f"{name}: {rows:,} rows of {counted(len(features), 'feature')} from codes of {numbers}, in {output}"
         if report["error"] is not None:
             yield f"{name}: they lie {report['error']:.3g} off the original ones, root of the mean square by scale"
     else:
-        what = f"codes of {report['dimensions']} numbers" if "dimensions" in report else "no codes, of one feature"
-        yield f"{name}: {rows:,} rows of {len(features)} features, {what}, in {output}"
+        numbers = counted(report["dimensions"], "number") if "dimensions" in report else ""
+        what = f"codes of {numbers}" if numbers else "which has no code"
+        yield f"{name}: {rows:,} rows of {counted(len(features), 'feature')}, {what}, in {output}"
     if report["empty"]:
         yield f"{name}: {report['empty']:,} rows lack a number: what is made of their values is empty"
     if "window" in report:
@@ -42,11 +44,16 @@ def _quality(report: Mapping[str, Any], name: str) -> Iterator[str]:
         f"{name}: R2 {_share(report['r2'])}, PCA of the same size {_share(report['r2_of_pca'])}: mean over "
         f"features, learned from {report['learned_rows']:,} rows, measured on {report['held_out_rows']:,} others"
     )
-    width = max(len(feature) for feature in report["r2_by_feature"])
+    width = max(len("feature"), *(len(feature) for feature in report["r2_by_feature"]))
+    yield f"  {'feature':<{width}}  {'codes':>8}  {'PCA':>8}"
     for feature, found in list(report["r2_by_feature"].items())[:_MOST_FEATURES]:
-        yield f"  {feature:<{width}}  {_share(found['codes']):>7}  {_share(found['pca']):>7}"
+        yield f"  {feature:<{width}}  {_share(found['codes']):>8}  {_share(found['pca']):>8}"
     if (more := len(report["r2_by_feature"]) - _MOST_FEATURES) > 0:
         yield f"  and {more:,} more in report.json"
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _share(value: float | None) -> str:
