@@ -84,3 +84,16 @@ def autocorrelations(x_NTF: FloatArray) -> FloatArray:
     steps = x_NTF.shape[1]
     each = [(centred_NTF[:, : steps - lag] * centred_NTF[:, lag:]).mean(axis=(0, 1)) for lag in range(steps)]
     return np.stack(each) / variance_F
+
+
+def window_numbers(x_NTF: FloatArray) -> FloatArray:
+    """Return what tells a window from others, whatever its length, x_ND.
+
+    Of each feature mean, spread, least and largest value, slope, the spread of its steps, and its first and last
+    value.
+    """
+    steps = x_NTF.shape[1]
+    centred_T = np.arange(steps) - (steps - 1) / 2
+    slope_NF = np.einsum("ntf,t->nf", x_NTF - x_NTF[:, -1:], centred_T / np.square(centred_T).sum())
+    each = [x_NTF.mean(1), x_NTF.std(1), x_NTF.min(1), x_NTF.max(1), slope_NF, np.diff(x_NTF, axis=1).std(1)]
+    return np.concatenate([*each, x_NTF[:, 0], x_NTF[:, -1]], axis=1)

@@ -31,7 +31,7 @@ from models.grid import Grid, grids_of, snapped
 from models.marginals import Marginals
 from models.plan import DEFAULT, plan_of
 from models.sampling import Network, Sampler
-from models.scaling import LIMIT, Scaling, expanded, fit_features, fit_series
+from models.scaling import LIMIT, expanded, fit_features, fit_series
 from models.spec import Kind
 from models.training import train
 from models.views import View
@@ -283,7 +283,9 @@ def windows_of_pieces(scores: Sequence[npt.NDArray[np.float32]], window: int) ->
     # A divisor of the step, so that the window that follows another is one of them.
     spacing = next((each for each in range(1, step + 1) if step % each == 0 and rows / each <= _MOST_WINDOWS), step)
     first_P = np.cumsum([0, *(len(y_RF) for y_RF in scores)])
-    starts = [first + np.arange(0, len(y_RF) - window + 1, spacing) for first, y_RF in zip(first_P, scores, strict=False)]
+    starts = [
+        first + np.arange(0, len(y_RF) - window + 1, spacing) for first, y_RF in zip(first_P, scores, strict=False)
+    ]
     first_S = np.cumsum([0, *(len(each) for each in starts[:-1])])
     return Windows(np.concatenate(scores), np.concatenate(starts), window, first_S)
 

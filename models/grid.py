@@ -55,17 +55,19 @@ class Grid:
         x_N = np.clip(x_N, self.low, self.high)
         if self.step is None:
             return x_N if self.levels is None else self._nearest_level(x_N)
-        steps_N = np.rint((x_N - self.low) / self.step)
+        return np.asarray(np.clip(self.stepped(x_N), self.low, self.high), np.float64)
+
+    def stepped(self, x_N: FloatArray) -> FloatArray:
+        """Return values whole steps apart, where there is a step, be they outside of the range: of anomalies."""
+        if self.step is None:
+            return x_N
+        stepped_N = self.low + self.step * np.rint((x_N - self.low) / self.step)
         if self.levels is not None:
-            snapped_N = self.low + self.step * steps_N
-            seen_N = self._nearest_level(snapped_N)
-            return np.where(np.abs(seen_N - snapped_N) < self.step / 2, seen_N, np.minimum(snapped_N, self.high))
+            seen_N = self._nearest_level(stepped_N)
+            return np.where(np.abs(seen_N - stepped_N) < self.step / 2, seen_N, stepped_N)
         # What is written with few decimals is to be that number, to the last bit.
         decimals = _decimals_of(np.array([self.low, self.step]))
-        snapped_N = self.low + self.step * steps_N
-        if decimals is not None:
-            snapped_N = np.round(snapped_N, decimals)
-        return np.asarray(np.clip(snapped_N, self.low, self.high), np.float64)
+        return stepped_N if decimals is None else np.asarray(np.round(stepped_N, decimals), np.float64)
 
     def _nearest_level(self, x_N: FloatArray) -> FloatArray:
         assert self.levels is not None

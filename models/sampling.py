@@ -30,7 +30,7 @@ from models.apart import IntArray, Span, itself, nearest
 from models.dataset import Windows
 
 Weights = npt.NDArray[np.float32]
-NEIGHBOURS = 5
+NEIGHBOURS = 10
 _LEAST_SPREAD = 0.05
 """Of a number of a code, for a distance: what has collapsed to one value is no direction."""
 _CHUNK, _CHUNK_VALUES, _PILOTS = 1_024, 2**20, 4_096
