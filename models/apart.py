@@ -12,7 +12,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Span = tuple[IntArray, IntArray]
 """For each row, from which of the others on, and up to before which, they do not count."""
-_CHUNK_VALUES = 2**24
+_CHUNK_VALUES, _CANDIDATES = 2**24, 4
 
 
 def nearest(x_BD: Tensor, others_SD: Tensor, count: int, without: Span | None = None) -> Tensor:
@@ -29,14 +29,23 @@ def nearest(x_BD: Tensor, others_SD: Tensor, count: int, without: Span | None = 
         if without is not None:
             first_B1, end_B1 = (torch.from_numpy(each[begin : begin + chunk, None]) for each in without)
             order_BS[(place_S >= first_B1) & (place_S < end_B1)] = torch.inf
-        found.append(order_BS.topk(min(count, len(others_SD)), dim=1, largest=False).indices)
+        if count == 1:
+            found.append(order_BS.argmin(dim=1, keepdim=True))
+        else:
+            found.append(order_BS.topk(min(count, len(others_SD)), dim=1, largest=False).indices)
     return torch.cat(found) if found else torch.zeros((0, count), dtype=torch.int64)
 
 
-def distances(x_BD: FloatArray, others_SD: FloatArray, without: Span | None = None) -> FloatArray:
-    """Return the distance of each row to the nearest of the others; zero only of equal ones."""
+def distances(
+    x_BD: FloatArray, others_SD: FloatArray, without: Span | None = None, candidates: int = _CANDIDATES
+) -> FloatArray:
+    """Return the distance of each row to the nearest of the others; zero only of equal ones.
+
+    Args:
+        candidates: of so many that rounding finds nearest, the nearest counts; 1 is a good deal faster.
+    """
     x, others = (torch.from_numpy(np.ascontiguousarray(each, np.float64)) for each in (x_BD, others_SD))
-    near_BK = nearest(x, others, 4, without)
+    near_BK = nearest(x.float(), others.float(), candidates, without)
     apart_BK = torch.stack([(x - others[near_B]).square().sum(dim=1) for near_B in near_BK.T], dim=1)
     if without is not None:
         first_B1, end_B1 = (torch.from_numpy(each[:, None]) for each in without)

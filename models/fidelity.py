@@ -1,6 +1,7 @@
 """How much made-up rows are like real ones, and that they are no copies: plain measures, each in a number.
 
-Real rows are such as nothing was learned from, but for privacy: there, what was learned from is what might be copied.
+Real rows are such as nothing was learned from, but for privacy: there, what was learned from is what might be
+copied.
 
 Legend: N real rows or windows, M made-up ones, F features, T steps of a window, S training rows.
 """

@@ -1,12 +1,12 @@
 """Made-up records and series that look like those they were learned from, back in their units and on their grid.
 
 What a variational autoencoder reads are normal scores (`marginals`): values scaled for each series, then by their
-ranks. It is trained for the purpose, on the rows themselves; or it is one that was trained to detect, which reads the
-scaled values. Samples of either are drawn as `sampling` has it, and led back: scores to values of that rank, values
-to the series' own scale, and onto the grid that the series' own rows show (`grid`).
+ranks. It is trained for the purpose, on the rows themselves; or it is one that was trained to detect, which reads
+the scaled values. Samples of either are drawn as `sampling` has it, and led back: scores to values of that rank,
+values to the series' own scale, and onto the grid that the series' own rows show (`grid`).
 
-A series is longer than a window. Its windows follow each other as those of the original do, half a window at a time,
-and one in four goes on as another window does that looks like it (after Lall and Sharma, "A nearest neighbor
+A series is longer than a window. Its windows follow each other as those of the original do, half a window at a
+time, and one in four goes on as another window does that looks like it (after Lall and Sharma, "A nearest neighbor
 bootstrap for resampling hydrologic time series", Water Resources Research 1996). Two that follow fade into each
 other. What the clock says is not looked at: a night follows an evening because it did, not because it is late.
 
@@ -52,14 +52,14 @@ _LEARNING = {
     "patience": 10**9,
     "max_seconds": 1e9,
 }
-"""The same course for every table, whatever the speed of the machine. Nothing is trimmed: what is rare is to be rare
-in what is made up, too."""
+"""The same course for every table, whatever the speed of the machine. Nothing is trimmed: what is rare is to be
+rare in what is made up, too."""
 _LATENT: Mapping[Kind, int] = {"features": 8, "series": 16}
 _HELD_OUT = 0.15
 _RANKED_ROWS = 262_144
-_MOST_WINDOWS, _MOST_REFERENCE_VALUES = 32_768, 2**23
+_MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL = 16_384, 2**23, 4_096
 _APART = 1.05
-"""How much farther from training rows samples are to lie than these from one another: the median of a few varies."""
+"""How much farther from training rows samples are to lie than these from one another: a median of few varies."""
 _JUMPS = 0.25
 _TRIES = 50
 CHUNK = 8_192
@@ -358,13 +358,15 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
         reference_SD = np.concatenate([rows_of(sampler.taken(part)) for part in np.array_split(chosen, 16)])
         first_N, end_N = (each[chosen] for each in sampler.overlapping)
         without = np.searchsorted(chosen, first_N), np.searchsorted(chosen, end_N)
-    usual_S = distances(reference_SD, reference_SD, without)
+    # Of some, to all: the median needs no more.
+    some = np.sort(random.permutation(len(reference_SD))[:_MOST_USUAL])
+    usual_S = distances(reference_SD[some], reference_SD, (without[0][some], without[1][some]), 1)
     usual_S = usual_S[np.isfinite(usual_S)]
     if not len(usual_S) or not np.median(usual_S):
         return
 
     def apart(y_BTF: Tensor) -> float:
-        found_B = distances(rows_of(y_BTF), reference_SD)
+        found_B = distances(rows_of(y_BTF), reference_SD, candidates=1)
         # A copy of a record that was there once is drawn anew, one of many is theirs.
         found_B = found_B[found_B > 0]
         return float(np.median(found_B)) if len(found_B) else np.inf

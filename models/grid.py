@@ -124,7 +124,7 @@ def _guessed_step(value_U: FloatArray) -> float | None:
 
 
 def _decimals_of(value_U: FloatArray) -> int | None:
-    """Return how many decimals write these values; None: more than are looked for, or they are too large to tell."""
+    """Return how many decimals write these values; None: more than are looked for, or they are too large."""
     if np.abs(value_U).max() >= 2**53:
         return None
     for decimals in range(_MOST_DECIMALS + 1):

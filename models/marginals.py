@@ -1,10 +1,10 @@
 """Values of one feature -> normal scores, and back: how each feature is spread, taken away and put back.
 
 A value's score is the normal quantile of its rank in the middle (van der Waerden, 1952): whatever the unit and the
-shape of a feature, a model then sees it spread as it expects. Equal values have one score, so that what stands still
-goes on to. On the way back a score falls between two values that were seen, and lies between them in proportion; a
-value that was seen c times has a stretch of scores for itself that is c ranks wide. Nothing lies outside of what was
-seen.
+shape of a feature, a model then sees it spread as it expects. Equal values have one score, so that what stands
+still goes on to. On the way back a score falls between two values that were seen, and lies between them in
+proportion; a value that was seen c times has a stretch of scores for itself that is c ranks wide. Nothing lies
+outside of what was seen.
 
 Legend: N rows, F features, K knots of a feature.
 """

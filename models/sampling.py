@@ -12,8 +12,8 @@ A sample is thus: a training row i, and with normal g_j for its K neighbours j i
 
     decode(z_i + h / sqrt(K) * sum g_j (z_j - z_i)) + r_i + h / sqrt(K) * sum g_j (r_j - r_i)
 
-The one width h is fitted: the samples lie as far from the nearest training row as training rows from one another, at
-the median, and a little more. A smaller one would copy, a larger one blur.
+The one width h is fitted: the samples lie as far from the nearest training row as training rows from one another,
+at the median, and a little more. A smaller one would copy, a larger one blur.
 
 Legend: N training windows, B samples, T steps of a window, F features, L latent, K neighbours.
 """
@@ -33,7 +33,7 @@ Weights = npt.NDArray[np.float32]
 NEIGHBOURS = 10
 _LEAST_SPREAD = 0.05
 """Of a number of a code, for a distance: what has collapsed to one value is no direction."""
-_CHUNK, _CHUNK_VALUES, _PILOTS = 1_024, 2**20, 4_096
+_CHUNK, _CHUNK_VALUES, _PILOTS = 1_024, 2**20, 2_048
 _NARROWEST, _WIDEST, _HALVINGS = 0.25, 16.0, 10
 
 

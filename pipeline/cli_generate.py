@@ -89,6 +89,8 @@ def generate(
     if at is not None and rows is not None:
         raise ConfigError("--rows: variations are as long as the window; leave it out")
 
+    import torch
+
     from pipeline.cli_options import moment_ms
     from pipeline.cli_rows import Rows, progress_bar
     from pipeline.cli_who_when import now_ms
@@ -98,6 +100,8 @@ def generate(
     from pipeline.jobs.generate import generate as make
     from pipeline.jobs.new_folder import check_folder, unfinished
 
+    # A chunk of windows is too small for a second thread.
+    torch.set_num_threads(1)
     opened = Rows(config, stream)
     check_folder(output, overwrite, ours(output), "run of `offkey generate`")
     if report:

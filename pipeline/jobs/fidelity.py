@@ -1,9 +1,9 @@
 """How much what `offkey generate` has made is like the original: the report, and what its pictures are drawn from.
 
-Compared are made-up rows, before anything was injected into them, with rows that were held out; distances are to the
-rows that were learned from. Of series windows are compared that share no row, in units of each series' own spread,
-so that series of different levels stand side by side. Beside the two-sample test stands that of rows learned from
-against rows held out: where time has changed the series, real ones are told apart, too.
+Compared are made-up rows, before anything was injected into them, with rows that were held out; distances are to
+the rows that were learned from. Of series windows are compared that share no row, in units of each series' own
+spread, so that series of different levels stand side by side. Beside the two-sample test stands that of rows
+learned from against rows held out: where time has changed the series, real ones are told apart, too.
 
 Legend: N real rows or windows, M made-up ones, S learned ones, T steps of a window, F features.
 """

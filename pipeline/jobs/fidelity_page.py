@@ -15,7 +15,8 @@ def lines(report: Mapping[str, Any], name: str, output: Path) -> Iterator[str]:
     rows, read = report["rows"], report["read"]
     if "variations" in report:
         what = f"{report['variations']:,} variations of {report['window']} rows of {report['series'][0]}"
-        yield f"{name}: {what}, strength {report['strength']:g}, {report['varied']['mean_off']:.3g} scales off on the mean"
+        off = report["varied"]["mean_off"]
+        yield f"{name}: {what}, strength {report['strength']:g}, {off:.3g} scales off on the mean, in {output}"
     elif report["kind"] == "series":
         yield f"{name}: {rows:,} rows of {len(report['series']):,} series, in {output}"
     else:
@@ -40,8 +41,8 @@ def lines(report: Mapping[str, Any], name: str, output: Path) -> Iterator[str]:
 def _fidelity(found: Mapping[str, Any], name: str) -> Iterator[str]:
     if (apart := found["two_sample"]) is not None:
         yield (
-            f"{name}: told from {apart['rows']:,} held-out {found['of']} with AUROC {apart['auroc']:.3f}, .5 is best; "
-            f"rows learned from with {apart['auroc_of_learned']:.3f}"
+            f"{name}: told from {apart['rows']:,} held-out {found['of']} with AUROC {apart['auroc']:.3f}, .5 is "
+            f"best; rows learned from with {apart['auroc_of_learned']:.3f}"
         )
     else:
         yield f"{name}: {found['held_out']:,} {found['of']} held out are too few to tell made-up ones from them"
@@ -72,10 +73,11 @@ def page(report: Mapping[str, Any], name: str, picture: bytes | None) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>offkey generate: {escape(name)}</title><style>{style}</style></head><body><main>{body}"
-        "<footer><p><b>Told from held-out rows</b>: gradient boosting learns to tell made-up rows from real ones that "
-        "nothing was learned from, over five folds; .5 is a guess. Beside it the same of rows that were learned from: "
-        "what time has changed tells real ones apart, too.</p><p><b>Distances</b> are in standard deviations of the "
-        "features, equal rows count once, copies are left out and counted.</p></footer></main></body></html>\n"
+        "<footer><p><b>Told from held-out rows</b>: gradient boosting learns to tell made-up rows from real ones "
+        "that nothing was learned from, over five folds; .5 is a guess. Beside it the same of rows that were "
+        "learned from: what time has changed tells real ones apart, too.</p><p><b>Distances</b> are in standard "
+        "deviations of the features, equal rows count once, copies are left out and counted.</p></footer></main>"
+        "</body></html>\n"
     )
 
 
@@ -105,8 +107,8 @@ def _features(report: Mapping[str, Any]) -> str:
     )
     more = len(marginals) - _MOST_FEATURES
     return (
-        "<div class=scroll><table><thead><tr><th>feature</th><th>grid</th><th>marginals apart</th><th>mean, held out"
-        "</th><th>made up</th><th>spread, held out</th><th>made up</th></tr></thead><tbody>"
+        "<div class=scroll><table><thead><tr><th>feature</th><th>grid</th><th>marginals apart</th><th>mean, held "
+        "out</th><th>made up</th><th>spread, held out</th><th>made up</th></tr></thead><tbody>"
         f"{rows}</tbody></table></div>"
         + (f"<p class=soft>and {more:,} more in report.json</p>" if more > 0 else "")
     )

@@ -1,7 +1,7 @@
 """`offkey generate`: made-up records and series, variations of a window, and how true to the original they are.
 
-All rows are read once: of records a sample, of series the newest rows. A fifth is held out to compare with, the rest
-is learned from. Then rows are written as they are made.
+All rows are read once: of records a sample, of series the newest rows. A fifth is held out to compare with, the
+rest is learned from. Then rows are written as they are made.
 
 Legend: N rows, F features, T steps of a window.
 """
@@ -29,7 +29,7 @@ RECORDS, SERIES, VARIATIONS = "records.parquet", "series", "variations.parquet"
 ANOMALIES, REPORT, PAGE, PICTURE = "anomalies.jsonl", "report.json", "report.html", "fidelity.png"
 FORMAT = "offkey.generated"
 ROWS, ROWS_OF_SERIES, WINDOW = 10_000, 2_000, 32
-_LEAST_ROWS = 50
+_LEAST_ROWS, _MOST_LEARNED = 50, 32_768
 _LONGEST_NAME = 120
 
 Progress = Callable[[str, float, float | None], None]
@@ -184,7 +184,7 @@ def _learned(
     if kind == "features":
         looked = look(source, options.seed, lambda block: None, lambda rows: progress("reading", rows, None))
         _require_rows(what, looked.rows, looked.unusable, source.features)
-        learned = {"": [looked.learning.values_NF]}
+        learned = {"": [looked.learning.cut(0, _MOST_LEARNED).values_NF]}
         held_out = {"": [looked.held_out.values_NF]}
         generator = _fitted(source, kind, learned, options, model, what, progress)
         return Learned(generator, learned, held_out, rows=looked.rows, unusable=looked.unusable)
@@ -245,8 +245,8 @@ def _asked(generator: Generator, learned: Learned, options: Options, what: str) 
     for name in options.series:
         if name not in generator.scale_of:
             raise SnapshotError(
-                f"{what}: series {name!r} has no {generator.window} rows that follow each other without a gap; give "
-                "more rows, or a shorter --window"
+                f"{what}: series {name!r} has no {generator.window} rows that follow each other without a gap; "
+                "give more rows, or a shorter --window"
             )
     return list(options.series) or list(generator.scale_of)
 
@@ -260,8 +260,8 @@ def _vary(
     if x_TF is None:
         first, last = (np.datetime64(int(each), "ms") for each in (own.time_ms_N[0], own.time_ms_N[-1]))
         raise ConfigError(
-            f"--at: series {name!r} of {what} has no {generator.window} rows without a gap that end then; those that "
-            f"are held are of {first}Z to {last}Z"
+            f"--at: series {name!r} of {what} has no {generator.window} rows without a gap that end then; those "
+            f"that are held are of {first}Z to {last}Z"
         )
     x_BTF = generator.variations(name, x_TF, options.variations, options.strength, options.seed)
     end = int(np.searchsorted(own.time_ms_N, options.at_ms, side="right"))

@@ -170,7 +170,8 @@ def check_names(features: Sequence[str]) -> None:
     taken = [name for name in features if name in (*ROLES, _VARIATION)]
     if taken:
         raise ConfigError(
-            f"feature {taken[0]!r} has the name of a column of generated files; leave it out of the stream's `features`"
+            f"feature {taken[0]!r} has the name of a column of generated files; leave it out of the stream's "
+            "`features`"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether gradient boosting can tell made-up rows from real ones: .5 where it can only guess, 1 where it always can.
+"""Whether gradient boosting can tell made-up rows from real ones: .5 where it guesses, 1 where it always can.
 
 A classifier is a two-sample test (Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", ICLR 2017). It is
 trained on four fifths of the rows and judged on the other fifth, five times. The only module of the pipeline that
