@@ -58,7 +58,7 @@ _LATENT: Mapping[Kind, int] = {"features": 8, "series": 16}
 _HELD_OUT = 0.15
 _RANKED_ROWS = 262_144
 _MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL = 16_384, 2**23, 4_096
-_APART = 1.05
+_APART = 1.08
 """How much farther from training rows samples are to lie than these from one another: a median of few varies."""
 _JUMPS = 0.25
 _TRIES = 50
@@ -160,11 +160,12 @@ class Generator:
         Raises:
             ValueError: there is no window of it.
         """
-        random = np.random.default_rng([seed, list(self.scale_of).index(name)])
+        # Of its own, each: the first rows are the same however many are asked for.
+        walking, random = np.random.default_rng([seed, list(self.scale_of).index(name)]).spawn(2)
         overlap = self.window // 2
         rise_T1 = ((np.arange(overlap) + 0.5) / max(overlap, 1))[:, None]
         fading_TF: FloatArray | None = None
-        for source_B in self._walk(name, -(-rows // (self.window - overlap)), random):
+        for source_B in self._walk(name, -(-rows // (self.window - overlap)), walking):
             y_BTF = self.sampler.drawn(source_B, random).numpy().astype(np.float64)
             parts = []
             for y_TF in y_BTF:

@@ -26,7 +26,7 @@ from models.fidelity import (
 from models.generating import CHUNK, Generator
 from pipeline.jobs.two_sample import FOLDS, two_sample
 
-_MOST_ROWS, _MOST_SERIES, _MOST_VALUES = 10_000, 64, 2**23
+_MOST_ROWS, _MOST_SERIES, _MOST_VALUES, _MOST_LEARNED = 10_000, 64, 2**23, 8_192
 _LEAST = 4 * FOLDS
 
 
@@ -77,7 +77,7 @@ def compared_series(
         places.append(first + place_S)
         first += len(whole) + window * (len(learned[name]) + 1)
     none = np.empty((0, window, len(generator.features)))
-    every = 1 + sum(map(len, known)) // (4 * most)
+    every = -(-sum(map(len, known)) // _MOST_LEARNED) or 1
     known_STF = np.concatenate([none, *known])[::every]
     place_S = np.concatenate([np.zeros(0, np.int64), *places])[::every]
     spans = (

@@ -30,8 +30,9 @@ def lines(report: Mapping[str, Any], name: str, output: Path) -> Iterator[str]:
             yield f"{name}: {count:,} rows {why}, and nothing was learned from them"
     if report.get("short_series"):
         yield f"{name}: {report['short_series']:,} series are shorter than a window; none was made like them"
-    if report.get("anomalies"):
-        yield f"{name}: {report['anomalies']:,} anomalies injected; what and where is in anomalies.jsonl"
+    if report.get("asked"):
+        room = "" if report["anomalies"] == report["asked"] else f" of {report['asked']:,}, for there is no more room"
+        yield f"{name}: {report['anomalies']:,} anomalies injected{room}; what and where is in anomalies.jsonl"
     if report.get("redrawn"):
         yield f"{name}: {report['redrawn']:,} records were copies of one, and were drawn anew"
     if "fidelity" in report:

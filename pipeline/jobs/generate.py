@@ -314,7 +314,8 @@ def _rows(
                 progress("writing", done + written, of)
             done += rows
         injected = labels.count
-    made: dict[str, Any] = {"files": files, "rows": rows * len(names), "anomalies": injected}
+    asked = options.anomalies * len(names)
+    made: dict[str, Any] = {"files": files, "rows": rows * len(names), "anomalies": injected, "asked": asked}
     if kind == "series":
         made["series"] = list(names)
     if not options.anomalies:
