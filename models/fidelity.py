@@ -12,7 +12,6 @@ import numpy as np
 
 from models.apart import FloatArray, Span, distances, itself
 
-
 _MOST_USUAL = 8_192
 
 

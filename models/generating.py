@@ -2,8 +2,9 @@
 
 What a variational autoencoder reads are normal scores (`marginals`): values scaled for each series, then by their
 ranks. It is trained for the purpose, on the rows themselves; or it is one that was trained to detect, which reads
-the scaled values. Samples of either are drawn as `sampling` has it, and led back: scores to values of that rank,
-values to the series' own scale, and onto the grid that the series' own rows show (`grid`).
+the scaled values. Samples of either are drawn as `sampling` has it, and led back: scores to values of the rank
+that they have among samples, so that each feature is spread as it was, values to the series' own scale, and onto
+the grid that the series' own rows show (`grid`).
 
 A series is longer than a window. Its windows follow each other as those of the original do, half a window at a
 time, and one in four goes on as another window does that looks like it (after Lall and Sharma, "A nearest neighbor
@@ -57,7 +58,7 @@ rare in what is made up, too."""
 _LATENT: Mapping[Kind, int] = {"features": 8, "series": 16}
 _HELD_OUT = 0.15
 _RANKED_ROWS = 262_144
-_MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL = 16_384, 2**23, 4_096
+_MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL, _MOST_AMONG = 16_384, 2**23, 4_096, 32_768
 _APART = 1.08
 """How much farther from training rows samples are to lie than these from one another: a median of few varies."""
 _JUMPS = 0.25
@@ -87,16 +88,14 @@ class Given:
         self._view, self._marginals, self.window = view, marginals, view.config.window
 
     def encode(self, y_BTF: Tensor) -> Tensor:
-        flat_NF = y_BTF.reshape(-1, y_BTF.shape[2]).numpy().astype(np.float64)
-        z_BTF = torch.from_numpy(self._marginals.values(flat_NF).astype(np.float32)).reshape(y_BTF.shape)
+        z_BTF = _flatly(y_BTF, self._marginals.values).float()
         return self._view.network.encode(self._view.inputs(z_BTF.clamp(-LIMIT, LIMIT)))
 
     def decode(self, z_BL: Tensor) -> Tensor:
         x_BTF = self._view.network.decode(z_BL)[:, :, : self._view.features]
         if self._view.config.inputs == "compressed":
             x_BTF = expanded(x_BTF)
-        flat_NF = x_BTF.reshape(-1, x_BTF.shape[2]).numpy().astype(np.float64)
-        return torch.from_numpy(self._marginals.scores(flat_NF).astype(np.float32)).reshape(x_BTF.shape)
+        return _flatly(x_BTF, self._marginals.scores).float()
 
 
 def sampling_view(detector: Detector, name: str) -> View:
@@ -127,6 +126,8 @@ class Generator:
     grids_of: Mapping[str, Sequence[Grid]]
     series_N: IntArray
     """The number of each window's series, in the order of `scale_of`."""
+    among: Marginals | None = None
+    """How the scores of samples are spread."""
     once: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, np.dtype("V1")))
     """Training records that were there once only."""
     redrawn: int = 0
@@ -152,7 +153,7 @@ class Generator:
     def _records(self, count: int, random: np.random.Generator) -> FloatArray:
         source_B = random.integers(0, len(self.series_N), count)
         (name,) = self.scale_of
-        return self.values(name, self.sampler.drawn(source_B, random))[:, 0]
+        return self.values(name, self.ranked(self.sampler.drawn(source_B, random)))[:, 0]
 
     def series(self, name: str, rows: int, seed: int) -> Iterator[FloatArray]:
         """Yield so many rows of a series like the one of this name, x_RF, some windows at a time.
@@ -175,7 +176,7 @@ class Generator:
                 fading_TF = y_TF[self.window - overlap :]
             y_RF = np.concatenate(parts)[:rows]
             rows -= len(y_RF)
-            yield self.values(name, torch.from_numpy(y_RF[None]))[0]
+            yield self.values(name, self.ranked(torch.from_numpy(y_RF[None])))[0]
 
     def _walk(self, name: str, count: int, random: np.random.Generator) -> Iterator[IntArray]:
         """Yield the windows of a series that a new one follows, so many in all."""
@@ -211,10 +212,14 @@ class Generator:
         y_TF = self.marginals.scores((x_TF - center_F) / scale_F).astype(np.float32)
         return self.values(name, self.sampler.around(torch.from_numpy(y_TF), count, random, strength))
 
+    def ranked(self, y_BTF: Tensor) -> Tensor:
+        """Return samples with the scores that their ranks among samples have."""
+        return y_BTF if self.among is None else _flatly(y_BTF, self.among.scores)
+
     def values(self, name: str, y_BTF: Tensor) -> FloatArray:
         """Return windows of scores in the units of a series and on its grid, x_BTF."""
         center_F, scale_F = self.scale_of[name]
-        flat_NF = self.marginals.values(y_BTF.reshape(-1, y_BTF.shape[2]).numpy().astype(np.float64))
+        flat_NF = self.marginals.values(_flat(y_BTF))
         return snapped(self.grids_of[name], center_F + scale_F * flat_NF).reshape(y_BTF.shape)
 
 
@@ -353,8 +358,7 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
         chosen = np.sort(random.permutation(count)[: max(2, _MOST_REFERENCE_VALUES // values)])
 
         def rows_of(y_BTF: Tensor) -> FloatArray:
-            flat_NF = generator.marginals.values(y_BTF.reshape(-1, y_BTF.shape[2]).numpy().astype(np.float64))
-            return flat_NF.reshape(len(y_BTF), -1)
+            return generator.marginals.values(_flat(y_BTF)).reshape(len(y_BTF), -1)
 
         reference_SD = np.concatenate([rows_of(sampler.taken(part)) for part in np.array_split(chosen, 16)])
         first_N, end_N = (each[chosen] for each in sampler.overlapping)
@@ -367,12 +371,26 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
         return
 
     def apart(y_BTF: Tensor) -> float:
-        found_B = distances(rows_of(y_BTF), reference_SD, candidates=1)
+        generator.among = Marginals.of(_flat(y_BTF))
+        found_B = distances(rows_of(generator.ranked(y_BTF)), reference_SD, candidates=1)
         # A copy of a record that was there once is drawn anew, one of many is theirs.
         found_B = found_B[found_B > 0]
         return float(np.median(found_B)) if len(found_B) else np.inf
 
     sampler.fit_width(apart, _APART * float(np.median(usual_S)), random)
+    count = max(1, _MOST_AMONG // sampler.windows.window)
+    drawn = sampler.drawn(random.integers(0, len(sampler.windows.start_N), count), random)
+    generator.among = Marginals.of(_flat(drawn))
+
+
+def _flat(y_BTF: Tensor) -> FloatArray:
+    """Return rows of windows below each other."""
+    return np.asarray(y_BTF.reshape(-1, y_BTF.shape[2]).numpy(), np.float64)
+
+
+def _flatly(y_BTF: Tensor, of_rows: Callable[[FloatArray], FloatArray]) -> Tensor:
+    """Return windows with their rows made into others."""
+    return torch.from_numpy(of_rows(_flat(y_BTF))).reshape(y_BTF.shape)
 
 
 def _followers(windows: Windows, step: int) -> IntArray:

@@ -23,6 +23,8 @@ _MOST_STEPS = 1e7
 _MOST_STEPS_A_VALUE = 64
 _OFF = 1e-2
 """How far from the grid a value may lie, in steps: what rounding left."""
+_ROUNDED = 1e-12
+"""Of a feature's range, what is lost when it is scaled and scaled back."""
 _LEAST_TO_GUESS = 8
 """Distinct values from which on a step may be told from the differences between them."""
 
@@ -36,11 +38,13 @@ class Grid:
     step: float | None = None
     levels: FloatArray | None = None
     """Of few values, all of them; of a step that was guessed, those that were seen."""
+    often: FloatArray | None = None
+    """Of a continuous feature, values that were there more than once."""
 
     @classmethod
     def of(cls, x_N: FloatArray) -> "Grid":
         """Learn it from finite values, of which there is one at least."""
-        value_U = np.unique(x_N)
+        value_U, count_U = np.unique(x_N, return_counts=True)
         low, high = float(value_U[0]), float(value_U[-1])
         if len(value_U) == 1 or len(value_U) <= min(_MOST_LEVELS, len(x_N) / _ROWS_A_LEVEL):
             return cls(low, high, levels=value_U)
@@ -48,13 +52,16 @@ class Grid:
             return cls(low, high, step)
         step = _guessed_step(value_U)
         repeated = len(value_U) <= len(x_N) / _ROWS_A_LEVEL
-        return cls(low, high, step, value_U if repeated or step is not None else None)
+        if repeated or step is not None:
+            return cls(low, high, step, value_U)
+        often = value_U[count_U > 1]
+        return cls(low, high, often=often if len(often) else None)
 
     def snapped(self, x_N: FloatArray) -> FloatArray:
         """Return the value of the grid that is nearest to each."""
         x_N = np.clip(x_N, self.low, self.high)
         if self.step is None:
-            return x_N if self.levels is None else self._nearest_level(x_N)
+            return self._exact(x_N) if self.levels is None else _nearest(self.levels, x_N)
         return np.asarray(np.clip(self.stepped(x_N), self.low, self.high), np.float64)
 
     def stepped(self, x_N: FloatArray) -> FloatArray:
@@ -63,16 +70,18 @@ class Grid:
             return x_N
         stepped_N = self.low + self.step * np.rint((x_N - self.low) / self.step)
         if self.levels is not None:
-            seen_N = self._nearest_level(stepped_N)
+            seen_N = _nearest(self.levels, stepped_N)
             return np.where(np.abs(seen_N - stepped_N) < self.step / 2, seen_N, stepped_N)
         # What is written with few decimals is to be that number, to the last bit.
         decimals = _decimals_of(np.array([self.low, self.step]))
         return stepped_N if decimals is None else np.asarray(np.round(stepped_N, decimals), np.float64)
 
-    def _nearest_level(self, x_N: FloatArray) -> FloatArray:
-        assert self.levels is not None
-        middle = (self.levels[:-1] + self.levels[1:]) / 2
-        return np.asarray(self.levels[np.searchsorted(middle, x_N)], np.float64)
+    def _exact(self, x_N: FloatArray) -> FloatArray:
+        """Return what rounding has moved off a value that is there often as that value: a zero is to be zero."""
+        if self.often is None:
+            return x_N
+        near_N = _nearest(self.often, x_N)
+        return np.where(np.abs(near_N - x_N) <= _ROUNDED * (self.high - self.low), near_N, x_N)
 
     @property
     def told(self) -> dict[str, Any]:
@@ -82,6 +91,11 @@ class Grid:
         if self.levels is not None:
             return {"grid": "levels", "levels": self.levels.tolist(), "low": self.low, "high": self.high}
         return {"grid": "continuous", "low": self.low, "high": self.high}
+
+
+def _nearest(known: FloatArray, x_N: FloatArray) -> FloatArray:
+    middle = (known[:-1] + known[1:]) / 2
+    return np.asarray(known[np.searchsorted(middle, x_N)], np.float64)
 
 
 def grids_of(x_NF: FloatArray) -> list[Grid]:

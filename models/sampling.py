@@ -10,26 +10,26 @@ code and of the same rows, so what belongs together stays together.
 
 A sample is thus: a training row i, and with normal g_j for its K neighbours j in code
 
-    decode(z_i + h / sqrt(K) * sum g_j (z_j - z_i)) + r_i + h / sqrt(K) * sum g_j (r_j - r_i)
+    decode(z) + r,   (z, r) = m + cos (z_i - m_z, r_i - m_r) + sin / sqrt(K) * sum g_j (z_j - m_z, r_j - m_r)
 
-The one width h is fitted: the samples lie as far from the nearest training row as training rows from one another,
-at the median, and a little more. A smaller one would copy, a larger one blur.
+around the mean m of the row and its neighbours. So what is drawn varies as much as the original does, whatever the
+width, the sine: at 0 it is the row itself, at 1 a draw from the normal distribution of its neighbourhood, and only
+beyond is it blurred. It is fitted: the samples lie as far from the nearest training row as training rows from one
+another, at the median, and a little more.
 
 Legend: N training windows, B samples, T steps of a window, F features, L latent, K neighbours.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from models.apart import IntArray, Span, itself, nearest
 from models.dataset import Windows
 
-Weights = npt.NDArray[np.float32]
 NEIGHBOURS = 10
 _LEAST_SPREAD = 0.05
 """Of a number of a code, for a distance: what has collapsed to one value is no direction."""
@@ -111,40 +111,64 @@ class Sampler:
             narrow, wide = (narrow, middle) if enough(middle) else (middle, wide)
         self.width = wide
 
-    def drawn(self, source_B: IntArray, random: np.random.Generator, strength: float = 1.0) -> Tensor:
-        """Return a sample around each of these windows, y_BTF; as wide as usual, or so many times."""
+    def drawn(self, source_B: IntArray, random: np.random.Generator) -> Tensor:
+        """Return a sample around each of these windows, y_BTF."""
         near_BK = self.near_NK[source_B]
-        weight_BK = (strength * self.width * random.standard_normal(near_BK.shape)).astype(np.float32)
-        own = [self._moved(*each) for each in self._parts(source_B, near_BK, weight_BK)]
-        return torch.cat(own) if own else self.taken(source_B)
-
-    def around(self, y_TF: Tensor, count: int, random: np.random.Generator, strength: float) -> Tensor:
-        """Return so many variations of a window that need not be one of those that were read, y_BTF."""
-        code_1L = self._encoded(y_TF[None])
-        near_1K = nearest(code_1L / self._unit_L, self._scaled_NL, 2 * NEIGHBOURS).numpy()
-        # A window that was read is the nearest to itself, and those that overlap it are it again.
-        apart_K = [j for j in near_1K[0].tolist() if (self.taken(np.array([j]))[0] != y_TF).any()]
-        near_BK = np.repeat(np.array([apart_K[:NEIGHBOURS]], np.int64), count, axis=0)
-        weight_BK = (strength * self.width * random.standard_normal(near_BK.shape)).astype(np.float32)
-        parts = []
-        for begin in range(0, count, self._chunk):
+        share_BJ = self._shares(near_BK.shape, random, self.width)
+        parts = [self.taken(source_B[:0])]
+        for begin in range(0, len(source_B), self._chunk):
             part = slice(begin, begin + self._chunk)
-            y_BTF = y_TF.expand(len(near_BK[part]), *y_TF.shape)
-            parts.append(self._moved(y_BTF, code_1L.expand(len(y_BTF), -1), near_BK[part], weight_BK[part]))
+            own_B = source_B[part]
+            parts.append(self._joined(self.taken(own_B), self._code_of(own_B), near_BK[part], share_BJ[part]))
         return torch.cat(parts)
 
+    def around(self, y_TF: Tensor, count: int, random: np.random.Generator, strength: float) -> Tensor:
+        """Return so many variations of a window that need not be one of those that were read, y_BTF.
+
+        Args:
+            strength: 1 is as wide as samples are drawn, 0 is the window itself.
+        """
+        code_1L = self._encoded(y_TF[None])
+        near_K = nearest(code_1L / self._unit_L, self._scaled_NL, NEIGHBOURS).numpy()[0]
+        if torch.equal(self.taken(near_K[:1])[0], y_TF):
+            near_K = self.near_NK[near_K[0]]
+        share_BJ = self._shares((count, len(near_K)), random, strength * self.width)
+        parts = []
+        for begin in range(0, count, self._chunk):
+            share_CJ = share_BJ[begin : begin + self._chunk]
+            rows = len(share_CJ)
+            near_CK = np.broadcast_to(near_K, (rows, len(near_K)))
+            parts.append(self._joined(y_TF.expand(rows, -1, -1), code_1L.expand(rows, -1), near_CK, share_CJ))
+        return torch.cat(parts)
+
+    @staticmethod
+    def _shares(shape: tuple[int, ...], random: np.random.Generator, width: float) -> Tensor:
+        """Return how much of itself, and of each neighbour, is in a sample: share_BJ, which sum to 1.
+
+        With m the mean of all of them, the row keeps cos of what it lies off m, and normal parts of what each
+        neighbour lies off m make sin of it.
+        """
+        rows, neighbours = shape
+        sin, cos = max(width, 0.0), np.sqrt(max(1.0 - width**2, 0.0))
+        normal_BK = sin / np.sqrt(neighbours) * random.standard_normal((rows, neighbours))
+        mean_B1 = (1.0 - cos - normal_BK.sum(axis=1, keepdims=True)) / (neighbours + 1)
+        own_B1 = np.full((rows, 1), cos)
+        return torch.from_numpy((np.concatenate([own_B1, normal_BK], axis=1) + mean_B1).astype(np.float32))
+
     @torch.no_grad()
-    def _moved(self, y_BTF: Tensor, z_BL: Tensor, near_BK: IntArray, weight_BK: Weights) -> Tensor:
-        neighbours = near_BK.shape[1]
-        weight_BK1 = torch.from_numpy(weight_BK / np.float32(np.sqrt(max(neighbours, 1))))[:, :, None]
-        moved_BL = z_BL + (weight_BK1 * (self.code_NL[torch.from_numpy(near_BK)] - z_BL[:, None])).sum(dim=1)
-        residual_BTF = y_BTF - self.network.decode(z_BL)
-        drawn_BTF = self.network.decode(moved_BL) + residual_BTF
-        for j in range(neighbours):
-            other_B = near_BK[:, j]
-            other_BTF = self.taken(other_B) - self.network.decode(self.code_NL[torch.from_numpy(other_B)])
-            drawn_BTF = drawn_BTF + weight_BK1[:, j, :, None] * (other_BTF - residual_BTF)
-        return drawn_BTF
+    def _joined(self, y_BTF: Tensor, z_BL: Tensor, near_BK: IntArray, share_BJ: Tensor) -> Tensor:
+        """Return what these shares of windows and of their neighbours decode to, with as much of the residuals."""
+        joined_BL = share_BJ[:, :1] * z_BL
+        residual_BTF = share_BJ[:, 0, None, None] * (y_BTF - self.network.decode(z_BL))
+        for j in range(near_BK.shape[1]):
+            other_B = np.ascontiguousarray(near_BK[:, j])
+            other_BL, share_B = self._code_of(other_B), share_BJ[:, j + 1, None]
+            joined_BL = joined_BL + share_B * other_BL
+            residual_BTF += share_B[:, :, None] * (self.taken(other_B) - self.network.decode(other_BL))
+        return self.network.decode(joined_BL) + residual_BTF
+
+    def _code_of(self, chosen_B: IntArray) -> Tensor:
+        return self.code_NL[torch.from_numpy(chosen_B)]
 
     @property
     def _chunk(self) -> int:
@@ -152,14 +176,6 @@ class Sampler:
 
     def _chunks(self, every_B: IntArray) -> list[IntArray]:
         return [every_B[begin : begin + self._chunk] for begin in range(0, len(every_B), self._chunk)]
-
-    def _parts(
-        self, source_B: IntArray, near_BK: IntArray, weight_BK: Weights
-    ) -> Iterator[tuple[Tensor, Tensor, IntArray, Weights]]:
-        for begin in range(0, len(source_B), self._chunk):
-            part = slice(begin, begin + self._chunk)
-            chosen_B = source_B[part]
-            yield self.taken(chosen_B), self.code_NL[torch.from_numpy(chosen_B)], near_BK[part], weight_BK[part]
 
     @torch.no_grad()
     def _encoded(self, y_BTF: Tensor) -> Tensor:

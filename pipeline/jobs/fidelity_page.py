@@ -31,7 +31,7 @@ def lines(report: Mapping[str, Any], name: str, output: Path) -> Iterator[str]:
     if report.get("short_series"):
         yield f"{name}: {report['short_series']:,} series are shorter than a window; none was made like them"
     if report.get("asked"):
-        room = "" if report["anomalies"] == report["asked"] else f" of {report['asked']:,}, for there is no more room"
+        room = "" if report["anomalies"] == report["asked"] else f" of {report['asked']:,}: there is no more room"
         yield f"{name}: {report['anomalies']:,} anomalies injected{room}; what and where is in anomalies.jsonl"
     if report.get("redrawn"):
         yield f"{name}: {report['redrawn']:,} records were copies of one, and were drawn anew"

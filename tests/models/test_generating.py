@@ -183,7 +183,7 @@ def test_a_model_that_cannot_sample_is_named_with_what_to_do() -> None:
     columns = {"": (np.arange(800), records())}
     detector = fit_detector("features", FEATURES, plan, columns, device=torch.device("cpu"))
     with pytest.raises(
-        ValueError, match="m1: a vanilla model cannot sample; .* `model: {architecture: variational}`"
+        ValueError, match=r"m1: a vanilla model cannot sample; .* `model: \{architecture: variational\}`"
     ):
         fit_generator("features", FEATURES, {"": [records()]}, detector=detector, name="m1")
 

@@ -45,6 +45,12 @@ def test_cents_are_those_numbers_and_not_nearly() -> None:
     assert put.tolist() == np.round(put, 2).tolist()
 
 
+def test_a_value_that_is_there_often_comes_back_to_the_last_bit() -> None:
+    values = np.append(np.zeros(40), RANDOM.normal(3, 1, 2_000))
+    put = Grid.of(values).snapped(np.array([5.5e-17, 1e-6, 2.0]))
+    assert put.tolist() == [0.0, 1e-6, 2.0]
+
+
 def test_anomalies_keep_the_step_and_may_leave_the_range() -> None:
     found = Grid.of(np.arange(500.0))
     assert found.stepped(np.array([512.3, -7.6])).tolist() == [512.0, -8.0]

@@ -219,8 +219,8 @@ def test_models_are_refused_that_cannot_sample_or_are_of_something_else(
     code, _, err = run("machines", *out, "--version", "champion")
     assert code == 2
     assert only_line(err) == (
-        "version v1: a vanilla model cannot sample; leave it out, and a variational one is trained for the purpose, or "
-        "train the stream with `model: {architecture: variational}`"
+        "version v1: a vanilla model cannot sample; leave it out, and a variational one is trained for the "
+        "purpose, or train the stream with `model: {architecture: variational}`"
     )
     code, _, err = run("machines", *out, "--model", str(folder))
     assert (code, only_line(err)) == (
