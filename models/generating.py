@@ -2,14 +2,11 @@
 
 What a variational autoencoder reads are normal scores (`marginals`): values scaled for each series, then by their
 ranks. It is trained for the purpose, on the rows themselves; or it is one that was trained to detect, which reads
-the scaled values. Samples of either are drawn as `sampling` has it, and led back: scores to values of the rank
-that they have among samples, so that each feature is spread as it was, values to the series' own scale, and onto
-the grid that the series' own rows show (`grid`).
+the scaled values. Samples of either are drawn as `sampling` has it, and led back: scores to values of that rank,
+values to the series' own scale, and onto the grid that the series' own rows show (`grid`).
 
-A series is longer than a window. Its windows follow each other as those of the original do, half a window at a
-time, and one in four goes on as another window does that looks like it (after Lall and Sharma, "A nearest neighbor
-bootstrap for resampling hydrologic time series", Water Resources Research 1996). Two that follow fade into each
-other. What the clock says is not looked at: a night follows an evening because it did, not because it is late.
+A series is longer than a window: its windows follow each other as `walking` has it, and two that follow fade into
+each other.
 
 No record is a copy: one that was there once only is drawn anew. What many share is nobody's secret, and stays.
 
@@ -18,6 +15,7 @@ Legend: N rows or windows, R rows of a series, B windows of a chunk, T steps of 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +34,7 @@ from models.scaling import LIMIT, expanded, fit_features, fit_series
 from models.spec import Kind
 from models.training import train
 from models.views import View
+from models.walking import Walk
 
 SAMPLES = "variational"
 """The architecture that is trained for the purpose, and what others are asked to be."""
@@ -55,13 +54,15 @@ _LEARNING = {
 }
 """The same course for every table, whatever the speed of the machine. Nothing is trimmed: what is rare is to be
 rare in what is made up, too."""
-_LATENT: Mapping[Kind, int] = {"features": 8, "series": 16}
+_LATENT: Mapping[Kind, int] = {"features": 8, "series": 4}
+"""Numbers of a code. Of windows few: where it tells noise, too, the nearest codes are those of the least noise."""
 _HELD_OUT = 0.15
 _RANKED_ROWS = 262_144
-_MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL, _MOST_AMONG = 16_384, 2**23, 4_096, 32_768
-_APART = 1.08
+_MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL = 16_384, 2**23, 4_096
+_APART = 1.05
 """How much farther from training rows samples are to lie than these from one another: a median of few varies."""
-_JUMPS = 0.25
+_WIDEST: Mapping[Kind, float] = {"features": 16.0, "series": 1.0}
+"""Of samples; beyond 1 they vary more than the original: of windows what shows is noise that the series never had."""
 _TRIES = 50
 CHUNK = 8_192
 """Records that are drawn together, from a seed of their own: the first ones are the same however many are asked
@@ -126,8 +127,6 @@ class Generator:
     grids_of: Mapping[str, Sequence[Grid]]
     series_N: IntArray
     """The number of each window's series, in the order of `scale_of`."""
-    among: Marginals | None = None
-    """How the scores of samples are spread."""
     once: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, np.dtype("V1")))
     """Training records that were there once only."""
     redrawn: int = 0
@@ -136,6 +135,15 @@ class Generator:
     @property
     def window(self) -> int:
         return self.sampler.windows.window
+
+    @property
+    def _step(self) -> int:
+        """Rows from a window to the next."""
+        return self.window - self.window // 2
+
+    @cached_property
+    def _walk(self) -> Walk:
+        return Walk(self.sampler, self._step)
 
     def records(self, count: int, seed: int) -> Iterator[FloatArray]:
         """Yield so many records, x_NF, some thousands at a time."""
@@ -153,53 +161,27 @@ class Generator:
     def _records(self, count: int, random: np.random.Generator) -> FloatArray:
         source_B = random.integers(0, len(self.series_N), count)
         (name,) = self.scale_of
-        return self.values(name, self.ranked(self.sampler.drawn(source_B, random)))[:, 0]
+        return self.values(name, self.sampler.drawn(source_B, random))[:, 0]
 
     def series(self, name: str, rows: int, seed: int) -> Iterator[FloatArray]:
-        """Yield so many rows of a series like the one of this name, x_RF, some windows at a time.
-
-        Raises:
-            ValueError: there is no window of it.
-        """
-        # Of its own, each: the first rows are the same however many are asked for.
-        walking, random = np.random.default_rng([seed, list(self.scale_of).index(name)]).spawn(2)
-        overlap = self.window // 2
+        """Yield so many rows of a series like the one of this name, x_RF, some windows at a time."""
+        number = list(self.scale_of).index(name)
+        random = np.random.default_rng([seed, number])
+        own_N = np.flatnonzero(self.series_N == number)
+        overlap, step = self.window // 2, self._step
         rise_T1 = ((np.arange(overlap) + 0.5) / max(overlap, 1))[:, None]
         fading_TF: FloatArray | None = None
-        for source_B in self._walk(name, -(-rows // (self.window - overlap)), walking):
-            y_BTF = self.sampler.drawn(source_B, random).numpy().astype(np.float64)
+        for source_B, near_BK, normal_BK in self._walk.of(own_N, -(-rows // step), random):
+            y_BTF = self.sampler.mixed(source_B, near_BK, normal_BK).numpy().astype(np.float64)
             parts = []
             for y_TF in y_BTF:
                 if fading_TF is not None:
                     y_TF[:overlap] = (1 - rise_T1) * fading_TF + rise_T1 * y_TF[:overlap]
-                parts.append(y_TF[: self.window - overlap])
-                fading_TF = y_TF[self.window - overlap :]
+                parts.append(y_TF[:step])
+                fading_TF = y_TF[step:]
             y_RF = np.concatenate(parts)[:rows]
             rows -= len(y_RF)
-            yield self.values(name, self.ranked(torch.from_numpy(y_RF[None])))[0]
-
-    def _walk(self, name: str, count: int, random: np.random.Generator) -> Iterator[IntArray]:
-        """Yield the windows of a series that a new one follows, so many in all."""
-        windows, near_NK = self.sampler.windows, self.sampler.near_NK
-        own_N = self.series_N == list(self.scale_of).index(name)
-        step = windows.window - windows.window // 2
-        next_N = _followers(windows, step)
-        goes_on = np.flatnonzero(own_N & (next_N >= 0))
-        own = goes_on if len(goes_on) else np.flatnonzero(own_N)
-        if not len(own):
-            raise ValueError(f"series {name!r} has no window of {windows.window} rows that follow each other")
-        at, walked = int(random.choice(own)), list[int]()
-        for _ in range(count):
-            walked.append(at)
-            if len(walked) == _CHUNK_OF_WALK:
-                yield np.array(walked)
-                walked = []
-            like = [j for j in near_NK[at].tolist() if own_N[j] and next_N[j] >= 0]
-            if like and (next_N[at] < 0 or random.random() < _JUMPS):
-                at = int(random.choice(like))
-            at = int(next_N[at]) if next_N[at] >= 0 else int(random.choice(own))
-        if walked:
-            yield np.array(walked)
+            yield self.values(name, torch.from_numpy(y_RF[None]))[0]
 
     def variations(self, name: str, x_TF: FloatArray, count: int, strength: float, seed: int) -> FloatArray:
         """Return so many variations of a window of a series, x_BTF.
@@ -212,18 +194,11 @@ class Generator:
         y_TF = self.marginals.scores((x_TF - center_F) / scale_F).astype(np.float32)
         return self.values(name, self.sampler.around(torch.from_numpy(y_TF), count, random, strength))
 
-    def ranked(self, y_BTF: Tensor) -> Tensor:
-        """Return samples with the scores that their ranks among samples have."""
-        return y_BTF if self.among is None else _flatly(y_BTF, self.among.scores)
-
     def values(self, name: str, y_BTF: Tensor) -> FloatArray:
         """Return windows of scores in the units of a series and on its grid, x_BTF."""
         center_F, scale_F = self.scale_of[name]
         flat_NF = self.marginals.values(_flat(y_BTF))
         return snapped(self.grids_of[name], center_F + scale_F * flat_NF).reshape(y_BTF.shape)
-
-
-_CHUNK_OF_WALK = 256
 
 
 def fit_generator(
@@ -371,16 +346,13 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
         return
 
     def apart(y_BTF: Tensor) -> float:
-        generator.among = Marginals.of(_flat(y_BTF))
-        found_B = distances(rows_of(generator.ranked(y_BTF)), reference_SD, candidates=1)
+        found_B = distances(rows_of(y_BTF), reference_SD, candidates=1)
         # A copy of a record that was there once is drawn anew, one of many is theirs.
         found_B = found_B[found_B > 0]
         return float(np.median(found_B)) if len(found_B) else np.inf
 
-    sampler.fit_width(apart, _APART * float(np.median(usual_S)), random)
-    count = max(1, _MOST_AMONG // sampler.windows.window)
-    drawn = sampler.drawn(random.integers(0, len(sampler.windows.start_N), count), random)
-    generator.among = Marginals.of(_flat(drawn))
+    widest = _WIDEST[generator.kind]
+    sampler.fit_width(apart, _APART * float(np.median(usual_S)), widest, random)
 
 
 def _flat(y_BTF: Tensor) -> FloatArray:
@@ -391,16 +363,6 @@ def _flat(y_BTF: Tensor) -> FloatArray:
 def _flatly(y_BTF: Tensor, of_rows: Callable[[FloatArray], FloatArray]) -> Tensor:
     """Return windows with their rows made into others."""
     return torch.from_numpy(of_rows(_flat(y_BTF))).reshape(y_BTF.shape)
-
-
-def _followers(windows: Windows, step: int) -> IntArray:
-    """Return for each window the one that starts `step` rows later in its piece; -1 where there is none."""
-    place_N = np.searchsorted(windows.start_N, windows.start_N + step)
-    piece_N = np.searchsorted(windows.first_S, np.arange(len(windows.start_N)), side="right")
-    inside_N = place_N < len(windows.start_N)
-    found_N = np.where(inside_N, place_N, 0)
-    right_N = inside_N & (windows.start_N[found_N] == windows.start_N + step) & (piece_N[found_N] == piece_N)
-    return np.where(right_N, found_N, -1)
 
 
 def _whole(x_NF: FloatArray) -> npt.NDArray[np.void]:

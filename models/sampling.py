@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.apart import IntArray, Span, itself, nearest
+from models.apart import FloatArray, IntArray, Span, itself, nearest
 from models.dataset import Windows
 
 NEIGHBOURS = 10
 _LEAST_SPREAD = 0.05
 """Of a number of a code, for a distance: what has collapsed to one value is no direction."""
 _CHUNK, _CHUNK_VALUES, _PILOTS = 1_024, 2**20, 2_048
-_NARROWEST, _WIDEST, _HALVINGS = 0.25, 16.0, 10
+_NARROWEST, _HALVINGS = 0.25, 10
 
 
 class Network(Protocol):
@@ -74,9 +74,9 @@ class Sampler:
             raise ValueError(f"there are {len(every_N)} rows or windows to draw around; 2 are needed at least")
         self.code_NL = torch.cat([self._encoded(self.taken(part_B)) for part_B in self._chunks(every_N)])
         self._unit_L = self.code_NL.std(dim=0).clamp(min=_LEAST_SPREAD)
-        self._scaled_NL = self.code_NL / self._unit_L
+        self.scaled_NL = self.code_NL / self._unit_L
         self.overlapping = overlapping(windows)
-        self.near_NK = nearest(self._scaled_NL, self._scaled_NL, NEIGHBOURS, self.overlapping).numpy()
+        self.near_NK = nearest(self.scaled_NL, self.scaled_NL, NEIGHBOURS, self.overlapping).numpy()
         # Where too few share no row, a window is its own neighbour: it adds nothing.
         first_N1, end_N1 = (each[:, None] for each in self.overlapping)
         alone_NK = (self.near_NK >= first_N1) & (self.near_NK < end_N1)
@@ -89,12 +89,15 @@ class Sampler:
         """Return windows that were read, y_BTF."""
         return torch.from_numpy(self.windows.take(chosen_B))
 
-    def fit_width(self, apart: Callable[[Tensor], float], usual: float, random_of: np.random.Generator) -> None:
+    def fit_width(
+        self, apart: Callable[[Tensor], float], usual: float, widest: float, random_of: np.random.Generator
+    ) -> None:
         """Take the least width at which samples lie apart from training rows as these from one another.
 
         Args:
             apart: the median distance of samples y_BTF to the nearest training row.
             usual: what it should be at least.
+            widest: what is taken where no width is enough.
             random_of: draws the samples that are tried, the same ones at every width.
         """
         seed = int(random_of.integers(2**63))
@@ -105,7 +108,7 @@ class Sampler:
             self.width = width
             return apart(self.drawn(random.integers(0, len(self.windows.start_N), count), random)) >= usual
 
-        narrow, wide = _NARROWEST, _WIDEST
+        narrow, wide = _NARROWEST, widest
         for _ in range(_HALVINGS):
             middle = float(np.sqrt(narrow * wide))
             narrow, wide = (narrow, middle) if enough(middle) else (middle, wide)
@@ -114,7 +117,11 @@ class Sampler:
     def drawn(self, source_B: IntArray, random: np.random.Generator) -> Tensor:
         """Return a sample around each of these windows, y_BTF."""
         near_BK = self.near_NK[source_B]
-        share_BJ = self._shares(near_BK.shape, random, self.width)
+        return self.mixed(source_B, near_BK, random.standard_normal(near_BK.shape))
+
+    def mixed(self, source_B: IntArray, near_BK: IntArray, normal_BK: FloatArray) -> Tensor:
+        """Return a sample around each of these windows, by these neighbours in these normal parts, y_BTF."""
+        share_BJ = _shares(normal_BK, self.width)
         parts = [self.taken(source_B[:0])]
         for begin in range(0, len(source_B), self._chunk):
             part = slice(begin, begin + self._chunk)
@@ -129,10 +136,10 @@ class Sampler:
             strength: 1 is as wide as samples are drawn, 0 is the window itself.
         """
         code_1L = self._encoded(y_TF[None])
-        near_K = nearest(code_1L / self._unit_L, self._scaled_NL, NEIGHBOURS).numpy()[0]
+        near_K = nearest(code_1L / self._unit_L, self.scaled_NL, NEIGHBOURS).numpy()[0]
         if torch.equal(self.taken(near_K[:1])[0], y_TF):
             near_K = self.near_NK[near_K[0]]
-        share_BJ = self._shares((count, len(near_K)), random, strength * self.width)
+        share_BJ = _shares(random.standard_normal((count, len(near_K))), strength * self.width)
         parts = []
         for begin in range(0, count, self._chunk):
             share_CJ = share_BJ[begin : begin + self._chunk]
@@ -140,20 +147,6 @@ class Sampler:
             near_CK = np.broadcast_to(near_K, (rows, len(near_K)))
             parts.append(self._joined(y_TF.expand(rows, -1, -1), code_1L.expand(rows, -1), near_CK, share_CJ))
         return torch.cat(parts)
-
-    @staticmethod
-    def _shares(shape: tuple[int, ...], random: np.random.Generator, width: float) -> Tensor:
-        """Return how much of itself, and of each neighbour, is in a sample: share_BJ, which sum to 1.
-
-        With m the mean of all of them, the row keeps cos of what it lies off m, and normal parts of what each
-        neighbour lies off m make sin of it.
-        """
-        rows, neighbours = shape
-        sin, cos = max(width, 0.0), np.sqrt(max(1.0 - width**2, 0.0))
-        normal_BK = sin / np.sqrt(neighbours) * random.standard_normal((rows, neighbours))
-        mean_B1 = (1.0 - cos - normal_BK.sum(axis=1, keepdims=True)) / (neighbours + 1)
-        own_B1 = np.full((rows, 1), cos)
-        return torch.from_numpy((np.concatenate([own_B1, normal_BK], axis=1) + mean_B1).astype(np.float32))
 
     @torch.no_grad()
     def _joined(self, y_BTF: Tensor, z_BL: Tensor, near_BK: IntArray, share_BJ: Tensor) -> Tensor:
@@ -180,3 +173,17 @@ class Sampler:
     @torch.no_grad()
     def _encoded(self, y_BTF: Tensor) -> Tensor:
         return self.network.encode(y_BTF)
+
+
+def _shares(normal_BK: FloatArray, width: float) -> Tensor:
+    """Return how much of itself, and of each neighbour, is in a sample: share_BJ, which sum to 1.
+
+    With m the mean of all of them, the row keeps cos of what it lies off m, and normal parts of what each neighbour
+    lies off m make sin of it.
+    """
+    rows, neighbours = normal_BK.shape
+    cos = np.sqrt(max(1.0 - width**2, 0.0))
+    part_BK = width / np.sqrt(neighbours) * normal_BK
+    mean_B1 = (1.0 - cos - part_BK.sum(axis=1, keepdims=True)) / (neighbours + 1)
+    own_B1 = np.full((rows, 1), cos)
+    return torch.from_numpy((np.concatenate([own_B1, part_BK], axis=1) + mean_B1).astype(np.float32))
