@@ -141,15 +141,15 @@ class Coder:
             ValueError: as of `read`.
         """
         self._check_decodes()
-        code_ND = np.empty((len(x_NF), self.dimensions), np.float32)
-        off_NF = np.empty((len(x_NF), len(self.features)), np.float32)
+        code_ND = torch.empty((len(x_NF), self.dimensions))
+        off_NF = torch.empty((len(x_NF), len(self.features)))
         for begin, z_BTF in self._scaled_chunks(x_NF, scale):
             count = min(self._chunk, len(x_NF) - begin)
             (code_BD,) = self._codes(z_BTF)
             off_BF = (z_BTF[:, -1] - self._newest(code_BD)).abs_()
-            code_ND[begin : begin + count] = code_BD[:count].cpu().numpy()
-            off_NF[begin : begin + count] = off_BF[:count].cpu().numpy()
-        return code_ND, off_NF
+            code_ND[begin : begin + count] = code_BD[:count]
+            off_NF[begin : begin + count] = off_BF[:count]
+        return code_ND.numpy(), off_NF.numpy()
 
     @torch.no_grad()
     def decode(self, z_ND: npt.NDArray[np.floating[Any]], scale: Scale | None = None) -> FloatArray:
@@ -195,9 +195,10 @@ class Coder:
             part_NF = x_NF[max(0, begin - before) : begin + self._chunk]
             count = min(self._chunk, len(x_NF) - begin)
             z_NF = Scaling.apply(part_NF, *scale)
-            z_NF = padded(z_NF, before + count - len(z_NF))
-            whole_NF = np.concatenate([z_NF, np.zeros((self._chunk - count, z_NF.shape[1]), np.float32)])
-            (z_BTF,) = windows_of_rows(torch.from_numpy(whole_NF).to(self.detector.device), self.window)
+            if len(z_NF) < before + self._chunk:
+                z_NF = padded(z_NF, before + count - len(z_NF))
+                z_NF = np.concatenate([z_NF, np.zeros((self._chunk - count, z_NF.shape[1]), np.float32)])
+            (z_BTF,) = windows_of_rows(torch.from_numpy(z_NF).to(self.detector.device), self.window)
             yield begin, z_BTF
 
     def _codes(self, z_BTF: Tensor) -> list[Tensor]:

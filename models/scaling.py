@@ -102,7 +102,10 @@ class Scaling:
     def apply(x_NF: FloatArray, center_F: FloatArray, scale_F: FloatArray) -> npt.NDArray[np.float32]:
         """Scale in 64 bits, so that a large counter keeps its small steps, and clip."""
         with np.errstate(over="ignore"):
-            return np.clip((x_NF - center_F) / scale_F, -LIMIT, LIMIT).astype(np.float32)
+            z_NF = x_NF - center_F
+            # In place: on many rows memory costs more than reckoning.
+            z_NF /= scale_F
+        return np.clip(z_NF, -LIMIT, LIMIT, out=z_NF).astype(np.float32)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what is saved."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.connectors.parquet import encode
-from pipeline.errors import ConfigError, TransientError
+from pipeline.errors import ConfigError, SnapshotError, TransientError
 from pipeline.jobs.alone import alone
 from pipeline.jobs.blocks import Column
 
@@ -163,11 +163,20 @@ def _refuse_others(path: Path) -> None:
 def opened(path: Path, about: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Parts]:
     """Hold the folder while it is written; it is made if it is not there.
 
+    A mistake that is found before the first part leaves nothing, so that the command can be given anew.
+
     Raises:
         ConfigError: it holds something, and neither `resume` nor `overwrite` fits that; or another run writes it.
     """
+    was_there = path.exists()
     with alone(path, "command", "--output"):
-        yield _begin(path, about, resume, overwrite)
+        parts = _begin(path, about, resume, overwrite)
+        try:
+            yield parts
+        except (ConfigError, SnapshotError):
+            if not resume and not parts.entries:
+                _withdraw(path, was_there)
+            raise
 
 
 def _begin(path: Path, about: Mapping[str, Any], resume: bool, overwrite: bool) -> Parts:
@@ -196,6 +205,14 @@ def _begin(path: Path, about: Mapping[str, Any], resume: bool, overwrite: bool) 
     parts = Parts(path, about, [], complete=False)
     parts._enter([], complete=False)
     return parts
+
+
+def _withdraw(path: Path, was_there: bool) -> None:
+    (path / MANIFEST).unlink()
+    shutil.rmtree(path / MODEL, ignore_errors=True)
+    if not was_there:
+        (path / ".lock").unlink()
+        path.rmdir()
 
 
 def _whole(path: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

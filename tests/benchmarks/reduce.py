@@ -6,7 +6,8 @@ read, rows scaled, coded, decoded for the error, and written as Parquet. `rows_p
 all rows before it, which draws the sample and tells that a run may go on, is `look_s`, and with it the figure is
 `rows_per_s_with_look`. The forward pass is that of the same network alone on rows that are scaled and in memory, in
 chunks of the same shape and on as many threads, each with chunks of its own, in the same process before and after;
-the mean of both counts. Memory is the largest the process held, libraries included.
+the mean of both counts. `processor_ratio` is the same of processor time, which tells more where other work runs
+beside it. Memory is the largest the process held, libraries included.
 """
 
 import json
@@ -69,8 +70,8 @@ def write_snapshots(folder: Path, rows: int) -> None:
         snapshots.write("machines", part, OffsetRange(begin, begin + len(offset_N)), 1_700_000_000_000)
 
 
-def forward_rows_per_s(coder: Coder) -> float:
-    """Return how many rows a second the network alone takes there and back."""
+def forward_rows_per_s(coder: Coder) -> tuple[float, float]:
+    """Return how many rows a second the network alone takes there and back, by the clock and of processor time."""
     (view,) = coder.detector.views
     z_NTF = torch.from_numpy(drawn(_FORWARD_ROWS, 7)[:, None].astype(np.float32))
 
@@ -80,9 +81,9 @@ def forward_rows_per_s(coder: Coder) -> float:
             view.network(z_BTF)
 
     with ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        began_s = time.perf_counter()
+        began_s, used_s = time.perf_counter(), time.process_time()
         list(pool.map(forward, torch.split(z_NTF, 16 * _CHUNK)))
-        return _FORWARD_ROWS / (time.perf_counter() - began_s)
+        return _FORWARD_ROWS / (time.perf_counter() - began_s), _FORWARD_ROWS / (time.process_time() - used_s)
 
 
 def child(folder: Path) -> None:
@@ -91,28 +92,31 @@ def child(folder: Path) -> None:
     source = SnapshotInput(
         StoredSnapshots(ObjectStorage((folder / "storage").as_uri())), "machines", NAMES, True, (-1, 2**62)
     )
-    began: dict[str, float] = {"start": time.perf_counter()}
+    began = {"start": (time.perf_counter(), time.process_time())}
 
     def progress(what: str, done: float, of: float | None) -> None:
-        began.setdefault(what, time.perf_counter())
+        began.setdefault(what, (time.perf_counter(), time.process_time()))
 
     options = Options(folder / "codes", model=folder / "model")
     report = reduce_rows(source, options, "stream machines", progress)
     forward.append(forward_rows_per_s(coder))
-    rows, forward_per_s = report["rows"], statistics.fmean(forward)
-    reduce_s, whole_s = began["judging"] - began["reducing"], began["judging"] - began["start"]
+    rows = report["rows"]
+    forward_per_s, forward_per_used_s = (statistics.fmean(each) for each in zip(*forward, strict=True))
+    reduce_s, used_s = (end - begin for begin, end in zip(began["reducing"], began["judging"], strict=True))
+    whole_s = began["judging"][0] - began["start"][0]
     found = {
         "rows": rows,
         "rows_per_s": round(rows / reduce_s),
         "forward_rows_per_s": round(forward_per_s),
         "ratio": round(rows / reduce_s / forward_per_s, 3),
+        "processor_ratio": round(rows / used_s / forward_per_used_s, 3),
         "rows_per_s_with_look": round(rows / whole_s),
         "look_s": round(whole_s - reduce_s, 1),
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "r2": round(report["r2"], 4),
         "r2_of_pca": round(report["r2_of_pca"], 4),
         "threads": THREADS,
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
     }
     print(json.dumps(found))
 

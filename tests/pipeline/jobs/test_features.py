@@ -70,7 +70,7 @@ def test_a_window_longer_than_every_series_is_refused_before_training(tmp_path: 
     rows = write_rows(tmp_path / "rows.parquet", drawn(100))
     with pytest.raises(SnapshotError, match="a window is 51 rows, and the longest of 2 series has 50"):
         run(rows, tmp_path / "out", None, 51)
-    assert not (tmp_path / "out" / "model").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_shorter_series_are_counted(tmp_path: Path) -> None:
