@@ -62,7 +62,7 @@ _MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL = 16_384, 2**23, 4_096
 _APART = 1.05
 """How much farther from training rows samples are to lie than these from one another: a median of few varies."""
 _WIDEST: Mapping[Kind, float] = {"features": 16.0, "series": 1.0}
-"""Of samples; beyond 1 they vary more than the original: of windows what shows is noise that the series never had."""
+"""Of samples; beyond 1 they vary more than the original, and windows get noise that the series never had."""
 _TRIES = 50
 CHUNK = 8_192
 """Records that are drawn together, from a seed of their own: the first ones are the same however many are asked

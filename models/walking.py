@@ -2,9 +2,10 @@
 
 A series is longer than a window. Its windows follow each other as those of the original do, half a window at a
 time, and one in four goes on as another one does that looks like it (after Lall and Sharma, "A nearest neighbor
-bootstrap for resampling hydrologic time series", Water Resources Research 1996). What is mixed into a window goes on, too, in
-the same parts, as long as it looks like it: drawn anew at each step, levels and phases would wander about as they
-never did. What the clock says is not looked at: a night follows an evening because it did, not because it is late.
+bootstrap for resampling hydrologic time series", Water Resources Research 1996). What is mixed into a window goes
+on, too, in the same parts, as long as it looks like it: drawn anew at each step, levels and phases would wander
+about as they never did. What the clock says is not looked at: a night follows an evening because it did, not
+because it is late.
 
 Legend: N training windows, B windows of the series, K neighbours.
 """
