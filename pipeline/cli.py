@@ -12,6 +12,7 @@ import typer
 from pipeline import (
     cli_backtest,
     cli_feedback,
+    cli_generate,
     cli_letters,
     cli_models,
     cli_record,
@@ -190,6 +191,7 @@ app.command("feedback")(cli_feedback.feedback)
 app.command("schedule")(cli_schedule.schedule)
 app.command("reduce")(cli_reduce.reduce)
 app.command("features")(cli_reduce.features)
+app.command("generate")(cli_generate.generate)
 app.command("backtest")(cli_backtest.backtest)
 
 

@@ -70,14 +70,15 @@ def backtest(
     import torch
 
     from pipeline.interrupting import interrupted_between_steps
-    from pipeline.jobs.backtest_output import check_folder, unfinished
+    from pipeline.jobs.backtest_output import OURS
     from pipeline.jobs.backtest_run import compare_sides, run_side
     from pipeline.jobs.backtest_summary import print_compared, print_result
+    from pipeline.jobs.new_folder import check_folder, unfinished
 
     # A chunk of windows is too small for a second thread, and the workers' scores are those of one.
     torch.set_num_threads(1)
     if output is not None:
-        check_folder(output, overwrite)
+        check_folder(output, overwrite, OURS.__contains__, "backtest")
     told: list[Callable[[], None]] = []
     try:
         with ExitStack() as stack:

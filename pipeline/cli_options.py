@@ -34,13 +34,18 @@ def range_ms(begin: str | None, end: str | None, now_ms: Callable[[], int]) -> t
     Raises:
         ConfigError: one is neither a moment with its zone nor how long ago, or the range is empty.
     """
-    from_ms, to_ms = _moment_ms("--from", begin, now_ms), _moment_ms("--to", end, now_ms)
+    from_ms, to_ms = moment_ms("--from", begin, now_ms), moment_ms("--to", end, now_ms)
     if from_ms is not None and from_ms >= (now_ms() if to_ms is None else to_ms):
         raise ConfigError(f"--from {begin}: that is not before --to; swap the two, or leave one out")
     return from_ms, to_ms
 
 
-def _moment_ms(option: str, text: str | None, now_ms: Callable[[], int]) -> int | None:
+def moment_ms(option: str, text: str | None, now_ms: Callable[[], int]) -> int | None:
+    """Return the moment that an option says, in ms since the epoch; None where it is not there.
+
+    Raises:
+        ConfigError: it is neither a moment with its zone nor how long ago.
+    """
     from pipeline.budgets import parse_duration
     from pipeline.setting_types import parse_moment
 

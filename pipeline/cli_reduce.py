@@ -1,26 +1,21 @@
 """The commands `offkey reduce` and `offkey features`."""
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli_options import AsJson, ConfigPath, To, range_ms
-from pipeline.cli_who_when import now_ms
-from pipeline.errors import ConfigError, SnapshotError
+from pipeline.cli_options import AsJson, ConfigPath, To
+from pipeline.cli_rows import Rows, progress_bar, refuse_beside
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.config import Settings, StreamSettings
     from pipeline.jobs.blocks import Input
     from pipeline.jobs.reduce import Options, Progress
-
-logger = logging.getLogger(__name__)
 
 Stream = Annotated[str, typer.Argument(metavar="STREAM", help="The stream.")]
 Output = Annotated[
@@ -101,7 +96,7 @@ def reduce(
     if decode is not None:
         asked = {"--dimensions": dimensions, "--from": begin, "--to": end, "--input": paths, "--keep": keep}
         asked |= {"--color": color, "--seed": seed, "--picture": picture or None}
-        _refuse_beside("--decode turns codes back as they are", asked)
+        refuse_beside("--decode turns codes back as they are", asked)
         opened.decode(decode, model, part_rows, as_json)
         return
     drawn = picture is not False
@@ -172,92 +167,21 @@ def features(
         print(line)
 
 
-class _Opened:
+class _Opened(Rows):
     """A stream, and where to write."""
 
     def __init__(self, config: Path, stream: str, output: Path, resume: bool, overwrite: bool) -> None:
-        from pipeline.config import load_settings
-
         if resume and overwrite:
             raise ConfigError("--resume goes on and --overwrite begins anew; give one of them")
-        self.settings: Settings = load_settings(config)
-        (self.name,) = self.settings.chosen([stream])
-        self.stream: StreamSettings = self.settings.streams[self.name]
+        super().__init__(config, stream)
         self.output, self._resume, self._overwrite = output, resume, overwrite
-        self.what = f"stream {self.name}"
-        self._asked: dict[str, Any] = {}
 
         # Before anything is read.
         from pipeline.jobs.parts import begun, refuse
 
-        self._begun = begun(output) if resume else None
+        self.begun = begun(output) if resume else None
         if not (resume or overwrite):
             refuse(output)
-
-    def source(
-        self,
-        begin: str | None,
-        end: str | None,
-        paths: Sequence[Path] | None,
-        kept: Sequence[str],
-        model: Path | None,
-        shown: str | None = None,
-    ) -> "Input":
-        """Return the rows that are asked for.
-
-        Args:
-            shown: a column that is needed too, be it a feature or another.
-        """
-        if paths:
-            _refuse_beside("--input says which rows there are", {"--from": begin, "--to": end})
-            return self._files(paths, kept, model, shown)
-        if kept:
-            raise ConfigError(f"--keep {kept[0]}: snapshots hold nothing more; it needs --input")
-        return self._snapshots(begin, end)
-
-    def _files(self, paths: Sequence[Path], kept: Sequence[str], model: Path | None, shown: str | None) -> "Input":
-        from pipeline.jobs.parquet_input import ParquetInput
-
-        names = self.stream.features
-        if names is None and model is not None:
-            from pipeline.jobs.coding import features_of
-
-            names = list(features_of(model))
-        series = self.stream.series[0] if self.stream.series and len(self.stream.series) == 1 else None
-        kept = [name for name in kept if names is None or name not in names]
-        source = ParquetInput(paths, names, kept=kept, shown=shown, series=series, time=self.stream.time)
-        if self.stream.kind == "features":
-            source.series = source.time = None
-        self._asked = {"input": [str(path) for path in paths]}
-        self.what = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-        return source
-
-    def _snapshots(self, begin: str | None, end: str | None) -> "Input":
-        from pipeline.connectors.snapshots import StoredSnapshots
-        from pipeline.connectors.storage import ObjectStorage
-        from pipeline.jobs.blocks import SnapshotInput
-
-        from_ms, to_ms = range_ms(begin, end, now_ms)
-        snapshots = StoredSnapshots(ObjectStorage(self.settings.storage))
-        held = snapshots.schema(self.name)
-        if held is None:
-            raise SnapshotError(
-                f"stream {self.name}: there are no snapshots in {self.settings.storage}; keep some with `offkey "
-                "record`, or give Parquet files with --input"
-            )
-        if held.has_series != (self.stream.kind == "series"):
-            raise SnapshotError(
-                f"stream {self.name}: its snapshots hold {'series' if held.has_series else 'records of no series'} "
-                f"and its `kind` is {self.stream.kind}; set `kind` back"
-            )
-        names = self.stream.features or held.features
-        range_ = [-1 if from_ms is None else from_ms, now_ms() if to_ms is None else to_ms]
-        until: dict[str, int] = dict(snapshots.ends(self.name))
-        if self._begun and (self._begun.get("from"), self._begun.get("to")) == (begin, end):
-            # What was there then: since, time has gone on, and records were kept.
-            range_, until = self._begun.get("range_ms", range_), self._begun.get("until", until)
-        self._asked = {"from": begin, "to": end, "range_ms": range_, "until": until}
-        return SnapshotInput(snapshots, self.name, names, held.has_series, (range_[0], range_[1]), until)
 
     def options(
         self,
@@ -278,7 +202,7 @@ class _Opened:
         about = {
             "command": command,
             "stream": self.name,
-            **self._asked,
+            **self.asked,
             "features": list(source.features),
             "columns": list(source.names),
             "dimensions": dimensions,
@@ -336,53 +260,10 @@ class _Opened:
         from pipeline.interrupting import Stopped, interrupted_between_steps
 
         try:
-            with interrupted_between_steps() as step, _bar(step, hidden) as progress:
+            with interrupted_between_steps() as step, progress_bar(step, hidden) as progress:
                 return work(progress)
         except Stopped as stopped:
             print(f"offkey: {stopped}", file=sys.stderr)
             raise typer.Exit(130) from stopped
         finally:
-            for gap in getattr(source, "gaps", ()):
-                logger.warning("%s", gap)
-
-
-def _refuse_beside(why: str, others: Mapping[str, object]) -> None:
-    """Refuse options that would be passed over in silence."""
-    for name, given in others.items():
-        if given is not None:
-            raise ConfigError(f"{name}: {why}; leave it out")
-
-
-@contextmanager
-def _bar(step: "Callable[[], None]", hidden: bool) -> "Iterator[Progress]":
-    """Show what is done on standard error, if that is a terminal; else a line of the log for each kind of work.
-
-    Each time, take a `step`.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[rows]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    shown = console.is_terminal and not hidden
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task("starting", total=None, rows="")
-        last = ""
-
-        def progress(what: str, done: float, of: float | None) -> None:
-            nonlocal last
-            if what != last:
-                bar.reset(task, description=what, total=of)
-                if not shown:
-                    logger.info("%s", what)
-                last = what
-            bar.update(task, completed=done, total=of, rows=f"{int(done):,} rows" if of != 1.0 else "")
-            step()
-
-        yield progress
+            self.tell_gaps(source)

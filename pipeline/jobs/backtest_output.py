@@ -1,18 +1,11 @@
 """The folder that a backtest leaves: of each stream `alerts.jsonl`, `summary.json`, `report.html`, and if asked for
 `scores.parquet`.
 
-All is written into a folder beside it, which takes its name when it is whole: what was stopped, or did not fit on
-the disk, leaves nothing that looks like a result. A folder is overwritten only if there is nothing else in it.
-
 Legend: M scored points.
 """
 
-import errno
 import json
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,63 +13,12 @@ import msgspec
 import numpy as np
 
 from pipeline.connectors.parquet import Coded, Reader, Writer
-from pipeline.errors import ConfigError, TransientError
 from pipeline.jobs.backtest import Judged
 from pipeline.stages.alerts import Alert, message, structured
 
 ALERTS, SUMMARY, REPORT, SCORES = "alerts.jsonl", "summary.json", "report.html", "scores.parquet"
-_OURS = {ALERTS, SUMMARY, REPORT, SCORES}
-
-
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """See that a folder may be written, before anything is replayed.
-
-    Raises:
-        ConfigError: it is there, and is not to be overwritten or holds more than a backtest leaves.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ConfigError(f"--output {folder}: that is a file; name a folder")
-    if folder.is_mount():
-        raise ConfigError(f"--output {folder}: nothing can take the place of a mounted folder; name one in it")
-    if not overwrite:
-        raise ConfigError(f"--output {folder}: it is there already; name another folder, or give --overwrite")
-    if others := sorted({path.name for path in folder.rglob("*") if not path.is_dir()} - _OURS):
-        raise ConfigError(
-            f"--output {folder}: it holds {others[0]}, which no backtest has written; name another folder, or move "
-            "that away"
-        )
-
-
-@contextmanager
-def unfinished(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into, which takes this one's place at the end of the block, or goes.
-
-    What an earlier backtest left there goes only once the new one is in its place.
-
-    Raises:
-        TransientError: the disk is full.
-        ConfigError: it cannot be written.
-    """
-    # What a link names, or `.`, has its place somewhere else.
-    place = folder.resolve()
-    beside = place.parent / f".{place.name}.{secrets.token_hex(4)}"
-    earlier = beside.with_name(f"{beside.name}.earlier")
-    try:
-        with _translated(folder):
-            beside.mkdir(parents=True)
-        with _translated(folder):
-            yield beside
-        with _translated(folder):
-            if place.exists():
-                place.rename(earlier)
-            beside.rename(place)
-    finally:
-        if earlier.exists() and not place.exists():
-            earlier.rename(place)
-        for each in (beside, earlier):
-            shutil.rmtree(each, ignore_errors=True)
+OURS = {ALERTS, SUMMARY, REPORT, SCORES}
+"""The files that a backtest writes."""
 
 
 def write_alerts(folder: Path, alerts: Sequence[Alert], topic: str) -> None:
@@ -139,16 +81,3 @@ def _coded(names: Sequence[str]) -> Coded:
     place: dict[str, int] = {}
     code_M = np.fromiter((place.setdefault(name, len(place)) for name in names), np.int64, len(names))
     return Coded(list(place) or [""], code_M)
-
-
-@contextmanager
-def _translated(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise TransientError(
-                f"--output {folder}: the disk is full; nothing was left there: make room, or name another folder, "
-                "and run the same command again"
-            ) from error
-        raise ConfigError(f"--output {folder}: it cannot be written ({error.strerror or error})") from error

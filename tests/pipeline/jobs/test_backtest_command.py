@@ -19,7 +19,8 @@ from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import ConfigError, TransientError
-from pipeline.jobs.backtest_output import check_folder, unfinished
+from pipeline.jobs.backtest_output import OURS
+from pipeline.jobs.new_folder import check_folder, unfinished
 from pipeline.protocols import ModelVersion, OffsetRange
 from tests.commands import Running, configured, offkey, only_line, promote, wait_for
 from tests.pipeline.stages.test_alerts import SCHEMA
@@ -240,8 +241,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(ConfigError, match="that is a file; name a folder"):
-        check_folder(file, overwrite=True)
+        check_folder(file, True, OURS.__contains__, "backtest")
     with pytest.raises(ConfigError, match="nothing can take the place of a mounted folder"):
-        check_folder(Path("/"), overwrite=True)
+        check_folder(Path("/"), True, OURS.__contains__, "backtest")
     with pytest.raises(ConfigError, match=r"--output .*: it cannot be written"), unfinished(file / "below"):
         pass

@@ -1,0 +1,371 @@
+"""Made-up records and series that look like those they were learned from, back in their units and on their grid.
+
+What a variational autoencoder reads are normal scores (`marginals`): values scaled for each series, then by their
+ranks. It is trained for the purpose, on the rows themselves; or it is one that was trained to detect, which reads
+the scaled values. Samples of either are drawn as `sampling` has it, and led back: scores to values of that rank,
+values to the series' own scale, and onto the grid that the series' own rows show (`grid`).
+
+A series is longer than a window: its windows follow each other as `walking` has it, and two that follow fade into
+each other.
+
+No record is a copy: one that was there once only is drawn anew. What many share is nobody's secret, and stays.
+
+Legend: N rows or windows, R rows of a series, B windows of a chunk, T steps of a window, F features.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.apart import IntArray, distances, itself
+from models.dataset import FloatArray, Windows
+from models.detector import Detector
+from models.fitting import one_thread
+from models.grid import Grid, grids_of, snapped
+from models.marginals import Marginals
+from models.plan import DEFAULT, plan_of
+from models.sampling import Network, Sampler
+from models.scaling import LIMIT, expanded, fit_features, fit_series
+from models.spec import Kind
+from models.training import train
+from models.views import View
+from models.walking import Walk
+
+SAMPLES = "variational"
+"""The architecture that is trained for the purpose, and what others are asked to be."""
+Pieces = Mapping[str, Sequence[FloatArray]]
+"""Of each series stretches of finite rows that follow each other; of records one entry."""
+_LEARNING = {
+    "network": SAMPLES,
+    "hidden": 128,
+    "trimmed": 0.0,
+    "max_epochs": 30,
+    "epoch_windows": 12_800,
+    "least_epoch_windows": 12_800,
+    "batch_windows": 256,
+    "learning_rate": 2e-3,
+    "patience": 10**9,
+    "max_seconds": 1e9,
+}
+"""The same course for every table, whatever the speed of the machine. Nothing is trimmed: what is rare is to be
+rare in what is made up, too."""
+_LATENT: Mapping[Kind, int] = {"features": 8, "series": 4}
+"""Numbers of a code. Of windows few: where it tells noise, too, the nearest codes are those of the least noise."""
+_HELD_OUT = 0.15
+_RANKED_ROWS = 262_144
+_MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL = 16_384, 2**23, 4_096
+_APART = 1.05
+"""How much farther from training rows samples are to lie than these from one another: a median of few varies."""
+_WIDEST: Mapping[Kind, float] = {"features": 16.0, "series": 1.0}
+"""Of samples; beyond 1 they vary more than the original, and windows get noise that the series never had."""
+_TRIES = 50
+CHUNK = 8_192
+"""Records that are drawn together, from a seed of their own: the first ones are the same however many are asked
+for."""
+
+
+class Trained:
+    """The network that was trained on scores."""
+
+    def __init__(self, view: View) -> None:
+        self._view, self.window = view, view.config.window
+
+    def encode(self, y_BTF: Tensor) -> Tensor:
+        return self._view.network.encode(y_BTF)
+
+    def decode(self, z_BL: Tensor) -> Tensor:
+        return self._view.network.decode(z_BL)
+
+
+class Given:
+    """A view of a detector, which reads scaled values."""
+
+    def __init__(self, view: View, marginals: Marginals) -> None:
+        self._view, self._marginals, self.window = view, marginals, view.config.window
+
+    def encode(self, y_BTF: Tensor) -> Tensor:
+        z_BTF = _flatly(y_BTF, self._marginals.values).float()
+        return self._view.network.encode(self._view.inputs(z_BTF.clamp(-LIMIT, LIMIT)))
+
+    def decode(self, z_BL: Tensor) -> Tensor:
+        x_BTF = self._view.network.decode(z_BL)[:, :, : self._view.features]
+        if self._view.config.inputs == "compressed":
+            x_BTF = expanded(x_BTF)
+        return _flatly(x_BTF, self._marginals.scores).float()
+
+
+def sampling_view(detector: Detector, name: str) -> View:
+    """Return the view of a detector that samples.
+
+    Raises:
+        ValueError: none does; the text says which model to train.
+    """
+    for view in detector.views:
+        if view.config.architecture == SAMPLES and view.config.inputs != "centred":
+            return view
+    raise ValueError(
+        f"{name}: a {detector.name} model cannot sample; leave it out, and a {SAMPLES} one is trained for the "
+        f"purpose, or train the stream with `model: {{architecture: {SAMPLES}}}`"
+    )
+
+
+@dataclass
+class Generator:
+    """Draws records, series, and variations of windows."""
+
+    kind: Kind
+    features: tuple[str, ...]
+    sampler: Sampler
+    marginals: Marginals
+    scale_of: Mapping[str, tuple[FloatArray, FloatArray]]
+    """Centre and scale of each series."""
+    grids_of: Mapping[str, Sequence[Grid]]
+    series_N: IntArray
+    """The number of each window's series, in the order of `scale_of`."""
+    once: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, np.dtype("V1")))
+    """Training records that were there once only."""
+    redrawn: int = 0
+    """Records that were copies and were drawn anew."""
+
+    @property
+    def window(self) -> int:
+        return self.sampler.windows.window
+
+    @property
+    def _step(self) -> int:
+        """Rows from a window to the next."""
+        return self.window - self.window // 2
+
+    @cached_property
+    def _walk(self) -> Walk:
+        return Walk(self.sampler, self._step)
+
+    def records(self, count: int, seed: int) -> Iterator[FloatArray]:
+        """Yield so many records, x_NF, some thousands at a time."""
+        for number, begin in enumerate(range(0, count, CHUNK)):
+            random = np.random.default_rng([seed, number])
+            x_NF = self._records(CHUNK, random)
+            for _ in range(_TRIES):
+                copies = np.flatnonzero(np.isin(_whole(x_NF), self.once))
+                if not len(copies):
+                    break
+                self.redrawn += len(copies)
+                x_NF[copies] = self._records(len(copies), random)
+            yield x_NF[: count - begin]
+
+    def _records(self, count: int, random: np.random.Generator) -> FloatArray:
+        source_B = random.integers(0, len(self.series_N), count)
+        (name,) = self.scale_of
+        return self.values(name, self.sampler.drawn(source_B, random))[:, 0]
+
+    def series(self, name: str, rows: int, seed: int) -> Iterator[FloatArray]:
+        """Yield so many rows of a series like the one of this name, x_RF, some windows at a time."""
+        number = list(self.scale_of).index(name)
+        random = np.random.default_rng([seed, number])
+        own_N = np.flatnonzero(self.series_N == number)
+        overlap, step = self.window // 2, self._step
+        rise_T1 = ((np.arange(overlap) + 0.5) / max(overlap, 1))[:, None]
+        fading_TF: FloatArray | None = None
+        for source_B, near_BK, normal_BK in self._walk.of(own_N, -(-rows // step), random):
+            y_BTF = self.sampler.mixed(source_B, near_BK, normal_BK).numpy().astype(np.float64)
+            parts = []
+            for y_TF in y_BTF:
+                if fading_TF is not None:
+                    y_TF[:overlap] = (1 - rise_T1) * fading_TF + rise_T1 * y_TF[:overlap]
+                parts.append(y_TF[:step])
+                fading_TF = y_TF[step:]
+            y_RF = np.concatenate(parts)[:rows]
+            rows -= len(y_RF)
+            yield self.values(name, torch.from_numpy(y_RF[None]))[0]
+
+    def variations(self, name: str, x_TF: FloatArray, count: int, strength: float, seed: int) -> FloatArray:
+        """Return so many variations of a window of a series, x_BTF.
+
+        Args:
+            strength: 0 is the window itself, 1 lies as far off as samples lie from the rows around them.
+        """
+        random = np.random.default_rng([seed, len(self.scale_of)])
+        center_F, scale_F = self.scale_of[name]
+        y_TF = self.marginals.scores((x_TF - center_F) / scale_F).astype(np.float32)
+        return self.values(name, self.sampler.around(torch.from_numpy(y_TF), count, random, strength))
+
+    def values(self, name: str, y_BTF: Tensor) -> FloatArray:
+        """Return windows of scores in the units of a series and on its grid, x_BTF."""
+        center_F, scale_F = self.scale_of[name]
+        flat_NF = self.marginals.values(_flat(y_BTF))
+        return snapped(self.grids_of[name], center_F + scale_F * flat_NF).reshape(y_BTF.shape)
+
+
+def fit_generator(
+    kind: Kind,
+    features: Sequence[str],
+    pieces: Pieces,
+    window: int = 1,
+    *,
+    detector: Detector | None = None,
+    name: str = "the model",
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Generator:
+    """Learn to draw what looks like these rows.
+
+    Args:
+        pieces: finite values.
+        window: rows of a window of series; of a detector that is given, its own counts.
+        detector: one whose network samples; without one a network is trained.
+        name: what to call the detector in an error.
+
+    Raises:
+        ValueError: the detector cannot sample, or there are too few rows.
+    """
+    view = None if detector is None else sampling_view(detector, name)
+    window = window if view is None else view.config.window
+    held = {each: [x_RF for x_RF in own if len(x_RF) >= window] for each, own in pieces.items()}
+    held = {each: own for each, own in held.items() if own}
+    if not held:
+        longest = max((len(x_RF) for own in pieces.values() for x_RF in own), default=0)
+        raise ValueError(
+            f"the longest stretch without a gap has {longest:,} rows, and a window has {window:,}; give more rows"
+            + ("" if kind == "features" or view is not None else ", or a shorter --window")
+        )
+    scale_of = _scales(kind, held, detector)
+    scaled = {each: [_scaled(x_RF, scale_of[each]) for x_RF in own] for each, own in held.items()}
+    marginals = _marginals([x_RF for own in scaled.values() for x_RF in own], seed)
+    scores = [marginals.scores(x_RF).astype(np.float32) for own in scaled.values() for x_RF in own]
+    windows = windows_of_pieces(scores, window)
+    owner_P = np.repeat(np.arange(len(held)), [len(own) for own in held.values()])
+    piece_N = np.searchsorted(windows.first_S, np.arange(len(windows.start_N)), side="right") - 1
+    with torch.random.fork_rng(devices=[]), one_thread():
+        network: Network
+        if view is not None:
+            network = Given(view.to(torch.device("cpu")), marginals)
+        else:
+            network = Trained(_trained(kind, windows, seed, progress))
+        sampler = Sampler(network, windows)
+        grids = {each: grids_of(np.concatenate(own)) for each, own in held.items()}
+        generator = Generator(kind, tuple(features), sampler, marginals, scale_of, grids, owner_P[piece_N])
+        if kind == "features":
+            ((x_NF,),) = held.values()
+            rows, count = np.unique(_whole(x_NF), return_counts=True)
+            generator.once = rows[count == 1]
+        _fit_width(generator, held, seed)
+    return generator
+
+
+def windows_of_pieces(scores: Sequence[npt.NDArray[np.float32]], window: int) -> Windows:
+    """Return windows that lie whole within pieces: all, or of many rows evenly spaced ones."""
+    rows = sum(len(y_RF) - window + 1 for y_RF in scores)
+    step = window - window // 2
+    # A divisor of the step, so that the window that follows another is one of them.
+    spacing = next((each for each in range(1, step + 1) if step % each == 0 and rows / each <= _MOST_WINDOWS), step)
+    first_P = np.cumsum([0, *(len(y_RF) for y_RF in scores)])
+    starts = [
+        first + np.arange(0, len(y_RF) - window + 1, spacing) for first, y_RF in zip(first_P, scores, strict=False)
+    ]
+    first_S = np.cumsum([0, *(len(each) for each in starts[:-1])])
+    return Windows(np.concatenate(scores), np.concatenate(starts), window, first_S)
+
+
+def _scales(kind: Kind, held: Pieces, detector: Detector | None) -> dict[str, tuple[FloatArray, FloatArray]]:
+    whole = {each: np.concatenate(own) for each, own in held.items()}
+    if kind == "features":
+        ((name, x_NF),) = whole.items()
+        scaling = fit_features(x_NF, "deviation") if detector is None else detector.scaling
+        return {name: (scaling.center_F, scaling.scale_F)}
+    if detector is None:
+        own = fit_series(whole, "deviation")
+        return {name: (center_F, scale_F) for name, center_F, scale_F in zip(whole, *own.of_all, strict=True)}
+    scaling = detector.scaling
+    window = detector.spec.window
+    return {name: scaling.for_series(name) or scaling.for_new(x_RF[:window]) for name, x_RF in whole.items()}
+
+
+def _scaled(x_RF: FloatArray, scale: tuple[FloatArray, FloatArray]) -> FloatArray:
+    return (x_RF - scale[0]) / scale[1]
+
+
+def _marginals(scaled: Sequence[FloatArray], seed: int) -> Marginals:
+    rows = sum(map(len, scaled))
+    if rows <= _RANKED_ROWS:
+        return Marginals.of(np.concatenate(scaled))
+    every = -(-rows // _RANKED_ROWS)
+    random = np.random.default_rng(seed)
+    return Marginals.of(np.concatenate([x_RF[random.random(len(x_RF)) < 1 / every] for x_RF in scaled]))
+
+
+def _trained(kind: Kind, windows: Windows, seed: int, progress: Callable[[float], None]) -> View:
+    features = windows.z_RF.shape[1]
+    latent = min(_LATENT[kind], windows.window * features)
+    wanted = {"window": windows.window, "inputs": "values", "measure": "whole", "fade": None}
+    plan = plan_of(kind, features, DEFAULT, {**_LEARNING, "latent": latent, "seed": seed}, views=[wanted])
+    torch.manual_seed(seed)
+    view = View(features, plan.views[0])
+    every_N = np.arange(len(windows.start_N))
+    if kind == "features":
+        every_N = np.random.default_rng(seed).permutation(every_N)
+    cut = max(1, len(every_N) - int(_HELD_OUT * len(every_N)))
+    train(view, windows, np.sort(every_N[:cut]), np.sort(every_N[cut:]), plan.training, progress)
+    return view.eval()
+
+
+def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
+    """Fit how wide samples are drawn around training rows, by distances in standard deviations of the features."""
+    sampler, random = generator.sampler, np.random.default_rng([seed, 1])
+    if generator.kind == "features":
+        ((x_NF,),) = held.values()
+        unit_F = x_NF.std(axis=0)
+        unit_F = np.where(unit_F > 0, unit_F, 1.0)
+        reference_SD = np.unique(x_NF, axis=0) / unit_F
+        without = itself(len(reference_SD))
+        (name,) = generator.scale_of
+
+        def rows_of(y_BTF: Tensor) -> FloatArray:
+            return np.unique(generator.values(name, y_BTF)[:, 0], axis=0) / unit_F
+
+    else:
+        values = sampler.windows.window * sampler.windows.z_RF.shape[1]
+        count = len(sampler.windows.start_N)
+        chosen = np.sort(random.permutation(count)[: max(2, _MOST_REFERENCE_VALUES // values)])
+
+        def rows_of(y_BTF: Tensor) -> FloatArray:
+            return generator.marginals.values(_flat(y_BTF)).reshape(len(y_BTF), -1)
+
+        reference_SD = np.concatenate([rows_of(sampler.taken(part)) for part in np.array_split(chosen, 16)])
+        first_N, end_N = (each[chosen] for each in sampler.overlapping)
+        without = np.searchsorted(chosen, first_N), np.searchsorted(chosen, end_N)
+    # Of some, to all: the median needs no more.
+    some = np.sort(random.permutation(len(reference_SD))[:_MOST_USUAL])
+    usual_S = distances(reference_SD[some], reference_SD, (without[0][some], without[1][some]), 1)
+    usual_S = usual_S[np.isfinite(usual_S)]
+    if not len(usual_S) or not np.median(usual_S):
+        return
+
+    def apart(y_BTF: Tensor) -> float:
+        found_B = distances(rows_of(y_BTF), reference_SD, candidates=1)
+        # A copy of a record that was there once is drawn anew, one of many is theirs.
+        found_B = found_B[found_B > 0]
+        return float(np.median(found_B)) if len(found_B) else np.inf
+
+    widest = _WIDEST[generator.kind]
+    sampler.fit_width(apart, _APART * float(np.median(usual_S)), widest, random)
+
+
+def _flat(y_BTF: Tensor) -> FloatArray:
+    """Return rows of windows below each other."""
+    return np.asarray(y_BTF.reshape(-1, y_BTF.shape[2]).numpy(), np.float64)
+
+
+def _flatly(y_BTF: Tensor, of_rows: Callable[[FloatArray], FloatArray]) -> Tensor:
+    """Return windows with their rows made into others."""
+    return torch.from_numpy(of_rows(_flat(y_BTF))).reshape(y_BTF.shape)
+
+
+def _whole(x_NF: FloatArray) -> npt.NDArray[np.void]:
+    """Return rows as one value each, to be told from one another; zeros are of one sign."""
+    x_NF = np.ascontiguousarray(x_NF + 0.0)
+    return x_NF.view(np.dtype((np.void, x_NF.dtype.itemsize * x_NF.shape[1])))[:, 0]

@@ -1,0 +1,190 @@
+"""Made-up rows as Parquet files, with anomalies where they are asked for, in the columns of `offkey evaluate`.
+
+A series is a file of `timestamp`, `train` (its first half), `scored` (the rest), `label`, and its features; records
+are one of `label` and their features. What was injected, where, and how far the values moved stands in
+`anomalies.jsonl`. Rows are written as they are made: memory holds one stretch of them.
+
+Legend: N rows of a stretch, F features.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from models.grid import Grid
+from models.injection import Anomaly, Fault, inject, spread_of
+from pipeline.connectors.labelled import ROLES
+from pipeline.connectors.parquet import Array, Coded, Writer
+from pipeline.errors import ConfigError
+from pipeline.jobs.blocks import FloatArray
+
+STRETCH = 65_536
+_VARIATION = "variation"
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What anomalies to put in."""
+
+    count: int = 0
+    """Into each series, or into all records."""
+    faults: tuple[Fault, ...] = ()
+    size: float = 6.0
+    """In spreads of the features."""
+    points: int = 1
+    """Rows of each."""
+    gap: int = 1
+    """Rows between two at least."""
+
+    def numbered(self, begin: int, end: int) -> list[Anomaly]:
+        """Return the anomalies from number `begin` to before `end`: each fault in turn."""
+        sizes = {"flat": 0.0}
+        faults = [self.faults[number % len(self.faults)] for number in range(begin, end)]
+        return [Anomaly(fault, sizes.get(fault, self.size), self.points) for fault in faults]
+
+
+class Labels:
+    """Writes what was injected, a line each."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("w")
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, told: dict[str, Any]) -> None:
+        self._file.write(json.dumps(told) + "\n")
+        self.count += 1
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Event times of a series that goes on."""
+
+    first_ms: int
+    interval_ms: int
+
+    def at(self, row: int) -> int:
+        return self.first_ms + row * self.interval_ms
+
+
+def write_rows(
+    path: Path,
+    parts: Iterable[FloatArray],
+    rows: int,
+    features: Sequence[str],
+    grids: Sequence[Grid],
+    injection: Injection,
+    labels: Labels,
+    seed: int,
+    *,
+    series: str = "",
+    clock: Clock | None = None,
+) -> Iterator[int]:
+    """Write a file of so many rows, which come in parts; yield how many are written, each time that there are more.
+
+    Args:
+        series: its name, for the labels.
+        clock: of a series; None: rows are records.
+
+    Raises:
+        OSError: it cannot be written, as where the disk is full.
+    """
+    writer = Writer({"offkey.generated": series or "records"}, path)
+    free = rows // 2 if clock else 0
+    done = 0
+    for number, x_NF in enumerate(_stretches(parts)):
+        end = done + len(x_NF)
+        free_N = np.arange(done, end) >= free
+        label_N = np.zeros(len(x_NF), np.int8)
+        if injection.count:
+            # As many as there is free room in this stretch, of all.
+            share = [max(0, place - free) * injection.count // (rows - free) for place in (done, end)]
+            asked = injection.numbered(share[0], share[1])
+            own_seed = int(np.random.default_rng([seed, number]).integers(2**32))
+            changed_NF, found = inject(x_NF, free_N, asked, injection.gap, spread_of(x_NF), own_seed)
+            for each in found:
+                label_N[each.begin : each.end] = 1
+                for column in each.features:
+                    grid = grids[column]
+                    changed_NF[each.begin : each.end, column] = grid.stepped(
+                        changed_NF[each.begin : each.end, column]
+                    )
+                told: dict[str, Any] = {"series": series} if clock else {}
+                told |= {
+                    "fault": each.anomaly.fault,
+                    "size": each.anomaly.size,
+                    "begin": done + each.begin,
+                    "end": done + each.end,
+                }
+                if clock:
+                    told |= {"begin_ms": clock.at(done + each.begin), "end_ms": clock.at(done + each.end)}
+                labels.add(
+                    {**told, "features": [features[column] for column in each.features], "moved": each.moved}
+                )
+            x_NF = changed_NF
+        columns: dict[str, Array | Coded] = {}
+        if clock:
+            train_N = ~free_N
+            columns = {"timestamp": clock.first_ms + np.arange(done, end) * clock.interval_ms}
+            columns |= {"train": train_N.astype(np.int8), "scored": free_N.astype(np.int8)}
+        columns["label"] = label_N
+        writer.add(columns | dict(zip(features, np.ascontiguousarray(x_NF.T), strict=True)))
+        done = end
+        yield done
+    writer.close()
+
+
+def write_variations(path: Path, x_BTF: FloatArray, features: Sequence[str], clock: Clock) -> None:
+    """Write windows that are variations of one, below each other; raises as `write_rows` does."""
+    count, steps, _ = x_BTF.shape
+    columns: dict[str, Array | Coded] = {
+        _VARIATION: np.repeat(np.arange(count, dtype=np.int32), steps),
+        "timestamp": np.tile(clock.first_ms + np.arange(steps) * clock.interval_ms, count),
+        "label": np.zeros(count * steps, np.int8),
+    }
+    flat_NF = x_BTF.reshape(count * steps, -1)
+    writer = Writer({"offkey.generated": "variations"}, path)
+    writer.add(columns | dict(zip(features, np.ascontiguousarray(flat_NF.T), strict=True)))
+    writer.close()
+
+
+def check_names(features: Sequence[str]) -> None:
+    """See that no feature has the name of a column that says something else.
+
+    Raises:
+        ConfigError: one has.
+    """
+    taken = [name for name in features if name in (*ROLES, _VARIATION)]
+    if taken:
+        raise ConfigError(
+            f"feature {taken[0]!r} has the name of a column of generated files; leave it out of the stream's "
+            "`features`"
+        )
+
+
+def _stretches(parts: Iterable[FloatArray]) -> Iterator[FloatArray]:
+    """Yield the same rows, many at a time: an anomaly needs rows around it."""
+    waiting, held = list[FloatArray](), 0
+    for x_NF in parts:
+        while held + len(x_NF) >= STRETCH:
+            missing = STRETCH - held
+            yield np.concatenate([*waiting, x_NF[:missing]])
+            x_NF, waiting, held = x_NF[missing:], [], 0
+        if len(x_NF):
+            waiting.append(x_NF)
+            held += len(x_NF)
+    if waiting:
+        yield np.concatenate(waiting)
