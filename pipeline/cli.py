@@ -14,6 +14,7 @@ from pipeline import (
     cli_feedback,
     cli_letters,
     cli_models,
+    cli_notify,
     cli_record,
     cli_retrain,
     cli_schedule,
@@ -187,6 +188,7 @@ app.command("worker")(cli_worker.worker)
 app.command("record")(cli_record.record)
 app.command("feedback")(cli_feedback.feedback)
 app.command("schedule")(cli_schedule.schedule)
+app.command("notify")(cli_notify.notify)
 app.command("backtest")(cli_backtest.backtest)
 
 

@@ -21,6 +21,8 @@ ONE_IMPORTER = (
     "prometheus_client",
     "matplotlib",
     "sklearn",
+    "http.client",
+    "urllib.request",
 )
 CLIENT_LIBRARIES = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "rich", "typer")
 PYARROW = {"pipeline/connectors/parquet.py", "pipeline/formats/arrow.py"}
@@ -101,6 +103,7 @@ def test_only_commands_build_connectors() -> None:
         "pipeline/cli_feedback.py",
         "pipeline/cli_letters.py",
         "pipeline/cli_models.py",
+        "pipeline/cli_notify.py",
         "pipeline/cli_record.py",
         "pipeline/cli_retrain.py",
         "pipeline/cli_schedule.py",
