@@ -13,13 +13,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from pipeline.mistakes import mistake_at
+from pipeline.receivers.links import PLACE, PLACES
 from pipeline.setting_types import LONGEST_WAIT, WRITTEN, Name, Section, Wait, between, no_truth
 
 PAGERDUTY = "https://events.pagerduty.com/v2/enqueue"
 _DAY_S = 86_400
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-_PLACES = re.compile(r"\{(\w*)\}")
-PLACES = ("stream", "series", "incident", "opened_ms", "event_ms")
 SECRETS = ("authorization", "secret", "routing_key")
 _ONLY = {
     "secret": ("webhook",),
@@ -51,8 +50,8 @@ def require_url(text: str) -> str:
 
 
 def _link(text: str) -> str:
-    require_url(_PLACES.sub("x", text))
-    for place in _PLACES.findall(text):
+    require_url(PLACE.sub("x", text))
+    for place in PLACE.findall(text):
         if place not in PLACES:
             raise ValueError(f"there is no {{{place}}}; there are: {', '.join(f'{{{each}}}' for each in PLACES)}")
     return text

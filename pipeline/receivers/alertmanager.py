@@ -27,9 +27,10 @@ import msgspec
 
 from pipeline.protocols import TopicPartition
 from pipeline.receivers.answers import Poster
+from pipeline.receivers.links import link_of
 from pipeline.receivers.told import Told
 from pipeline.receivers.webhooks import details
-from pipeline.receivers.wording import headline, iso, kind_of, link_of, shown
+from pipeline.receivers.wording import headline, iso, kind_of, shown
 from pipeline.stages.alerts import Alert
 from pipeline.stages.incidents import ENDS, STARTS
 

@@ -16,8 +16,9 @@ import msgspec
 from pipeline.errors import ConfigError
 from pipeline.protocols import TopicPartition
 from pipeline.receivers.answers import Poster
+from pipeline.receivers.links import link_of
 from pipeline.receivers.told import Told
-from pipeline.receivers.wording import feature_lines, headline, iso, kind_of, link_of, record_of, shown, subject
+from pipeline.receivers.wording import feature_lines, headline, iso, kind_of, record_of, shown, subject
 from pipeline.stages.alerts import Alert, structured_json
 from pipeline.stages.incidents import ENDS
 

@@ -8,7 +8,6 @@ two. The alert itself, whole, is where its `record` says.
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from urllib.parse import quote
 
 from msgspec import UnsetType
 
@@ -69,17 +68,6 @@ def feature_lines(alert: Alert, most: int = _MOST_FEATURES) -> Iterator[str]:
 def record_of(alert: Alert) -> str:
     """Return the place of the record that caused the alert."""
     return f"{alert.topic}/{alert.partition}@{alert.offset}"
-
-
-def link_of(template: str | None, alert: Alert) -> str | None:
-    """Return the address of a page about the incident."""
-    if template is None:
-        return None
-    for place in ("stream", "series", "incident", "opened_ms", "event_ms"):
-        # A name of a thousand characters may be twelve thousand in an address, which nobody takes.
-        text = str(getattr(alert, place))[:LONGEST_NAME]
-        template = template.replace(f"{{{place}}}", quote(text, safe=""))
-    return template
 
 
 def iso(ms: int) -> str:

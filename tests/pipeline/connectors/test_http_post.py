@@ -115,7 +115,7 @@ def test_how_long_to_wait_may_be_a_number_or_a_date(text: str, seconds: float | 
 
 def test_what_is_no_http_is_a_line(tls_hook: tuple[str, Path]) -> None:
     url, _ = tls_hook
-    with pytest.raises(TransientError, match="no answer of HTTP|cannot be reached"):
+    with pytest.raises(TransientError, match=r"no answer of HTTP|cannot be reached"):
         post_to(url.replace("https", "http")).post(b"x", {})
 
 
@@ -126,7 +126,7 @@ def test_a_certificate_is_checked(tls_hook: tuple[str, Path], tmp_path: Path) ->
     trusting.close()
     with pytest.raises(TransientError, match=r"its certificate is not trusted \(self.signed certificate\)"):
         HttpPost(url, lambda: NOW_S).post(b"x", {})
-    with pytest.raises(TransientError, match="its certificate is not trusted .*mismatch"):
+    with pytest.raises(TransientError, match=r"its certificate is not trusted .*mismatch"):
         HttpPost(url.replace("127.0.0.1", "localhost"), lambda: NOW_S, ca_file=str(certificate)).post(b"x", {})
     with pytest.raises(ConfigError, match="cannot be read"):
         HttpPost(url, lambda: NOW_S, ca_file=str(tmp_path / "none.pem"))
