@@ -51,6 +51,11 @@ class Reply:
 _TAKEN = Reply()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of who left in the middle: that is what tests are about."""
+
+
 class Hook:
     """A server on loopback. Requests are answered by `replies` in turn, then by `usual`."""
 
@@ -64,6 +69,8 @@ class Hook:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Headers and body are written one by one, and the second would wait for the first's acknowledgement.
+            disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -74,7 +81,7 @@ class Hook:
             def log_message(self, format: str, *args: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_port
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
