@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SHARE_OF_POLL = 4
-"""A turn takes such a part of the time that the group waits for a poll."""
+_POLL_RECORDS = 200
+"""As many may be told again after a crash."""
 
 
 def notify(
@@ -98,7 +98,7 @@ def _notify(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Itera
         notifiers = []
         for name, receiver in built.items():
             group = replace(
-                GroupOptions.of(kafka), group_id=f"{kafka.group_id}-notify-{name}", max_poll_records=500
+                GroupOptions.of(kafka), group_id=f"{kafka.group_id}-notify-{name}", max_poll_records=_POLL_RECORDS
             )
             source = KafkaSource(connection, group, [topics.alerts])
             opened.callback(_closing(source, stop))
@@ -109,7 +109,6 @@ def _notify(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Itera
                 topics.dead_letters,
                 wanted.start,
                 retry_for_s=wanted.retry_for,
-                turn_s=min(5.0, kafka.max_poll_interval / _SHARE_OF_POLL),
                 delivery_timeout_s=kafka.delivery_timeout,
                 retry_deadline_s=settings.worker.retry_deadline,
             )

@@ -57,8 +57,8 @@ class NotifierOptions:
     """The topic of what a receiver was not told of."""
     start: Literal["latest", "earliest"] = "latest"
     retry_for_s: float = 3600.0
-    turn_s: float = 5.0
-    """So long one turn sends, and the request under way longer."""
+    turn_s: float = 1.0
+    """So long one turn sends, and the request under way longer; as much may be told again after a crash."""
     poll_timeout_s: float = 0.2
     delivery_timeout_s: float = 30.0
     """Of dead letters."""

@@ -172,6 +172,21 @@ def test_the_scheduler_works_without_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_who_tells_receivers_works_without_torch() -> None:
+    asked = (
+        "import sys, pipeline.notify, pipeline.connectors.kafka, pipeline.connectors.http_post, pipeline.health; "
+    )
+    asked += "import pipeline.receivers.alertmanager, pipeline.secret_files; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
+def test_receivers_know_no_network() -> None:
+    """What a receiver takes is a pure function of the alert; who sends it is in one place."""
+    for module in ("pipeline.connectors", "http", "socket", "kafka"):
+        assert not [path for path in importers(module) if path.startswith("pipeline/receivers/")]
+
+
 def test_no_name_that_explains_nothing() -> None:
     assert not [path for path in SOURCES if path.name in FORBIDDEN_FILES]
 

@@ -62,7 +62,7 @@ class HttpPost:
         self._timeout_s, self._now_s, self._clock = timeout_s, now_s, clock
         self._headers = {"User-Agent": "offkey", "Accept": "*/*", **(headers or {})}
         self._tls = _trusting(ca_file) if parts.scheme == "https" else None
-        self._connection: HTTPConnection | None = None
+        self._connection: _Plain | None = None
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         deadline_s = self._clock() + self._timeout_s
@@ -110,9 +110,9 @@ class HttpPost:
         if self._connection is None:
             _, host, port = self._origin
             if self._tls is None:
-                self._connection = HTTPConnection(host, port, timeout=left_s)
+                self._connection = _Plain(host, port, timeout=left_s)
             else:
-                self._connection = HTTPSConnection(host, port, timeout=left_s, context=self._tls)
+                self._connection = _Secure(host, port, timeout=left_s, context=self._tls)
             self._connection.connect()
             self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = self._connection
@@ -124,6 +124,8 @@ class HttpPost:
         )
         connection.sock.settimeout(max(deadline_s - self._clock(), 0.001))
         connection.request("POST", target, body, dict(headers))
+        connection.sock.sendall(b"".join(connection.pieces))
+        connection.pieces.clear()
         return connection.getresponse()
 
     def _answered(self, response: HTTPResponse) -> Answer:
@@ -153,6 +155,21 @@ class HttpPost:
         if isinstance(error, OSError):
             return f"cannot be reached ({error.strerror or error})"
         return f"no answer of HTTP ({type(error).__name__})"
+
+
+class _Plain(HTTPConnection):
+    """Gathers a request: the client itself sends headers and body one by one, which takes twice as long."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.pieces: list[bytes] = []
+
+    def send(self, data: Any) -> None:
+        self.pieces.append(data)
+
+
+class _Secure(_Plain, HTTPSConnection):
+    """The same, over TLS."""
 
 
 class _Until:

@@ -106,10 +106,23 @@ def server() -> Iterator[tuple[int, Callable[[str], Any]]]:
 def alert(number: int) -> Alert:
     """Return an alert as a worker tells it of eight features."""
     features = {f"feature-{n}": FeatureView(0.93 + n, 0.31 + n, 0.125, 0.11) for n in range(8)}
+    host, at_ms = f"web-{number % 1000}", 1_700_000_000_000 + number
     return Alert(
-        *(f"{number:032x}", "machines", f"web-{number % 1000}", {"host": f"web-{number % 1000}"}),
-        *("opened", "major", 43.2, 31.5, 1_700_000_000_000 + number, 1_700_000_000_000 + number, features),
-        *("20261130T010524-b02c6d02", "metrics", 0, number),
+        incident=f"{number:032x}",
+        stream="machines",
+        series=host,
+        fields={"host": host},
+        state="opened",
+        severity="major",
+        score=43.2,
+        threshold=31.5,
+        opened_ms=at_ms,
+        event_ms=at_ms,
+        features=features,
+        model_version="20261130T010524-b02c6d02",
+        topic="metrics",
+        partition=0,
+        offset=number,
     )
 
 
