@@ -105,7 +105,6 @@ class Notifier:
         self._gained: set[TopicPartition] = set()
         self._waiting: deque[tuple[TopicPartition, RawRecord, Alert | None]] = deque()
         self._held_back = False
-        self._letters = False
         self._due_s = self._resend_due_s = self.clock()
         self._wait_s = _FIRST_WAIT_S
         self._tried_since_s: float | None = None
@@ -160,8 +159,8 @@ class Notifier:
         self._follow_assignment()
         self.joined = joined
         self._read()
-        self._tell()
         try:
+            self._tell()
             self._commit()
         except AssignmentLost:
             self._begin_anew()
@@ -182,7 +181,6 @@ class Notifier:
         for place in sorted(self._gained):
             self._partitions[place] = self._begun(place)
             self._gained.discard(place)
-            self._held_back = False
             self.source.start(place, self._partitions[place].position)
 
     def _begin_anew(self) -> None:
@@ -315,7 +313,6 @@ class Notifier:
                     *(self.name, place.topic, place.partition, record.offset, text or reason),
                 )
                 self.delivery.send(undelivered(place, record, self.name, reason, text, self.settings.dead_letters))
-                self._letters = True
             metrics.NOTIFY_ALERTS.labels(self.name, reason or "delivered").inc()
             self._partitions[place].done = record.offset + 1
         self._tried_since_s = None
@@ -346,11 +343,10 @@ class Notifier:
         ends = {
             place: partition.done for place, partition in self._partitions.items() if partition.done is not None
         }
-        if not (ends or self._letters):
+        if not ends:
             return
         self.delivery.settle()
         self.delivery.finish(ends, self.settings.delivery_timeout_s)
-        self._letters = False
         for place in ends:
             self._partitions[place].done = None
 

@@ -13,7 +13,7 @@ from pipeline.connectors.memory import MemoryBroker, MemoryPublisher, MemorySour
 from pipeline.delivery import AtLeastOnce
 from pipeline.errors import AssignmentLost, DeliveryError
 from pipeline.notifier import Notifier, NotifierOptions
-from pipeline.protocols import TopicPartition
+from pipeline.protocols import Message, TopicPartition
 from pipeline.receivers.alertmanager import Alertmanager
 from pipeline.receivers.answers import Poster
 from pipeline.receivers.told import Receiver
@@ -263,27 +263,37 @@ def test_what_is_no_alert_is_a_dead_letter(world: World) -> None:
     assert [reason for _, reason, _ in world.letters()] == ["unreadable"] * 5
 
 
-def test_letters_that_are_not_confirmed_are_sent_again_before_anything_is_committed(world: World) -> None:
+@pytest.mark.parametrize("where", ["send", "flush"])
+def test_letters_that_are_not_confirmed_are_sent_again_before_anything_is_committed(
+    where: str, world: World
+) -> None:
     class Failing(MemoryPublisher):
         fails = 1
 
-        def flush(self, timeout_s: float) -> None:
-            if self.fails:
+        def _fail(self, here: str) -> None:
+            if self.fails and here == where:
                 self.fails -= 1
                 self._sent.clear()
                 raise DeliveryError("not confirmed")
+
+        def send(self, message: Message) -> None:
+            self._fail("send")
+            super().send(message)
+
+        def flush(self, timeout_s: float) -> None:
+            self._fail("flush")
             super().flush(timeout_s)
 
     world.publisher = Failing(world.broker)
-    world.publish(*incidents("a"))
+    world.publish(*incidents("a", "b"))
     world.hook.usual = Reply(400)
     notifier = world.notifier()
     with pytest.raises(DeliveryError):
         notifier.step()
     assert FIRST not in world.broker.committed
     notifier.step()
-    assert len(world.letters()) == 1
-    assert world.broker.committed[FIRST] == 1
+    assert len(world.letters()) == 2
+    assert world.broker.committed[FIRST] == 2
 
 
 def test_a_partition_that_is_lost_is_told_by_whom_it_went_to(world: World) -> None:
@@ -302,6 +312,21 @@ def test_a_partition_that_is_lost_is_told_by_whom_it_went_to(world: World) -> No
     other.close()
     notifier.step()
     assert world.told()[-1] == "b"
+
+
+def test_what_was_held_back_goes_on_when_another_partition_has_begun_anew(world: World) -> None:
+    world.publish(*incidents("b"), partition=1)
+    world.hook.usual = DOWN
+    notifier = world.notifier()
+    for _ in range(2):
+        notifier.step()
+    MemorySource(world.broker, [ALERTS]).close()
+    world.hook.usual = UP
+    world.publish(*incidents("a"))
+    world.now_s += 10
+    for _ in range(3):
+        notifier.step()
+    assert set(world.told()[-2:]) == {"a", "b"}
 
 
 def test_a_commit_that_is_refused_makes_it_begin_at_the_committed_offset(world: World) -> None:

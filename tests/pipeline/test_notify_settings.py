@@ -1,6 +1,10 @@
 """Who is told is named without secrets in the configuration, and each mistake is one line."""
 
 import json
+import re
+import shutil
+import subprocess
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,9 @@ import pytest
 from pipeline.config import load_settings
 from pipeline.errors import ConfigError
 from pipeline.secret_files import read_secret
+from tests.receiving import MISSING
 
+ROOT = Path(__file__).parents[2]
 HOOK = {"type": "webhook", "url": "https://example.org/hook"}
 
 
@@ -105,3 +111,26 @@ def test_a_secret_is_the_files_line(tmp_path: Path) -> None:
     path.write_text("abc \r\n")
     assert read_secret(None, str(path), "x") == "abc "
     assert read_secret(None, None, "x") is None
+
+
+def test_the_readme_shows_what_is_taken(tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text().partition("\n## Notify\n")[2].partition("\n## ")[0]
+    receivers, inhibiting = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    path = tmp_path / "offkey.yaml"
+    path.write_text("streams: {machines: {topic: metrics}}\n" + receivers)
+    known = load_settings(path).notify.receivers
+    assert [each.type for each in known.values()] == ["alertmanager", "slack", "pagerduty", "webhook"]
+    if shutil.which("amtool") is None:
+        pytest.skip(MISSING)
+    path.write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n" + inhibiting)
+    checked = subprocess.run(["amtool", "check-config", str(path)], capture_output=True, text=True, timeout=30)
+    assert checked.returncode == 0, checked.stderr
+    assert "2 inhibit rules" in checked.stdout
+
+
+def test_the_template_shows_what_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "offkey.yaml"
+    text = files("pipeline").joinpath("template.yaml").read_text()
+    shown = text[text.index("# notify:") : text.index("\nmetrics:")]
+    path.write_text("streams: {machines: {topic: metrics}}\n" + re.sub("^# ", "", shown, flags=re.MULTILINE))
+    assert list(load_settings(path).notify.receivers) == ["pager", "chat"]
