@@ -15,6 +15,7 @@ from pipeline import (
     cli_generate,
     cli_letters,
     cli_models,
+    cli_notify,
     cli_record,
     cli_reduce,
     cli_retrain,
@@ -192,6 +193,7 @@ app.command("schedule")(cli_schedule.schedule)
 app.command("reduce")(cli_reduce.reduce)
 app.command("features")(cli_reduce.features)
 app.command("generate")(cli_generate.generate)
+app.command("notify")(cli_notify.notify)
 app.command("backtest")(cli_backtest.backtest)
 
 

@@ -26,6 +26,7 @@ from pipeline.alert_settings import OF_SERIES, AlertSettings
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting, unknown
+from pipeline.notify_settings import NotifySettings, secrets_written
 from pipeline.record_settings import RecorderSettings, RecordSettings
 from pipeline.retrain_settings import RetrainSettings, SchedulerSettings
 from pipeline.setting_types import (
@@ -47,7 +48,7 @@ from pipeline.setting_types import (
     no_truth,
     split_path,
 )
-from pipeline.yaml_lines import Keys, YamlError, read_yaml
+from pipeline.yaml_lines import Keys, YamlError, read_yaml, shown
 
 _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 
@@ -284,6 +285,8 @@ class Settings(BaseSettings):
     """How the recorder goes about it."""
     scheduler: SchedulerSettings = SchedulerSettings()
     """How the scheduler goes about it."""
+    notify: NotifySettings = NotifySettings()
+    """Who is told of incidents, by `offkey notify`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train and score; auto takes a GPU where there is one."""
     _places: Mapping[Keys, str] = PrivateAttr({(): "the settings"})
@@ -362,6 +365,11 @@ def load_settings(path: Path) -> Settings:
         if key.startswith("_"):
             # BaseSettings takes arguments of its own that begin so.
             raise ConfigError(f"{places[key,]}: {no_setting(Settings, (key,))}")
+    for keys in secrets_written(values):
+        raise ConfigError(
+            f"{places[nearest(places, keys)]}: {shown(keys)} is a secret; name a file that holds it as "
+            f"{keys[-1]}_file, or set the environment variable OFFKEY_{'__'.join(keys).upper()}"
+        )
     variables = list(Environment(Settings, values).variables())
     for variable in variables:
         for depth in range(1, len(variable.keys)):

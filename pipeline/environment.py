@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from pipeline.errors import ConfigError
@@ -122,7 +122,7 @@ def keys_of(takes: Any) -> list[str]:
 def _is_text(takes: Any) -> bool:
     if get_origin(takes) in (Annotated, Union, UnionType):
         return any(_is_text(each) for each in get_args(takes))
-    return takes is str
+    return takes in (str, SecretStr)
 
 
 def _item_of(takes: Any) -> Any:

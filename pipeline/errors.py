@@ -5,6 +5,7 @@
     ├── RecordError          a record that cannot be worked on and may not be lost: stop, exit 1
     ├── TransientError       the outside world is away: retry with backoff until a deadline, then exit 1
     │   ├── DeliveryError    an alert or dead letter was not confirmed: restore state, then retry
+    │   ├── ReceiverAway     a receiver of alerts did not take one: retry, for so long as the configuration says
     │   └── AssignmentLost   a partition moved while we worked on it: restore state, no retry of the commit
     ├── RegistryError        no usable model version, or another writer was first: go on with the one there is,
     │   │                    exit 1 where there is none
@@ -42,6 +43,15 @@ class TransientError(OffkeyError):
 
 class DeliveryError(TransientError):
     """A published message was not confirmed by the broker."""
+
+
+class ReceiverAway(TransientError):
+    """A receiver of alerts gave no answer, or one that another try may change."""
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+        """How long it asks to be left alone."""
 
 
 class AssignmentLost(TransientError):

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
-import msgspec
 from msgspec import UnsetType
 
 from pipeline.errors import ConfigError
 from pipeline.feedback import MOST_DEVIATIONS, VERSION, Deviation, Feedback, Subject, Verdict
 from pipeline.protocols import Log, RawRecord
-from pipeline.stages.alerts import Alert, FeatureView
+from pipeline.stages.alerts import Alert, FeatureView, alert_of
 from pipeline.stages.incidents import ENDS, STARTS
 
 _NEAR_AMONG = 20_000
@@ -118,7 +117,7 @@ class IncidentLog:
     def take(self, records: Iterable[RawRecord]) -> None:
         """Follow the topic's next records."""
         for record in records:
-            alert = _alert_of(record)
+            alert = alert_of(record.value)
             if alert is None:
                 continue
             self.known.pop(alert.incident, None)
@@ -190,10 +189,3 @@ def feedback_on(
         until_ms=until_ms,
         note=note,
     )
-
-
-def _alert_of(record: RawRecord) -> Alert | None:
-    try:
-        return msgspec.json.decode(record.value or b"", type=Alert)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None

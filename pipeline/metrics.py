@@ -1,8 +1,9 @@
 """Every metric of offkey, with its unit: this list is the documentation.
 
-Durations are seconds, sizes are records. Counters end in `_total`. Labels: `stream` is the stream's name in
-the configuration; `reason` of a dead letter is a key of `pipeline.stages.decode.REASONS`. In Python a metric has
-its exported name in capitals, without prefix and suffix. A record of many rows is one record, and as many points.
+Durations are seconds, sizes are records. Counters end in `_total`. Labels: `stream` is the stream's name in the
+configuration, `receiver` a receiver's; `reason` of a dead letter is a key of `pipeline.stages.decode.REASONS`. In
+Python a metric has its exported name in capitals, without prefix and suffix. A record of many rows is one record,
+and as many points.
 
 After a restart the records from the checkpoint to the committed offset are replayed. What leaves the worker and
 what it has read (records, rejected ones, alerts, muted ones, evicted series) is counted once, replays left out.
@@ -208,6 +209,38 @@ RETRAIN_REQUESTS_OPEN = Gauge("offkey_retrain_requests_open", "Requests whose tr
 SCHEDULER_LEADER = Gauge("offkey_scheduler_leader", "1 while this scheduler owns the control topic and trains.")
 SCHEDULER_STORAGE_FAILED = Counter(
     "offkey_scheduler_storage_failed", "Times that storage did not tell the scheduler of a stream.", ["stream"]
+)
+NOTIFY_ALERTS = Counter(
+    "offkey_notify_alerts",
+    "Alerts that a receiver is through with, by outcome: delivered, refused (for good), given_up (tried for "
+    "retry_for), unreadable (no alert that this version knows). All but the first are dead letters.",
+    ["receiver", "outcome"],
+)
+NOTIFY_REQUESTS = Counter(
+    "offkey_notify_requests",
+    "Requests to a receiver, by what was answered: 2xx, 3xx, 4xx, 5xx or no_answer.",
+    ["receiver", "answer"],
+)
+NOTIFY_REQUEST_DURATION_SECONDS = Histogram(
+    "offkey_notify_request_duration_seconds",
+    "Time of one request to a receiver, until its answer is read.",
+    ["receiver"],
+    buckets=_DURATION_BUCKETS,
+)
+NOTIFY_WAITING = Gauge(
+    "offkey_notify_waiting", "Alerts in memory that a receiver has still to be told of.", ["receiver"]
+)
+NOTIFY_LAG_RECORDS = Gauge(
+    "offkey_notify_lag_records", "Records of the alerts topic that are not read for a receiver yet.", ["receiver"]
+)
+NOTIFY_INCIDENTS_OPEN = Gauge(
+    "offkey_notify_incidents_open", "Open incidents that an Alertmanager is told of again and again.", ["receiver"]
+)
+NOTIFY_LAST_SUCCESS = Gauge(
+    "offkey_notify_last_success_timestamp_seconds", "When a receiver last took what it was sent.", ["receiver"]
+)
+NOTIFY_OFFSETS_LOST = Counter(
+    "offkey_notify_offsets_lost", "Alerts that expired before a receiver was told of them.", ["receiver"]
 )
 DRIFT_PROBABILITY = Gauge(
     "offkey_drift_probability", "Chance of such a shift of scores without drift, at the last look.", ["stream"]

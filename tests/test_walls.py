@@ -20,6 +20,8 @@ ONE_IMPORTER = (
     "apscheduler",
     "prometheus_client",
     "matplotlib",
+    "http.client",
+    "urllib.request",
 )
 CLIENT_LIBRARIES = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "rich", "typer")
 PYARROW = {"pipeline/connectors/parquet.py", "pipeline/formats/arrow.py"}
@@ -101,6 +103,7 @@ def test_only_commands_build_connectors() -> None:
         "pipeline/cli_generate.py",
         "pipeline/cli_letters.py",
         "pipeline/cli_models.py",
+        "pipeline/cli_notify.py",
         "pipeline/cli_record.py",
         "pipeline/cli_rows.py",
         "pipeline/cli_retrain.py",
@@ -168,6 +171,21 @@ def test_the_scheduler_works_without_torch() -> None:
     asked += "import pipeline.connectors.registry, pipeline.connectors.storage; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
+
+
+def test_who_tells_receivers_works_without_torch() -> None:
+    asked = (
+        "import sys, pipeline.notify, pipeline.connectors.kafka, pipeline.connectors.http_post, pipeline.health; "
+    )
+    asked += "import pipeline.receivers.alertmanager, pipeline.secret_files; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
+def test_receivers_know_no_network() -> None:
+    """What a receiver takes is a pure function of the alert; who sends it is in one place."""
+    for module in ("pipeline.connectors", "http", "socket", "kafka"):
+        assert not [path for path in importers(module) if path.startswith("pipeline/receivers/")]
 
 
 def test_no_name_that_explains_nothing() -> None:

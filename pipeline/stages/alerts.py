@@ -186,6 +186,20 @@ def structured(headers: Mapping[str, bytes], value: bytes) -> CloudEvent:
     return msgspec.convert(event, CloudEvent)
 
 
+def structured_json(alert: Alert, value: bytes) -> bytes:
+    """Return a consumed alert in structured mode, its body as it came."""
+    event = {"specversion": "1.0", **_attributes(alert), "datacontenttype": "application/json"}
+    return msgspec.json.encode({**event, "data": msgspec.Raw(value)})
+
+
+def alert_of(value: bytes | None) -> Alert | None:
+    """Read an alert's body; None: it is none, or of a version that has what we do not know."""
+    try:
+        return msgspec.json.decode(value or b"", type=Alert)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of an alert in structured mode."""
     schema = msgspec.json.schema(CloudEvent)

@@ -1,14 +1,16 @@
 """Rejects -> dead letters: the record's bytes untouched, with the error headers of Kafka Connect; and back again.
 
 Of a record of many rows of which some were scored, a dead letter carries one row as a record of its own, and the
-header `__connect.errors.row`, before the others, with its number in the record, from 0.
+header `__connect.errors.row`, before the others, with its number in the record, from 0. An alert that a receiver
+was not told of has the header `offkey.receiver` there.
 
 Our headers are the last ones of a letter, always the same and in the same order, so that a record which came with
 such headers of its own (from a dead-letter topic of Connect, say) gets exactly these back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.protocols import Message, RawRecord, TopicPartition
 from pipeline.stages.decode import REASONS, Reject
@@ -16,6 +18,16 @@ from pipeline.stages.decode import REASONS, Reject
 REPLAYS = "offkey.replays"
 """Header of a record that `offkey dead-letters replay` sent back: how often it did. A record that is rejected again
 takes it into its next letter, so that a loop can be seen."""
+
+RECEIVER = "offkey.receiver"
+"""Header of an alert that a receiver was not told of: the receiver's name."""
+UndeliveredReason = Literal["refused", "given_up", "unreadable"]
+UNDELIVERED: dict[UndeliveredReason, str] = {
+    "refused": "the receiver refuses the alert for good",
+    "given_up": "the receiver did not take the alert for longer than its `retry_for`",
+    "unreadable": "the record is no alert that this version of offkey knows",
+}
+"""Why an alert goes to the dead-letter topic."""
 
 _PREFIX = "__connect.errors."
 _NAMES = tuple(
@@ -29,19 +41,35 @@ _LONGEST_TEXT = 500
 
 def message(reject: Reject, topic: str) -> Message:
     """Return the rejected record or row for the dead-letter topic, keeping its record's headers in front."""
-    place, record, why = reject.partition, reject.record, REASONS[reject.reason]
-    errors = (
-        place.topic,
-        str(place.partition),
-        str(record.offset),
-        "VALUE_CONVERTER",
-        _CLASS_PREFIX + reject.reason,
-        (why if reject.text == why else f"{why}: {reject.text}")[:_LONGEST_TEXT],
-    )
+    why = REASONS[reject.reason]
     row = [] if reject.inner is None else [(_ROW, str(reject.inner).encode())]
-    ours = ((name, text.encode()) for name, text in zip(_NAMES, errors, strict=True))
+    text = why if reject.text == why else f"{why}: {reject.text}"
+    headers = [*row, *_ours(reject.partition, reject.record, "VALUE_CONVERTER", reject.reason, text)]
+    return _letter(reject.partition, reject.record, reject.value, headers, topic)
+
+
+def undelivered(
+    place: TopicPartition, record: RawRecord, receiver: str, reason: UndeliveredReason, text: str, topic: str
+) -> Message:
+    """Return an alert that a receiver was not told of, with the receiver's name in a further header."""
+    told = f"{UNDELIVERED[reason]}: {text}" if text else UNDELIVERED[reason]
+    headers = [(RECEIVER, receiver.encode()), *_ours(place, record, "TASK_PUT", reason, told)]
+    return _letter(place, record, record.value, headers, topic)
+
+
+def _ours(
+    place: TopicPartition, record: RawRecord, stage: str, reason: str, text: str
+) -> Iterator[tuple[str, bytes]]:
+    where = place.topic, str(place.partition), str(record.offset)
+    errors = *where, stage, _CLASS_PREFIX + reason, text[:_LONGEST_TEXT]
+    yield from ((name, text.encode()) for name, text in zip(_NAMES, errors, strict=True))
+
+
+def _letter(
+    place: TopicPartition, record: RawRecord, value: bytes | None, headers: Sequence[tuple[str, bytes]], topic: str
+) -> Message:
     origin = f"{place.topic}/{place.partition}@{record.offset}"
-    return Message(topic, record.key, reject.value, [*record.headers, *row, *ours], origin)
+    return Message(topic, record.key, value, [*record.headers, *headers], origin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,433 @@
+"""One receiver's loop, on a broker in memory and a real server: nothing lost, nothing held up for good."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import REGISTRY
+
+from pipeline.connectors.http_post import HttpPost
+from pipeline.connectors.memory import MemoryBroker, MemoryPublisher, MemorySource
+from pipeline.delivery import AtLeastOnce
+from pipeline.errors import AssignmentLost, DeliveryError
+from pipeline.notifier import Notifier, NotifierOptions
+from pipeline.protocols import Message, TopicPartition
+from pipeline.receivers.alertmanager import Alertmanager
+from pipeline.receivers.answers import Poster
+from pipeline.receivers.told import Receiver
+from pipeline.receivers.webhooks import Webhook, generic
+from pipeline.stages.alerts import Alert, message
+from pipeline.stages.dead_letters import RECEIVER, letter
+from tests.pipeline.stages.test_alerts import alert
+from tests.receiving import Hook, Reply
+
+NOW_MS = 1_700_000_100_000
+ALERTS, LETTERS = "alerts", "letters"
+FIRST = TopicPartition(ALERTS, 0)
+DOWN, UP = Reply(503), Reply(200)
+
+
+@dataclass
+class World:
+    """Everything outside of notifiers, which come and go."""
+
+    hook: Hook
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    now_s: float = 1000.0
+    options: NotifierOptions = field(
+        default_factory=lambda: NotifierOptions(LETTERS, "earliest", retry_for_s=100.0, poll_timeout_s=0)
+    )
+    publisher: MemoryPublisher | None = None
+    poll_records: int = 1000
+
+    def __post_init__(self) -> None:
+        self.broker.create_topic(ALERTS, 2)
+        self.broker.create_topic(LETTERS)
+
+    def publish(self, *said: Alert, partition: int = 0, timestamp: int = NOW_MS) -> None:
+        for each in said:
+            sent = message(each, ALERTS)
+            self.broker.append(
+                ALERTS,
+                sent.value,
+                key=sent.key,
+                headers=sent.headers,
+                partition=partition,
+                timestamp=timestamp,
+            )
+
+    def notifier(self, manager: bool = False, **options: Any) -> Notifier:
+        """Return a new one, in a process of its own as it were."""
+        self.broker.members.clear()
+        poster = Poster("hook", HttpPost(self.hook.url, lambda: NOW_MS / 1000, timeout_s=2))
+        receiver: Receiver = Webhook(generic(None, lambda: NOW_MS), poster)
+        if manager:
+            receiver = Alertmanager("hook", poster, lambda: NOW_MS)
+        source = MemorySource(self.broker, [ALERTS], self.poll_records)
+        return Notifier(
+            "hook",
+            ALERTS,
+            source,
+            AtLeastOnce(self.publisher or MemoryPublisher(self.broker), source),
+            receiver,
+            replace(self.options, **options),
+            lambda: NOW_MS,
+            lambda: self.now_s,
+            lambda: 1.0,
+        )
+
+    def told(self) -> list[str]:
+        """Return the incidents that the receiver has taken, in order."""
+        return [request.json["data"]["incident"] for request in self.hook.requests]
+
+    def firing(self) -> list[tuple[str, bool]]:
+        """Return the incidents of the last post to an Alertmanager, and whether each goes on."""
+        posts = self.hook.requests[-1].json
+        return [(post["labels"]["incident"], post["endsAt"] > "2023-11-14T22:15") for post in posts]
+
+    def letters(self) -> list[tuple[str, str, str]]:
+        """Return receiver, reason and text of each dead letter."""
+        found = []
+        for record in self.broker.records(LETTERS):
+            read = letter(TopicPartition(LETTERS, 0), record)
+            assert read is not None
+            assert record.value == self.broker.topics[ALERTS][read.origin.partition][read.origin_offset].value
+            found.append((dict(record.headers)[RECEIVER].decode(), read.reason, read.text))
+        return found
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with Hook() as hook:
+        yield World(hook)
+
+
+def incidents(*names: str) -> Sequence[Alert]:
+    return [alert(incident=name, offset=number) for number, name in enumerate(names)]
+
+
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, {"receiver": "hook", **labels}) or 0.0
+
+
+def test_alerts_are_told_in_order_and_committed_when_they_are_taken(world: World) -> None:
+    world.publish(*incidents("a", "b", "c"))
+    before = metric("offkey_notify_alerts_total", outcome="delivered")
+    notifier = world.notifier()
+    notifier.step()
+    assert world.told() == ["a", "b", "c"]
+    assert world.broker.committed[FIRST] == 3
+    assert metric("offkey_notify_alerts_total", outcome="delivered") - before == 3
+    world.notifier().step()
+    assert world.told() == ["a", "b", "c"]
+
+
+def test_a_new_receiver_begins_with_what_comes_from_then_on_and_misses_nothing_of_it(world: World) -> None:
+    world.publish(*incidents("old"))
+    world.notifier(start="latest").step()
+    world.publish(*incidents("while it was down"))
+    world.notifier(start="latest").step()
+    assert world.told() == ["while it was down"]
+
+
+def test_of_a_partition_that_was_added_the_first_alert_is_told(world: World) -> None:
+    world.notifier(start="latest").step()
+    world.broker.topics[ALERTS].append([])
+    world.publish(*incidents("new"), partition=2)
+    world.notifier(start="latest").step()
+    assert world.told() == ["new"]
+
+
+def test_one_that_is_down_is_tried_again_later_and_later(world: World) -> None:
+    world.publish(*incidents("a", "b"))
+    world.hook.usual = DOWN
+    notifier = world.notifier()
+    waits = []
+    for _ in range(9):
+        notifier.step()
+        tries, before_s = len(world.hook.requests), world.now_s
+        while len(world.hook.requests) == tries:
+            world.now_s += 0.25
+            notifier.step()
+        waits.append(world.now_s - before_s)
+    assert waits[:3] == [0.5, 1.0, 2.0]
+    assert max(waits) <= 60.5
+    assert "hook" not in notifier.trouble
+    assert "answers 503" in notifier.trouble
+
+
+def test_it_goes_on_where_it_was_when_the_receiver_is_back(world: World) -> None:
+    world.publish(*incidents("a", "b", "c"))
+    world.hook.replies = [UP, DOWN, DOWN]
+    notifier = world.notifier()
+    notifier.step()
+    assert world.broker.committed[FIRST] == 1
+    assert notifier.waiting == 2
+    for _ in range(10):
+        world.now_s += 1
+        notifier.step()
+    assert world.told() == ["a", "b", "b", "b", "c"]
+    assert world.broker.committed[FIRST] == 3
+    assert (notifier.trouble, world.letters()) == ("", [])
+
+
+def test_while_it_is_down_no_more_than_one_poll_is_held(world: World) -> None:
+    world.poll_records = 10
+    world.hook.usual = DOWN
+    world.publish(*incidents(*(f"{number}" for number in range(100))))
+    notifier = world.notifier(retry_for_s=1e9)
+    for _ in range(20):
+        world.now_s += 100
+        notifier.step()
+    assert notifier.waiting == 10
+    world.hook.usual = UP
+    for _ in range(20):
+        world.now_s += 100
+        notifier.step()
+    assert list(dict.fromkeys(world.told())) == [f"{number}" for number in range(100)]
+    assert world.broker.committed[FIRST] == 100
+
+
+def test_it_is_left_alone_for_as_long_as_it_asks(world: World) -> None:
+    world.publish(*incidents("a"))
+    world.hook.replies = [Reply(429, {"Retry-After": "30"})]
+    notifier = world.notifier()
+    notifier.step()
+    world.now_s += 29
+    notifier.step()
+    assert len(world.hook.requests) == 1
+    world.now_s += 2
+    notifier.step()
+    assert len(world.hook.requests) == 2
+    assert notifier.waiting == 0
+
+
+def test_what_is_refused_for_good_is_a_dead_letter_and_holds_up_nothing(world: World) -> None:
+    world.publish(*incidents("a", "b", "c"))
+    world.hook.replies = [UP, Reply(400, body=b"no such \x1b[31mchannel")]
+    world.notifier().step()
+    assert world.told() == ["a", "b", "c"]
+    ((receiver, reason, text),) = world.letters()
+    assert (receiver, reason) == ("hook", "refused")
+    assert text.startswith("the receiver refuses the alert for good: 127.0.0.1:")
+    assert text.endswith("answers 400: no such \\x1b[31mchannel")
+    assert world.broker.committed[FIRST] == 3
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 301, 101])
+def test_what_another_try_may_change_is_no_dead_letter(status: int, world: World) -> None:
+    world.publish(*incidents("a"))
+    world.hook.replies = [Reply(status)] if status != 101 else [Reply(999)]
+    notifier = world.notifier()
+    notifier.step()
+    world.now_s += 10
+    notifier.step()
+    assert (world.told(), world.letters()) == (["a", "a"], [])
+
+
+def test_an_alert_that_is_never_taken_is_given_up_and_the_next_has_its_turn(world: World) -> None:
+    world.publish(*incidents("poison", "b"))
+    world.hook.replies = [DOWN] * 8
+    notifier = world.notifier(retry_for_s=60.0)
+    for _ in range(30):
+        world.now_s += 10
+        notifier.step()
+    assert [receiver_reason[:2] for receiver_reason in world.letters()] == [("hook", "given_up")]
+    assert "answers 503" in world.letters()[0][2]
+    assert world.told()[-1] == "b"
+    assert world.broker.committed[FIRST] == 2
+
+
+def test_a_redirect_to_another_host_is_told_and_nothing_is_lost(world: World) -> None:
+    world.publish(*incidents("a"))
+    with Hook() as stranger:
+        world.hook.replies = [Reply(307, {"Location": f"{stranger.url}/secret-path"})]
+        notifier = world.notifier()
+        notifier.step()
+        assert f"a redirect to 127.0.0.1:{stranger.port}, which is not followed; set the `url`" in notifier.trouble
+        assert "secret-path" not in notifier.trouble
+        world.now_s += 10
+        notifier.step()
+        assert (len(stranger.requests), world.told(), world.letters()) == (0, ["a", "a"], [])
+
+
+def test_what_is_no_alert_is_a_dead_letter(world: World) -> None:
+    odd = (msgspec.json.encode(each) for each in (alert(opened_ms=-1), alert(event_ms=10**18)))
+    for value in (b"no alert", None, b'{"incident": "x"}', *odd):
+        world.broker.append(ALERTS, value)
+    world.publish(*incidents("a"))
+    world.notifier().step()
+    assert world.told() == ["a"]
+    assert [reason for _, reason, _ in world.letters()] == ["unreadable"] * 5
+
+
+@pytest.mark.parametrize("where", ["send", "flush"])
+def test_letters_that_are_not_confirmed_are_sent_again_before_anything_is_committed(
+    where: str, world: World
+) -> None:
+    class Failing(MemoryPublisher):
+        fails = 1
+
+        def _fail(self, here: str) -> None:
+            if self.fails and here == where:
+                self.fails -= 1
+                self._sent.clear()
+                raise DeliveryError("not confirmed")
+
+        def send(self, message: Message) -> None:
+            self._fail("send")
+            super().send(message)
+
+        def flush(self, timeout_s: float) -> None:
+            self._fail("flush")
+            super().flush(timeout_s)
+
+    world.publisher = Failing(world.broker)
+    world.publish(*incidents("a", "b"))
+    world.hook.usual = Reply(400)
+    notifier = world.notifier()
+    with pytest.raises(DeliveryError):
+        notifier.step()
+    assert FIRST not in world.broker.committed
+    notifier.step()
+    assert len(world.letters()) == 2
+    assert world.broker.committed[FIRST] == 2
+
+
+def test_a_partition_that_is_lost_is_told_by_whom_it_went_to(world: World) -> None:
+    world.publish(*incidents("a"))
+    world.publish(*incidents("b"), partition=1)
+    world.hook.usual = DOWN
+    notifier = world.notifier()
+    notifier.step()
+    assert notifier.waiting == 2
+    other = MemorySource(world.broker, [ALERTS])
+    world.hook.usual = UP
+    world.now_s += 10
+    notifier.step()
+    assert world.told()[-1] == "a"
+    assert world.broker.committed == {FIRST: 1, TopicPartition(ALERTS, 1): 0}
+    other.close()
+    notifier.step()
+    assert world.told()[-1] == "b"
+
+
+def test_what_was_held_back_goes_on_when_another_partition_has_begun_anew(world: World) -> None:
+    world.publish(*incidents("b"), partition=1)
+    world.hook.usual = DOWN
+    notifier = world.notifier()
+    for _ in range(2):
+        notifier.step()
+    MemorySource(world.broker, [ALERTS]).close()
+    world.hook.usual = UP
+    world.publish(*incidents("a"))
+    world.now_s += 10
+    for _ in range(3):
+        notifier.step()
+    assert set(world.told()[-2:]) == {"a", "b"}
+
+
+def test_a_commit_that_is_refused_makes_it_begin_at_the_committed_offset(world: World) -> None:
+    world.publish(*incidents("a"))
+    notifier = world.notifier()
+    members = world.broker.members[:]
+    world.broker.members.clear()
+    with pytest.raises(AssignmentLost):
+        notifier.step()
+    world.broker.members.extend(members)
+    notifier.step()
+    assert world.told() == ["a", "a"]
+    assert world.broker.committed[FIRST] == 1
+
+
+def test_alerts_that_expired_are_counted_and_the_first_there_is_follows(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.publish(*incidents("a", "b", "c", "d"))
+    world.broker.committed[FIRST], world.broker.begin[FIRST] = 1, 3
+    before = metric("offkey_notify_offsets_lost_total")
+    world.notifier(start="latest").step()
+    assert world.told() == ["d"]
+    assert metric("offkey_notify_offsets_lost_total") - before == 2
+    assert "2 alerts were not told" in caplog.text
+
+
+def test_a_turn_sends_for_so_long_and_stays_in_the_group(world: World) -> None:
+    world.publish(*incidents("a", "b", "c"))
+    notifier = world.notifier(turn_s=1.0)
+    receiver, send = notifier.receiver, notifier.receiver.send
+
+    def slow(told: Any) -> Any:
+        world.now_s += 0.6
+        return send(told)
+
+    receiver.send = slow  # type: ignore[method-assign]
+    notifier.step()
+    assert (world.told(), world.broker.committed[FIRST]) == (["a", "b"], 2)
+    notifier.step()
+    assert (world.told(), world.broker.committed[FIRST]) == (["a", "b", "c"], 3)
+
+
+def test_after_a_restart_an_alertmanager_is_told_of_what_is_open(world: World) -> None:
+    world.publish(*incidents("a", "b", "c"))
+    notifier = world.notifier(manager=True)
+    notifier.step()
+    assert world.firing() == [("a", True), ("b", True), ("c", True)]
+    world.publish(alert(incident="b", state="resolved", offset=9))
+    notifier.step()
+    assert world.firing() == [("b", False)]
+    world.publish(alert(incident="c", state="resolved", offset=10), alert(incident="d", offset=11))
+    again = world.notifier(manager=True)
+    again.step()
+    # First what is new, then all that is open.
+    assert [request.json[0]["labels"]["incident"] for request in world.hook.requests[-2:]] == ["c", "a"]
+    assert world.firing() == [("a", True), ("d", True)]
+    assert list(again.missing()) == []
+
+
+def test_an_alertmanager_is_told_again_every_minute(world: World) -> None:
+    world.publish(*incidents("a"))
+    notifier = world.notifier(manager=True)
+    for _ in range(10):
+        notifier.step()
+    told = len(world.hook.requests)
+    for _ in range(10):
+        world.now_s += 30
+        notifier.step()
+    assert len(world.hook.requests) == told + 5
+    assert world.firing() == [("a", True)]
+
+
+def test_a_new_alertmanager_is_told_only_of_what_is_open_at_the_end(world: World) -> None:
+    world.poll_records = 2
+    world.publish(*incidents("a", "b", "c"))
+    world.publish(*(alert(incident=each, state="resolved", offset=9) for each in "ac"))
+    notifier = world.notifier(manager=True, start="latest")
+    for _ in range(8):
+        notifier.step()
+    assert world.hook.requests == []
+    assert sorted(notifier.missing())[0] == "alerts/0: what is open is still being read"
+    world.now_s += 3
+    notifier.step()
+    assert world.firing() == [("b", True)]
+    assert world.broker.committed == {FIRST: 5, TopicPartition(ALERTS, 1): 0}
+    assert list(notifier.missing()) == []
+
+
+def test_an_alertmanager_that_was_down_hears_all_when_it_is_back(world: World) -> None:
+    world.publish(*incidents("a"))
+    notifier = world.notifier(manager=True, retry_for_s=1.0)
+    notifier.step()
+    world.hook.usual = DOWN
+    world.publish(alert(incident="a", state="resolved", offset=9), *incidents("b"))
+    for _ in range(10):
+        world.now_s += 100
+        notifier.step()
+    world.hook.usual = UP
+    world.now_s += 100
+    notifier.step()
+    assert world.letters() == []
+    assert world.hook.requests[-2].json[0]["labels"]["incident"] == "a"
+    assert world.firing() == [("b", True)]
