@@ -77,6 +77,8 @@ _FEATURES, _NAMES = ("cpu", "mem"), ["a", "b", "c", "d"]
 _PARTITIONS = 3
 _POINTS = 500
 """Of each series, before anything is started: enough to learn from."""
+_LITTLE: Mapping[str, Any] = {"hidden": 16, "max_epochs": 3, "batch_windows": 256, "learning_rate": 2e-3}
+"""What is learned in a moment, and well enough."""
 _BACKOFF_S = 0.3
 _SESSION_S = 5.0
 _WRITES: Mapping[Role, tuple[str, ...]] = {
@@ -88,9 +90,9 @@ _WRITES: Mapping[Role, tuple[str, ...]] = {
 """What each role writes, or what is written on its behalf."""
 _LONGEST_S = 15.0
 """A kill that waits for an object to be written comes so late at most."""
-_LOOK_S = 1.5
+_LOOK_S = 2.0
 _DEADLINE_S = 180.0
-_ASKED_AGAIN_S = 400.0
+_ASKED_AGAIN_S = 60.0
 """A training that failed is tried again after five minutes."""
 _DAY_MS = 86_400_000
 
@@ -149,18 +151,18 @@ def plan_of(seed: int) -> Plan:
 @cache
 def blind() -> Detector:
     """A model of `SERIES` that has seen nothing but noise: whatever learns from the records is nearer to them."""
-    values = np.random.default_rng(3).standard_normal((3, HISTORY, 2))
+    values = 5 * np.random.default_rng(3).standard_normal((3, HISTORY, 2))
     time_ms = BEGIN_MS + STEP_MS * np.arange(HISTORY)
     columns = {name: (time_ms, values[i]) for i, name in enumerate("abc")}
-    options = {"hidden": 8, "max_epochs": 2, "batch_windows": 256}
-    return fit(ModelSpec("series", _FEATURES, 8), "vanilla", options, columns, delays=[3])
+    return fit(ModelSpec("series", _FEATURES, 8), "vanilla", _LITTLE, columns, delays=[3])
 
 
 def _payloads(draw: random.Random) -> Iterator[tuple[bytes | None, bytes | None]]:
     """Records of some series without end, a few of which are none."""
     first = 0
     while True:
-        spikes = {name: draw.sample(range(20, _POINTS, 40), 5) for name in _NAMES}
+        # The history has none, so that they are strange to who has learned from it.
+        spikes = {name: draw.sample(range(5, _POINTS, 20), 20 if first else 0) for name in _NAMES}
         values = series_rows(_NAMES, _POINTS, draw.randrange(1 << 30), spikes)
         for point in range(_POINTS):
             for number, name in enumerate(_NAMES):
@@ -183,6 +185,7 @@ class Deployment:
     told: list[str] = field(default_factory=list)
     """What has happened, a line each."""
     killed: dict[Role, int] = field(default_factory=dict)
+    said_by_schedulers: list[str] = field(default_factory=list)
     versions: dict[str, Detector] = field(default_factory=dict)
     """Those that were listed once, as they were then."""
 
@@ -286,7 +289,13 @@ class Deployment:
             assert "Traceback" not in process.text, process.text
             if time.monotonic() >= self._restart_s.setdefault(role, time.monotonic() + _BACKOFF_S):
                 del self._restart_s[role]
+                self._keep_words(role)
                 self.start(role)
+
+    def begun(self) -> bool:
+        """Tell whether all have got so far as to work."""
+        said = {"recorder": "recording ", "scheduler": "trains ", "worker": "scoring "}
+        return all(self.pid_of(role) and said[role] in self.processes[role].text for role in COMMANDS)
 
     def settle(self, what: str, reached: Callable[[], bool], deadline_s: float = _DEADLINE_S) -> None:
         """Look after all until something is reached.
@@ -361,6 +370,7 @@ class Deployment:
 
     def note(self, what: str) -> None:
         self.told.append(f"{time.monotonic() - self._begun_s:.1f} s: {what}")
+        print(self.told[-1], file=sys.stderr, flush=True)
 
     _begun_s: float = field(default_factory=time.monotonic)
 
@@ -368,6 +378,15 @@ class Deployment:
         for process in self.processes.values():
             process.kill()
         self._publisher.close(0)
+
+    def forget(self, role: Role) -> None:
+        """It has ended for good."""
+        self._keep_words(role)
+        del self.processes[role]
+
+    def _keep_words(self, role: Role) -> None:
+        if role == "scheduler":
+            self.said_by_schedulers += self.processes[role].text.splitlines()
 
     def _written(self, name: str) -> None:
         """Kill who waits for such an object to be written; called on the store's threads."""
@@ -378,7 +397,7 @@ class Deployment:
 
     def _configured(self) -> Path:
         stream = SERIES.model_dump(mode="json", exclude_unset=True)
-        quick = {"architecture": "vanilla", "hidden": 8, "max_epochs": 2}
+        quick = {"architecture": "vanilla", **_LITTLE}
         settings: dict[str, Any] = {
             "kafka": {
                 "bootstrap_servers": self.broker.bootstrap_servers,
@@ -450,7 +469,7 @@ def play(deployment: Deployment) -> list[str]:
             look_s = time.monotonic() + _LOOK_S
         if now_s >= rollback_s:
             deployment.roll_back()
-            rollback_s = time.monotonic() + draw.uniform(1, 4)
+            rollback_s = time.monotonic() + draw.uniform(0.5, 3)
         pause.wait(0.1)
     return _settled(deployment)
 
@@ -458,6 +477,7 @@ def play(deployment: Deployment) -> list[str]:
 def _settled(deployment: Deployment) -> list[str]:
     """Let all work off what is there, and see what is left behind."""
     group, scheduler = deployment.group, f"{deployment.group}-scheduler"
+    deployment.settle("all are there", deployment.begun)
     deployment.settle("what was asked for is done", lambda: deployment.committed(scheduler) == 1, _ASKED_AGAIN_S)
     _end(deployment, "scheduler")
     records = deployment.records("metrics")
@@ -483,13 +503,13 @@ def _end(deployment: Deployment, role: Role) -> None:
     """Have it stop in order."""
     process = deployment.processes[role]
     process.signal(signal.SIGTERM)
-    deployment.processes.pop(role)
     try:
         process.process.wait(60)
-        assert process.status == 0, process.text
+        assert process.status == 0, f"{role} stopped with {process.status}: {process.text}"
         assert "Traceback" not in process.text, process.text
     finally:
         process.kill()
+        deployment.forget(role)
 
 
 def _require_built_on_each_other(deployment: Deployment, log: PromotionLog) -> None:
@@ -563,7 +583,8 @@ def run(seed: int, broker: ApacheBroker, folder: Path) -> tuple[Deployment, list
 
 def report(deployment: Deployment) -> str:
     """Return what was planned and what has happened."""
-    return "\n".join([f"seed {deployment.plan.seed}: {deployment.plan}", *deployment.told])
+    trained = [line for line in deployment.said_by_schedulers if "pipeline.scheduler: " in line]
+    return "\n".join([f"seed {deployment.plan.seed}: {deployment.plan}", *deployment.told, *trained])
 
 
 def summary(deployment: Deployment, found: list[str], took_s: float) -> str:
