@@ -92,7 +92,7 @@ _LONGEST_S = 15.0
 """A kill that waits for an object to be written comes so late at most."""
 _LOOK_S = 2.0
 _DEADLINE_S = 180.0
-_ASKED_AGAIN_S = 60.0
+_ASKED_AGAIN_S = 400.0
 """A training that failed is tried again after five minutes."""
 _DAY_MS = 86_400_000
 
@@ -293,9 +293,8 @@ class Deployment:
                 self.start(role)
 
     def begun(self) -> bool:
-        """Tell whether all have got so far as to work."""
-        said = {"recorder": "recording ", "scheduler": "trains ", "worker": "scoring "}
-        return all(self.pid_of(role) and said[role] in self.processes[role].text for role in COMMANDS)
+        """Tell whether all are there, and the scheduler has got so far as to end in order."""
+        return all(self.pid_of(role) for role in COMMANDS) and "trains " in self.processes["scheduler"].text
 
     def settle(self, what: str, reached: Callable[[], bool], deadline_s: float = _DEADLINE_S) -> None:
         """Look after all until something is reached.
@@ -370,7 +369,6 @@ class Deployment:
 
     def note(self, what: str) -> None:
         self.told.append(f"{time.monotonic() - self._begun_s:.1f} s: {what}")
-        print(self.told[-1], file=sys.stderr, flush=True)
 
     _begun_s: float = field(default_factory=time.monotonic)
 
@@ -542,7 +540,10 @@ def _accounted(deployment: Deployment, records: Mapping[TopicPartition, list[Raw
         place = records_of.partition
         rejected |= {f"{place.topic}/{place.partition}@{reject.record.offset}" for reject in rejects}
     found = deployment.recorded()
-    assert found == expected, "snapshots hold other rows than the topic"
+    for place in sorted(expected.keys() | found.keys()):
+        wanted, there = expected.get(place, []), found.get(place, [])
+        lost, more = ([row for row in one if row not in other][:5] for one, other in ((wanted, there), (there, wanted)))
+        assert wanted == there, f"{place}: snapshots lack {lost}, hold {more} that the topic does not"
     of = {kind: [each for log in deployment.records(kind).values() for each in log] for kind in ("alerts", "dead")}
     letters = letters_of(of["dead"])
     assert {letter.id for letter in letters} == rejected
