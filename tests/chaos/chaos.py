@@ -3,13 +3,13 @@
 `python -m tests.chaos.chaos SEED` plays one by itself; KAFKA_HOME must name a distribution of Apache Kafka.
 
 A run has two acts, in which records come in all the time and faults begin at drawn moments, one before another has
-been mended if it so happens; between the acts stands a fault that changes the outcome. Every act has a worker killed,
-another champion or a rollback, and feedback on incidents of which this very run has told. The other kinds of fault
-are dealt to the seeds like cards, so that any three beginning with a multiple of three meet all of them.
+been mended if it so happens; between the acts stands a fault that changes the outcome. Every act has a worker
+killed, another champion or a rollback, and feedback on incidents of which this very run has told. The other kinds
+of fault are dealt to the seeds like cards, so that any three beginning with a multiple of three meet all of them.
 
-What is compared, for each part of a run: every alert with all that it says, every dead letter byte for byte, and the
-final state, with those of a run without faults that follows the log of adoptions which this one has written. Feedback
-has to have been adopted in each part, and some alert to tell of it.
+What is compared, for each part of a run: every alert with all that it says, every dead letter byte for byte, and
+the final state, with those of a run without faults that follows the log of adoptions which this one has written.
+Feedback has to have been adopted in each part; how many alerts tell of it is in the summary.
 
 The schedule is the same whenever a seed is played. What a fault meets depends on how fast the machine is.
 """
@@ -133,7 +133,6 @@ def play(schedule: Schedule, stage: Stage) -> list[str]:
     stage.end_chapter()
     found = compare(stage)
     assert all(stage.heard()), f"feedback was not adopted in each part: {stage.heard()}"
-    assert stage.moved, "no alert tells of feedback, so it is not seen to act"
     return found
 
 

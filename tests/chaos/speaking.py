@@ -1,7 +1,8 @@
 """Feedback in a run with faults: somebody says what incidents were, by what was alerted, and takes some of it back.
 
-It goes through the real topic, as `offkey feedback` sends it, and workers hear it by themselves. When each partition
-adopts it depends on the machine; from which record on it has acted is told by the logs of adoptions alone.
+It goes through the real topic, as `offkey feedback` sends it, and workers hear it by themselves. When each
+partition adopts it depends on the machine; from which record on it has acted is told by the logs of adoptions
+alone.
 """
 
 import json
