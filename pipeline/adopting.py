@@ -16,7 +16,6 @@ which is said as an error: such records were published before, so what differs i
 import logging
 import secrets
 import sys
-import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from pipeline import metrics
 from pipeline.adoptions import Adoption, Adoptions
 from pipeline.errors import AssignmentLost, ConfigError, RegistryError, TransientError
 from pipeline.feedback import Words
+from pipeline.flight import Flight
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stream import Lane
 from pipeline.stream_model import StreamModel
@@ -43,36 +43,8 @@ _TRIES = 5
 _AT_ONCE = 8
 """Entries that are on their way to storage together."""
 
-
-class _Flight:
-    """An entry on its way to storage. Its thread keeps no process alive: an entry that is cut off is none."""
-
-    def __init__(self, write: Callable[[], Adoption | None]) -> None:
-        """`write` returns the entry that is the last one then; None: another worker has taken the number."""
-        self._last: Adoption | None = None
-        self._error: BaseException | None = None
-        self._ended = threading.Event()
-        self._begun_s = time.monotonic()
-        self._write = write
-        threading.Thread(target=self._run, name="adoption", daemon=True).start()
-
-    def landed(self, patience_s: float) -> bool:
-        """Return whether it is decided what became of it, so long after it began."""
-        return self._ended.wait(max(self._begun_s + patience_s - time.monotonic(), 0))
-
-    def last(self) -> Adoption | None:
-        """Return what `write` did, once it has landed; raises as it does."""
-        if self._error is not None:
-            raise self._error
-        return self._last
-
-    def _run(self) -> None:
-        try:
-            self._last = self._write()
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._ended.set()
+_Flight = Flight[Adoption | None]
+"""Of the entry that is the last one then; None: another worker has taken the number."""
 
 
 @dataclass(slots=True)
@@ -192,6 +164,10 @@ class Adopting:
         """Return the version that a partition's state was judged by last."""
         return self._adopted[partition].model.version
 
+    def words(self, partition: TopicPartition) -> Words:
+        """Return what was said of incidents, as it acts on a partition now."""
+        return self._adopted[partition].words
+
     def go_on(self, next_offset: Mapping[TopicPartition, int], lag: Mapping[TopicPartition, int]) -> None:
         """See what became of entries on their way, and have partitions adopt what their stream has now.
 
@@ -240,7 +216,7 @@ class Adopting:
         if before is not None and not before.landed(0):
             return False
         if adopted.unsaid:
-            adopted.saying = self._flights[partition] = _Flight(partial(self._say, partition, adopted))
+            adopted.saying = self._flights[partition] = _Flight(partial(self._say, partition, adopted), "adoption")
             return True
         if (last.version, last.words) == (champion.version, words.name):
             return False
@@ -251,7 +227,7 @@ class Adopting:
             self._adoptions.keep(lane.name, words)
             return entry if self._adoptions.write(lane.name, partition, adopted.topic_id, entry) else None
 
-        flight = self._flights[partition] = _Flight(write)
+        flight = self._flights[partition] = _Flight(write, "adoption")
         adopted.ahead.append(_Next(first_offset, champion, words, flight))
         return True
 
@@ -307,7 +283,7 @@ class Adopting:
             return False
         adopted.saying = None
         try:
-            last = flight.last()
+            last = flight.result()
         except (TransientError, ConfigError) as error:
             if own:
                 adopted.retry_at_s = self._clock() + _RETRY_S

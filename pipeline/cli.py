@@ -16,6 +16,7 @@ from pipeline import (
     cli_record,
     cli_retrain,
     cli_schedule,
+    cli_shadow,
     cli_sizing,
     cli_worker,
 )
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_letters.app)
 app.add_typer(cli_models.app)
+cli_models.app.command("shadow")(cli_shadow.shadow)
 
 
 def main() -> None:

@@ -30,17 +30,19 @@ Version = Annotated[
 Note = Annotated[str, typer.Option("--note", help="Why; it is kept in the log.")]
 
 
-class _Opened:
+class Opened:
     """A configuration and what its storage holds."""
 
     def __init__(self, config: Path) -> None:
         from pipeline.config import load_settings
         from pipeline.connectors.registry import StoredRegistry
+        from pipeline.connectors.shadows import StoredShadows
         from pipeline.connectors.storage import ObjectStorage
 
         self.settings: Settings = load_settings(config)
         self.storage: ObjectStorage = ObjectStorage(self.settings.storage)
         self.registry: StoredRegistry = StoredRegistry(self.storage)
+        self.shadows: StoredShadows = StoredShadows(self.storage)
 
     def streams(self, asked: str | None) -> list[str]:
         """Return the stream that was asked for, or all."""
@@ -50,6 +52,11 @@ class _Opened:
         from pipeline.connectors.serving import serving
 
         return serving(self.storage, stream)
+
+    def shadow(self, stream: str) -> str:
+        """Return the version in shadow; "": there is none."""
+        appointed = self.shadows.appointed(stream)
+        return appointed.version if appointed else ""
 
     def version(self, stream: str, asked: str, log: "PromotionLog") -> str:
         """Return the version that is meant."""
@@ -69,10 +76,12 @@ def list_versions(config: ConfigPath, stream: OneOrAll = None, as_json: AsJson =
     from pipeline.versions import report
     from pipeline.versions.facts import facts_of
 
-    opened = _Opened(config)
+    opened = Opened(config)
     for name in opened.streams(stream):
-        log, serving = opened.registry.log(name), opened.serving(name)
-        versions = [facts_of(opened.registry, name, each, log, serving) for each in opened.registry.versions(name)]
+        log, serving, shadow = opened.registry.log(name), opened.serving(name), opened.shadow(name)
+        versions = [
+            facts_of(opened.registry, name, each, log, serving, shadow) for each in opened.registry.versions(name)
+        ]
         unfinished = opened.registry.unfinished(name)
         if as_json:
             print(json.dumps(report.log_json(name, log, versions, unfinished)))
@@ -96,11 +105,11 @@ def show(config: ConfigPath, stream: Stream, version: Version, as_json: AsJson =
     from pipeline.versions import report
     from pipeline.versions.facts import facts_of
 
-    opened = _Opened(config)
+    opened = Opened(config)
     (stream,) = opened.streams(stream)
     log = opened.registry.log(stream)
     chosen = opened.version(stream, version, log)
-    facts = facts_of(opened.registry, stream, chosen, log, opened.serving(stream))
+    facts = facts_of(opened.registry, stream, chosen, log, opened.serving(stream), opened.shadow(stream))
     files = opened.registry.load(stream, chosen).files
     damaged = list(facts.faults)
     try:
@@ -123,7 +132,7 @@ def promote(config: ConfigPath, stream: Stream, version: Version, note: Note = "
     """Have a version serve, once it is found whole and made for what the configuration says."""
     from pipeline.versions.promoting import PROMOTE
 
-    opened = _Opened(config)
+    opened = Opened(config)
     (stream,) = opened.streams(stream)
     log = opened.registry.log(stream)
     _promote(opened, stream, log, opened.version(stream, version, log), PROMOTE, note, as_json)
@@ -140,7 +149,7 @@ def rollback(
     """Have the version serve that served before; once more, and it is the one before that."""
     from pipeline.versions.promoting import ROLLBACK, knows_what_served_before, served_before
 
-    opened = _Opened(config)
+    opened = Opened(config)
     (stream,) = opened.streams(stream)
     log = opened.registry.log(stream)
     if to is not None:
@@ -172,14 +181,14 @@ def prune(
 ) -> None:
     """Remove versions that nobody needs.
 
-    Never the champion, what a rollback goes to, and what a partition is scored with.
+    Never the champion, what a rollback goes to, what is in shadow, and what a partition is scored with.
     """
     from pipeline.versions.pruning import carry_out, plan
 
     older_than_s = duration_s("--older-than", older_than)
     if not (yes or dry_run or sys.stdin.isatty()):
         raise ConfigError("a prune asks before it removes, and there is no terminal; give --yes, or --dry-run")
-    opened = _Opened(config)
+    opened = Opened(config)
     screen = sys.stderr if as_json else sys.stdout
     for name in opened.streams(stream):
         registry, log = opened.registry, opened.registry.log(name)
@@ -189,6 +198,7 @@ def prune(
             registry.unfinished(name),
             log,
             opened.serving(name),
+            shadow=opened.shadow(name),
             keep=keep,
             older_than_ms=None if older_than_s is None else int(1000 * older_than_s),
             now_ms=now_ms(),
@@ -205,6 +215,8 @@ def prune(
             raise typer.Exit(1)
         if done:
             carry_out(registry, name, log, planned, now_ms(), who())
+            for version in going:
+                opened.shadows.forget(name, version)
         if as_json:
             fields = {"removed": going if done else [], "would_remove": going, "kept": dict(planned.kept)}
             print(json.dumps({"stream": name, **fields}))
@@ -213,7 +225,7 @@ def prune(
 
 
 def _promote(
-    opened: _Opened, stream: str, log: "PromotionLog", version: str, reason: str, note: str, as_json: bool
+    opened: Opened, stream: str, log: "PromotionLog", version: str, reason: str, note: str, as_json: bool
 ) -> None:
     """Write the entry, and say what it comes to."""
     from pipeline.lanes import read_version

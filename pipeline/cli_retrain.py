@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError, RegistryError, SnapshotError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pipeline.cli_training import Opened
     from pipeline.drift import Drift
     from pipeline.retrain import Retrained
 
@@ -22,6 +23,12 @@ def retrain(
     streams: Streams = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the gate says, and promote nothing.")
+    ] = False,
+    shadow: Annotated[
+        bool,
+        typer.Option(
+            "--shadow", help="Promote nothing; have it score beside the champion, whatever the gate says."
+        ),
     ] = False,
     max_records: Annotated[
         int,
@@ -55,8 +62,10 @@ def retrain(
     of_last_s = duration_s("--snapshots", snapshots)
     if if_drifted and of_last_s is None:
         raise ConfigError("--if-drifted: what has shifted is seen by snapshots; add for example --snapshots 30d")
+    if dry_run and shadow:
+        raise ConfigError("--shadow stores what --dry-run would not; leave one of them out")
     if at_once:
-        if dry_run or snapshots or if_drifted:
+        if dry_run or shadow or snapshots or if_drifted:
             raise ConfigError(
                 "--now: the scheduler trains as the configuration says, and promotes; set `retrain.history` there, "
                 "or leave --now out"
@@ -80,6 +89,8 @@ def retrain(
         try:
             # Before anything is read: a promotion that somebody makes meanwhile wins.
             log = opened.registry.log(name)
+            if shadow and log.champion is None:
+                raise RegistryError(f"stream {name}: no champion is there to score beside; leave --shadow out")
             if if_drifted:
                 from pipeline.drift_look import look
 
@@ -106,9 +117,11 @@ def retrain(
                     unfinished=opened.unfinished(name),
                     spans=opened.spans(name),
                     log=log,
-                    promote=not dry_run,
+                    then="keep" if shadow else "nothing" if dry_run else "promote",
                     by=who(),
                 )
+            if done.stored:
+                _appoint(opened, name, done.stored)
         except (SnapshotError, RegistryError) as error:
             # The other streams have their turn; what serves this one goes on serving.
             print(f"offkey: {error}", file=sys.stderr)
@@ -125,6 +138,15 @@ def retrain(
             _show(done)
     if failed:
         raise typer.Exit(1)
+
+
+def _appoint(opened: "Opened", stream: str, version: str) -> None:
+    """Have a version that was stored score in shadow."""
+    from pipeline.connectors.shadows import StoredShadows
+    from pipeline.shadows import appoint
+
+    shadows = StoredShadows(opened.storage)
+    appoint(shadows, stream, shadows.appointed(stream), version, now_ms(), note="offkey retrain --shadow", by=who())
 
 
 def _ask(config: "Path", streams: list[str] | None) -> None:
@@ -177,5 +199,8 @@ def _show(done: "Retrained") -> None:
         outcome = f"promoted as {done.version}" if done.version else "accepted, and not promoted (--dry-run)"
     elif done.champion is None:
         outcome = "refused; to have one serve all the same: offkey train CONFIG " + done.stream
+    if done.stored:
+        verdict = "accepted" if done.verdict.accepted else "refused"
+        outcome = f"{verdict}, and in shadow as {done.stored}; see: offkey models shadow CONFIG {done.stream}"
     for number, reason in enumerate(done.verdict.reasons):
         print(f"{done.stream}: {reason}" if number else f"{done.stream}: {outcome}\n{done.stream}: {reason}")

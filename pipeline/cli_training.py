@@ -45,8 +45,8 @@ class Opened:
             if wrong := wrong_option(self.settings.streams[name]):
                 place = self.settings.place_of("streams", name, "model", wrong[0])
                 raise ConfigError(f"{place}: streams.{name}.model: {wrong[1]}")
-        self._storage, self._connection = ObjectStorage(self.settings.storage), Connection.of(self.settings.kafka)
-        self.registry, self.device = StoredRegistry(self._storage), choose_device(self.settings.device)
+        self.storage, self._connection = ObjectStorage(self.settings.storage), Connection.of(self.settings.kafka)
+        self.registry, self.device = StoredRegistry(self.storage), choose_device(self.settings.device)
 
     def history(self, stream: str, most_rows: int) -> "Iterator[PartitionRecords]":
         """Return the newest records of a stream's topic; of Arrow those that hold about so many rows."""
@@ -60,7 +60,7 @@ class Opened:
     def snapshots(self) -> "Snapshots":
         from pipeline.connectors.snapshots import StoredSnapshots
 
-        return StoredSnapshots(self._storage)
+        return StoredSnapshots(self.storage)
 
     def spans(self, stream: str) -> "list[Span]":
         """Return the spans of a stream's incidents that teach nothing, by alerts and by what was said of them."""
@@ -96,7 +96,7 @@ class Opened:
         def say(text: str) -> None:
             print(f"{stream}: {text}", file=sys.stderr)
 
-        return Unfinished(self._storage, f"models/{stream}/unfinished", say)
+        return Unfinished(self.storage, f"models/{stream}/unfinished", say)
 
 
 @contextlib.contextmanager

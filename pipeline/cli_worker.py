@@ -92,9 +92,11 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
     from pipeline.connectors.connection import Connection, GroupOptions
     from pipeline.connectors.kafka import KafkaCluster, KafkaFeedback, KafkaSource, open_delivery
     from pipeline.connectors.registry import StoredRegistry
+    from pipeline.connectors.shadows import StoredShadows
     from pipeline.connectors.storage import ObjectStorage
     from pipeline.lanes import champion_of, choose_device, lane_around, load_model
     from pipeline.listening import Listening
+    from pipeline.shadowing import Shadowing
     from pipeline.swap import Watcher
     from pipeline.worker import Worker, WorkerOptions
 
@@ -130,9 +132,11 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
         opened.callback(lambda: source.close(min(5.0, stop.left_s())))
         delivery = open_delivery(kafka.delivery, connection, group, source, kafka.delivery_timeout)
         opened.callback(lambda: delivery.close(min(5.0, stop.left_s())))
-        watching = Watcher({lane.name: lane.slot for lane in lanes}, registry).begin(settings.worker.watch_every)
-        opened.callback(watching.set)
+        shadows = StoredShadows(storage)
+        watcher = Watcher({lane.name: lane.slot for lane in lanes}, registry, shadows)
+        opened.callback(watcher.begin(settings.worker.watch_every).set)
         worker = Worker(lanes, source, delivery, StoredCheckpoints(storage), StoredAdoptions(storage), options)
+        worker.shadowing = Shadowing(shadows)
         if heard:
             said = KafkaFeedback(connection, settings.topics.feedback)
             opened.callback(said.close)

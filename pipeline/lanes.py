@@ -159,8 +159,22 @@ def lane_around(
 
     `load` gets its other versions.
     """
+    kind = SeriesPipeline if settings.kind == "series" else FeaturesPipeline
+
+    def stages(model: StreamModel) -> tuple[StreamPipeline, StreamPlan]:
+        plan = _plan(stream, settings, model, partitions)
+        return kind(plan, model, model.detector.device), plan
+
+    pipeline, plan = stages(model)
+    slot = ModelSlot(model, load)
+    return Lane(
+        stream, settings.topic, pipeline, slot, lambda model: stages(model)[0], settings.start, plan.decoder.split
+    )
+
+
+def _plan(stream: str, settings: StreamSettings, model: StreamModel, partitions: int) -> StreamPlan:
     alerts = settings.alerts
-    plan = StreamPlan(
+    return StreamPlan(
         name=stream,
         decoder=decoder_of(settings, model.detector.spec.features),
         series_in_budget=series_in_budget(alerts, partitions),
@@ -178,9 +192,6 @@ def lane_around(
             settings.max_series, None if settings.series_ttl is None else int(1000 * settings.series_ttl)
         ),
     )
-    kind = SeriesPipeline if settings.kind == "series" else FeaturesPipeline
-    pipeline: StreamPipeline = kind(plan, model, model.detector.device)
-    return Lane(stream, settings.topic, pipeline, ModelSlot(model, load), settings.start, plan.decoder.split)
 
 
 @dataclass(frozen=True, slots=True)

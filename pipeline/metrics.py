@@ -52,8 +52,9 @@ BATCH_RECORDS = Histogram("offkey_batch_records", "Records of one poll.", ["stre
 STAGE_DURATION_SECONDS = Histogram(
     "offkey_stage_duration_seconds",
     "Time of one stage for one poll: poll, decode, series, silence, scoring (windows included), incidents, publish "
-    "(all is sent), commit (all is confirmed and the offsets are committed), checkpoint (copying, not writing). Of "
-    "the recorder: poll, decode, file (made and written), commit, tidy.",
+    "(all is sent), commit (all is confirmed and the offsets are committed), checkpoint (copying, not writing), "
+    "shadow (all stages of a version that alerts nobody). Of the recorder: poll, decode, file (made and written), "
+    "commit, tidy.",
     ["stage"],
     buckets=_DURATION_BUCKETS,
 )
@@ -78,6 +79,18 @@ MODEL_LOADS_FAILED = Counter(
     ["stream"],
 )
 MODEL_PROMOTED = Gauge("offkey_model_promoted_timestamp_seconds", "When the model in use was promoted.", ["stream"])
+SHADOW = Gauge("offkey_shadow_info", "1 for the version that scores in shadow.", ["stream", "version"])
+SHADOW_POINTS = Counter("offkey_shadow_points", "Points that the version in shadow gave a score.", ["stream"])
+SHADOW_INCIDENTS = Counter(
+    "offkey_shadow_incidents",
+    "Incidents of the champion and of the version in shadow (side), found by both or by one alone.",
+    ["stream", "side", "found"],
+)
+SHADOW_FAILED = Counter(
+    "offkey_shadow_failed",
+    "Times that a version could not be had in shadow, or failed there; the champion goes on.",
+    ["stream"],
+)
 STATE_RESTORED = Counter(
     "offkey_state_restored",
     "Partitions whose state was restored, by how: checkpoint, or cold where there was none.",

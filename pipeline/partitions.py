@@ -33,6 +33,7 @@ from pipeline.adopting import Adopting
 from pipeline.adoptions import Adoptions
 from pipeline.checkpointing import Checkpointing, Progress
 from pipeline.errors import CheckpointError, ConfigError, TransientError
+from pipeline.feedback import Words
 from pipeline.protocols import Checkpoint, Checkpoints, OffsetRange, Source, TopicPartition
 from pipeline.stream import Lane
 
@@ -46,6 +47,20 @@ class _Gap:
     reason: str
     unread: int
     """The first offset that was never read, as far as is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a partition stands before its next record."""
+
+    next_offset: int
+    publish_from: int
+    """Records before it are read again."""
+    topic_id: str
+    partitions: int
+    """Among how many the stream's bounds are divided."""
+    words: Words
+    """What was said of incidents, and acts now."""
 
 
 @dataclass
@@ -87,6 +102,20 @@ class Partitions:
         for partition in sorted(self.assigned - self.progress.keys()):
             while partition not in self.progress:
                 self._take_over(partition)
+
+    def standing(self, topic: str) -> dict[TopicPartition, Standing]:
+        """Return where a topic's partitions stand whose state is in place."""
+        return {
+            place: Standing(
+                at.next_offset,
+                at.publish_from,
+                at.topic_id,
+                self._at_first[topic, at.topic_id],
+                self.adopting.words(place),
+            )
+            for place, at in self.progress.items()
+            if place.topic == topic
+        }
 
     def adopt(self) -> None:
         """Have the partitions adopt their streams' champions and feedback, those that replay when they are done.

@@ -1,8 +1,9 @@
 """A stream's history -> a challenger, the gate, and a promotion or a refusal.
 
 The newest part of the history is held out; on what lies before it the challenger learns, without the spans that
-teach nothing. A refused challenger is not stored. A promotion is decided on the log as it was when the retraining
-began: one that somebody else has written meanwhile wins.
+teach nothing. A refused challenger is not stored, unless it is to score in shadow, whatever the gate says. A
+promotion is decided on the log as it was when the retraining began: one that somebody else has written meanwhile
+wins.
 
 Whatever ends here leaves the serving model as it is, but for a promotion.
 """
@@ -11,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from pipeline.history import Read
 from pipeline.lanes import load_champion, series_in_budget
 from pipeline.protocols import Registry
 from pipeline.stages.thresholds import halvings_of
-from pipeline.train import fit_stream, origin_of, plan_of_settings, publish
+from pipeline.train import fit_stream, origin_of, plan_of_settings, publish, store
 from pipeline.versions.log import PromotionLog
 from pipeline.versions.origin import GateResult
 from pipeline.versions.promoting import RETRAIN
@@ -62,6 +64,8 @@ class Retrained:
     reasons_left_out: Sequence[str]
     trained_rows: int
     seconds: float
+    stored: str | None = None
+    """The version of a challenger that was only stored."""
 
 
 def retrain_stream(
@@ -77,7 +81,7 @@ def retrain_stream(
     unfinished: Unfinished | None = None,
     spans: Sequence[Span] = (),
     log: PromotionLog | None = None,
-    promote: bool = True,
+    then: Literal["promote", "keep", "nothing"] = "promote",
     seed: int = 0,
     by: str = "",
 ) -> Retrained:
@@ -95,7 +99,8 @@ def retrain_stream(
         unfinished: where the training is kept while it lasts.
         spans: what teaches nothing, beside the maintenance windows of the settings.
         log: the log of promotions as it was before the history was read; None: as it is now.
-        promote: False: only say what would become of it.
+        then: what becomes of it. promote: it serves, if it is better; keep: it is stored, whatever the gate says;
+            nothing: only say what would become of it.
         seed: of the anomalies by which they are compared.
         by: who promotes, for the log.
 
@@ -134,11 +139,12 @@ def retrain_stream(
         halvings=_halvings(settings, len(columns)),
         seed=seed,
     )
-    promoted = None
-    if verdict.accepted and promote:
-        ended = now()
-        seconds = (ended - started).total_seconds()
-        origin = origin_of(RETRAIN, settings, read, ended, seconds, version, verdict)
+    ended = now()
+    origin = origin_of(RETRAIN, settings, read, ended, (ended - started).total_seconds(), version, verdict)
+    stored = promoted = None
+    if then == "keep":
+        stored = store(name, challenger, registry, ended, origin)
+    elif then == "promote" and verdict.accepted:
         promoted = publish(name, challenger, registry, ended, origin, log=log, reason=RETRAIN, by=by)
     if unfinished:
         unfinished.clear()
@@ -164,6 +170,7 @@ def retrain_stream(
         kept.reasons,
         challenger.training["rows"],
         (now() - started).total_seconds(),
+        stored,
     )
 
 

@@ -191,6 +191,8 @@ class Lane:
     pipeline: StreamPipeline
     slot: ModelSlot
     """The models that its records may be judged by."""
+    pipeline_of: Callable[[StreamModel], StreamPipeline]
+    """Puts the same stages together around another model, without state."""
     start: str
     """Where a partition without a usable committed offset begins: earliest, latest or fail."""
     split: Callable[[Sequence[PartitionRecords]], Iterable[Sequence[PartitionRecords]]] = lambda arrived: (arrived,)

@@ -1,8 +1,9 @@
 """What a version of its model brings to a stream's stages, and the slot that says which one serves.
 
 The slot's `champion` is one reference: whoever has loaded and tried the next version replaces it, on any thread,
-and the worker looks at it between two batches. Models that records are still judged by, or judged by again after a
-restart, live as long as somebody holds them.
+and the worker looks at it between two batches. So is `shadow`, the version that scores beside it
+(`pipeline.shadowing`). Models that records are still judged by, or judged by again after a restart, live as long as
+somebody holds them.
 """
 
 import hashlib
@@ -48,6 +49,7 @@ class ModelSlot:
     def __init__(self, champion: StreamModel, load: Callable[[str], StreamModel] | None = None) -> None:
         """`load` gets a version that is whole and scores here; None: there is no other version."""
         self.champion = champion
+        self.shadow: StreamModel | None = None
         self._load = load
         self._held = WeakValueDictionary({champion.version: champion})
 
@@ -59,16 +61,20 @@ class ModelSlot:
             ConfigError: it was made for something else than the configuration says now.
             TransientError: storage does not answer.
         """
-        held = self._held.get(version)
-        if held is not None:
-            return held
-        if self._load is None:
-            raise RegistryError(f"model {version}: there is no registry to take it from")
-        model = self._load(version)
+        model = self.beside(version)
         if why := model.unlike(self.champion):
             raise RegistryError(
                 f"model {version} cannot take over the state of {self.champion.version}: {why}; it serves after a "
                 "restart of the workers, and series warm up again"
             )
-        self._held[version] = model
+        return model
+
+    def beside(self, version: str) -> StreamModel:
+        """Return a version that need not take over any state; raises as `of` does but for that."""
+        held = self._held.get(version)
+        if held is not None:
+            return held
+        if self._load is None:
+            raise RegistryError(f"model {version}: there is no registry to take it from")
+        model = self._held[version] = self._load(version)
         return model

@@ -4,17 +4,21 @@ What it puts there is whole by its hashes, made for what the configuration says,
 device as it did where it was made, and can take over the state of the stream's series. Whatever is wrong with it is
 counted and said once, and the model that serves stays; it is loaded again after ever more looks, for loading takes
 its part of the records' processor. From the slot each partition adopts it (`pipeline.adopting`).
+
+Which version is in shadow is looked at too. It need not take over any state, so it may have another window.
 """
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline import metrics
 from pipeline.errors import ConfigError, RegistryError, TransientError
 from pipeline.protocols import Registry
-from pipeline.stream_model import ModelSlot
+from pipeline.shadows import Shadows
+from pipeline.stream_model import ModelSlot, StreamModel
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +27,10 @@ _MOST_PASSED = 64
 
 @dataclass
 class _Refused:
-    """A champion that cannot serve here."""
+    """A version that cannot serve here, or not beside the champion."""
 
     number: int
-    """Of its promotion."""
+    """Of the entry that says it should."""
     times: int = 0
     passed: int = 0
     """Looks since it was tried last."""
@@ -37,17 +41,72 @@ class _Refused:
         return self.passed > min(1 << (self.times - 1), _MOST_PASSED)
 
 
-class Watcher:
-    """Keeps the slots of a worker's streams up to the registry's log."""
+class _Tries:
+    """Loads what one log of a stream names, and says once what is wrong with it."""
 
-    def __init__(self, slots: Mapping[str, ModelSlot], registry: Registry) -> None:
-        """`slots` are by stream."""
+    def __init__(self, stream: str, count: Callable[[], object], without: Callable[[], str]) -> None:
+        """`count` takes each time that a version cannot be had; `without` says what there is in its place."""
+        self._stream, self._count, self._without = stream, count, without
+        self._refused: _Refused | None = None
+        self._said = ""
+
+    def load(self, number: int, version: str, get: Callable[[str], StreamModel]) -> StreamModel | None:
+        """Return a version; None: not yet, or not at all.
+
+        Raises:
+            TransientError: storage does not answer.
+        """
+        refused = self._refused
+        if refused is None or refused.number != number:
+            refused = _Refused(number)
+        elif not refused.is_due():
+            return None
+        try:
+            model = get(version)
+        except TransientError:
+            raise
+        except Exception as error:
+            # Also what is no error of ours, such as a device without memory for two: one that serves is there.
+            refused.times, refused.passed = refused.times + 1, 0
+            self._refused = refused
+            self.refuse(error)
+            return None
+        self.settle()
+        return model
+
+    def settle(self) -> None:
+        """Note that nothing is wrong."""
+        self._refused, self._said = None, ""
+
+    def refuse(self, error: Exception) -> None:
+        """Count and say what is wrong."""
+        self._count()
+        told = str(error) if isinstance(error, RegistryError | ConfigError) else f"{type(error).__name__}: {error}"
+        self.say(f"{self._without()}: {told}", logging.ERROR)
+
+    def say(self, text: str, level: int) -> None:
+        """Log a line that was not the last one."""
+        if self._said != text:
+            logger.log(level, "stream %s: %s", self._stream, text)
+        self._said = text
+
+
+class Watcher:
+    """Keeps the slots of a worker's streams up to the registry's log, and to the one of versions in shadow."""
+
+    def __init__(self, slots: Mapping[str, ModelSlot], registry: Registry, shadows: Shadows | None = None) -> None:
+        """`slots` are by stream; without `shadows` no version is ever in shadow."""
         self._slots = slots
         self._registry = registry
-        self._refused: dict[str, _Refused] = {}
-        """By stream."""
-        self._said: dict[str, str] = {}
-        """What was said of a stream last; "" once it is well."""
+        self._shadows = shadows
+        self._champions = {
+            name: _Tries(name, metrics.MODEL_LOADS_FAILED.labels(name).inc, partial(_stays, slot))
+            for name, slot in slots.items()
+        }
+        self._shadowed = {
+            name: _Tries(name, metrics.SHADOW_FAILED.labels(name).inc, lambda: "no model is in shadow")
+            for name in slots
+        }
 
     def look(self) -> None:
         """Look once, at every stream. What goes wrong stops nothing, and is tried again."""
@@ -55,7 +114,12 @@ class Watcher:
             try:
                 self._follow(stream, slot)
             except TransientError as error:
-                self._say(stream, f"whether there is a new model is not known: {error}", logging.WARNING)
+                text = f"whether there is a new model is not known: {error}"
+                self._champions[stream].say(text, logging.WARNING)
+            try:
+                self._follow_shadow(stream, slot)
+            except TransientError as error:
+                self._shadowed[stream].say(f"what is in shadow is not known: {error}", logging.WARNING)
 
     def begin(self, every_s: float) -> threading.Event:
         """Look again and again on a thread that keeps no process alive, until what this returns is set."""
@@ -70,38 +134,38 @@ class Watcher:
 
     def _follow(self, stream: str, slot: ModelSlot) -> None:
         """Have the slot hold the champion; raises TransientError where storage does not answer."""
+        tries = self._champions[stream]
         try:
             champion = self._registry.champion(stream)
         except RegistryError as error:
-            return self._refuse(stream, slot, error)
+            return tries.refuse(error)
         if champion is None or champion.version == slot.champion.version:
-            self._said[stream] = ""
+            return tries.settle()
+        model = tries.load(champion.number, champion.version, slot.of)
+        if model is not None:
+            slot.champion = model
+            metrics.MODEL_PROMOTED.labels(stream).set(champion.promoted_ms / 1000)
+            logger.info("stream %s: model %s is loaded; partitions adopt it", stream, champion.version)
+
+    def _follow_shadow(self, stream: str, slot: ModelSlot) -> None:
+        """Have the slot hold the version in shadow; raises TransientError where storage does not answer."""
+        if self._shadows is None:
             return
-        refused = self._refused.get(stream)
-        if refused is None or refused.number != champion.number:
-            refused = _Refused(champion.number)
-        elif not refused.is_due():
-            return
+        tries = self._shadowed[stream]
         try:
-            slot.champion = slot.of(champion.version)
-        except TransientError:
-            raise
-        except Exception as error:
-            # Also what is no error of ours, such as a device without memory for two: one that serves is there.
-            refused.times, refused.passed = refused.times + 1, 0
-            self._refused[stream] = refused
-            return self._refuse(stream, slot, error)
-        self._refused.pop(stream, None)
-        self._said[stream] = ""
-        metrics.MODEL_PROMOTED.labels(stream).set(champion.promoted_ms / 1000)
-        logger.info("stream %s: model %s is loaded; partitions adopt it", stream, champion.version)
+            appointed = self._shadows.appointed(stream)
+        except RegistryError as error:
+            slot.shadow = None
+            return tries.refuse(error)
+        # One that has been promoted since is beside nothing.
+        version = appointed.version if appointed else ""
+        if appointed is None or version in ("", slot.champion.version):
+            slot.shadow = None
+            return tries.settle()
+        if slot.shadow is None or slot.shadow.version != version:
+            slot.shadow = None
+            slot.shadow = tries.load(appointed.number, version, slot.beside)
 
-    def _refuse(self, stream: str, slot: ModelSlot, error: Exception) -> None:
-        metrics.MODEL_LOADS_FAILED.labels(stream).inc()
-        told = str(error) if isinstance(error, RegistryError | ConfigError) else f"{type(error).__name__}: {error}"
-        self._say(stream, f"model {slot.champion.version} stays: {told}", logging.ERROR)
 
-    def _say(self, stream: str, text: str, level: int) -> None:
-        if self._said.get(stream) != text:
-            logger.log(level, "stream %s: %s", stream, text)
-        self._said[stream] = text
+def _stays(slot: ModelSlot) -> str:
+    return f"model {slot.champion.version} stays"

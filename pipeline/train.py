@@ -297,11 +297,7 @@ def publish(
     Raises:
         PromotionLost: another promotion came first; the text names the version, which is stored.
     """
-    files = to_files(detector)
-    if origin is not None:
-        files[ORIGIN] = to_file(origin)
-    version = name_of(at, hashlib.sha256(files[TENSORS]).hexdigest()[:8])
-    registry.add(ModelVersion(stream, version, files))
+    version = store(stream, detector, registry, at, origin)
     try:
         append(registry, stream, log or registry.log(stream), version, reason, int(at.timestamp() * 1000), by=by)
     except PromotionLost as error:
@@ -309,6 +305,16 @@ def publish(
             f"stream {stream}: version {version} is trained and stored, but someone else has promoted another one "
             f"meanwhile; if yours should serve: offkey models promote CONFIG {stream} {version}"
         ) from error
+    return version
+
+
+def store(stream: str, detector: Detector, registry: Registry, at: datetime, origin: Origin | None) -> str:
+    """Store a detector as a new version, which does not serve by that; return the version."""
+    files = to_files(detector)
+    if origin is not None:
+        files[ORIGIN] = to_file(origin)
+    version = name_of(at, hashlib.sha256(files[TENSORS]).hexdigest()[:8])
+    registry.add(ModelVersion(stream, version, files))
     return version
 
 

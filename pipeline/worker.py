@@ -30,6 +30,7 @@ from pipeline.listening import Listening
 from pipeline.partitions import Partitions
 from pipeline.patience import Patience
 from pipeline.protocols import Checkpoints, Delivery, PartitionRecords, Source, TopicPartition
+from pipeline.shadowing import Judged, Shadowing
 from pipeline.stages import alerts, dead_letters
 from pipeline.stages.bounds import Reason
 from pipeline.stages.decode import Reject
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _BUSY_POLL_S = 0.05
 _CHECKPOINT_PATIENCE_S = 5.0
+_SHADOW_PATIENCE_S = 2.0
 _FLUSHED_BY, _CHECKPOINTED_BY = 0.6, 0.8
 """Shares of a stop's budget that may be gone after the last flush and after the last checkpoint."""
 
@@ -72,6 +74,8 @@ class Worker:
     clock: Callable[[], float] = time.monotonic
     listening: Listening | None = None
     """Follows what is said of incidents; None: nothing is heard, and what was adopted goes on to act."""
+    shadowing: Shadowing | None = None
+    """Runs the versions in shadow; None: there are none."""
 
     def __post_init__(self) -> None:
         self._lane_of = {lane.topic: lane for lane in self.lanes}
@@ -80,6 +84,8 @@ class Worker:
         self._only_replayed = False
         self._told_of_moves: set[str] = set()
         self._told_evicted: set[tuple[TopicPartition, Reason]] = set()
+        self._judged: list[Judged] = []
+        """What the last poll came to, for the versions in shadow."""
         self._stop = Stop()
         self.turned_s: float | None = None
         """When the loop last came round, by `clock`; None before its first turn."""
@@ -137,6 +143,8 @@ class Worker:
         self._checkpoint(self._stop.left_s(_CHECKPOINTED_BY))
         if self.partitions.checkpointing.behind():
             logger.warning("stopping: %s", self.unfinished())
+        if self.shadowing is not None:
+            self.shadowing.close(min(_SHADOW_PATIENCE_S, self._stop.left_s(_CHECKPOINTED_BY)))
 
     def unfinished(self) -> str:
         """Say what an end at once leaves undone; may be asked on another thread."""
@@ -161,6 +169,9 @@ class Worker:
             if self.listening is not None:
                 self.listening.look()
             self.partitions.adopt()
+            if self.shadowing is not None:
+                for lane in self.lanes:
+                    self.shadowing.prepare(lane, self.partitions.standing)
             self.joined = joined
         except AssignmentLost:
             self._lose_all()
@@ -184,6 +195,8 @@ class Worker:
                 self.partitions.forget(records.partition for records in polled)
                 raise
             self._count(polled, outcomes)
+            if self.shadowing is not None:
+                self.shadowing.follow(self._judged)
         if self.clock() >= self._checkpoint_due_s:
             self.partitions.forget_remade()
             self.partitions.checkpointing.begin_round()
@@ -218,6 +231,7 @@ class Worker:
 
     def _score(self, polled: Sequence[PartitionRecords]) -> list[tuple[Lane, Outcome]]:
         outcomes: list[tuple[Lane, Outcome]] = []
+        self._judged = []
         for lane in self.lanes:
             arrived = [records for records in polled if records.partition.topic == lane.topic]
             if not arrived:
@@ -229,6 +243,11 @@ class Worker:
                         # Nobody asks for the scores here, and they would keep the rows of every part.
                         outcome = replace(lane.pipeline.process(part, measure), scored_now=_not_kept)
                         outcomes.append((lane, outcome))
+                        if self.shadowing is not None and self.shadowing.is_on(lane):
+                            words = {
+                                each.partition: self.partitions.adopting.words(each.partition) for each in part
+                            }
+                            self._judged.append(Judged(lane, part, outcome, words))
                         self._follow(lane, part, outcome)
         return outcomes
 

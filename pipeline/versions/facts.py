@@ -50,6 +50,8 @@ class Facts:
     """Whether a rollback goes to it."""
     is_removed: bool
     """Whether it is being removed."""
+    is_shadow: bool
+    """Whether it scores in shadow."""
     serving: Sequence[Serving]
     """The partitions that it serves."""
 
@@ -58,8 +60,18 @@ class Facts:
         return self.origin.trained_ms if self.origin else trained_ms(self.version)
 
 
-def facts_of(registry: Registry, stream: str, version: str, log: PromotionLog, serving: Iterable[Serving]) -> Facts:
-    """Read the manifest and the origin of a version; its tensors are not looked at."""
+def facts_of(
+    registry: Registry,
+    stream: str,
+    version: str,
+    log: PromotionLog,
+    serving: Iterable[Serving],
+    shadow: str = "",
+) -> Facts:
+    """Read the manifest and the origin of a version; its tensors are not looked at.
+
+    `shadow` is the version in shadow, if any.
+    """
     faults = []
     learned, origin = None, None
     name = f"model {stream} {version}"
@@ -85,6 +97,7 @@ def facts_of(registry: Registry, stream: str, version: str, log: PromotionLog, s
         champion is not None and champion.version == version,
         served_before(log.tail) == version,
         version in log.removed,
+        version == shadow,
         [each for each in serving if each.model_version == version],
     )
 

@@ -1,7 +1,7 @@
 """Which versions may go.
 
-Never the champion, the one a rollback goes to, or one that a newest checkpoint names; where one of these is not
-known, none goes. The age of a version is that in its name, by the clock of who trained it.
+Never the champion, the one a rollback goes to, the one in shadow, or one that a newest checkpoint names; where one
+of these is not known, none goes. The age of a version is that in its name, by the clock of who trained it.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,7 @@ def plan(
     log: PromotionLog,
     serving: Sequence[Serving],
     *,
+    shadow: str = "",
     keep: int,
     older_than_ms: int | None,
     now_ms: int,
@@ -72,6 +73,8 @@ def plan(
             kept.append((version, "champion"))
         elif version == before:
             kept.append((version, "served before; a rollback goes to it"))
+        elif version == shadow:
+            kept.append((version, "in shadow"))
         elif version in used:
             kept.append((version, f"in use: the newest checkpoint of {used[version]} names it"))
         elif version not in promoted and _is_young(version, now_ms):

@@ -99,6 +99,7 @@ def version_json(facts: Facts) -> dict[str, Any]:
         "champion": facts.is_champion,
         "rollback_target": facts.is_before,
         "removed": facts.is_removed,
+        "shadow": facts.is_shadow,
         "learned": None if facts.learned is None else asdict(facts.learned),
         "origin": None if facts.origin is None else asdict(facts.origin),
         "promotions": [promotion_json(entry) for entry in facts.promotions],
@@ -170,6 +171,8 @@ def _standing(facts: Facts) -> Iterator[str]:
         yield "champion"
     elif facts.is_before:
         yield "before the champion"
+    if facts.is_shadow:
+        yield "in shadow"
     if facts.is_removed:
         yield "being removed"
     for topic, numbers, _ in partitions_of(facts.version, facts.serving):

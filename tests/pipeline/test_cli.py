@@ -14,6 +14,7 @@ from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
 from pipeline.connectors.registry import StoredRegistry
+from pipeline.connectors.shadows import StoredShadows
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import Message
 from tests.chaos.object_store import LoopbackStore
@@ -388,6 +389,11 @@ def test_a_retraining_shows_the_gates_table_and_promotes_what_is_better(
         Connection(embedded_broker), stream["topic"], payloads_of(["a", "b"], series_rows(["a", "b"], 900, 3, {}))
     )
 
+    status, _, wrong = run("retrain", str(path), "--shadow")
+    assert (status, only_line(wrong)) == (
+        1,
+        "stream machines: no champion is there to score beside; leave --shadow out",
+    )
     status, said, _ = run("retrain", str(path), "--dry-run")
     assert status == 0
     assert "no champion to beat: the stream has no model yet" in said
@@ -403,6 +409,15 @@ def test_a_retraining_shows_the_gates_table_and_promotes_what_is_better(
     assert "machines: refused, the champion stays\nmachines: not better: " in said
     assert "anomalies found" in said
     registry = StoredRegistry(ObjectStorage(load_settings(path).storage))
+    assert [promotion.version for promotion in registry.log("machines").entries] == [first["version"]]
+
+    status, said, _ = run("retrain", str(path), "--shadow")
+    (_, stored) = registry.versions("machines")
+    assert status == 0
+    assert f"machines: refused, and in shadow as {stored}; see: offkey models shadow CONFIG machines" in said
+    appointed = StoredShadows(ObjectStorage(load_settings(path).storage)).appointed("machines")
+    assert appointed is not None
+    assert (appointed.version, appointed.note) == (stored, "offkey retrain --shadow")
     assert [promotion.version for promotion in registry.log("machines").entries] == [first["version"]]
 
 

@@ -134,7 +134,7 @@ def test_a_challenger_that_is_not_better_is_refused_and_not_stored(caplog: pytes
 
 def test_a_dry_run_promotes_nothing() -> None:
     registry = MemoryRegistry()
-    done = retrained(history(), registry, promote=False)
+    done = retrained(history(), registry, then="nothing")
     assert done.verdict.accepted
     assert done.version is None
     assert not registry.versions("machines")
@@ -271,7 +271,7 @@ def test_values_that_cannot_be_reckoned_with_are_left_out() -> None:
 
 def test_a_champion_that_no_worker_could_start_with_has_nothing_to_defend() -> None:
     registry = serving()
-    wider = retrained(history(), registry, settings(window=12), promote=False)
+    wider = retrained(history(), registry, settings(window=12), then="nothing")
     assert (wider.verdict.rule, wider.champion) == ("first", None)
     assert wider.no_champion.startswith("no worker could start with the champion: stream machines: model ")
     version = registry.versions("machines")[0]
@@ -279,16 +279,16 @@ def test_a_champion_that_no_worker_could_start_with_has_nothing_to_defend() -> N
     files["model.safetensors"] = files["model.safetensors"][:-1]
     registry.add(ModelVersion("machines", "damaged", files))
     registry.promote("machines", Promotion(2, "damaged", 0, "test"))
-    damaged = retrained(history(), registry, promote=False)
+    damaged = retrained(history(), registry, then="nothing")
     assert "damaged" in damaged.no_champion
-    renamed = retrained(history(), serving(), settings(features=None), ("cpu", "disk"), promote=False)
+    renamed = retrained(history(), serving(), settings(features=None), ("cpu", "disk"), then="nothing")
     assert "needs features that records have no more: mem" in renamed.no_champion
 
 
 def test_a_champion_that_knows_some_of_the_features_is_compared_all_the_same() -> None:
     """Nobody named the features, and the records have one more."""
     x_STF = np.concatenate([history(), series_rows(NAMES, ROWS, 6, {})[:, :, :1]], axis=2)
-    done = retrained(x_STF, serving(), settings(features=None), ("cpu", "mem", "disk"), promote=False)
+    done = retrained(x_STF, serving(), settings(features=None), ("cpu", "mem", "disk"), then="nothing")
     assert done.verdict.rule == "champion"
     assert done.no_champion == ""
     (distance,) = (row for row in done.verdict.rows if row.measure.startswith("distance"))

@@ -8,9 +8,12 @@ import pytest
 
 from models.files import from_files, to_files
 from models.manifest import MANIFEST, TENSORS, seal
-from pipeline.connectors.memory import MemoryRegistry
+from pipeline.connectors.memory import MemoryRegistry, MemoryStorage
+from pipeline.connectors.shadows import StoredShadows
+from pipeline.errors import TransientError
 from pipeline.lanes import lane_around, load_model
 from pipeline.protocols import ModelVersion
+from pipeline.shadows import Appointment, Shadows, appoint
 from pipeline.stream import Lane
 from pipeline.stream_model import StreamModel
 from pipeline.swap import Watcher
@@ -33,10 +36,10 @@ def registered(*versions: str) -> MemoryRegistry:
     return registry
 
 
-def watching(registry: MemoryRegistry) -> tuple[Lane, Watcher]:
+def watching(registry: MemoryRegistry, shadows: Shadows | None = None) -> tuple[Lane, Watcher]:
     load = partial(load_model, "machines", SERIES, registry, CPU)
     lane = lane_around("machines", SERIES, load("v1"), load=load)
-    return lane, Watcher({"machines": lane.slot}, registry)
+    return lane, Watcher({"machines": lane.slot}, registry, shadows)
 
 
 def test_the_watcher_puts_the_champion_into_the_slot() -> None:
@@ -138,3 +141,84 @@ def test_a_model_with_other_views_waits_for_a_restart(caplog: pytest.LogCaptureF
     assert lane.slot.champion.version == "v1"
     assert "cannot take over the state of v1: its views look at other windows" in caplog.text
     assert "it serves after a restart" in caplog.text
+
+
+def test_the_watcher_puts_the_version_in_shadow_into_the_slot_until_it_is_promoted_or_ended() -> None:
+    registry, shadows = registered("v1"), StoredShadows(MemoryStorage())
+    registry.add(ModelVersion("machines", "v2", to_files(retrained_detector())))
+    lane, watcher = watching(registry, shadows)
+    watcher.look()
+    assert lane.slot.shadow is None
+    appoint_next(shadows, "v2")
+    watcher.look()
+    model = lane.slot.shadow
+    assert model is not None
+    assert (model.version, lane.slot.champion.version) == ("v2", "v1")
+    watcher.look()
+    assert lane.slot.shadow is model
+    registry.promote("machines", Promotion(2, "v2", 5000, "a test"))
+    watcher.look()
+    assert (lane.slot.champion, lane.slot.shadow) == (model, None)
+    registry.promote("machines", Promotion(3, "v1", 6000, "a test"))
+    watcher.look()
+    assert (lane.slot.champion.version, lane.slot.shadow) == ("v1", model)
+    appoint_next(shadows, "")
+    watcher.look()
+    assert lane.slot.shadow is None
+
+
+def appoint_next(shadows: Shadows, version: str) -> None:
+    appoint(shadows, "machines", shadows.appointed("machines"), version, 0, note="", by="")
+
+
+def test_a_model_of_other_views_may_be_in_shadow() -> None:
+    registry, shadows = registered("v1"), StoredShadows(MemoryStorage())
+    lane, watcher = watching(registry, shadows)
+    registry.add(ModelVersion("machines", "v3", to_files(series_detector("views"))))
+    appoint_next(shadows, "v3")
+    watcher.look()
+    assert lane.slot.shadow is not None
+    # It still cannot serve without a restart.
+    registry.promote("machines", Promotion(2, "v3", 0, "a test"))
+    watcher.look()
+    assert lane.slot.champion.version == "v1"
+
+
+def test_a_version_in_shadow_that_cannot_be_had_is_said_once_and_the_champion_stays(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry, storage, before = registered("v1"), MemoryStorage(), counted("offkey_shadow_failed_total")
+    shadows, failed = StoredShadows(storage), counted("offkey_model_loads_failed_total")
+    lane, watcher = watching(registry, shadows)
+    appoint_next(shadows, "gone")
+    for _ in range(5):
+        watcher.look()
+    assert (lane.slot.champion.version, lane.slot.shadow) == ("v1", None)
+    assert counted("offkey_shadow_failed_total") - before == 2
+    assert counted("offkey_model_loads_failed_total") == failed
+    assert caplog.text.count("stream machines: no model is in shadow: model machines gone: not in memory") == 1
+    storage.put("shadows/machines/appointed/00000002.json", b"{")
+    watcher.look()
+    assert "stream machines: no model is in shadow: memory/shadows/machines/appointed/00000002.json" in caplog.text
+
+
+def test_storage_that_does_not_answer_leaves_what_is_in_shadow(caplog: pytest.LogCaptureFixture) -> None:
+    registry = registered("v1")
+    registry.add(ModelVersion("machines", "v2", to_files(retrained_detector())))
+
+    class Sometimes(StoredShadows):
+        away = False
+
+        def appointed(self, stream: str) -> Appointment | None:
+            if self.away:
+                raise TransientError("storage is away")
+            return super().appointed(stream)
+
+    shadows = Sometimes(MemoryStorage())
+    appoint_next(shadows, "v2")
+    lane, watcher = watching(registry, shadows)
+    watcher.look()
+    shadows.away = True
+    watcher.look()
+    assert lane.slot.shadow is not None
+    assert "stream machines: what is in shadow is not known: storage is away" in caplog.text
