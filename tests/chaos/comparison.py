@@ -4,7 +4,9 @@ An `Outcome` is what readers of committed records find: alerts and dead letters 
 newest checkpoints. All of it comes through what users have too: the records of the topics and `Checkpoints.newest`.
 
 The undisturbed run is the worker itself, in this process and on memory twins, over the records that lie in the real
-topics. Scores do not depend on how polls cut the records, so on one machine the two agree to the last bit.
+topics. It looks for no champion and hears no feedback: what each record is judged by, models and words, is told by
+the logs of adoptions that the disturbed run has left. Scores do not depend on how polls cut the records, so on one
+machine the two agree to the last bit.
 """
 
 import json
@@ -20,6 +22,7 @@ import numpy.typing as npt
 from pipeline.adoptions import Adoption, AdoptionLog
 from pipeline.connectors.memory import MemoryAdoptions
 from pipeline.errors import TransientError
+from pipeline.feedback import Words
 from pipeline.protocols import Checkpoint, Checkpoints, RawRecord, TopicPartition
 from pipeline.worker import WorkerOptions
 from tests import streams
@@ -127,14 +130,19 @@ class Chapter:
     """The first offset whose alerts and dead letters belong to this chapter."""
     adopted: Mapping[TopicPartition, Sequence[Adoption]] = field(default_factory=dict)
     """What the workers' logs say each partition was judged by, from its begin on."""
+    words: Mapping[str, Sequence[Words]] = field(default_factory=dict)
+    """What these entries name, by stream."""
 
 
 class GivenAdoptions(MemoryAdoptions):
     """Logs that a run is given: it follows them, and adopts nothing of its own."""
 
-    def __init__(self, adopted: Mapping[TopicPartition, Sequence[Adoption]]) -> None:
+    def __init__(self, chapter: Chapter) -> None:
         super().__init__()
-        self._adopted = adopted
+        self._adopted = chapter.adopted
+        for stream, said in chapter.words.items():
+            for words in said:
+                self.keep(stream, words)
 
     def since(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> AdoptionLog:
         entries = self._adopted.get(partition, ())
@@ -149,7 +157,7 @@ def undisturbed(chapter: Chapter) -> Outcome:
     topics = {kind: next(at.topic for at in chapter.logs if at.topic.startswith(kind)) for kind in STREAMS.values()}
     partitions = sum(at.topic == topics["metrics"] for at in chapter.logs)
     options = WorkerOptions("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=float("inf"))
-    adoptions = GivenAdoptions(chapter.adopted)
+    adoptions = GivenAdoptions(chapter)
     bench = Bench(partitions, topics["metrics"], topics["payments"], adoptions=adoptions, options=options)
     for place, records in chapter.logs.items():
         bench.broker.begin[place] = chapter.begins[place]
