@@ -11,7 +11,7 @@ machine the two agree to the last bit.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,14 +19,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.detector import Detector
 from pipeline.adoptions import Adoption, AdoptionLog
+from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryAdoptions
 from pipeline.errors import TransientError
 from pipeline.feedback import Words
 from pipeline.protocols import Checkpoint, Checkpoints, RawRecord, TopicPartition
 from pipeline.worker import WorkerOptions
 from tests import streams
-from tests.streams import VERSIONS, Bench, drain
+from tests.streams import SERIES, VERSIONS, Bench, drain
 
 STREAMS = {"machines": "metrics", "payments": "payments"}
 """The streams of a run, and by which name each one's topic is known in `Bench`."""
@@ -152,8 +154,16 @@ class GivenAdoptions(MemoryAdoptions):
         raise TransientError("this run is given its adoptions")
 
 
-def undisturbed(chapter: Chapter) -> Outcome:
-    """Run the worker over a chapter's records in memory, as its logs say, with nothing in its way."""
+def undisturbed(
+    chapter: Chapter,
+    versions: Mapping[str, Callable[[], Detector]] = VERSIONS,
+    series: StreamSettings = SERIES,
+) -> Outcome:
+    """Run the worker over a chapter's records in memory, as its logs say, with nothing in its way.
+
+    `versions` are those that the logs may name; where they say nothing, it is v1. `series` is what the stream of
+    series is set to.
+    """
     topics = {kind: next(at.topic for at in chapter.logs if at.topic.startswith(kind)) for kind in STREAMS.values()}
     partitions = sum(at.topic == topics["metrics"] for at in chapter.logs)
     options = WorkerOptions("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=float("inf"))
@@ -170,7 +180,7 @@ def undisturbed(chapter: Chapter) -> Outcome:
                 timestamp=record.timestamp,
                 partition=place.partition,
             )
-    worker = bench.worker(others=VERSIONS)
+    worker = bench.worker(others=versions, series=series)
     drain(worker)
     worker.checkpoint()
     ends = {place: len(records) for place, records in chapter.logs.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.incident_log import IncidentLog, feedback_on
 from tests.brokers import ApacheBroker
 from tests.chaos.chaos import compare, report, run, schedule_of, summary
 from tests.chaos.crew import COMMAND
@@ -69,3 +70,30 @@ def test_a_worker_process_with_a_flaw_is_caught(
         found = compare(stage)
     assert any(told in line for line in found), found
     assert len(found) == 1 or "lose_record" in flaw, found
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_process_that_heeds_what_it_has_not_written_is_caught(
+    chaos_broker: ApacheBroker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    """What is said in the midst acts, and the log knows nothing of it."""
+    code = f"from tests.chaos import saboteur; saboteur.heed_unwritten()\n{COMMAND}"
+    setup = Setup("exactly_once", "folder", False, False, "earliest", 1.0, 100)
+    stage, records = Stage(chaos_broker, tmp_path, setup, unique("deaf"), code=code), Records(random.Random(5))
+    with closing(stage):
+        slot = stage.crew.add()
+        stage.produce(records.take(500))
+        stage.settle("all is worked off", stage.caught_up)
+        told = IncidentLog(lambda course: bool(course.deviations and course.series))
+        told.take(stage.read("alerts"))
+        stage.say(feedback_on(next(iter(told.courses.values())), "false_alarm", by="chaos", at_ms=0))
+        stage.settle(
+            "it is heard", lambda: "feedback on incidents: 1" in (slot.process.text if slot.process else "")
+        )
+        stage.produce(records.take(500))
+        stage.settle("all is worked off", stage.caught_up)
+        stage.stop_all()
+        stage.end_chapter()
+        found = compare(stage)
+    assert not any(stage.heard())
+    assert any("alert says something else" in line and "feedback is" in line for line in found), found
