@@ -56,7 +56,7 @@ def settled(deployment: Deployment) -> list[str]:
 
     deployment.settle(f"{champion.version} serves", serves)
     for role in ("recorder", "worker"):
-        _end(deployment, role)  # type: ignore[arg-type]
+        _end(deployment, role)
     _require_built_on_each_other(deployment, log)
     return _accounted(deployment, records)
 

@@ -76,7 +76,7 @@ def plan_of(seed: int) -> Plan:
         return Kill(role, draw.uniform(0.2, 7), draw.choice(_WRITES[role]) if at_write else "")
 
     rounds = 1 if seed % 10 < SHORT else 2
-    training = [kill(role) for _ in range(rounds) for role in ("trainer", "scheduler")]  # type: ignore[arg-type]
+    training = [kill(role) for _ in range(rounds) for role in ("trainer", "scheduler")]
     others: list[Role] = ["recorder", "worker"] * (rounds + 1)
     draw.shuffle(others)
     delivery: Literal["at_least_once", "exactly_once"] = "at_least_once" if seed % 4 > 1 else "exactly_once"

@@ -1,4 +1,4 @@
-"""Whoever is killed, and whenever: snapshots, registry, alerts and dead letters are those of a run without kills."""
+"""Whoever is killed, and whenever: snapshots, registry and alerts are those of a run without kills."""
 
 import sys
 import time
