@@ -81,12 +81,17 @@ def _require_built_on_each_other(deployment: Deployment, log: PromotionLog) -> N
             content = deployment.registry.file("machines", entry.version, ORIGIN)
             assert content is not None
             assert from_file(content).parent == before.version, entry
-    trained = [entry.version for entry in log.entries if entry.reason == RETRAIN]
+    trained = deployment.trained()
     assert len(set(trained)) == len(trained), "a version was promoted twice"
-    assert trained, "a run without a promotion shows little"
     half = deployment.registry.unfinished("machines")
     assert not {*half} & {entry.version for entry in log.entries}
-    deployment.note(f"{len(log.entries)} promotions, {len(trained)} of them trained; half versions: {len(half)}")
+    logs = deployment.adopted(0).values()
+    swaps = sum(one.version != other.version for entries in logs for one, other in pairwise(entries))
+    assert swaps, "a run in which no worker takes what was trained shows little"
+    deployment.note(
+        f"{len(trained)} versions trained and promoted, {len(log.entries) - len(trained) - 1} rolled back, "
+        f"{swaps} swaps of partitions, {len(half)} half versions"
+    )
 
 
 def _accounted(deployment: Deployment, records: Mapping[TopicPartition, list[RawRecord]]) -> list[str]:

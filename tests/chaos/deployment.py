@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +40,7 @@ from pipeline.errors import PromotionLost
 from pipeline.protocols import Message, ModelVersion, RawRecord, TopicPartition
 from pipeline.snapshots import Gap
 from pipeline.versions.log import Promotion, PromotionLog
-from pipeline.versions.promoting import ROLLBACK, append
+from pipeline.versions.promoting import RETRAIN, ROLLBACK, append
 from tests.brokers import ApacheBroker
 from tests.chaos.crew import WorkerProcess
 from tests.chaos.object_store import LoopbackStore
@@ -172,7 +173,13 @@ class Deployment:
         return True
 
     def strike(self, chain: tuple[Kill, ...]) -> Iterator[float]:
-        """Kill one after the other, each at its moment; yields how long it waits."""
+        """Kill one after the other, each at its moment; yields how long it waits.
+
+        Behind a scheduler it waits until another one has had a version trained and promoted.
+
+        Raises:
+            AssertionError: none was.
+        """
         for kill in chain:
             while self.pid_of(kill.role) is None:
                 yield 0.05
@@ -182,14 +189,26 @@ class Deployment:
                 until_s = time.monotonic() + _LONGEST_S
                 while kill in self._trap and time.monotonic() < until_s:
                     yield 0.05
-                with self._lock:
-                    if kill not in self._trap:
-                        continue
-                    self._trap.remove(kill)
             else:
                 yield kill.after_s
-            while not self.kill(kill.role, f"{_LONGEST_S if kill.write else kill.after_s:.1f} s"):
+            with self._lock:
+                is_done = kill.write and kill not in self._trap
+                self._trap.discard(kill)
+            while not (is_done or self.kill(kill.role, f"{_LONGEST_S if kill.write else kill.after_s:.1f} s")):
                 yield 0.05
+            if kill.role == "scheduler":
+                yield from self._promotion()
+
+    def _promotion(self) -> Iterator[float]:
+        before, until_s = len(self.trained()), time.monotonic() + _DEADLINE_S
+        while len(self.trained()) == before:
+            assert time.monotonic() < until_s, f"nothing was promoted: {self.processes['scheduler'].text}"
+            yield 0.3
+        self.note(f"{self.trained()[-1]} is promoted")
+
+    def trained(self) -> list[str]:
+        """Return the versions that were promoted because the gate took them."""
+        return [entry.version for entry in self.registry.log("machines").entries if entry.reason == RETRAIN]
 
     def look_after(self) -> None:
         """Start again who was killed.
@@ -249,9 +268,10 @@ class Deployment:
         }
 
     def roll_back(self) -> bool:
-        """Have v1 serve again, as an operator would; return whether another one did."""
+        """Have v1 serve again, as an operator would, where another one judges records; return whether it did."""
         log = self.registry.log("machines")
-        if log.champion is None or log.champion.version == "v1":
+        in_force = {entries[-1].version for entries in self.adopted(sys.maxsize).values() if entries}
+        if log.champion is None or log.champion.version == "v1" or log.champion.version not in in_force:
             return False
         try:
             append(self.registry, "machines", log, "v1", ROLLBACK, int(time.time() * 1000), by="chaos")
