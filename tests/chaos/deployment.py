@@ -57,7 +57,7 @@ _LITTLE: Mapping[str, Any] = {"hidden": 16, "max_epochs": 3, "batch_windows": 25
 """What is learned in a moment, and well enough."""
 _BACKOFF_S = 0.3
 _SESSION_S = 5.0
-_LONGEST_S = 15.0
+_LONGEST_S = 30.0
 """A kill that waits for an object to be written comes so late at most."""
 _DEADLINE_S = 180.0
 
