@@ -14,7 +14,7 @@ from pipeline.incident_log import Course, IncidentLog, feedback_on
 from tests.chaos.stage import Stage
 from tests.streams import STEP_MS
 
-_MOST_LOOKS = 40
+_MOST_LOOKS = 15
 """So often it is looked for an alert that tells of feedback, a third of a second apart; there may be none."""
 
 
