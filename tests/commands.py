@@ -8,8 +8,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from pipeline.connectors.kafka import KafkaPublisher, history
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import Message, ModelVersion
+from pipeline.stopping import SIGNALS
 from pipeline.versions.log import Promotion
 from tests.streams import SERIES, Payload, series_detector
 
@@ -89,6 +90,21 @@ class Running:
     def end(self, number: signal.Signals = signal.SIGTERM) -> str:
         self.process.send_signal(number)
         return self.process.communicate(timeout=30)[1]
+
+
+@contextmanager
+def signals_given_back() -> Iterator[list[int]]:
+    """Give SIGTERM and SIGINT back to whom they belong; yield a list that then names what was kept of them."""
+    kept: list[int] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield kept
+    finally:
+        if signal.set_wakeup_fd(-1) != -1:
+            kept += SIGNALS
+        for number, handler in before.items():
+            if signal.signal(number, handler) is not handler:
+                kept.append(number)
 
 
 def offkey(*arguments: str) -> subprocess.CompletedProcess[str]:

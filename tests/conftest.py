@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from pipeline.connectors.embedded import EmbeddedBroker
 from tests.brokers import MISSING, ApacheBroker
 from tests.buckets import MotoServer
+from tests.commands import signals_given_back
 
 # One thread is as fast on small models, and far faster on a busy machine.
 torch.set_num_threads(1)
@@ -25,6 +26,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long a draw takes says how busy the machine is: the first text drawn in a fresh clone takes seconds.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay_whose_they_are() -> Iterator[None]:
+    """Fail a test that keeps them: at a signal of a later test, what waits for them would end all tests."""
+    with signals_given_back() as kept:
+        yield
+    assert not kept
 
 
 @pytest.fixture(scope="session")

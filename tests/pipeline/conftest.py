@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from pipeline import cli
+from tests.commands import signals_given_back
 
 
 @pytest.fixture
@@ -13,7 +14,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["offkey", "--log-level", "error", *arguments])
-        with pytest.raises(SystemExit) as ended:
+        # Commands that run on have the signals until their process ends, and here it does not.
+        with signals_given_back(), pytest.raises(SystemExit) as ended:
             cli.main()
         printed = capsys.readouterr()
         return int(ended.value.code or 0), printed.out, printed.err

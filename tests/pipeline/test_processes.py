@@ -10,10 +10,11 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import pytest
 from kafka import KafkaAdminClient
 
@@ -130,10 +131,11 @@ class Several:
         self.process.kill()
         self.process.wait()
         for pid in self.pids():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            # Another process may have the number of one that has ended.
+            with suppress(psutil.Error):
+                left = psutil.Process(pid)
+                if "--supervised" in left.cmdline():
+                    left.kill()
 
     def said(self) -> str:
         return self.log.read_text()

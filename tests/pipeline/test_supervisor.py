@@ -22,6 +22,8 @@ def ready(): print("ready", flush=True)
 def say(text): print(text, file=sys.stderr, flush=True)
 def stop_all(): os.kill(os.getppid(), signal.SIGTERM)
 def die(): os.kill(os.getpid(), signal.SIGKILL)
+def wait_for(path):
+    while not os.path.exists(path): time.sleep(0.01)
 """
 _QUICK = Backoff(0.01, 0.03, 60.0)
 
@@ -53,13 +55,22 @@ ready(); stop_all(); signal.pause()
     ]
 
 
-def test_a_stop_waits_for_none_that_is_to_be_started_again(caplog: pytest.LogCaptureFixture) -> None:
-    code = """
+def test_a_stop_waits_for_none_that_is_to_be_started_again(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    died = tmp_path / "died"
+
+    class Long(Backoff):
+        def after(self, before_s: float, ready_for_s: float) -> float:
+            died.touch()
+            return 3600
+
+    code = f"""
 ready()
 if number == 0: die()
-time.sleep(0.3); stop_all(); signal.pause()
+wait_for({str(died)!r}); stop_all(); signal.pause()
 """
-    Supervisor(child(code), 2, 30, backoff=Backoff(3600)).run()
+    Supervisor(child(code), 2, 30, backoff=Long()).run()
     assert "process 0: was ended by SIGKILL; starting it again in 3600.0 s" in caplog.messages
 
 
@@ -73,7 +84,7 @@ def test_backoff_doubles_to_a_limit_and_health_sets_it_back() -> None:
 
 def test_the_others_go_on_while_one_is_started_again(tmp_path: Path) -> None:
     code = f"""
-if number == 1: ready(); die() if restarts < 2 else (stop_all(), signal.pause())
+if number == 1: ready(); die() if restarts < 2 else (wait_for("{tmp_path}/0"), stop_all(), signal.pause())
 open({str(tmp_path)!r} + f"/{{restarts}}", "w"); ready(); signal.pause()
 """
     Supervisor(child(code), 2, 30, backoff=_QUICK).run()
@@ -86,7 +97,7 @@ def test_one_that_cannot_start_ends_all_with_its_reason_and_status(status: int, 
     code = f"""
 def leave(*_): open({str(left)!r}, "w"); sys.exit(0)
 if number == 0: signal.signal(signal.SIGTERM, leave); open({str(left)!r} + "-began", "w"); ready(); signal.pause()
-while not os.path.exists({str(left)!r} + "-began"): time.sleep(0.01)
+wait_for({str(left)!r} + "-began")
 say("offkey: kafka.group_id: wrong"); say("offkey: topics: wrong"); sys.exit({status})
 """
     with pytest.raises(ProcessError) as raised:
@@ -177,8 +188,11 @@ def test_threads_of_libraries_are_shared_and_the_users_own_number_goes_before(
 
 
 def test_nothing_is_left_open_after_it() -> None:
-    def open_files() -> int:
-        return len(os.listdir("/proc/self/fd"))
+    def left() -> tuple[int, int]:
+        for thread in threading.enumerate():
+            if thread.name.startswith("waitpid-"):  # It has told of an end, and ends itself a moment later.
+                thread.join(10)
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
 
     # One of them stops all, for the other could die of its own while all are ended, which is an error.
     code = """
@@ -187,9 +201,9 @@ if number == 0: die() if restarts < 3 else stop_all()
 signal.pause()
 """
     Supervisor(child(code), 2, 30, backoff=_QUICK).run()
-    before = open_files(), threading.active_count()
+    before = left()
     Supervisor(child(code), 2, 30, backoff=_QUICK).run()
-    assert (open_files(), threading.active_count()) == before
+    assert left() == before
 
 
 def settings(**sections: object) -> Settings:
