@@ -9,7 +9,7 @@ import pytest
 
 from tests.brokers import ApacheBroker
 from tests.chaos.deployment import COMMANDS
-from tests.chaos.kills import SHORT, plan_of, report, run, summary
+from tests.chaos.kills import plan_of, report, run, summary
 
 
 @pytest.mark.timeout(900)
@@ -26,7 +26,7 @@ def test_a_deployment_that_is_killed_loses_nothing(
 
 
 def test_each_seed_kills_all_and_some_between_two_writes() -> None:
-    plans = [plan_of(seed) for seed in range(10)]
+    plans = [plan_of(seed) for seed in range(1, 11)]
     for plan in plans:
         assert {kill.role for chain in plan.chains for kill in chain} == {*COMMANDS, "trainer"}
     at_write = {kill.role for plan in plans for chain in plan.chains for kill in chain if kill.write}
@@ -34,9 +34,8 @@ def test_each_seed_kills_all_and_some_between_two_writes() -> None:
     assert {(plan.storage, plan.delivery) for plan in plans} == {
         (storage, delivery) for storage in ("folder", "store") for delivery in ("at_least_once", "exactly_once")
     }
-    assert {plan.storage for plan in plans[:SHORT]} == {"folder", "store"}
 
 
 def test_a_seed_always_stands_for_the_same_kills() -> None:
     assert str(plan_of(7)) == str(plan_of(7))
-    assert len({str(plan_of(seed)) for seed in range(10)}) == 10
+    assert len({str(plan_of(seed)) for seed in range(1, 11)}) == 10
