@@ -137,6 +137,20 @@ def ranges_of(covered: Iterable[OffsetRange]) -> list[OffsetRange]:
     return joined
 
 
+def missing_of(units: Iterable[Unit]) -> set[tuple[Topic, OffsetRange]]:
+    """Return what no whole unit covers of all that units cover or lie around; they stand in the order of topics."""
+    missing = set()
+    for topic, group in groupby(units, key=lambda unit: unit.topic):
+        there = list(group)
+        whole = ranges_of(unit.covered for unit in there if unit.is_whole)
+        at, end = min(unit.covered.begin for unit in there), max(unit.covered.end for unit in there)
+        for covered in (*whole, OffsetRange(end, end)):
+            if at < covered.begin:
+                missing.add((topic, OffsetRange(at, covered.begin)))
+            at = max(at, covered.end)
+    return missing
+
+
 def segments_of(units: Iterable[Unit]) -> list[Segment]:
     """Give each offset that units of one topic cover to one of them; ascending.
 

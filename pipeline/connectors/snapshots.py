@@ -5,7 +5,11 @@ them: `pipeline.connectors.snapshot_files`; how they are removed and merged: `pi
 
 A reader lists all names of a stream, and reads the files of the days that it is asked for. Where one of them has
 gone meanwhile, it was merged or is too old: the reader lists again and goes on behind the offsets that it has told
-of.
+of. To list takes time, too, in which a merged file may appear where the list has been, and what went into it
+vanish where it has yet to go: what a list lacks counts as missing where the next one lacks it as well.
+
+A range of several days is closed with its last file. Until then it is not there, unless a whole one lies behind it:
+then a file of it was lost, and what is left is told with the gap.
 """
 
 import json
@@ -32,6 +36,7 @@ from pipeline.connectors.snapshot_names import (
     day_of,
     file_name,
     folder_of,
+    missing_of,
     ranges_of,
     segments_of,
     topic_of,
@@ -47,6 +52,8 @@ logger = logging.getLogger(__name__)
 
 _ALL = OffsetRange(0, 2**63 - 1)
 _FIRST_MS, _LAST_MS = -(2**63), 2**63 - 1
+_MOST_LISTS = 20
+"""Each of them lacks something that the one before did not: merges do not follow each other so fast for so long."""
 
 
 class StoredSnapshots:
@@ -144,7 +151,7 @@ class StoredSnapshots:
         since: Mapping[TopicPartition, Position | None] | None = None,
     ) -> Iterator[SnapshotRows]:
         reading = _Reading(self, stream, from_ms, to_ms, gap, features)
-        units = self.units(stream)
+        units = self.settled_units(stream)
         # A topic that was made anew comes behind the earlier one.
         first_day = {topic: min(unit.oldest_day for unit in group) for topic, group in _by_topic(units).items()}
         topics = sorted(first_day, key=lambda topic: (topic.partition, first_day[topic], topic))
@@ -156,6 +163,21 @@ class StoredSnapshots:
 
     def units(self, stream: str) -> list[Unit]:
         return units_of(stream, self._storage.list(folder_of(stream)))
+
+    def settled_units(self, stream: str) -> list[Unit]:
+        """Return all units, of a list that lacks nothing by chance.
+
+        Raises:
+            TransientError: each list lacks something else.
+        """
+        missing: set[tuple[Topic, OffsetRange]] | None = None
+        for _ in range(_MOST_LISTS):
+            units = self.units(stream)
+            missing_now = missing_of(units)
+            if not missing_now or (missing is not None and missing_now <= missing):
+                return units
+            missing = missing_now
+        raise TransientError(f"snapshots of {stream}: their files change while they are listed; try again")
 
     def content(self, name: str) -> bytes | None:
         return self._storage.get(name)
@@ -197,6 +219,8 @@ class _Reading:
         missed: set[str] = set()
         while True:
             segments = segments_of(unit for unit in units if unit.topic == topic)
+            while segments and not segments[-1].unit.is_whole:
+                segments.pop()
             gone: list[str] = []
             for segment, contents in self._contents(topic, segments):
                 gone = [file.name for file, content in contents if content is None]
@@ -211,7 +235,7 @@ class _Reading:
             if missed.intersection(gone):
                 raise TransientError(f"snapshot {gone[0]} is listed and cannot be read; try again")
             missed.update(gone)
-            units = self._snapshots.units(self._stream)
+            units = self._snapshots.settled_units(self._stream)
 
     def _contents(
         self, topic: Topic, segments: Sequence[Segment]

@@ -252,6 +252,60 @@ def test_a_reader_goes_on_where_files_vanish_into_larger_ones(at: int) -> None:
     assert found.gaps == []
 
 
+class Walked(MemoryStorage):
+    """Lists one folder after the other, and does something once behind so many of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folders = 0
+        self.act: Callable[[], object] | None = None
+
+    def list(self, folder: str) -> list[str]:
+        before = super().list(folder)
+        seen = sorted({name.rpartition("/")[0] for name in before})[: self.folders]
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+        behind = [name for name in super().list(folder) if name.rpartition("/")[0] not in seen]
+        return sorted([name for name in before if name.rpartition("/")[0] in seen] + behind)
+
+
+@pytest.mark.parametrize("folders", range(4))
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_list_is_not_believed_that_a_merge_has_run_through(folders: int, lost: bool) -> None:
+    storage = Walked()
+    snapshots = StoredSnapshots(storage)
+    for begin in range(0, 40, 10):
+        write(snapshots, begin, begin + 10, [0, 1])
+    for begin in range(40, 60, 10):
+        write(snapshots, begin, begin + 10, [2])
+    if lost:
+        storage.delete(next(name for name in files(storage) if "-000000000010-000000000020-" in name))
+    whole = read(snapshots)
+    tidied: list[Tidied] = []
+    storage.folders, storage.act = folders, lambda: tidied.append(tidy(StoredSnapshots(storage), Limits()))
+    assert read(snapshots) == whole
+    assert tidied[0].merged == (4 if lost else 8)
+    assert [*whole.gaps] == ([(10, 20)] if lost else [])
+
+
+def test_a_list_that_lacks_something_else_each_time_is_no_endless_search() -> None:
+    class Restless(MemoryStorage):
+        lists = 0
+
+        def list(self, folder: str) -> list[str]:
+            self.lists += 1
+            place, topic = OffsetRange(10, 20 + self.lists), topic_of(PLACE, TOPIC_ID)
+            torn = file_name("machines", topic, place, "00000000", FIRST_DAY, 1, 2)
+            return sorted([*super().list(folder), torn])
+
+    storage = Restless()
+    write(StoredSnapshots(storage), 0, 10)
+    with pytest.raises(TransientError, match="their files change while they are listed; try again"):
+        read(StoredSnapshots(storage))
+    assert storage.lists < 50
+
+
 def test_a_reader_is_told_of_what_is_removed_before_it_comes_there() -> None:
     storage = Beside()
     snapshots = StoredSnapshots(storage)

@@ -190,6 +190,20 @@ def test_of_a_range_in_several_files_one_is_missing(snapshots: StoredSnapshots, 
     assert found.offsets == [*range(17), 18, *range(20, 30)]
 
 
+def test_a_range_is_there_once_it_is_closed(snapshots: StoredSnapshots, storage: Storage) -> None:
+    """Between its files its recorder is at work, or was ended: then its records are read again."""
+    write(snapshots, 0, 10)
+    write(snapshots, 10, 30, [0, 1])
+    storage.delete(next(name for name in files(storage) if name.endswith("2of2.parquet")))
+    found = read(snapshots)
+    assert (found.offsets, found.gaps) == ([*range(10)], [])
+    write(StoredSnapshots(storage), 10, 16, [0, 1])
+    found = read(snapshots)
+    assert (found.offsets, found.gaps) == ([*range(16)], [])
+    write(StoredSnapshots(storage), 16, 40, [0, 1])
+    assert read(snapshots).offsets == [*range(40)]
+
+
 def damage(storage: Storage, name: str, content: bytes) -> None:
     storage.delete(name)
     storage.create(name, content)
