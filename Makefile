@@ -16,14 +16,16 @@ test: $(VENV)/test.stamp
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-# Faults, malformed payloads and full load on Apache Kafka, for half an hour; KAFKA_HOME as for `benchmark`.
+# Faults, kills, malformed payloads and full load on Apache Kafka, for three quarters of an hour; KAFKA_HOME as for
+# `benchmark`.
 CHAOS_SEEDS ?= 20
+KILL_SEEDS ?= 10
 CHAOS_PAYLOADS ?= 1000000
 CHAOS_SOAK_S ?= 600
 
 chaos: $(VENV)/test.stamp
-	$(BIN)/python -m pytest tests/chaos --chaos-seeds $(CHAOS_SEEDS) --chaos-payloads $(CHAOS_PAYLOADS) \
-		--chaos-soak-s $(CHAOS_SOAK_S)
+	$(BIN)/python -m pytest tests/chaos --chaos-seeds $(CHAOS_SEEDS) --kill-seeds $(KILL_SEEDS) \
+		--chaos-payloads $(CHAOS_PAYLOADS) --chaos-soak-s $(CHAOS_SOAK_S)
 
 # Figures for tests/benchmarks/results; KAFKA_HOME must name a folder with Apache Kafka's libs/.
 benchmark: $(VENV)/test.stamp

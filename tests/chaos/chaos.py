@@ -3,12 +3,18 @@
 `python -m tests.chaos.chaos SEED` plays one by itself; KAFKA_HOME must name a distribution of Apache Kafka.
 
 A run has two acts, in which records come in all the time and faults begin at drawn moments, one before another has
-been mended if it so happens; between the acts stands a fault that changes the outcome. Seeds are dealt the kinds of
-fault like cards, so that any three beginning with a multiple of three meet all of them.
+been mended if it so happens; between the acts stands a fault that changes the outcome. Every act has a worker
+killed, another champion or a rollback, and feedback on incidents of which this very run has told. The other kinds
+of fault are dealt to the seeds like cards, so that any three beginning with a multiple of three meet all of them.
+
+What is compared, for each part of a run: every alert with all that it says, every dead letter byte for byte, and
+the final state, with those of a run without faults that follows the log of adoptions which this one has written.
+Feedback has to have been adopted in each part; how many alerts tell of it is in the summary.
 
 The schedule is the same whenever a seed is played. What a fault meets depends on how fast the machine is.
 """
 
+import json
 import random
 import sys
 import tempfile
@@ -34,6 +40,8 @@ ACT_S = 6.0
 _TICK_S = 0.05
 _PORTION = 12
 """Most records that come in at once."""
+_ALWAYS = ("kill", "swap", "say")
+"""Faults of every act."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,8 @@ def schedule_of(seed: int) -> Schedule:
         checkpoint_every_s=draw.choice([0.3, 1.0, 3.0]),
         max_poll_records=draw.choice([20, 100, 1000]),
     )
-    # Every act has a kill, the fault that users fear most, and a swap, for the others to meet.
-    first, second = ["kill", "swap", *hand[:1]], ["kill", "swap", *hand[1:]]
+    # Every act has a kill, the fault that users fear most, and a swap and feedback, for the others to meet.
+    first, second = [*_ALWAYS, *hand[:1]], [*_ALWAYS, *hand[1:]]
     acts = []
     for faults in (first, second):
         planned = [Planned(draw.uniform(0.5, ACT_S), fault, draw.randrange(1 << 30)) for fault in faults]
@@ -89,7 +97,7 @@ def schedule_of(seed: int) -> Schedule:
 
 def _dealt(seed: int) -> list[str]:
     """Return a seed's share of the kinds of fault."""
-    deck = sorted([*(PASSING.keys() - {"kill", "swap"}), "freeze"])
+    deck = sorted([*(PASSING.keys() - {*_ALWAYS}), "freeze"])
     random.Random(f"deck {seed // 3}").shuffle(deck)
     return deck[3 * (seed % 3) : 3 * (seed % 3) + 3]
 
@@ -123,7 +131,9 @@ def play(schedule: Schedule, stage: Stage) -> list[str]:
         stage.crew.excuse = ""
     stage.stop_all()
     stage.end_chapter()
-    return compare(stage)
+    found = compare(stage)
+    assert all(stage.heard()), f"feedback was not adopted in each part: {stage.heard()}"
+    return found
 
 
 def compare(stage: Stage) -> list[str]:
@@ -132,6 +142,7 @@ def compare(stage: Stage) -> list[str]:
     for number, (chapter, _) in enumerate(stage.chapters):
         left, expected = stage.found(number), undisturbed(chapter)
         stage.alerts += len(expected.alerts)
+        stage.moved += sum("feedback" in json.loads(each.value or b"") for each in expected.alerts)
         if number < len(stage.chapters) - 1:
             # State has only been kept of the end.
             left, expected = replace(left, state={}), replace(expected, state={})
@@ -211,7 +222,7 @@ def summary(schedule: Schedule, stage: Stage, found: Sequence[str], took_s: floa
     return (
         f"seed {schedule.seed}: {'DIFFERS' if found else 'as undisturbed'}; {schedule.setup.delivery}, "
         f"{schedule.setup.storage}, {', '.join(faults)}, {schedule.turn}; {stage.produced} records, "
-        f"{stage.alerts} alerts, {restarts} restarts, {took_s:.0f} s"
+        f"{stage.alerts} alerts, {stage.moved} of them moved by feedback, {restarts} restarts, {took_s:.0f} s"
     )
 
 

@@ -4,12 +4,14 @@ An `Outcome` is what readers of committed records find: alerts and dead letters 
 newest checkpoints. All of it comes through what users have too: the records of the topics and `Checkpoints.newest`.
 
 The undisturbed run is the worker itself, in this process and on memory twins, over the records that lie in the real
-topics. Scores do not depend on how polls cut the records, so on one machine the two agree to the last bit.
+topics. It looks for no champion and hears no feedback: what each record is judged by, models and words, is told by
+the logs of adoptions that the disturbed run has left. Scores do not depend on how polls cut the records, so on one
+machine the two agree to the last bit.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +19,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.detector import Detector
 from pipeline.adoptions import Adoption, AdoptionLog
+from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryAdoptions
 from pipeline.errors import TransientError
+from pipeline.feedback import Words
 from pipeline.protocols import Checkpoint, Checkpoints, RawRecord, TopicPartition
 from pipeline.worker import WorkerOptions
 from tests import streams
-from tests.streams import VERSIONS, Bench, drain
+from tests.streams import SERIES, VERSIONS, Bench, drain
 
 STREAMS = {"machines": "metrics", "payments": "payments"}
 """The streams of a run, and by which name each one's topic is known in `Bench`."""
@@ -127,14 +132,19 @@ class Chapter:
     """The first offset whose alerts and dead letters belong to this chapter."""
     adopted: Mapping[TopicPartition, Sequence[Adoption]] = field(default_factory=dict)
     """What the workers' logs say each partition was judged by, from its begin on."""
+    words: Mapping[str, Sequence[Words]] = field(default_factory=dict)
+    """What these entries name, by stream."""
 
 
 class GivenAdoptions(MemoryAdoptions):
     """Logs that a run is given: it follows them, and adopts nothing of its own."""
 
-    def __init__(self, adopted: Mapping[TopicPartition, Sequence[Adoption]]) -> None:
+    def __init__(self, chapter: Chapter) -> None:
         super().__init__()
-        self._adopted = adopted
+        self._adopted = chapter.adopted
+        for stream, said in chapter.words.items():
+            for words in said:
+                self.keep(stream, words)
 
     def since(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> AdoptionLog:
         entries = self._adopted.get(partition, ())
@@ -144,12 +154,20 @@ class GivenAdoptions(MemoryAdoptions):
         raise TransientError("this run is given its adoptions")
 
 
-def undisturbed(chapter: Chapter) -> Outcome:
-    """Run the worker over a chapter's records in memory, as its logs say, with nothing in its way."""
+def undisturbed(
+    chapter: Chapter,
+    versions: Mapping[str, Callable[[], Detector]] = VERSIONS,
+    series: StreamSettings = SERIES,
+) -> Outcome:
+    """Run the worker over a chapter's records in memory, as its logs say, with nothing in its way.
+
+    `versions` are those that the logs may name; where they say nothing, it is v1. `series` is what the stream of
+    series is set to.
+    """
     topics = {kind: next(at.topic for at in chapter.logs if at.topic.startswith(kind)) for kind in STREAMS.values()}
     partitions = sum(at.topic == topics["metrics"] for at in chapter.logs)
     options = WorkerOptions("alerts", "dead", poll_timeout_s=0, checkpoint_every_s=float("inf"))
-    adoptions = GivenAdoptions(chapter.adopted)
+    adoptions = GivenAdoptions(chapter)
     bench = Bench(partitions, topics["metrics"], topics["payments"], adoptions=adoptions, options=options)
     for place, records in chapter.logs.items():
         bench.broker.begin[place] = chapter.begins[place]
@@ -162,7 +180,7 @@ def undisturbed(chapter: Chapter) -> Outcome:
                 timestamp=record.timestamp,
                 partition=place.partition,
             )
-    worker = bench.worker(others=VERSIONS)
+    worker = bench.worker(others=versions, series=series)
     drain(worker)
     worker.checkpoint()
     ends = {place: len(records) for place, records in chapter.logs.items()}

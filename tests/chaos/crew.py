@@ -28,12 +28,20 @@ _STOP_S = 40.0
 
 
 class WorkerProcess:
-    """One `offkey worker CONFIG`, as users run it, with what it said."""
+    """One `offkey worker CONFIG`, or another command, as users run it, with what it said."""
 
-    def __init__(self, config: Path, name: str, environment: Mapping[str, str], options: Sequence[str], code: str):
+    def __init__(
+        self,
+        config: Path,
+        name: str,
+        environment: Mapping[str, str],
+        options: Sequence[str] = (),
+        code: str = COMMAND,
+        command: str = "worker",
+    ):
         self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "--log-level", "info", "worker", str(config), *options],
+            [sys.executable, "-c", code, "--log-level", "info", command, str(config), *options],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

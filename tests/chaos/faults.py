@@ -33,6 +33,7 @@ from pipeline.errors import ConfigError, TransientError
 from pipeline.protocols import TopicPartition
 from tests.brokers import forbid
 from tests.chaos.crew import Slot
+from tests.chaos.speaking import say
 from tests.chaos.stage import SESSION_S, Records, Stage
 
 Draw = random.Random
@@ -43,8 +44,6 @@ _BEGIN_S = 15.0
 """How long a frozen worker waits for its successor to have begun, and we for a topic to go."""
 _LAST_BATCH_S = 3.0
 """So soon after it was woken a worker has published what it had read."""
-_MOST_LOOKS = 300
-"""So often a swap looks whether every partition has adopted it, a third of a second apart."""
 _BLOCK_BYTES = 2_000
 """No checkpoint is so short, so one that is written to a full disk is cut off within."""
 
@@ -60,7 +59,7 @@ def kill(stage: Stage, draw: Draw) -> Steps:
 def freeze(stage: Stage, draw: Draw) -> Steps:
     """SIGSTOP a worker for longer than its session; it comes back as a zombie, or finds another in its place."""
     slot, replaced = _any(stage, draw), draw.random() < 0.5
-    while stage.swapping:
+    while stage.adopting:
         yield 0.2
     frozen = slot.process
     if frozen is None:
@@ -93,7 +92,8 @@ def swap(stage: Stage, draw: Draw) -> Steps:
     """
     while stage.asleep and not stage.exactly_once:
         yield 0.2
-    stage.swapping, version = not stage.exactly_once, ""
+    stage.adopting += not stage.exactly_once
+    version = ""
     while not version:
         try:
             if not stage.store_hangs:
@@ -102,17 +102,10 @@ def swap(stage: Stage, draw: Draw) -> Steps:
         except TransientError:
             pass
         yield 0.3
-    for _ in range(_MOST_LOOKS):
-        yield 0.3
-        try:
-            if not stage.store_hangs and stage.has_adopted(version):
-                break
-        except (TransientError, ConfigError, KafkaError):
-            # Storage or broker have a fault of their own just now.
-            continue
-    else:
-        raise AssertionError(f"{version} was not adopted\n{stage.crew.tails()}")
-    stage.swapping = False
+    yield from stage.look_until(
+        f"{version} is adopted", lambda: stage.has_adopted("machines", lambda last: last.version == version)
+    )
+    stage.adopting -= not stage.exactly_once
 
 
 def join(stage: Stage, draw: Draw) -> Steps:
@@ -273,6 +266,7 @@ def make_topic_anew(stage: Stage, records: Records, draw: Draw) -> None:
 PASSING: dict[str, Callable[[Stage, Draw], Steps]] = {
     "kill": kill,
     "swap": swap,
+    "say": say,
     "freeze": freeze,
     "join": join,
     "leave": leave,

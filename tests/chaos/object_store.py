@@ -9,7 +9,7 @@ import hashlib
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -38,6 +38,8 @@ class LoopbackStore:
         """Conditions are passed over, as early stores of this kind do."""
         self.delay_s = 0.0
         """So long each request waits before it is worked on."""
+        self.written: Callable[[str], None] = lambda name: None
+        """Called with the name of what was written, before its writer is told; on any thread."""
         self.lock = threading.Lock()
         self._healed = threading.Event()
         bound = type("Handler", (_Handler,), {"store": self})
@@ -88,6 +90,8 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     store: LoopbackStore
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    """An answer's body else waits 40 ms for its head to be acknowledged."""
 
     def do_GET(self) -> None:
         asked = urlsplit(self.path)
@@ -129,6 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         if refused:
             self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
         else:
+            self.store.written(self._name())
             self._answer(200, b"", ETag=_etag(content))
 
     def do_DELETE(self) -> None:

@@ -6,6 +6,7 @@ What the records are is read back from the topics: a producer that was cut off m
 import json
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,8 @@ from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, history
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.errors import TransientError
+from pipeline.errors import ConfigError, TransientError
+from pipeline.feedback import Feedback, Words, message, tombstone
 from pipeline.protocols import Message, ModelVersion, RawRecord, TopicPartition
 from pipeline.versions.log import Promotion
 from tests.brokers import ApacheBroker
@@ -44,6 +46,8 @@ _POINTS = 400
 _DEADLINE_S = 180.0
 """How long a group may take to work off what lies in its topics, on a busy machine."""
 _MOST = 100_000
+_MOST_LOOKS = 300
+"""So often it is looked whether something is reached while faults go on, a third of a second apart."""
 
 BROKER_SETTINGS = "group.min.session.timeout.ms=1000\n"
 """Sessions shorter than Kafka allows by itself, so that a run need not wait for long ones."""
@@ -113,15 +117,22 @@ class Stage:
     broker_is_up: bool = True
     asleep: int = 0
     """How many workers may still publish a batch again that they read before they were frozen."""
-    swapping: bool = False
+    adopting: int = 0
+    """How many wait for partitions to adopt something, at least once; nobody is frozen meanwhile."""
+    said: dict[str, Feedback] = field(default_factory=dict)
+    """What was said of incidents and not taken back, by incident."""
     produced: int = 0
     alerts: int = 0
     """Those of an undisturbed run, once it is known."""
+    moved: int = 0
+    """Those of them that tell of feedback."""
     chapters: list[tuple[Chapter, tuple[int, int]]] = field(default_factory=list)
     """Those that are over, with where alerts and dead letters of the next one begin."""
 
     def __post_init__(self) -> None:
-        self.topics = {kind: f"{kind}-{self.suffix}" for kind in ("metrics", "payments", "alerts", "dead")}
+        self.topics = {
+            kind: f"{kind}-{self.suffix}" for kind in ("metrics", "payments", "alerts", "dead", "feedback")
+        }
         self.group = f"group-{self.suffix}"
         self.connection = Connection(self.broker.bootstrap_servers)
         self.url = self.store.url if self.store is not None else (self.folder / "storage").as_uri()
@@ -132,7 +143,11 @@ class Stage:
         self.begins = dict.fromkeys(self.places, 0)
         self.publishes = dict.fromkeys(self.places, 0)
         with closing(KafkaCluster(self.connection)) as cluster:
-            cluster.create_topics({name: self._partitions(kind) for kind, name in self.topics.items()})
+            kinds = self.topics.keys() - {"feedback"}
+            cluster.create_topics({self.topics[kind]: self._partitions(kind) for kind in kinds})
+        compacted = {"num_partitions": 1, "replication_factor": 1, "configs": {"cleanup.policy": "compact"}}
+        with self.admin() as admin:
+            admin.create_topics({self.topics["feedback"]: compacted})
         self._publisher = KafkaPublisher(self.connection)
         self.crew = self._crew()
         self._promote()
@@ -151,19 +166,24 @@ class Stage:
         return self.setup.delivery == "exactly_once"
 
     def produce(self, records: Iterable[tuple[str, bytes | None, bytes | None]]) -> None:
-        """Write records to the topics; where it is not known whether they arrived, once more."""
-        portion = list(records)
-        for last in (False, False, True):
-            try:
-                for kind, key, value in portion:
-                    self._publisher.send(Message(self.topics[kind], key, value))
-                self._publisher.flush(30)
-            except TransientError:
-                if last:
-                    raise
-            else:
-                self.produced += len(portion)
-                return
+        """Write records to the topics."""
+        portion = [Message(self.topics[kind], key, value) for kind, key, value in records]
+        self._publish(portion)
+        self.produced += len(portion)
+
+    def say(self, feedback: Feedback) -> None:
+        """Say something of an incident."""
+        self._publish([message(feedback, self.topics["feedback"])])
+        self.said[feedback.incident] = feedback
+
+    def take_back(self, incident: str) -> None:
+        """Take back what was said of an incident."""
+        self._publish([tombstone(incident, self.topics["feedback"])])
+        del self.said[incident]
+
+    def words(self, stream: str) -> Words:
+        """Return all that is said of a stream's incidents by now."""
+        return Words({incident: each for incident, each in self.said.items() if each.stream == stream})
 
     def settle(self, what: str, reached: Callable[[], bool], deadline_s: float = _DEADLINE_S) -> None:
         """Look after the workers until something is reached.
@@ -178,6 +198,25 @@ class Stage:
             if time.monotonic() > until_s:
                 raise AssertionError(f"{what}: not within {deadline_s:.0f} s\n{self.crew.tails()}")
             pause.wait(0.2)
+
+    def look_until(
+        self, what: str, reached: Callable[[], bool], most_looks: int = _MOST_LOOKS, required: bool = True
+    ) -> Iterator[float]:
+        """Look again and again whether something is reached, past faults of storage and broker; a fault's steps.
+
+        Raises:
+            AssertionError: it takes too long, and is required.
+        """
+        for _ in range(most_looks):
+            yield 0.3
+            try:
+                if not self.store_hangs and reached():
+                    return
+            except (TransientError, ConfigError, KafkaError):
+                # Storage or broker have a fault of their own just now.
+                continue
+        if required:
+            raise AssertionError(f"{what}: it did not come to that\n{self.crew.tails()}")
 
     def require_no_wrong(self) -> None:
         if self.crew.wrong:
@@ -233,20 +272,17 @@ class Stage:
         """Note what the records and outputs are so far; the group has caught up, and nobody works."""
         self.remember()
         logs = {place: list(log) for place, log in self.known.items()}
-        chapter = Chapter(logs, dict(self.begins), dict(self.publishes), self.adopted())
+        adopted = self.adopted()
+        chapter = Chapter(logs, dict(self.begins), dict(self.publishes), adopted, self._heard(adopted))
         self.chapters.append((chapter, (self._end("alerts"), self._end("dead"))))
         self.publishes = {place: len(log) for place, log in logs.items()}
 
     def adopted(self) -> dict[TopicPartition, Sequence[Adoption]]:
         """Return what the logs of adoptions say each partition is judged by, from where its state begins on."""
-        adoptions = StoredAdoptions(ObjectStorage(self.url))
-        with closing(KafkaCluster(self.connection)) as cluster:
-            topic_ids = {kind: cluster.topic(self.topics[kind]).id for kind in STREAMS.values()}
         return {
-            place: adoptions.since(stream, place, topic_ids[kind], self.begins[place]).entries
-            for stream, kind in STREAMS.items()
-            for place in self.places
-            if place.topic == self.topics[kind]
+            place: log
+            for stream in STREAMS
+            for place, log in self._adopted_since(stream, lambda place: self.begins[place]).items()
         }
 
     @property
@@ -254,10 +290,17 @@ class Stage:
         """Whether we should not ask storage anything: the answer would keep the faults from being mended."""
         return self.store is not None and self.store.delay_s > 0
 
-    def has_adopted(self, version: str) -> bool:
-        """Tell whether every partition's log ends with a version; raises as `adopted` does."""
-        logs = [log for place, log in self.adopted().items() if place.topic == self.topics["metrics"]]
-        return all(log and log[-1].version == version for log in logs)
+    def has_adopted(self, stream: str, holds: Callable[[Adoption], bool]) -> bool:
+        """Tell whether the last entry of each of a stream's partitions is such a one; raises as `adopted` does."""
+        logs = self._adopted_since(stream, lambda place: sys.maxsize).values()
+        return all(log and holds(log[-1]) for log in logs)
+
+    def heard(self) -> list[int]:
+        """Return how many entries that name words there are, of each chapter that is over."""
+        return [
+            sum(bool(entry.words) for log in chapter.adopted.values() for entry in log)
+            for chapter, _ in self.chapters
+        ]
 
     def promote_the_other(self) -> str:
         """Have the version serve that does not; return it.
@@ -295,7 +338,7 @@ class Stage:
         chapter, ends = self.chapters[number]
         begins = self.chapters[number - 1][1] if number else (0, 0)
         alerts, dead = (
-            [record for record in self._read(kind) if begins[i] <= record.offset < ends[i]]
+            [record for record in self.read(kind) if begins[i] <= record.offset < ends[i]]
             for i, kind in enumerate(("alerts", "dead"))
         )
         checkpoints = StoredCheckpoints(ObjectStorage(self.url))
@@ -307,11 +350,49 @@ class Stage:
         with suppress(TransientError):
             self._publisher.close(0)
 
-    def _read(self, kind: str) -> list[RawRecord]:
+    def _publish(self, portion: Sequence[Message]) -> None:
+        """Write to the topics; where it is not known whether it arrived, once more."""
+        for last in (False, False, True):
+            try:
+                for each in portion:
+                    self._publisher.send(each)
+                self._publisher.flush(30)
+            except TransientError:
+                if last:
+                    raise
+            else:
+                return
+
+    def _adopted_since(
+        self, stream: str, offset_of: Callable[[TopicPartition], int]
+    ) -> dict[TopicPartition, Sequence[Adoption]]:
+        adoptions, topic = StoredAdoptions(ObjectStorage(self.url)), self.topics[STREAMS[stream]]
+        with closing(KafkaCluster(self.connection)) as cluster:
+            topic_id = cluster.topic(topic).id
+        return {
+            place: adoptions.since(stream, place, topic_id, offset_of(place)).entries
+            for place in self.places
+            if place.topic == topic
+        }
+
+    def _heard(self, adopted: Mapping[TopicPartition, Sequence[Adoption]]) -> dict[str, list[Words]]:
+        """Return what the entries of some logs name, by stream."""
+        adoptions = StoredAdoptions(ObjectStorage(self.url))
+        found: dict[str, list[Words]] = {}
+        for stream, kind in STREAMS.items():
+            logs = [log for place, log in adopted.items() if place.topic == self.topics[kind]]
+            for name in sorted({entry.words for log in logs for entry in log} - {""}):
+                words = adoptions.words(stream, name)
+                assert words is not None, f"an entry names words that are not there: {stream} {name}"
+                found.setdefault(stream, []).append(words)
+        return found
+
+    def read(self, kind: str) -> list[RawRecord]:
+        """Return the committed records of a kind of topic."""
         return [each for arrived in history(self.connection, self.topics[kind], _MOST) for each in arrived.records]
 
     def _end(self, kind: str) -> int:
-        return max((record.offset for record in self._read(kind)), default=-1) + 1
+        return max((record.offset for record in self.read(kind)), default=-1) + 1
 
     @staticmethod
     def _partitions(kind: str) -> int:
@@ -337,7 +418,11 @@ class Stage:
                 "connect_timeout": 15,
             },
             "storage": self.url,
-            "topics": {"alerts": self.topics["alerts"], "dead_letters": self.topics["dead"]},
+            "topics": {
+                "alerts": self.topics["alerts"],
+                "dead_letters": self.topics["dead"],
+                "feedback": self.topics["feedback"],
+            },
             "streams": streams,
             "metrics": {"port": 0},
             "worker": {"checkpoint_every": setup.checkpoint_every_s, "watch_every": 0.3},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.incident_log import IncidentLog, feedback_on
 from tests.brokers import ApacheBroker
 from tests.chaos.chaos import compare, report, run, schedule_of, summary
 from tests.chaos.crew import COMMAND
@@ -69,3 +70,31 @@ def test_a_worker_process_with_a_flaw_is_caught(
         found = compare(stage)
     assert any(told in line for line in found), found
     assert len(found) == 1 or "lose_record" in flaw, found
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_process_that_heeds_what_it_has_not_written_is_caught(
+    chaos_broker: ApacheBroker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    """What is said in the midst has alerts kept back that the log knows no reason for."""
+    code = f"from tests.chaos import saboteur; saboteur.heed_unwritten()\n{COMMAND}"
+    setup = Setup("exactly_once", "folder", False, False, "earliest", 1.0, 100)
+    stage, records = Stage(chaos_broker, tmp_path, setup, unique("deaf"), code=code), Records(random.Random(5))
+    with closing(stage):
+        slot = stage.crew.add()
+        stage.produce(records.take(500))
+        stage.settle("all is worked off", stage.caught_up)
+        told = IncidentLog(lambda course: bool(course.deviations and course.series))
+        told.take(stage.read("alerts"))
+        of_series = {course.series: course for course in told.courses.values()}
+        for course in of_series.values():
+            stage.say(feedback_on(course, "false_alarm", by="chaos", at_ms=0))
+        heard = f"feedback on incidents: {len(of_series)}"
+        stage.settle("it is heard", lambda: heard in (slot.process.text if slot.process else ""))
+        stage.produce(records.take(1500))
+        stage.settle("all is worked off", stage.caught_up)
+        stage.stop_all()
+        stage.end_chapter()
+        found = compare(stage)
+    assert not any(stage.heard())
+    assert any("alert is missing" in line for line in found), found

@@ -22,6 +22,7 @@ from tests.chaos.comparison import (
     letters_of,
     undisturbed,
 )
+from tests.pipeline.test_feedback_acts import PLACE, filled, marked, worker_of
 from tests.streams import Bench, drain, feature_payloads, series_payloads
 
 Alter = Callable[[Message], Sequence[Message]]
@@ -218,3 +219,25 @@ def test_a_chapter_tells_only_of_its_own_records(chapter: Chapter, expected: Out
     assert going_on.state == expected.state
     anew = undisturbed(replace(chapter, begins=middle, publishes=middle))
     assert anew.state != expected.state
+
+
+def test_feedback_acts_in_an_undisturbed_run_by_the_log_alone() -> None:
+    run = filled()
+    worker = worker_of(run)
+    marked(run, worker, "confirmed")
+    drain(worker)
+    logs = {PLACE: run.broker.topics["metrics"][0], TopicPartition("payments", 0): run.broker.topics["payments"][0]}
+    adopted = {PLACE: run.adopted(PLACE)}
+    words = [run.adoptions.words("machines", name) for name in {entry.words for entry in adopted[PLACE]} - {""}]
+    said = {"machines": [each for each in words if each is not None]}
+    nothing = dict.fromkeys(logs, 0)
+    heard = Outcome(alerts_of(run.broker.records("alerts")), letters_of(run.broker.records("dead")))
+    assert any("feedback" in json.loads(each.value or b"") for each in heard.alerts)
+
+    def found(chapter: Chapter) -> list[str]:
+        return differences(replace(undisturbed(chapter), state={}), heard, exactly_once=True)
+
+    given = Chapter(logs, nothing, nothing, adopted, said)
+    assert found(given) == []
+    deaf = replace(given, adopted={PLACE: [replace(entry, words="") for entry in adopted[PLACE]]})
+    assert any("alert says something else" in line and "feedback is" in line for line in found(deaf))
