@@ -32,7 +32,7 @@ from pipeline.receivers.told import Told
 from pipeline.receivers.webhooks import details
 from pipeline.receivers.wording import headline, iso, kind_of, shown
 from pipeline.stages.alerts import Alert
-from pipeline.stages.incidents import ENDS, STARTS
+from pipeline.stages.incidents import ENDS
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +97,7 @@ class Alertmanager:
             course.lapsed |= course.firing | {alert.severity}
             course.firing.clear()
         else:
-            if alert.state in STARTS:
-                # Begun again, its severity begins anew; whatever else was told of it has ended.
-                course.lapsed |= course.firing
-                course.firing.clear()
+            # One that begins again after its end has nothing firing, and so begins anew with this severity alone.
             course.firing.add(alert.severity)
             course.lapsed.discard(alert.severity)
         # The last told of stands last.

@@ -27,8 +27,6 @@ Template = Callable[[Told], tuple[bytes, Mapping[str, str]]]
 
 _JSON = {"Content-Type": "application/json"}
 _PAGERDUTY_SEVERITIES = {"minor": "warning", "major": "error", "critical": "critical"}
-_LONGEST_SUMMARY = 1024
-"""PagerDuty takes no longer one."""
 _WITH_PREFIX = "whsec_"
 
 
@@ -89,7 +87,7 @@ def pagerduty(routing_key: str, link: str | None) -> Template:
             "dedup_key": shown(alert.incident),
             "client": "offkey",
             "payload": {
-                "summary": shown(headline(alert), _LONGEST_SUMMARY),
+                "summary": headline(alert),
                 "source": subject(alert),
                 "severity": _PAGERDUTY_SEVERITIES[alert.severity],
                 "timestamp": iso(alert.event_ms),

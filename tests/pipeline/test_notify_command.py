@@ -215,6 +215,42 @@ def test_one_that_hangs_and_one_that_refuses_hold_up_no_other(
     )
 
 
+def test_each_type_is_told_in_its_own_way_and_no_secret_is_said(
+    embedded_broker: str, unique: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = "planted-4711"
+    with Hook([Reply(500)]) as chat, Hook([Reply(500)]) as duty, Hook([Reply(500)]) as other:
+        (tmp_path / "url").write_text(f"{chat.url}/services/{planted}\n")
+        monkeypatch.setenv("OFFKEY_NOTIFY__RECEIVERS__DUTY__ROUTING_KEY", f"{planted}-key")
+        monkeypatch.setenv("OFFKEY_NOTIFY__RECEIVERS__OTHER__AUTHORIZATION", f"Bearer {planted}")
+        common = {"start": "earliest"}
+        deployed = Deployed(
+            tmp_path,
+            embedded_broker,
+            unique,
+            chat={**common, "type": "slack", "url_file": str(tmp_path / "url")},
+            duty={**common, "type": "pagerduty", "url": duty.url},
+            other={**common, "type": "webhook", "url": f"{other.url}/{planted}"},
+        )
+        deployed.publish(alert())
+        with deployed.notifying("info", ready=False) as running:
+            names = ("chat", "duty", "other")
+            wait_for(lambda: all(deployed.done(name) == 1 for name in names), running)
+            metrics = deployed.ask("/metrics")[1]
+            ready = deployed.ask("/readyz")[1]
+            said = running.end()
+            assert running.process.returncode == 0, said
+        assert [len(each.requests) for each in (chat, duty, other)] == [2, 2, 2]
+        assert chat.requests[1].path == f"/services/{planted}"
+        assert chat.requests[1].json["text"].startswith("machines web-1: opened, major")
+        assert duty.requests[1].json["routing_key"] == f"{planted}-key"
+        assert duty.requests[1].json["event_action"] == "trigger"
+        assert other.requests[1].headers["Authorization"] == f"Bearer {planted}"
+        assert other.requests[1].json["data"]["incident"] == alert().incident
+    assert "receiver chat: 127.0.0.1" in said
+    assert planted not in said + metrics + json.dumps(ready)
+
+
 @pytest.mark.timeout(400)
 def test_killed_at_any_moment_every_alert_is_told(
     apache_broker: str, unique: Callable[[str], str], tmp_path: Path

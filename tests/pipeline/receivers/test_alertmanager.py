@@ -109,6 +109,26 @@ def test_what_ended_and_began_again_before_it_was_told_ends_in_part() -> None:
         alert(incident="a", severity="minor", state="reopened"),
     )
     assert sent.firing() == [("a", "critical", False), ("a", "minor", True)]
+    receiver.resend([HERE])
+    assert sent.firing() == [("a", "minor", True)]
+
+
+def test_alerts_that_a_worker_repeats_change_nothing() -> None:
+    sent = Sent()
+    receiver = made(sent)
+    course = [
+        alert(incident="a", severity="minor"),
+        alert(incident="a", severity="critical", state="worsened"),
+        alert(incident="b"),
+        alert(incident="b", state="resolved"),
+    ]
+    tell(receiver, *course)
+    for each in course:
+        tell(receiver, each)
+        if each.incident == "a":
+            assert sent.firing() == [("a", "critical", True), ("a", "minor", True)]
+    receiver.resend([HERE])
+    assert sent.firing() == [("a", "critical", True), ("a", "minor", True)]
 
 
 def test_nothing_counts_as_told_that_was_not_taken() -> None:

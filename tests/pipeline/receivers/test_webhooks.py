@@ -39,6 +39,8 @@ def test_slack_reads_what_happened_and_why() -> None:
         "machines web-1: opened, major, score 41.5 (threshold 31.2)\ncpu = 0.9, expected 0.3; share 100%"
     )
     assert headers["Content-Type"] == "application/json"
+    escaped, _ = rendered(slack(None), alert(series="<a&amp;b>"))
+    assert escaped["text"].startswith("machines &lt;a&amp;amp;b&gt;: opened")
     linked, _ = rendered(slack("https://grafana/{series}"), alert())
     assert linked["text"].endswith("\n<https://grafana/web-1|aaaaaaaaaaaa>")
 
