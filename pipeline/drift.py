@@ -9,7 +9,8 @@ counts for its order alone. The ranks of a block are averaged over the series, a
 judged by all ways of choosing as many of all blocks: an exact permutation test (Fisher, "The design of
 experiments", 1935; Pitman, 1937). Whole blocks change places, with all their series, so series that depend on one
 another, as the hosts of one cluster do, prove nothing twice. That some strange blocks all lie on one side is likely
-enough by chance: an outage of several days is no drift, one that has lasted for nearly all of the seven is.
+enough by chance: an outage of three days is no drift (in none of 1,000 streams, however strange), one of four is in
+.01 of looks, of five in .07, and one that has lasted for nearly all of the seven mostly is.
 
 What has to hold: without drift the blocks may change places. So each is as long as the stream's season, or several,
 and what it shows depends little on the block before. Of fourteen days as of seven, two sevenths are weekends. A

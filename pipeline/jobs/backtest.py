@@ -38,6 +38,9 @@ FIRST_MS, LAST_MS = -(2**63), 2**63 - 1
 """Every Kafka timestamp lies between them, -1 where there is none too."""
 WARMING_POINTS = 800
 """After so many points the online tail of a series has seen its upper quantile, the 50th part, passed 16 times."""
+_POINTS_AT_ONCE = 4_096
+"""Of a series, about so many rows make a piece. Those of few series are judged one behind the other: a piece of the
+most rows would take seconds, and Ctrl-C waits for its end."""
 Way = Literal["start", "checkpoint", "cold"]
 
 
@@ -166,9 +169,12 @@ class Replay:
     def _pieces(self, rows: SnapshotRows, begun: Begun) -> Iterator[SnapshotRows]:
         """Cut rows where those begin that are told of, and to a size; take the model's features out of them."""
         at = int(np.searchsorted(rows.offset_N, begun.offset))
+        most = (
+            ROWS_AT_ONCE if rows.series is None else min(_POINTS_AT_ONCE * max(len(rows.series), 1), ROWS_AT_ONCE)
+        )
         for low, high in ((0, at), (at, len(rows))):
-            for begin in range(low, high, ROWS_AT_ONCE):
-                yield self.of_model(rows.take(slice(begin, min(begin + ROWS_AT_ONCE, high))))
+            for begin in range(low, high, most):
+                yield self.of_model(rows.take(slice(begin, min(begin + most, high))))
 
     def of_model(self, rows: SnapshotRows) -> SnapshotRows:
         """Return rows with the model's features, in its order.

@@ -162,13 +162,19 @@ def test_each_record_is_in_the_parts_after_it(at_once: int) -> None:
     """What a series' last record did to it, silence and leaving included, is not lost between two parts."""
     storage = Failing()
     owner = Owner("machines", storage)
+    usual = lane_of("machines").pipeline
     while owner.offset < len(records_of("machines")):
+        before = owner.offset
         owner.poll(at_once)
+        scored(usual, "machines", before, owner.offset)
         assert owner.write(1 << 20)
         if owner.offset % 31 < at_once or owner.offset > 300:
             heir = Owner("machines", storage)
             heir.restore()
-            assert_same(heir.pipeline.snapshot(heir.place), undisturbed("machines", owner.offset))
+            assert_same(heir.pipeline.snapshot(heir.place), usual.snapshot(heir.place))
+        if owner.offset % 40 < at_once:
+            owner.renew()
+    assert_same(usual.snapshot(owner.place), undisturbed("machines", owner.offset))
 
 
 def test_an_offset_that_moves_alone_is_a_small_part() -> None:

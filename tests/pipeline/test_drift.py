@@ -24,6 +24,12 @@ def medians(seed: int, series: int = 12, common: float = 0.0) -> FloatArray:
     return median_SB
 
 
+def struck(median_SB: FloatArray, begin: int, days: int) -> FloatArray:
+    """Put an outage in, of some height between 3 and 300."""
+    median_SB[:, begin : begin + days] += np.random.default_rng(begin).uniform(3, 300)
+    return median_SB
+
+
 def found(median_SB: FloatArray, level: float = LEVEL) -> Drift:
     return drift_of(median_SB[:, :EARLIER], median_SB[:, EARLIER:], level)
 
@@ -50,11 +56,21 @@ def test_stationary_streams_have_no_drift_and_slow_shifts_are_found() -> None:
     assert sum(found(medians(seed) - slow).drifted for seed in range(100)) >= 95
 
 
-@given(SEEDS, st.integers(1, 5), st.floats(3, 300), st.integers(0, EARLIER + NEWEST - 5))
-def test_an_outage_of_days_is_no_drift_however_strange(seed: int, days: int, height: float, begin: int) -> None:
-    median_SB = medians(seed)
-    median_SB[:, begin : begin + days] += height
-    assert not found(median_SB).drifted
+@pytest.mark.parametrize(("days", "share"), [(3, 0), (4, 0.01), (5, 0.07)])
+def test_an_outage_in_the_newest_days_is_taken_for_drift_as_often_as_stated(days: int, share: float) -> None:
+    taken = 0
+    for seed in range(1000):
+        begin = EARLIER + seed % (NEWEST - days + 1)
+        taken += found(struck(medians(seed), begin, days)).drifted
+    assert taken / 1000 == pytest.approx(share, abs=4 * np.sqrt(share / 1000))
+
+
+def test_an_outage_in_the_earlier_days_hides_and_shows_nothing() -> None:
+    for seed in range(300):
+        median_SB = struck(medians(seed), seed % (EARLIER - 3), 1 + seed % 3)
+        assert not found(median_SB).drifted
+        median_SB[:, EARLIER:] += 400
+        assert found(median_SB).drifted
 
 
 @given(SEEDS)
