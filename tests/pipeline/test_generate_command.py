@@ -13,7 +13,7 @@ import pytest
 from models.files import to_files
 from models.spec import ModelSpec
 from pipeline.connectors.labelled import read_labelled
-from pipeline.connectors.parquet import Reader, encode
+from pipeline.connectors.parquet import Reader, Writer, encode
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.jobs import generated_rows
@@ -270,8 +270,7 @@ def test_a_full_disk_leaves_nothing(
     run: Run, payments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every write to /dev/full fails as on a full disk."""
-    writer = generated_rows.Writer
-    monkeypatch.setattr(generated_rows, "Writer", lambda facts, path: writer(facts, Path("/dev/full")))
+    monkeypatch.setattr(generated_rows, "Writer", lambda facts, path: Writer(facts, Path("/dev/full")))
     out = tmp_path / "below" / "out"
     asked = ["--input", str(payments), "--output", str(out), "--rows", "20000", "--no-report"]
     code, _, err = run("payments", *asked)
