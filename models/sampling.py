@@ -165,7 +165,8 @@ class Sampler:
 
     @property
     def _chunk(self) -> int:
-        return max(16, min(_CHUNK, _CHUNK_VALUES // (self.windows.window * self.windows.z_RF.shape[1])))
+        values: int = self.windows.window * self.windows.z_RF.shape[1]
+        return max(16, min(_CHUNK, _CHUNK_VALUES // values))
 
     def _chunks(self, every_B: IntArray) -> list[IntArray]:
         return [every_B[begin : begin + self._chunk] for begin in range(0, len(every_B), self._chunk)]

@@ -117,7 +117,7 @@ def _apart(panel: Any, compared: Compared) -> None:
     for each, colour, label in ((usual_S, _REAL, "training rows"), (found_M, _MADE, "made up")):
         each = np.sort(each[np.isfinite(each)])
         panel.plot(each, np.linspace(0, 1, len(each)), color=colour, label=label)
-    panel.set_xlim(0, max(float(np.quantile(found_M, 0.98)), 1e-9))
+    panel.set_xlim(0, max(float(np.quantile(found_M, 0.9)), 1e-9))
     panel.legend(frameon=False, fontsize=8)
     panel.set_title("distance to the nearest training row", loc="left", fontsize=9)
     panel.set_ylabel("share that lies nearer")

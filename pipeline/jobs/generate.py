@@ -29,7 +29,7 @@ RECORDS, SERIES, VARIATIONS = "records.parquet", "series", "variations.parquet"
 ANOMALIES, REPORT, PAGE, PICTURE = "anomalies.jsonl", "report.json", "report.html", "fidelity.png"
 FORMAT = "offkey.generated"
 ROWS, ROWS_OF_SERIES, WINDOW = 10_000, 2_000, 32
-_LEAST_ROWS, _MOST_LEARNED = 50, 32_768
+_LEAST_ROWS, _MOST_LEARNED = 50, 16_384
 _LONGEST_NAME = 120
 
 Progress = Callable[[str, float, float | None], None]

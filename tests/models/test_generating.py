@@ -88,7 +88,8 @@ def test_records_are_like_fresh_ones(of_records: Generator) -> None:
 def test_no_record_is_a_copy_of_one(of_records: Generator) -> None:
     found = privacy(made(of_records, 4_000), records())
     assert found.copies_of_one == 0
-    assert found.kept
+    # A median of few has its own scatter.
+    assert found.median > 0.9 * found.median_among_training
 
 
 def test_copies_are_drawn_anew() -> None:

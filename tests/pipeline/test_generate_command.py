@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from models.files import to_files
+from models.spec import ModelSpec
 from pipeline.connectors.labelled import read_labelled
-from pipeline.connectors.parquet import Reader, encode
+from pipeline.connectors.parquet import Reader, Writer, encode
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.jobs import generated_rows
 from pipeline.protocols import OffsetRange
 from tests.commands import Running, configured, only_line, promote, wait_for
 from tests.snapshots import rows_of
-from tests.streams import BEGIN_MS, FEATURES, SERIES, STEP_MS, feature_rows, features_detector, series_rows
+from tests.streams import BEGIN_MS, FEATURES, SERIES, STEP_MS, feature_rows, features_detector, fit, series_rows
 
 NAMES = ["a", "b/1"]
 POINTS = 700
@@ -269,8 +270,7 @@ def test_a_full_disk_leaves_nothing(
     run: Run, payments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every write to /dev/full fails as on a full disk."""
-    writer = generated_rows.Writer
-    monkeypatch.setattr(generated_rows, "Writer", lambda facts, path: writer(facts, Path("/dev/full")))
+    monkeypatch.setattr(generated_rows, "Writer", lambda facts, path: Writer(facts, Path("/dev/full")))
     out = tmp_path / "below" / "out"
     asked = ["--input", str(payments), "--output", str(out), "--rows", "20000", "--no-report"]
     code, _, err = run("payments", *asked)
@@ -280,9 +280,14 @@ def test_a_full_disk_leaves_nothing(
 
 
 def test_ctrl_c_leaves_nothing(config: Path, payments: Path, tmp_path: Path) -> None:
-    below = tmp_path / "below"
+    below, model = tmp_path / "below", tmp_path / "model"
+    model.mkdir()
+    spec = ModelSpec("features", ("a", "b", "c"), 1)
+    columns = {"": (np.arange(600), feature_rows(600, 3))}
+    for name, content in to_files(fit(spec, "variational", {"max_epochs": 1}, columns)).items():
+        (model / name).write_bytes(content)
     asked = ["payments", "--input", str(payments), "--output", str(below / "out"), "--rows", "50000000"]
-    with Running(config, "warning", "generate", *asked, "--no-report") as running:
+    with Running(config, "warning", "generate", *asked, "--no-report", "--model", str(model)) as running:
         wait_for(lambda: bool(list(below.glob(".out.*/records.parquet"))), running)
         said = only_line(running.end(signal.SIGINT))
         assert running.process.returncode == 130
