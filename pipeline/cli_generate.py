@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli_options import AsJson, ConfigPath, To
-from pipeline.cli_reduce import From, Output, Paths, Stream
+from pipeline.cli_rows import From, Output, Paths, Rows, Stream, progress_bar
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from models.injection import Fault
-    from pipeline.cli_rows import Rows
     from pipeline.jobs.generate import Model
 
 _FAULTS = ("spike", "level", "drift", "flat", "correlation", "period")
@@ -92,7 +91,6 @@ def generate(
     import torch
 
     from pipeline.cli_options import moment_ms
-    from pipeline.cli_rows import Rows, progress_bar
     from pipeline.cli_who_when import now_ms
     from pipeline.interrupting import interrupted_between_steps
     from pipeline.jobs.fidelity_page import lines
@@ -149,7 +147,7 @@ def generate(
         print(f"{stream}: report in {output / 'report.html'}")
 
 
-def _model(opened: "Rows", version: str | None, folder: Path | None) -> "Model | None":
+def _model(opened: Rows, version: str | None, folder: Path | None) -> "Model | None":
     from pipeline.jobs.generate import Model
 
     if folder is not None:

@@ -2,42 +2,23 @@
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli_options import AsJson, ConfigPath, To
-from pipeline.cli_rows import Rows, progress_bar, refuse_beside
+from pipeline.cli_rows import From, Output, Paths, Rows, Stream, progress_bar, refuse_beside
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.jobs.blocks import Input
     from pipeline.jobs.reduce import Options, Progress
 
-Stream = Annotated[str, typer.Argument(metavar="STREAM", help="The stream.")]
-Output = Annotated[
-    Path, typer.Option("--output", metavar="FOLDER", help="Where to write; made if it is not there.")
-]
 Dimensions = Annotated[
     int | None,
     typer.Option(min=1, help="Numbers of a code.", show_default="half as many as features, 8 at most"),
-]
-From = Annotated[
-    str | None,
-    typer.Option(
-        "--from",
-        metavar="T",
-        help="Rows that came in from then on, as 2026-03-01T00:00:00Z, or so long ago, as 30d. Default: all.",
-    ),
-]
-Paths = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--input", metavar="PATH", help="Parquet files or folders in place of snapshots; may be repeated."
-    ),
 ]
 Model = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="A model that was made before, or the output that holds it.")
@@ -114,15 +95,8 @@ def reduce(
         check_colour(source.names, source.features, shown)
     drawing = colour if drawn else None
     options = opened.options("reduce", source, dimensions, model, seed or 0, part_rows, picture=drawing)
-    options = replace(options, picture=drawing)
     report = opened.run(source, as_json, lambda progress: reduce_rows(source, options, opened.what, progress))
-    if as_json:
-        print(json.dumps(report))
-        return
-    from pipeline.jobs.reduce_report import lines
-
-    for line in lines(report, stream, output, drawn):
-        print(line)
+    opened.tell(report, drawn, as_json)
 
 
 def features(
@@ -158,13 +132,7 @@ def features(
     report = opened.run(
         source, as_json, lambda progress: feature_rows(source, options, rows, opened.what, progress)
     )
-    if as_json:
-        print(json.dumps(report))
-        return
-    from pipeline.jobs.reduce_report import lines
-
-    for line in lines(report, stream, output, False):
-        print(line)
+    opened.tell(report, False, as_json)
 
 
 class _Opened(Rows):
@@ -193,6 +161,11 @@ class _Opened(Rows):
         part_rows: int,
         **further: Any,
     ) -> "Options":
+        """Return what to write, and how.
+
+        Args:
+            further: what else a run that goes on has to ask for again; a `picture` is drawn.
+        """
         from pipeline.jobs.coding import check_dimensions, hash_of, read_files
         from pipeline.jobs.reduce import Options
         from pipeline.lanes import choose_device
@@ -218,6 +191,7 @@ class _Opened(Rows):
             model,
             seed,
             part_rows,
+            picture=further.get("picture"),
             resume=self._resume,
             overwrite=self._overwrite,
             device=choose_device(self.settings.device),
@@ -228,7 +202,6 @@ class _Opened(Rows):
         from pipeline.jobs.coding import hash_of, read_files
         from pipeline.jobs.parquet_input import codes_input
         from pipeline.jobs.reduce import Options, decode_rows
-        from pipeline.jobs.reduce_report import lines
         from pipeline.lanes import choose_device
 
         source = codes_input(codes)
@@ -249,11 +222,7 @@ class _Opened(Rows):
             device=choose_device(self.settings.device),
         )
         report = self.run(source, as_json, lambda progress: decode_rows(source, options, codes, progress))
-        if as_json:
-            print(json.dumps(report))
-            return
-        for line in lines(report, self.name, self.output, False):
-            print(line)
+        self.tell(report, False, as_json)
 
     def run(self, source: "Input", hidden: bool, work: "Callable[[Progress], dict[str, Any]]") -> dict[str, Any]:
         """Do the work under a progress bar; what stops it says how to go on."""
@@ -267,3 +236,13 @@ class _Opened(Rows):
             raise typer.Exit(130) from stopped
         finally:
             self.tell_gaps(source)
+
+    def tell(self, report: Mapping[str, Any], picture: bool, as_json: bool) -> None:
+        """Print what came of it."""
+        if as_json:
+            print(json.dumps(report))
+            return
+        from pipeline.jobs.reduce_report import lines
+
+        for line in lines(report, self.name, self.output, picture):
+            print(line)

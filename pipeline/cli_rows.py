@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from pipeline.cli_options import range_ms
 from pipeline.cli_who_when import now_ms
@@ -16,6 +18,25 @@ if TYPE_CHECKING:
     from pipeline.jobs.reduce import Progress
 
 logger = logging.getLogger(__name__)
+
+Stream = Annotated[str, typer.Argument(metavar="STREAM", help="The stream.")]
+Output = Annotated[
+    Path, typer.Option("--output", metavar="FOLDER", help="Where to write; made if it is not there.")
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="T",
+        help="Rows that came in from then on, as 2026-03-01T00:00:00Z, or so long ago, as 30d. Default: all.",
+    ),
+]
+Paths = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--input", metavar="PATH", help="Parquet files or folders in place of snapshots; may be repeated."
+    ),
+]
 
 
 class Rows:
