@@ -54,6 +54,12 @@ def distances(
     return np.asarray(apart_BK.amin(dim=1).sqrt().numpy(), np.float64)
 
 
+def deviations(x_ND: FloatArray) -> FloatArray:
+    """Return the standard deviation of each column, 1 of one that stands still: units to measure distances in."""
+    std_D = x_ND.std(axis=0)
+    return np.where(std_D > 0, std_D, 1.0)
+
+
 def itself(count: int) -> Span:
     """Return what leaves each row itself out."""
     return np.arange(count), np.arange(count) + 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.apart import FloatArray, Span, distances, itself
+from models.apart import FloatArray, Span, deviations, distances, itself
 
 _MOST_USUAL = 8_192
 
@@ -37,8 +37,7 @@ class Privacy:
 
 def privacy(made_MD: FloatArray, training_SD: FloatArray, without: Span | None = None) -> Privacy:
     """Measure distances of samples to training rows; rows that are nobody's other `without` do not count."""
-    unit_D = training_SD.std(axis=0)
-    unit_D = np.where(unit_D > 0, unit_D, 1.0)
+    unit_D = deviations(training_SD)
     made_MD = np.unique(made_MD, axis=0)
     alone_SD, count_S = training_SD, np.ones(len(training_SD), np.int64)
     if without is None:
@@ -76,8 +75,7 @@ def _apart(real_N: FloatArray, made_M: FloatArray) -> float:
 
 def correlations(x_NF: FloatArray) -> FloatArray:
     """Return the correlation of any two features, 0 with one that stands still."""
-    std_F = x_NF.std(axis=0)
-    z_NF = (x_NF - x_NF.mean(axis=0)) / np.where(std_F > 0, std_F, 1.0)
+    z_NF = (x_NF - x_NF.mean(axis=0)) / deviations(x_NF)
     return np.asarray(z_NF.T @ z_NF / len(z_NF), np.float64)
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.apart import IntArray, distances, itself
+from models.apart import IntArray, deviations, distances, itself
 from models.dataset import FloatArray, Windows
 from models.detector import Detector
 from models.fitting import one_thread
@@ -318,8 +318,7 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
     sampler, random = generator.sampler, np.random.default_rng([seed, 1])
     if generator.kind == "features":
         ((x_NF,),) = held.values()
-        unit_F = x_NF.std(axis=0)
-        unit_F = np.where(unit_F > 0, unit_F, 1.0)
+        unit_F = deviations(x_NF)
         reference_SD = np.unique(x_NF, axis=0) / unit_F
         without = itself(len(reference_SD))
         (name,) = generator.scale_of

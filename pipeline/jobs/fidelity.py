@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from models.apart import FloatArray, IntArray, Span
+from models.apart import FloatArray, IntArray, Span, deviations
 from models.fidelity import (
     autocorrelations,
     correlations,
@@ -68,8 +68,7 @@ def compared_series(
         if not len(own):
             continue
         whole = np.concatenate(list(learned[name]))
-        center_F, spread_F = whole.mean(axis=0), whole.std(axis=0)
-        spread_F = np.where(spread_F > 0, spread_F, 1.0)
+        center_F, spread_F = whole.mean(axis=0), deviations(whole)
         rows = np.concatenate(list(generator.series(name, len(own) * window, seed)))
         near, place_S = _windows(learned[name], window, max(1, window // 4))
         for found, x_NTF in ((real, own), (made, _windows([rows], window, window)[0]), (known, near)):

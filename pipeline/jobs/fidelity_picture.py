@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from models.apart import FloatArray, distances, itself
+from models.apart import FloatArray, deviations, distances, itself
 from models.fidelity import autocorrelations, correlations
 from pipeline.jobs.fidelity import Compared
 from pipeline.jobs.figure import FAINT, GRID, INK, picture
@@ -105,8 +105,7 @@ def _autocorrelation(panel: Any, compared: Compared, column: int) -> None:
 def _apart(panel: Any, compared: Compared) -> None:
     """Draw how far samples lie from the nearest training row, and these from one another."""
     flat_SD = compared.learned.reshape(len(compared.learned), -1)
-    unit_D = flat_SD.std(axis=0)
-    unit_D = np.where(unit_D > 0, unit_D, 1.0)
+    unit_D = deviations(flat_SD)
     made_MD = np.unique(compared.made.reshape(len(compared.made), -1), axis=0)[:_MOST_APART] / unit_D
     if compared.overlapping is None:
         flat_SD = np.unique(flat_SD, axis=0)
