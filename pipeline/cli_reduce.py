@@ -13,8 +13,8 @@ from pipeline.cli_rows import From, Output, Paths, Rows, Stream, progress_bar, r
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.jobs.blocks import Input
-    from pipeline.jobs.reduce import Options, Progress
+    from pipeline.jobs.blocks import Input, Progress
+    from pipeline.jobs.reduce import Options
 
 Dimensions = Annotated[
     int | None,

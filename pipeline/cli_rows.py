@@ -14,8 +14,7 @@ from pipeline.errors import ConfigError, SnapshotError
 
 if TYPE_CHECKING:
     from pipeline.config import Settings, StreamSettings
-    from pipeline.jobs.blocks import Input
-    from pipeline.jobs.reduce import Progress
+    from pipeline.jobs.blocks import Input, Progress
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ a block or two, however many there are. `recut` makes blocks of a size that does
 Legend: N rows, F features.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +18,11 @@ from pipeline.connectors.parquet import Array, Coded
 from pipeline.snapshots import Gap, SnapshotRows, Snapshots
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 Column = Array | Coded
+Progress = Callable[[str, float, float | None], None]
+"""Called with what is being done, how much of it is done, and of how much; None: that is not known."""
 
 SERIES, TIME, LATE, PARTITION = "series", "time_ms", "late", "partition"
 """Columns of snapshots that more is made of than a copy."""
@@ -50,6 +53,17 @@ class Block:
         # Some rows at a time: what is reckoned between stays in the cache.
         parts = [usable_rows(self.values_NF[begin : begin + 8_192]) for begin in range(0, len(self), 8_192)]
         return np.concatenate([np.zeros(0, np.bool_), *parts])
+
+
+def series_of(block: Block, series: str | None) -> tuple[Sequence[str], IntArray]:
+    """Return names of series, and which of them each row is of; `series` is the column, None: rows are of one."""
+    if series is None:
+        return [""], np.zeros(len(block), np.int64)
+    column = block.columns[series]
+    if not isinstance(column, Coded):
+        whole, code_N = np.unique(column, return_inverse=True)
+        column = Coded([str(name) for name in whole.tolist()], code_N)
+    return list(column.names), column.code_N.astype(np.int64)
 
 
 class Input(Protocol):

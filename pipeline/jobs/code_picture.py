@@ -3,6 +3,7 @@
 Legend: S rows of the sample, F features, D numbers of a code.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from models.spec import shortened
 from pipeline.connectors.parquet import Coded
 from pipeline.errors import ConfigError
 from pipeline.jobs.blocks import TIME, Block
-from pipeline.jobs.coding import Quality, code_rows, principal
+from pipeline.jobs.coding import ERROR, Quality, code_rows, principal
 from pipeline.jobs.figure import FAINT, GRID, INK, dated, picture, shades
 from pipeline.jobs.reduce_report import counted
 from pipeline.jobs.sample import Look
@@ -22,7 +23,7 @@ from pipeline.jobs.sample import Look
 _MOST_POINTS, _MOST_BARS, _MOST_NAMES = 6_000, 16, 8
 _NAMED = ("#14507a", "#e4572e", "#4c9f70", "#8e5ea2", "#e0a030", "#3fa7d6", "#a23b72", "#6b7a3a")
 _OTHERS = "#c3ccd4"
-SCORE, ERROR = "score", "error"
+SCORE = "score"
 _LEAST_ERROR, _HIGHEST_SCORE, _STRANGE_SCORE = 1e-6, 100.0, 30.0
 _STRANGENESS = (_OTHERS, "#8fc1de", _NAMED[0], _NAMED[1])
 """What is usual lies back, and the strangest stands out on white."""
@@ -45,7 +46,7 @@ def draw_codes(path: Path, coder: Coder, looked: Look, quality: Quality, colour:
     off_pca_S = np.sqrt(np.square(scaled_SF - by_pca_SD @ components_FD.T).mean(axis=1))
     numbers = counted(coder.dimensions, "number")
     shade = colours(sample, coder, colour, coded.error_N)
-    few = [number for number, name_ in enumerate(coder.features)][:_MOST_BARS]
+    few = coder.features[:_MOST_BARS]
     with picture(path, 13, 4.6) as figure:
         left, middle, right = figure.subplots(1, 3, width_ratios=[1.15, 1, 0.8])
         shown = _points(left, _of_codes(coded.code_ND.astype(np.float64), coded.error_N), shade, colour)
@@ -53,7 +54,7 @@ def draw_codes(path: Path, coder: Coder, looked: Look, quality: Quality, colour:
         _points(middle, _of_components(by_pca_SD, off_pca_S), shade, colour)
         middle.set_title(f"PCA, {numbers}", loc="left", fontsize=10)
         _legend(figure, left, colour, shade, shown)
-        _bars(right, [coder.features[number] for number in few], quality.coder_F[few], quality.pca_F[few])
+        _bars(right, few, quality.coder_F[:_MOST_BARS], quality.pca_F[:_MOST_BARS])
         if len(coder.features) > len(few):
             right.set_title(f"the first {len(few)} of {len(coder.features)} features", loc="left", fontsize=10)
         figure.suptitle(
@@ -199,7 +200,7 @@ def _legend(figure: Any, panel: Any, name: str, shade: Any, drawn: Any) -> None:
         bar.solids.set_alpha(1)
 
 
-def _bars(panel: Any, features: list[str], coder_F: Any, pca_F: Any) -> None:
+def _bars(panel: Any, features: Sequence[str], coder_F: Any, pca_F: Any) -> None:
     place = np.arange(len(features))
     panel.barh(place - 0.2, np.clip(np.nan_to_num(coder_F), 0, 1), 0.38, color=_NAMED[0], label="autoencoder")
     panel.barh(place + 0.2, np.clip(np.nan_to_num(pca_F), 0, 1), 0.38, color=_OTHERS, label="PCA")

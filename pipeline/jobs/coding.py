@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.apart import deviations
 from models.codes import Coder, fit_coder
 from models.files import from_files, to_files
 from models.manifest import MANIFEST, TENSORS, ModelFileError, read_manifest
@@ -25,7 +26,8 @@ from pipeline.jobs.blocks import FloatArray
 from pipeline.jobs.parts import MODEL, Parts
 from pipeline.jobs.sample import Look, r_squared
 
-_LEAST_ROWS = 50
+ERROR = "error"
+"""Column of a row's error."""
 _ROWS_AT_ONCE = 16_384
 """Rows that are read together: their values stay in a processor's cache."""
 
@@ -81,22 +83,6 @@ def code_rows(coder: Coder, values_NF: FloatArray, usable_N: npt.NDArray[np.bool
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         squares = list(pool.map(code, range(0, len(values_NF), _ROWS_AT_ONCE)))
     return Coded(code_ND, error_N, sum(squares, np.zeros(len(coder.features))), off_NF)
-
-
-def require_rows(what: str, looked: Look, features: Sequence[str]) -> None:
-    """See that there are rows to learn from.
-
-    Raises:
-        SnapshotError: there are none, or too few that hold numbers only.
-    """
-    if not looked.rows:
-        raise SnapshotError(f"{what}: there are no rows; ask for more time, or see what is kept in `snapshots`")
-    usable = looked.rows - looked.unusable
-    if usable < _LEAST_ROWS:
-        raise SnapshotError(
-            f"{what}: {usable:,} of {looked.rows:,} rows hold a number for each of {shortened(features)}; "
-            f"{_LEAST_ROWS} are needed: fill empty values, or name fewer `features`"
-        )
 
 
 def check_dimensions(dimensions: int | None, features: Sequence[str]) -> int:
@@ -235,8 +221,7 @@ def judge(coder: Coder, looked: Look) -> Quality:
 
 def principal(x_NF: FloatArray, dimensions: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return (mean, standard deviation, leading principal components of what is left when both are taken away)."""
-    center_F, scale_F = x_NF.mean(axis=0), x_NF.std(axis=0)
-    scale_F = np.where(scale_F > 0, scale_F, 1.0)
+    center_F, scale_F = x_NF.mean(axis=0), deviations(x_NF)
     z_NF = (x_NF - center_F) / scale_F
     _, vectors_FF = np.linalg.eigh(z_NF.T @ z_NF / len(z_NF))
     return center_F, scale_F, np.ascontiguousarray(vectors_FF[:, ::-1][:, :dimensions])

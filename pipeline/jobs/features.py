@@ -16,11 +16,10 @@ from models.codes import Coder
 from models.window_statistics import statistic_names
 from pipeline.errors import SnapshotError
 from pipeline.jobs import coding
-from pipeline.jobs.blocks import LATE, Block, Column, Input
+from pipeline.jobs.blocks import LATE, Block, Column, Input, Progress
 from pipeline.jobs.parts import opened
 from pipeline.jobs.reduce import (
     Options,
-    Progress,
     coder_for,
     finished,
     look_at,
@@ -85,7 +84,7 @@ def feature_rows(
             return finished(parts)
         with stops(parts):
             lengths = SeriesLengths(source.series, source.time)
-            looked = look_at(source, options, parts, what, lengths.see if window else _nothing, progress)
+            looked = look_at(source, options, parts, what, progress, lengths.see if window else None)
             if window:
                 _require_windows(lengths, window, what)
             coder = coder_for(source, options, parts, looked, progress) if len(source.features) > 1 else None
@@ -116,7 +115,3 @@ def _require_windows(lengths: SeriesLengths, window: int, what: str) -> None:
             f"{what}: a window is {window:,} rows, and the longest of {len(lengths.rows_S):,} series has "
             f"{longest:,} that count; ask for more time, or for a shorter --window"
         )
-
-
-def _nothing(block: Block) -> None:
-    """Rows of no series have no windows to count."""

@@ -20,20 +20,18 @@ from models.generating import Generator, fit_generator, sampling_view
 from models.injection import Fault, faults_of
 from models.spec import Kind, shortened
 from pipeline.errors import ConfigError, SnapshotError
-from pipeline.jobs.blocks import FloatArray, Input
+from pipeline.jobs.blocks import FloatArray, Input, Progress
 from pipeline.jobs.generated_rows import Clock, Injection, Labels, check_names, write_rows, write_variations
 from pipeline.jobs.newest_rows import Newest, SeriesRows, newest_rows
-from pipeline.jobs.sample import HELD_OUT, look
+from pipeline.jobs.sample import HELD_OUT, look, require_rows
 
 RECORDS, SERIES, VARIATIONS = "records.parquet", "series", "variations.parquet"
 ANOMALIES, REPORT, PAGE, PICTURE = "anomalies.jsonl", "report.json", "report.html", "fidelity.png"
 FORMAT = "offkey.generated"
 ROWS, ROWS_OF_SERIES, WINDOW = 10_000, 2_000, 32
-_LEAST_ROWS, _MOST_LEARNED = 50, 16_384
+_MOST_LEARNED = 16_384
 _LONGEST_NAME = 120
-
-Progress = Callable[[str, float, float | None], None]
-"""Called with what is being done, how much of it is done, and of how much; None: that is not known."""
+_TOLD_SERIES = 20
 
 
 @dataclass(frozen=True)
@@ -175,21 +173,18 @@ def generate(
     return report
 
 
-_TOLD_SERIES = 20
-
-
 def _learned(
     source: Input, kind: Kind, options: Options, model: Model | None, what: str, progress: Progress
 ) -> Learned:
     if kind == "features":
-        looked = look(source, options.seed, lambda block: None, lambda rows: progress("reading", rows, None))
-        _require_rows(what, looked.rows, looked.unusable, source.features)
+        looked = look(source, options.seed, lambda rows: progress("reading", rows, None))
+        require_rows(what, looked.rows, looked.unusable, source.features)
         learned = {"": [looked.learning.cut(0, _MOST_LEARNED).values_NF]}
         held_out = {"": [looked.held_out.values_NF]}
         generator = _fitted(source, kind, learned, options, model, what, progress)
         return Learned(generator, learned, held_out, rows=looked.rows, unusable=looked.unusable)
     found = newest_rows(source, lambda rows: progress("reading", rows, None))
-    _require_rows(what, found.rows, found.unusable, source.features)
+    require_rows(what, found.rows, found.unusable, source.features)
     _check_series(found, options.series, what)
     # Of a report that nobody asked for no rows need be kept back.
     share = HELD_OUT if options.report else 0.0
@@ -222,16 +217,6 @@ def _fitted(
         )
     except ValueError as error:
         raise SnapshotError(f"{what}: {error}") from error
-
-
-def _require_rows(what: str, rows: int, unusable: int, features: Sequence[str]) -> None:
-    if not rows:
-        raise SnapshotError(f"{what}: there are no rows; ask for more time, or see what is kept in `snapshots`")
-    if rows - unusable < _LEAST_ROWS:
-        raise SnapshotError(
-            f"{what}: {rows - unusable:,} of {rows:,} rows hold a number for each of {shortened(features)}; "
-            f"{_LEAST_ROWS} are needed: fill empty values, or name fewer `features`"
-        )
 
 
 def _check_series(found: Newest, asked: Sequence[str], what: str) -> None:

@@ -21,7 +21,7 @@ from models.injection import Anomaly, Fault, inject, spread_of
 from pipeline.connectors.labelled import ROLES
 from pipeline.connectors.parquet import Array, Coded, Writer
 from pipeline.errors import ConfigError
-from pipeline.jobs.blocks import FloatArray
+from pipeline.jobs.blocks import Block, FloatArray, recut
 
 STRETCH = 65_536
 _VARIATION = "variation"
@@ -105,8 +105,9 @@ def write_rows(
     writer = Writer({"offkey.generated": series or "records"}, path)
     free = rows // 2 if clock else 0
     done = 0
-    for number, x_NF in enumerate(_stretches(parts)):
-        end = done + len(x_NF)
+    # Many rows at a time: an anomaly needs rows around it.
+    for number, block in enumerate(recut((Block({}, x_NF) for x_NF in parts), STRETCH)):
+        x_NF, end = block.values_NF, done + len(block)
         free_N = np.arange(done, end) >= free
         label_N = np.zeros(len(x_NF), np.int8)
         if injection.count:
@@ -173,18 +174,3 @@ def check_names(features: Sequence[str]) -> None:
             f"feature {taken[0]!r} has the name of a column of generated files; leave it out of the stream's "
             "`features`"
         )
-
-
-def _stretches(parts: Iterable[FloatArray]) -> Iterator[FloatArray]:
-    """Yield the same rows, many at a time: an anomaly needs rows around it."""
-    waiting, held = list[FloatArray](), 0
-    for x_NF in parts:
-        while held + len(x_NF) >= STRETCH:
-            missing = STRETCH - held
-            yield np.concatenate([*waiting, x_NF[:missing]])
-            x_NF, waiting, held = x_NF[missing:], [], 0
-        if len(x_NF):
-            waiting.append(x_NF)
-            held += len(x_NF)
-    if waiting:
-        yield np.concatenate(waiting)

@@ -6,17 +6,14 @@ a row that lacks a number, and where ten times as long passes as is usual betwee
 Legend: N rows, F features.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from models.dataset import usable_rows
-from pipeline.connectors.parquet import Coded
-from pipeline.jobs.blocks import Block, FloatArray, Input
+from pipeline.jobs.blocks import Block, FloatArray, Input, IntArray, series_of
 
-IntArray = npt.NDArray[np.int64]
 _MOST_ROWS, _MOST_VALUES = 2**21, 2**24
 """Of all series together: 128 MiB of values at most."""
 _LONG_GAP = 10.0
@@ -102,22 +99,12 @@ def _of_series(source: Input, block: Block, first: int) -> Iterator[tuple[str, S
         column = block.columns[source.time]
         assert isinstance(column, np.ndarray)
         time_ms_N = column.astype(np.int64)
-    names, code_N = _names(source, block.columns, len(block))
+    names, code_N = series_of(block, source.series)
     order_N = np.argsort(code_N, kind="stable")
     borders = np.flatnonzero(np.diff(code_N[order_N])) + 1
     for own in np.split(order_N, borders):
         if len(own):
             yield names[int(code_N[own[0]])], SeriesRows(time_ms_N[own], block.values_NF[own])
-
-
-def _names(source: Input, columns: Mapping[str, object], rows: int) -> tuple[Sequence[str], IntArray]:
-    if source.series is None:
-        return [""], np.zeros(rows, np.int64)
-    column = columns[source.series]
-    if isinstance(column, Coded):
-        return list(column.names), column.code_N.astype(np.int64)
-    whole, code_N = np.unique(np.asarray(column), return_inverse=True)
-    return [str(name) for name in whole.tolist()], code_N.astype(np.int64)
 
 
 def _joined(parts: Sequence[SeriesRows], most: int) -> SeriesRows:

@@ -28,14 +28,10 @@ from pipeline.connectors.parquet import Array
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.interrupting import Stopped
 from pipeline.jobs import coding
-from pipeline.jobs.blocks import Block, BoolArray, Column, Input
+from pipeline.jobs.blocks import Block, BoolArray, Column, Input, Progress
 from pipeline.jobs.parts import MODEL, PICTURE, REPORT, Parts, opened
-from pipeline.jobs.sample import Look, look
+from pipeline.jobs.sample import Look, look, require_rows
 from pipeline.jobs.streaming import PART_ROWS, Step, stream
-
-ERROR = "error"
-Progress = Callable[[str, float, float | None], None]
-"""Called with what is being done, how much of it is done, and of how much; None: that is not known."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Reducing:
         usable_N = block.usable_N
         coded = coding.code_rows(self._coder, block.values_NF, usable_N)
         codes = dict(zip(coding.names_of(self._coder), coded.code_ND.T, strict=True))
-        written = {**named_apart(block.columns, [*codes, ERROR]), **codes, ERROR: coded.error_N}
+        written = {**named_apart(block.columns, [*codes, coding.ERROR]), **codes, coding.ERROR: coded.error_N}
         return written, sums_of(coded, usable_N)
 
     def passed(self, block: Block) -> None:
@@ -91,7 +87,12 @@ def named_apart(columns: Mapping[str, Column], taken: Iterable[str]) -> dict[str
 
 
 def look_at(
-    source: Input, options: Options, parts: Parts, what: str, also: Callable[[Block], None], progress: Progress
+    source: Input,
+    options: Options,
+    parts: Parts,
+    what: str,
+    progress: Progress,
+    also: Callable[[Block], None] | None = None,
 ) -> Look:
     """Look at all rows; each block is shown to `also`.
 
@@ -99,8 +100,8 @@ def look_at(
         ConfigError: they are not those of the run that this one goes on with.
         SnapshotError: there are too few.
     """
-    looked = look(source, options.seed, also, lambda rows: progress("looking", rows, None))
-    coding.require_rows(what, looked, source.features)
+    looked = look(source, options.seed, lambda rows: progress("looking", rows, None), also)
+    require_rows(what, looked.rows, looked.unusable, source.features)
     entries = parts.entries
     if entries and (entries[0]["digest"], entries[0]["of_rows"]) != (looked.digest, looked.rows):
         raise ConfigError(
@@ -151,7 +152,7 @@ def reduce_rows(source: Input, options: Options, what: str, progress: Progress) 
         if parts.complete:
             return finished(parts)
         with stops(parts):
-            looked = look_at(source, options, parts, what, lambda block: None, progress)
+            looked = look_at(source, options, parts, what, progress)
             coder = coder_for(source, options, parts, looked, progress)
             stream_all(source, parts, options, Reducing(coder), looked, what, partial(progress, "reducing"))
             progress("judging", 0.0, None)
@@ -208,7 +209,7 @@ class Decoding:
         values_NF = np.full((len(block), len(self._coder.features)), np.nan)
         values_NF[usable_N] = self._coder.decode(block.values_NF[usable_N].astype(np.float32))
         values = dict(zip(self._coder.features, values_NF.T, strict=True))
-        error = block.columns.get(ERROR)
+        error = block.columns.get(coding.ERROR)
         assert error is None or isinstance(error, np.ndarray)
         sums: dict[str, Any] = {"usable": int(usable_N.sum())}
         if error is not None:

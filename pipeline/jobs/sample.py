@@ -8,17 +8,21 @@ Legend: N rows, S rows of the sample, F features.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from models.spec import shortened
 from pipeline.connectors.parquet import Array, Coded
+from pipeline.errors import SnapshotError
 from pipeline.jobs.blocks import Block, FloatArray, Input, joined
 
 HELD_OUT = 0.2
+_LEAST_ROWS = 50
+"""To learn from."""
 _MOST_ROWS, _MOST_VALUES = 65_536, 2**23
 """Of the sample: 64 MiB of values at most."""
 
@@ -50,12 +54,14 @@ class Look:
         return len(self.sample) - int(HELD_OUT * len(self.sample))
 
 
-def look(source: Input, seed: int, also: Callable[[Block], None], progress: Callable[[int], None]) -> Look:
+def look(
+    source: Input, seed: int, progress: Callable[[int], None], also: Callable[[Block], None] | None = None
+) -> Look:
     """Read all rows once, and draw the sample.
 
     Args:
-        also: shown each block.
         progress: told how many rows were read.
+        also: shown each block.
     """
     most = min(_MOST_ROWS, max(1_000, _MOST_VALUES // len(source.features)))
     chosen: list[tuple[npt.NDArray[np.uint64], Block]] = []
@@ -73,12 +79,28 @@ def look(source: Input, seed: int, also: Callable[[Block], None], progress: Call
         if held >= 2 * most:
             chosen = [_smallest(chosen, most)]
             limit, held = chosen[0][0][-1], most
-        also(block)
+        if also is not None:
+            also(block)
         progress(rows)
     if not chosen:
         nothing = Block({}, np.empty((0, len(source.features))))
         return Look(rows, unusable, digest, nothing)
     return Look(rows, unusable, digest, _smallest(chosen, most)[1])
+
+
+def require_rows(what: str, rows: int, unusable: int, features: Sequence[str]) -> None:
+    """See that there are rows to learn from.
+
+    Raises:
+        SnapshotError: there are none, or too few that hold numbers only.
+    """
+    if not rows:
+        raise SnapshotError(f"{what}: there are no rows; ask for more time, or see what is kept in `snapshots`")
+    if rows - unusable < _LEAST_ROWS:
+        raise SnapshotError(
+            f"{what}: {rows - unusable:,} of {rows:,} rows hold a number for each of {shortened(features)}; "
+            f"{_LEAST_ROWS} are needed: fill empty values, or name fewer `features`"
+        )
 
 
 def keys(first: int, count: int, seed: int) -> npt.NDArray[np.uint64]:

@@ -13,13 +13,9 @@ Legend: N rows of a block, C carried rows, R both, F features, S statistics.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from models.window_statistics import window_statistics
-from pipeline.connectors.parquet import Coded
-from pipeline.jobs.blocks import PARTITION, Block, BoolArray, FloatArray
-
-IntArray = npt.NDArray[np.int64]
+from pipeline.jobs.blocks import PARTITION, Block, BoolArray, FloatArray, IntArray, series_of
 
 
 class SeriesCodes:
@@ -36,14 +32,7 @@ class SeriesCodes:
 
     def of(self, block: Block) -> IntArray:
         """Return the number of each row's series."""
-        if self._series is None:
-            names, code_N = [""], np.zeros(len(block), np.int64)
-        else:
-            column = block.columns[self._series]
-            if not isinstance(column, Coded):
-                whole, code_N = np.unique(column, return_inverse=True)
-                column = Coded([str(name) for name in whole.tolist()], code_N)
-            names, code_N = list(column.names), column.code_N.astype(np.int64)
+        names, code_N = series_of(block, self._series)
         partition = block.columns.get(PARTITION)
         partition_N = np.zeros(len(block), np.int64) if not isinstance(partition, np.ndarray) else partition
         pairs, pair_N = np.unique(partition_N.astype(np.int64) * len(names) + code_N, return_inverse=True)

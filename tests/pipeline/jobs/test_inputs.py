@@ -142,7 +142,7 @@ def test_the_sample_is_one_of_all_rows_and_always_the_same(tmp_path: Path) -> No
     x_NF[5] = np.nan
     path = write_rows(tmp_path / "rows.parquet", x_NF, ("n",))
     source = ParquetInput([path], None)
-    once, again, other = (look(source, seed, lambda block: None, lambda rows: None) for seed in (0, 0, 1))
+    once, again, other = (look(source, seed, lambda rows: None) for seed in (0, 0, 1))
     drawn_N = once.sample.values_NF[:, 0].astype(np.int64)
     assert np.array_equal(once.sample.values_NF, again.sample.values_NF)
     assert once.digest == again.digest == other.digest
