@@ -99,11 +99,28 @@ def run_cut(rows: Path, output: Path, model: Path, step: str, number: int, *, re
     Returns:
         how the process ended.
     """
-    asked = [str(each) for each in (rows, output, model, int(resume), step, number)]
+    done = python(_CUT, rows, output, model, int(resume), step, number)
+    sys.stderr.write(done.stderr)
+    return done.returncode
+
+
+def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own."""
+    asked = [sys.executable, "-c", code, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", _CUT, *asked], env=environment, timeout=120).returncode
+    return subprocess.run(asked, capture_output=True, text=True, env=environment, timeout=120)
 
 
 def manifest(output: Path) -> dict[str, Any]:
     said: dict[str, Any] = json.loads((output / "manifest.json").read_bytes())
     return said
+
+
+def forget_parts(output: Path, whole: int) -> None:
+    """Leave what a run leaves that was killed behind so many parts."""
+    said = manifest(output)
+    for entry in said["parts"][whole:]:
+        (output / entry["file"]).unlink()
+    (output / "report.json").unlink()
+    kept = {**said, "complete": False, "parts": said["parts"][:whole]}
+    (output / "manifest.json").write_text(json.dumps(kept, indent=1))

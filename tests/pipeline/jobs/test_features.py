@@ -14,7 +14,7 @@ from pipeline.errors import SnapshotError
 from pipeline.jobs.coding import read_files
 from pipeline.jobs.features import feature_rows
 from pipeline.jobs.parquet_input import ParquetInput
-from tests.reducing import FEATURES, contents, drawn, model, options, write_rows
+from tests.reducing import FEATURES, contents, drawn, forget_parts, model, options, write_rows
 
 WINDOW = 5
 
@@ -49,21 +49,9 @@ def test_a_run_that_goes_on_carries_windows_over(tmp_path: Path) -> None:
     rows, made = write_rows(tmp_path / "rows.parquet", drawn(2_500)), model(tmp_path / "model")
     run(rows, tmp_path / "whole", made)
     run(rows, tmp_path / "cut", made)
-    _forget_parts(tmp_path / "cut", 1)
+    forget_parts(tmp_path / "cut", 1)
     run(rows, tmp_path / "cut", made, resume=True)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
-
-
-def _forget_parts(output: Path, whole: int) -> None:
-    """Leave what a run leaves that was killed behind so many parts."""
-    import json
-
-    said = json.loads((output / "manifest.json").read_bytes())
-    for entry in said["parts"][whole:]:
-        (output / entry["file"]).unlink()
-    (output / "report.json").unlink()
-    kept = {**said, "complete": False, "parts": said["parts"][:whole]}
-    (output / "manifest.json").write_text(json.dumps(kept, indent=1))
 
 
 def test_a_window_longer_than_every_series_is_refused_before_training(tmp_path: Path) -> None:

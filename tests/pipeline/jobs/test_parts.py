@@ -2,15 +2,13 @@
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.jobs.parts import opened, refuse
-from tests.reducing import contents, drawn, model, run, write_rows
+from tests.reducing import contents, drawn, model, python, run, write_rows
 
 _FULL_ROWS = 12_000
 _FULL = """
@@ -36,11 +34,7 @@ def test_where_no_more_can_be_written_no_half_part_is_left(tmp_path: Path) -> No
     # A part that takes little room, and larger ones behind it.
     x_NF[:_FULL_ROWS] = x_NF[0]
     rows = write_rows(tmp_path / "rows.parquet", x_NF)
-    asked = [str(each) for each in (rows, tmp_path / "full", made, limit, _FULL_ROWS)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _FULL, *asked], capture_output=True, text=True, env=environment, timeout=120
-    )
+    done = python(_FULL, rows, tmp_path / "full", made, limit, _FULL_ROWS)
     assert done.returncode == 1, done.stderr
     assert done.stdout.count("\n") == 1
     assert f"part-000001.parquet: cannot be written ({os.strerror(errno.EFBIG)})" in done.stdout
@@ -58,11 +52,7 @@ def test_a_picture_that_does_not_fit_leaves_nothing_of_it(tmp_path: Path) -> Non
     size = {name: len(content) for name, content in contents(tmp_path / "whole").items()}
     limit = size.pop("picture.png") - 1
     assert limit > max(size.values())
-    asked = [str(each) for each in (rows, tmp_path / "full", made, limit, 1_000, "score")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _FULL, *asked], capture_output=True, text=True, env=environment, timeout=120
-    )
+    done = python(_FULL, rows, tmp_path / "full", made, limit, 1_000, "score")
     assert f"picture.png: cannot be written ({os.strerror(errno.EFBIG)})" in done.stdout
     assert done.returncode == 1, done.stderr
     assert not list((tmp_path / "full").glob("*picture*")) + list((tmp_path / "full").glob(".*picture*"))
@@ -102,7 +92,7 @@ def test_files_of_others_are_never_touched(tmp_path: Path, how: str) -> None:
 
 def test_a_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"format": "other"}')
-    with pytest.raises(ConfigError, match=r"manifest.json: it (is of something else|cannot be read)"):
+    with pytest.raises(ConfigError, match=r"manifest.json: it is of something else"):
         refuse(tmp_path)
 
 
