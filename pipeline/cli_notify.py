@@ -41,7 +41,7 @@ def notify(
 
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="cluster")
-    stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
+    stop_on_signals(stop, health.unfinished)
     host = settings.metrics.host
     port = serve(host, settings.notify.port, health, "notify.port")
     with _notify(settings, chosen, stop) as built:

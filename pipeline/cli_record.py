@@ -34,7 +34,7 @@ def record(
 
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
-    stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
+    stop_on_signals(stop, health.unfinished)
     host = settings.metrics.host
     port = serve(host, settings.recorder.port, health, "recorder.port")
     with _recorder(settings, chosen, stop) as built:

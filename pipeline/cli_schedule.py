@@ -37,7 +37,7 @@ def schedule(config: ConfigPath) -> None:
 
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
-    stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
+    stop_on_signals(stop, health.unfinished)
     host = settings.metrics.host
     port = serve(host, settings.scheduler.port, health, "scheduler.port")
     with _scheduler(config, settings, stop) as built:

@@ -48,7 +48,7 @@ def worker(
     # The group takes away the partitions of who is longer than the first; the waits for others come on top.
     health = Health(kafka.max_poll_interval + max(kafka.connect_timeout, kafka.delivery_timeout))
     # The signals are this command's until the process has ended, for that may hang too.
-    stop_on_signals(stop, lambda: health.worker.unfinished() if health.worker else "nothing was begun")
+    stop_on_signals(stop, health.unfinished)
     if place:
         place.tie(health, stop)
     host, port = settings.metrics.host, serve(settings.metrics.host, settings.metrics.port, health)

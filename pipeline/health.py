@@ -88,6 +88,10 @@ class Health:
         facts = {"ready": not why, "why": why[:_MOST_NAMED], **self.worker.facts()}
         return not why, facts
 
+    def unfinished(self) -> str:
+        """Say what an end at once leaves undone; may be asked before the loop is built."""
+        return "nothing was begun" if self.worker is None else self.worker.unfinished()
+
     def _missing(self, worker: Loop) -> Iterable[str]:
         age_s = self._turn_age_s()
         if age_s > self.turn_limit_s:
