@@ -178,8 +178,8 @@ def _fault(name: str) -> "Fault":
 
     from models.injection import Fault
 
-    if name not in get_args(Fault):
-        raise ConfigError(f"--fault {name}: there are {', '.join(_FAULTS)}")
+    if name not in (known := get_args(Fault)):
+        raise ConfigError(f"--fault {name}: there are {', '.join(known)}")
     return name  # type: ignore[return-value]
 
 

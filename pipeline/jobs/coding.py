@@ -186,15 +186,15 @@ def coder_of(files: Mapping[str, bytes], name: str, device: torch.device) -> Cod
     return coder
 
 
-def require_features(coder: Coder, features: Sequence[str], name: str) -> None:
-    """See that a model is one of these features.
+def require_features(made_for: Sequence[str], features: Sequence[str], name: str) -> None:
+    """See that a model was made for the features of the rows.
 
     Raises:
-        ConfigError: it is of others.
+        ConfigError: it was made for others.
     """
-    if coder.features != tuple(features):
+    if tuple(made_for) != tuple(features):
         raise ConfigError(
-            f"{name}: it was made for the features {shortened(coder.features)}, and the rows hold "
+            f"{name}: it was made for the features {shortened(made_for)}, and the rows hold "
             f"{shortened(features)}; name them in the stream's `features`, or take another model"
         )
 

@@ -21,6 +21,7 @@ from models.injection import Fault, faults_of
 from models.spec import Kind, shortened
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.blocks import FloatArray, Input, Progress
+from pipeline.jobs.coding import require_features
 from pipeline.jobs.generated_rows import Clock, Injection, Labels, check_names, write_rows, write_variations
 from pipeline.jobs.newest_rows import Newest, SeriesRows, newest_rows
 from pipeline.jobs.sample import HELD_OUT, look, require_rows
@@ -112,11 +113,7 @@ def check_model(model: Model, kind: Kind, features: Sequence[str]) -> None:
         raise ConfigError(
             f"{model.name}: it is of `kind: {spec.kind}`, and the stream of {kind}; take another model"
         )
-    if spec.features != tuple(features):
-        raise ConfigError(
-            f"{model.name}: it was made for the features {shortened(spec.features)}, and the rows hold "
-            f"{shortened(features)}; name them in the stream's `features`, or take another model"
-        )
+    require_features(spec.features, features, model.name)
     try:
         sampling_view(model.detector, model.name)
     except ValueError as error:

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from models.grid import Grid
-from models.injection import Anomaly, Fault, inject, spread_of
+from models.injection import Anomaly, Fault, Injected, inject, spread_of
 from pipeline.connectors.labelled import ROLES
 from pipeline.connectors.parquet import Array, Coded, Writer
 from pipeline.errors import ConfigError
@@ -117,24 +117,11 @@ def write_rows(
             own_seed = int(np.random.default_rng([seed, number]).integers(2**32))
             changed_NF, found = inject(x_NF, free_N, asked, injection.gap, spread_of(x_NF), own_seed)
             for each in found:
-                label_N[each.begin : each.end] = 1
+                span = slice(each.begin, each.end)
+                label_N[span] = 1
                 for column in each.features:
-                    grid = grids[column]
-                    changed_NF[each.begin : each.end, column] = grid.stepped(
-                        changed_NF[each.begin : each.end, column]
-                    )
-                told: dict[str, Any] = {"series": series} if clock else {}
-                told |= {
-                    "fault": each.anomaly.fault,
-                    "size": each.anomaly.size,
-                    "begin": done + each.begin,
-                    "end": done + each.end,
-                }
-                if clock:
-                    told |= {"begin_ms": clock.at(done + each.begin), "end_ms": clock.at(done + each.end)}
-                labels.add(
-                    {**told, "features": [features[column] for column in each.features], "moved": each.moved}
-                )
+                    changed_NF[span, column] = grids[column].stepped(changed_NF[span, column])
+                labels.add(_label(each, done, features, series, clock))
             x_NF = changed_NF
         columns: dict[str, Array | Coded] = {}
         if clock:
@@ -146,6 +133,18 @@ def write_rows(
         done = end
         yield done
     writer.close()
+
+
+def _label(
+    injected: Injected, first: int, features: Sequence[str], series: str, clock: Clock | None
+) -> dict[str, Any]:
+    """Return what is told of an anomaly in a stretch that begins with row `first`."""
+    begin, end = first + injected.begin, first + injected.end
+    told: dict[str, Any] = {"series": series} if clock else {}
+    told |= {"fault": injected.anomaly.fault, "size": injected.anomaly.size, "begin": begin, "end": end}
+    if clock:
+        told |= {"begin_ms": clock.at(begin), "end_ms": clock.at(end)}
+    return {**told, "features": [features[column] for column in injected.features], "moved": injected.moved}
 
 
 def write_variations(path: Path, x_BTF: FloatArray, features: Sequence[str], clock: Clock) -> None:

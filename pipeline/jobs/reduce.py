@@ -121,7 +121,7 @@ def coder_for(source: Input, options: Options, parts: Parts, looked: Look, progr
     if options.model is not None:
         files = coding.read_files(options.model)
         coder = coding.coder_of(files, str(options.model), options.device)
-        coding.require_features(coder, source.features, str(options.model))
+        coding.require_features(coder.features, source.features, str(options.model))
         if options.dimensions not in (None, coder.dimensions):
             raise ConfigError(
                 f"--dimensions {options.dimensions}: {options.model} makes codes of {coder.dimensions}; leave it "
