@@ -6,10 +6,10 @@ found, then with the highest scores; the others are folded away, not left out.
 
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 
 from pipeline.demo.cards import SHOWN_SCORE, card
 from pipeline.demo.counting import COUNTING, MARGIN_POINTS, Tally
+from pipeline.demo.frame import framed
 from pipeline.demo.views import StreamView
 
 _LARGE_SERIES = 3
@@ -17,22 +17,21 @@ _LARGE_SERIES = 3
 
 def page(total: Tally, streams: Sequence[StreamView], life: str = "") -> str:
     """Return the whole report; `life` is a section that stands before those of the streams."""
-    style = (files("pipeline.demo") / "report.css").read_text()
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"><title>offkey demo</title>'
-        f"<style>{style}</style></head><body><main>"
+    body = (
         f"<header><h1>What offkey heard</h1><p class=soft>{_opening(total, bool(life))}</p>"
         f"<div class=tiles>{''.join(map(_tile, streams))}</div>{_LEGEND}</header>"
         f"{life}{''.join(map(_stream, streams))}"
-        f"<footer><p><b>How this is counted.</b> {escape(COUNTING)}</p>"
+    )
+    footer = (
+        f"<p><b>How this is counted.</b> {escape(COUNTING)}</p>"
         "<p><b>A score</b> is -10 log<sub>10</sub> of the probability that a normal point of this series looks "
         f"as strange: at 30, one in 1,000. Scores are shown up to {SHOWN_SCORE:g}; <code>alerts.jsonl</code> has "
         "them whole. "
         "Labels were read for counting, for feedback on a false alarm, and for this page. All times are UTC.</p>"
         "<p><b>Data.</b> Server Machine Dataset (MIT), Numenta Anomaly Benchmark (MIT), ADBench (BSD-2-Clause); "
-        "see <code>pipeline/demo/data/ATTRIBUTION.md</code>.</p></footer></main></body></html>\n"
+        "see <code>pipeline/demo/data/ATTRIBUTION.md</code>.</p>"
     )
+    return framed("offkey demo", body, footer)
 
 
 _LEGEND = (

@@ -6,12 +6,12 @@ that only one has. Below it stand the most telling series of one backtest.
 
 from collections.abc import Callable, Sequence
 from html import escape
-from importlib.resources import files
 
 import numpy as np
 
 from pipeline.demo import plot
 from pipeline.demo.cards import SHOWN_SCORE, card
+from pipeline.demo.frame import framed, tile
 from pipeline.demo.views import SeriesView
 from pipeline.jobs.backtest_result import Compared, Incident, Result
 from pipeline.jobs.backtest_summary import delay_told, lines_of, rows_of
@@ -90,15 +90,13 @@ _LEGEND = (
 
 
 def _whole(title: str, body: str) -> str:
-    style = (files("pipeline.demo") / "report.css").read_text()
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{style}</style></head><body><main>{body}"
-        "<footer><p><b>A score</b> is -10 log<sub>10</sub> of the probability that a normal point of this series "
+    return framed(
+        title,
+        body,
+        "<p><b>A score</b> is -10 log<sub>10</sub> of the probability that a normal point of this series "
         f"looks as strange: at 30, one in 1,000. Scores are shown up to {SHOWN_SCORE:g}; <code>alerts.jsonl</code> "
         "has them whole.</p><p><b>Feedback</b> on an incident counts for those that overlap it in its series. All "
-        "times are UTC.</p></footer></main></body></html>\n"
+        "times are UTC.</p>",
     )
 
 
@@ -111,10 +109,7 @@ def _tile(name: str, result: Result) -> str:
         (often or "?", "a week"),
         (f"{false:,}<small> / {heard:,}</small>", "false alarms / feedback"),
     )
-    inner = "".join(
-        f"<div><b>{figure}</b><div class=meter></div><span>{what}</span></div>" for figure, what in figures
-    )
-    return f'<div class="card tile">{head}<div class=figures>{inner}</div></div>'
+    return tile(figures, head)
 
 
 def _timeline(result: Result) -> str:

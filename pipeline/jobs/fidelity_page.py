@@ -3,9 +3,10 @@
 import base64
 from collections.abc import Iterator, Mapping
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from pipeline.demo.frame import framed, tile
 
 _MOST_FEATURES = 40
 
@@ -57,7 +58,6 @@ def _fidelity(found: Mapping[str, Any], name: str) -> Iterator[str]:
 def page(report: Mapping[str, Any], name: str, picture: bytes | None) -> str:
     """Return the page."""
     found = report["fidelity"]
-    style = (files("pipeline.demo") / "report.css").read_text()
     said = "".join(f"<p class=soft>{escape(line)}</p>" for line in lines(report, name, Path("this folder")))
     drawn = ""
     if picture is not None:
@@ -70,15 +70,13 @@ def page(report: Mapping[str, Any], name: str, picture: bytes | None) -> str:
         f"<header><h1>Made up like {escape(name)}</h1>{said}<div class=tiles>{_tile(found)}</div></header>{drawn}"
         f"<section><h2>Features</h2><article class=card>{_features(report)}</article></section>"
     )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>offkey generate: {escape(name)}</title><style>{style}</style></head><body><main>{body}"
-        "<footer><p><b>Told from held-out rows</b>: gradient boosting learns to tell made-up rows from real ones "
+    return framed(
+        f"offkey generate: {name}",
+        body,
+        "<p><b>Told from held-out rows</b>: gradient boosting learns to tell made-up rows from real ones "
         "that nothing was learned from, over five folds; .5 is a guess. Beside it the same of rows that were "
         "learned from: what time has changed tells real ones apart, too.</p><p><b>Distances</b> are in standard "
-        "deviations of the features, equal rows count once, copies are left out and counted.</p></footer></main>"
-        "</body></html>\n"
+        "deviations of the features, equal rows count once, copies are left out and counted.</p>",
     )
 
 
@@ -89,10 +87,7 @@ def _tile(found: Mapping[str, Any]) -> str:
         ("?" if near is None else f"{near['median']:.3g}", "from the nearest training row"),
         ("?" if near is None else f"{near['median_among_training']:.3g}", "training rows from one another"),
     ]
-    inner = "".join(
-        f"<div><b>{value}</b><div class=meter></div><span>{what}</span></div>" for value, what in figures
-    )
-    return f'<div class="card tile"><div class=figures>{inner}</div></div>'
+    return tile(figures)
 
 
 def _features(report: Mapping[str, Any]) -> str:
