@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.connectors.parquet import Coded
 from pipeline.jobs import newest_rows as module
-from pipeline.jobs.blocks import Block
+from pipeline.jobs.blocks import Block, Column
 from pipeline.jobs.newest_rows import SeriesRows, newest_rows
 
 MINUTE_MS = 60_000
@@ -28,7 +28,7 @@ class Blocks:
         for minute_N, name_N, x_N in self._blocks:
             known = sorted(set(name_N))
             coded = Coded(known, np.array([known.index(name) for name in name_N]))
-            columns = {"time_ms": MINUTE_MS * np.array(minute_N), "series": coded}
+            columns: dict[str, Column] = {"time_ms": MINUTE_MS * np.array(minute_N), "series": coded}
             yield Block(columns, np.array(x_N, np.float64)[:, None])
 
 
