@@ -39,10 +39,11 @@ def privacy(made_MD: FloatArray, training_SD: FloatArray, without: Span | None =
     """Measure distances of samples to training rows; rows that are nobody's other `without` do not count."""
     unit_D = deviations(training_SD)
     made_MD = np.unique(made_MD, axis=0)
-    alone_SD, count_S = training_SD, np.ones(len(training_SD), np.int64)
+    alone_SD, same_S, count_S = np.unique(training_SD, axis=0, return_inverse=True, return_counts=True)
     if without is None:
-        alone_SD, count_S = np.unique(training_SD, axis=0, return_counts=True)
         without = itself(len(alone_SD))
+    else:
+        alone_SD, count_S = training_SD, count_S[same_S.ravel()]
     found_M = distances(made_MD / unit_D, alone_SD / unit_D)
     # Of some, evenly spaced, to all: the median needs no more.
     some = np.arange(0, len(alone_SD), -(-len(alone_SD) // _MOST_USUAL))

@@ -52,14 +52,15 @@ def compared_records(generator: Generator, learned: FloatArray, held_out: FloatA
 
 def compared_series(
     generator: Generator,
+    asked: Sequence[str],
     learned: Mapping[str, Sequence[FloatArray]],
     held_out: Mapping[str, Sequence[FloatArray]],
     seed: int,
 ) -> Compared:
-    """Set windows of series side by side: of some series, the first rows that are made."""
+    """Set windows of series side by side: of some of those asked for, the first rows that are made."""
     window = generator.window
     most = max(_LEAST, min(_MOST_ROWS, _MOST_VALUES // (window * len(generator.features))))
-    names = [name for name in generator.scale_of if name in held_out][:_MOST_SERIES]
+    names = [name for name in asked if name in held_out][:_MOST_SERIES]
     real, made, known, places = list[FloatArray](), list[FloatArray](), list[FloatArray](), list[IntArray]()
     first = 0
     for name in names:

@@ -44,7 +44,7 @@ def draw(path: Path, compared: Compared, report: Mapping[str, Any], title: str) 
         _told(last[3], report)
         if of_windows:
             for number, panel in enumerate(panels[-1]):
-                _examples(panel, compared, shown[number % len(shown)])
+                _examples(panel, compared, shown[number % len(shown)], number)
         figure.suptitle(
             f"{title}     {len(compared.made):,} made-up {report['of']} beside {len(compared.real):,} held out",
             x=0.01,
@@ -75,10 +75,12 @@ def _marginal(panel: Any, real_N: FloatArray, made_N: FloatArray, name: str) -> 
 
 def _correlation(panel: Any, real_NF: FloatArray, made_NF: FloatArray) -> None:
     pairs = np.triu_indices(real_NF.shape[1], 1)
+    if not len(pairs[0]):
+        panel.set_axis_off()
+        return
     panel.plot([-1, 1], [-1, 1], color=GRID, linewidth=1)
-    if len(pairs[0]):
-        real, made = (correlations(x_NF)[pairs] for x_NF in (real_NF, made_NF))
-        panel.scatter(real, made, s=8, color=_REAL, alpha=0.6, linewidths=0)
+    real, made = (correlations(x_NF)[pairs] for x_NF in (real_NF, made_NF))
+    panel.scatter(real, made, s=8, color=_REAL, alpha=0.6, linewidths=0)
     panel.set_title("correlation of two features", loc="left", fontsize=9)
     panel.set_xlabel("held out")
     panel.set_ylabel("made up")
@@ -137,15 +139,17 @@ def _told(panel: Any, report: Mapping[str, Any]) -> None:
     panel.set_ylabel("AUROC; .5 is best")
 
 
-def _examples(panel: Any, compared: Compared, column: int) -> None:
-    """Draw some windows of a feature, real ones above made-up ones."""
+def _examples(panel: Any, compared: Compared, column: int, begin: int) -> None:
+    """Draw some windows of a feature, real ones above made-up ones, from the one of this number on."""
     steps = compared.real.shape[1]
+    low, high = np.quantile(compared.real[:, :, column], [0.02, 0.98])
+    spread = high - low or 1.0
     for x_NTF, colour, above in ((compared.real, _REAL, 1), (compared.made, _MADE, 0)):
-        chosen = np.linspace(0, len(x_NTF) - 1, min(_MOST_EXAMPLES, len(x_NTF))).astype(int)
-        spread = np.ptp(compared.real[:, :, column]) or 1.0
-        for number, window in enumerate(chosen.tolist()):
+        chosen = begin + np.linspace(0, len(x_NTF) - 1, min(_MOST_EXAMPLES, len(x_NTF))).astype(int)
+        for number, window in enumerate((chosen % len(x_NTF)).tolist()):
             at = np.arange(steps) + number * steps * 1.1
-            panel.plot(at, x_NTF[window, :, column] + above * spread * 1.1, color=colour, linewidth=0.9)
+            shown = np.clip(x_NTF[window, :, column], low, high)
+            panel.plot(at, shown + above * spread * 1.1, color=colour, linewidth=0.9)
     panel.set_xticks([])
     panel.set_yticks([])
     panel.set_title(f"windows of {compared.features[column]}", loc="left", fontsize=9)

@@ -334,7 +334,7 @@ def _compare(
     if kind == "features":
         compared = compared_records(generator, learned.learned[""][0], learned.held_out[""][0], options.seed)
     else:
-        compared = compared_series(generator, learned.learned, learned.held_out, options.seed)
+        compared = compared_series(generator, report["series"], learned.learned, learned.held_out, options.seed)
     found = measured(compared, options.seed)
     if len(compared.real) and len(compared.made):
         draw(folder / PICTURE, compared, found, what)

@@ -11,7 +11,7 @@ from tests.chaos.stage import BROKER_SETTINGS
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
-    group.addoption("--chaos-seeds", type=int, default=2, help="how many runs with faults to play")
+    group.addoption("--chaos-seeds", type=int, default=3, help="how many runs with faults to play")
     group.addoption("--chaos-seed", type=int, action="append", help="play this one instead; may be given again")
     group.addoption("--kill-seeds", type=int, default=1, help="how many deployments to kill, from seed 1 on")
     group.addoption("--kill-seed", type=int, action="append", help="kill this one instead; may be given again")
@@ -23,7 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # Not registered where pytest was started further up: then it is an ordinary run.
     config = metafunc.config
     if "seed" in metafunc.fixturenames:
-        seeds = config.getoption("chaos_seed", None) or range(config.getoption("chaos_seeds", 2))
+        seeds = config.getoption("chaos_seed", None) or range(config.getoption("chaos_seeds", 3))
         metafunc.parametrize("seed", seeds)
     if "kill_seed" in metafunc.fixturenames:
         seeds = config.getoption("kill_seed", None) or range(1, config.getoption("kill_seeds", 1) + 1)
