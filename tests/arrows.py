@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow
 
+from pipeline.formats.fields import Fields
 from tests.streams import Payload
 
 
@@ -50,3 +51,37 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
     columns["host"] = columns["host"].dictionary_encode()
     columns["ts"] = columns["ts"].cast(pyarrow.timestamp("ms", "UTC"))
     return pyarrow.record_batch(columns)
+
+
+MAX_BYTES = 100_000
+FIELDS = Fields([("v",)], [("host",)], ("ts",))
+
+
+def batch(**columns: Any) -> Any:
+    """Two rows that are read, with these columns in place of or beside the usual ones."""
+    usual = {
+        "host": pyarrow.array(["a", "b"]),
+        "ts": pyarrow.array([1, 2], pyarrow.timestamp("ms", "UTC")),
+        "v": pyarrow.array([0.5, 1.5]),
+    }
+    return pyarrow.record_batch({name: each for name, each in (usual | columns).items() if each is not None})
+
+
+CODED = pyarrow.dictionary(pyarrow.int8(), pyarrow.string())
+WIDE = {
+    "host": pyarrow.array(["a", "b"]).dictionary_encode(),
+    "struct": pyarrow.array(
+        [{"d": "x", "n": 1}, {"d": "y", "n": 2}], pyarrow.struct([("d", CODED), ("n", pyarrow.int8())])
+    ),
+    "half_there": pyarrow.array([None, {"n": 2}]),
+    "list": pyarrow.array([[1, 2], []]),
+    "deep": pyarrow.array([[{"d": "x"}], []], pyarrow.list_(pyarrow.struct([("d", CODED)]))),
+    "view": pyarrow.array(["x", "a text that stands elsewhere"], pyarrow.string_view()),
+    "runs": pyarrow.RunEndEncodedArray.from_arrays(
+        pyarrow.array([1, 2], pyarrow.int32()), pyarrow.array(["p", "q"])
+    ),
+    "map": pyarrow.array([{1: 2.0}, {}], pyarrow.map_(pyarrow.int64(), pyarrow.float64())),
+    "null": pyarrow.nulls(2),
+    "flag": pyarrow.array([True, None]),
+    "none": pyarrow.array([None, "z"]).dictionary_encode(),
+}

@@ -32,8 +32,9 @@ from tests.brokers import ApacheBroker
 from tests.chaos.comparison import differences, undisturbed
 from tests.chaos.crew import COMMAND
 from tests.chaos.faults import PASSING, TURNING, Steps
+from tests.chaos.incoming import Records
 from tests.chaos.object_store import LoopbackStore
-from tests.chaos.stage import BROKER_SETTINGS, Records, Setup, Stage
+from tests.chaos.stage import BROKER_SETTINGS, Setup, Stage
 
 ACT_S = 6.0
 """How long faults may begin in an act; those that have begun are mended in their own time."""

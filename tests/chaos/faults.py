@@ -33,8 +33,9 @@ from pipeline.errors import ConfigError, TransientError
 from pipeline.protocols import TopicPartition
 from tests.brokers import forbid
 from tests.chaos.crew import Slot
+from tests.chaos.incoming import Records
 from tests.chaos.speaking import say
-from tests.chaos.stage import SESSION_S, Records, Stage
+from tests.chaos.stage import SESSION_S, Stage
 
 Draw = random.Random
 Steps = Iterator[float]

@@ -14,7 +14,8 @@ from tests.brokers import ApacheBroker
 from tests.chaos.chaos import compare, report, run, schedule_of, summary
 from tests.chaos.crew import COMMAND
 from tests.chaos.faults import PASSING, TURNING
-from tests.chaos.stage import Records, Setup, Stage
+from tests.chaos.incoming import Records
+from tests.chaos.stage import Setup, Stage
 
 
 @pytest.mark.timeout(900)

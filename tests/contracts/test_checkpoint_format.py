@@ -12,7 +12,7 @@ from pipeline.connectors.memory import MemoryCheckpoints, MemoryStorage
 from pipeline.errors import CheckpointError
 from pipeline.part_memory import MAGIC, PartMemory, read_part
 from pipeline.protocols import TopicPartition
-from tests.contracts.test_checkpoints import FOLDER, Run, found
+from tests.contracts.chains import FOLDER, Run, found
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

@@ -1,36 +1,28 @@
 """A model is swapped between two records: which one judges what, whatever ends or fails meanwhile."""
 
-import json
 import threading
 from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline.adopting import Adopting
 from pipeline.adoptions import Adoption
 from pipeline.connectors.memory import MemoryAdoptions, MemorySource
 from pipeline.errors import AssignmentLost, TransientError
-from pipeline.protocols import PartitionRecords, TopicPartition
+from pipeline.protocols import TopicPartition
 from pipeline.stream import Lane
 from pipeline.worker import Worker
 from tests.pipeline.test_worker import by_id
-from tests.records import Record
 from tests.sabotage import Countdown, Killed, Saboteur
 from tests.streams import (
-    BEGIN_MS,
     VERSIONS,
     Bench,
     bench_options,
     counted,
     drain,
-    lanes,
-    retrained_detector,
     series_payloads,
     state_of,
 )
@@ -342,67 +334,3 @@ def test_a_version_that_cannot_be_had_any_more_is_replaced_in_a_replay(caplog: p
     assert "there is no such version" in caplog.text
     assert bench.adopted(PLACES[0])[-1].version == "v2"
     assert sum(len(records) for records in bench.broker.topics["metrics"]) == bench.broker.committed[PLACES[0]]
-
-
-def test_a_series_that_warms_at_a_swap_is_judged_alike_however_polls_cut_it() -> None:
-    """Its interval is its own then, and not the one that only the new model knows."""
-    payloads = [
-        (b"new", json.dumps({"ts": BEGIN_MS + 10_000 * n, "cpu": float(np.sin(n)), "mem": 0.1 * n}).encode())
-        for n in range(40)
-    ]
-    records = [Record(n, BEGIN_MS + 10**9, *pair) for n, pair in enumerate(payloads)]
-    states = []
-    for cuts in (range(1, 40), [4], [4, 20]):
-        lane = lanes(others=VERSIONS)[0]
-        for low, high in pairwise([0, *cuts, 40]):
-            lane.pipeline.use(lane.slot.of("v1" if low < 4 else "v2"))
-            lane.pipeline.process([PartitionRecords(PLACES[0], records[low:high])])
-        states.append(lane.pipeline.snapshot(PLACES[0]))
-    assert states[0]["interval_ms"].tolist() == [10_000]
-    for state in states[1:]:
-        for name in state:
-            np.testing.assert_array_equal(state[name], states[0][name], err_msg=name)
-
-
-RECORDS = [Record(n, BEGIN_MS + 10**9, *pair) for n, pair in enumerate(series_payloads(40))]
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 159), max_size=6), st.integers(1, 159))
-def test_any_cut_around_a_swap_gives_the_same_state(cuts: list[int], first_offset: int) -> None:
-    states = []
-    for edges in ([], cuts):
-        lane = lanes(others=VERSIONS)[0]
-        ends = sorted({0, first_offset, len(RECORDS), *edges})
-        for low, high in pairwise(ends):
-            lane.pipeline.use(lane.slot.of("v1" if low < first_offset else "v2"))
-            lane.pipeline.process([PartitionRecords(PLACES[0], RECORDS[low:high])])
-        states.append(lane.pipeline.snapshot(PLACES[0]))
-    for name in states[0]:
-        np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
-
-
-def test_series_take_their_scaling_from_the_new_model_at_their_next_record() -> None:
-    """What the new model knows is scaled by it; what it does not know keeps the scaling that it has."""
-    lane = lanes(others=VERSIONS)[0]
-    lane.pipeline.process([PartitionRecords(PLACES[0], RECORDS[:80])])
-    before = lane.pipeline.snapshot(PLACES[0])
-    lane.pipeline.use(lane.slot.of("v2"))
-    lane.pipeline.process([PartitionRecords(PLACES[0], RECORDS[80:83])])
-    after = lane.pipeline.snapshot(PLACES[0])
-    known = retrained_detector().scaling
-    # In the order of names: a, b and c had a record since, `new` had none.
-    for row, name in enumerate(["a", "b"]):
-        center_F, scale_F = known.for_series(name) or (np.nan, np.nan)
-        np.testing.assert_array_equal(after["center"][row], center_F)
-        np.testing.assert_array_equal(after["scale"][row], scale_F)
-        raw = before["rows"][row, 1:] * before["scale"][row] + before["center"][row]
-        moved = after["rows"][row, :-1] * scale_F + center_F
-        np.testing.assert_allclose(moved, raw, atol=1e-5)
-        payload = json.loads(RECORDS[80 + row].value or b"")
-        newest = after["rows"][row, -1] * scale_F + center_F
-        np.testing.assert_allclose(newest, [payload["cpu"], payload["mem"]], atol=1e-5)
-    for row in (2, 3):
-        np.testing.assert_array_equal(after["scale"][row], before["scale"][row])
-    assert len({*after["mark"][:3].tolist()}) == 1
-    assert after["mark"][3] == before["mark"][3] != after["mark"][0]

@@ -1,111 +1,24 @@
 """One receiver's loop, on a broker in memory and a real server: nothing lost, nothing held up for good."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
-from pipeline.connectors.http_post import HttpPost
-from pipeline.connectors.memory import MemoryBroker, MemoryPublisher, MemorySource
-from pipeline.delivery import AtLeastOnce
+from pipeline.connectors.memory import MemoryPublisher, MemorySource
 from pipeline.errors import AssignmentLost, DeliveryError
-from pipeline.notifier import Notifier, NotifierOptions
 from pipeline.protocols import Message, TopicPartition
-from pipeline.receivers.alertmanager import Alertmanager
-from pipeline.receivers.answers import Poster
-from pipeline.receivers.told import Receiver
-from pipeline.receivers.webhooks import Webhook, generic
-from pipeline.stages.alerts import Alert, message
-from pipeline.stages.dead_letters import RECEIVER, letter
+from tests.notifying import ALERTS, DOWN, FIRST, UP, World, incidents
 from tests.pipeline.stages.test_alerts import alert
 from tests.receiving import Hook, Reply
-
-NOW_MS = 1_700_000_100_000
-ALERTS, LETTERS = "alerts", "letters"
-FIRST = TopicPartition(ALERTS, 0)
-DOWN, UP = Reply(503), Reply(200)
-
-
-@dataclass
-class World:
-    """Everything outside of notifiers, which come and go."""
-
-    hook: Hook
-    broker: MemoryBroker = field(default_factory=MemoryBroker)
-    now_s: float = 1000.0
-    options: NotifierOptions = field(
-        default_factory=lambda: NotifierOptions(LETTERS, "earliest", retry_for_s=100.0, poll_timeout_s=0)
-    )
-    publisher: MemoryPublisher | None = None
-    poll_records: int = 1000
-
-    def __post_init__(self) -> None:
-        self.broker.create_topic(ALERTS, 2)
-        self.broker.create_topic(LETTERS)
-
-    def publish(self, *said: Alert, partition: int = 0, timestamp: int = NOW_MS) -> None:
-        for each in said:
-            sent = message(each, ALERTS)
-            self.broker.append(
-                ALERTS,
-                sent.value,
-                key=sent.key,
-                headers=sent.headers,
-                partition=partition,
-                timestamp=timestamp,
-            )
-
-    def notifier(self, manager: bool = False, **options: Any) -> Notifier:
-        """Return a new one, in a process of its own as it were."""
-        self.broker.members.clear()
-        poster = Poster("hook", HttpPost(self.hook.url, lambda: NOW_MS / 1000, timeout_s=2))
-        receiver: Receiver = Webhook(generic(None, lambda: NOW_MS), poster)
-        if manager:
-            receiver = Alertmanager("hook", poster, lambda: NOW_MS)
-        source = MemorySource(self.broker, [ALERTS], self.poll_records)
-        return Notifier(
-            "hook",
-            ALERTS,
-            source,
-            AtLeastOnce(self.publisher or MemoryPublisher(self.broker), source),
-            receiver,
-            replace(self.options, **options),
-            lambda: NOW_MS,
-            lambda: self.now_s,
-            lambda: 1.0,
-        )
-
-    def told(self) -> list[str]:
-        """Return the incidents that the receiver has taken, in order."""
-        return [request.json["data"]["incident"] for request in self.hook.requests]
-
-    def firing(self) -> list[tuple[str, bool]]:
-        """Return the incidents of the last post to an Alertmanager, and whether each goes on."""
-        posts = self.hook.requests[-1].json
-        return [(post["labels"]["incident"], post["endsAt"] > "2023-11-14T22:15") for post in posts]
-
-    def letters(self) -> list[tuple[str, str, str]]:
-        """Return receiver, reason and text of each dead letter."""
-        found = []
-        for record in self.broker.records(LETTERS):
-            read = letter(TopicPartition(LETTERS, 0), record)
-            assert read is not None
-            assert record.value == self.broker.topics[ALERTS][read.origin.partition][read.origin_offset].value
-            found.append((dict(record.headers)[RECEIVER].decode(), read.reason, read.text))
-        return found
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
     with Hook() as hook:
         yield World(hook)
-
-
-def incidents(*names: str) -> Sequence[Alert]:
-    return [alert(incident=name, offset=number) for number, name in enumerate(names)]
 
 
 def metric(name: str, **labels: str) -> float:
@@ -368,66 +281,3 @@ def test_a_turn_sends_for_so_long_and_stays_in_the_group(world: World) -> None:
     assert (world.told(), world.broker.committed[FIRST]) == (["a", "b"], 2)
     notifier.step()
     assert (world.told(), world.broker.committed[FIRST]) == (["a", "b", "c"], 3)
-
-
-def test_after_a_restart_an_alertmanager_is_told_of_what_is_open(world: World) -> None:
-    world.publish(*incidents("a", "b", "c"))
-    notifier = world.notifier(manager=True)
-    notifier.step()
-    assert world.firing() == [("a", True), ("b", True), ("c", True)]
-    world.publish(alert(incident="b", state="resolved", offset=9))
-    notifier.step()
-    assert world.firing() == [("b", False)]
-    world.publish(alert(incident="c", state="resolved", offset=10), alert(incident="d", offset=11))
-    again = world.notifier(manager=True)
-    again.step()
-    # First what is new, then all that is open.
-    assert [request.json[0]["labels"]["incident"] for request in world.hook.requests[-2:]] == ["c", "a"]
-    assert world.firing() == [("a", True), ("d", True)]
-    assert list(again.missing()) == []
-
-
-def test_an_alertmanager_is_told_again_every_minute(world: World) -> None:
-    world.publish(*incidents("a"))
-    notifier = world.notifier(manager=True)
-    for _ in range(10):
-        notifier.step()
-    told = len(world.hook.requests)
-    for _ in range(10):
-        world.now_s += 30
-        notifier.step()
-    assert len(world.hook.requests) == told + 5
-    assert world.firing() == [("a", True)]
-
-
-def test_a_new_alertmanager_is_told_only_of_what_is_open_at_the_end(world: World) -> None:
-    world.poll_records = 2
-    world.publish(*incidents("a", "b", "c"))
-    world.publish(*(alert(incident=each, state="resolved", offset=9) for each in "ac"))
-    notifier = world.notifier(manager=True, start="latest")
-    for _ in range(8):
-        notifier.step()
-    assert world.hook.requests == []
-    assert sorted(notifier.missing())[0] == "alerts/0: what is open is still being read"
-    world.now_s += 3
-    notifier.step()
-    assert world.firing() == [("b", True)]
-    assert world.broker.committed == {FIRST: 5, TopicPartition(ALERTS, 1): 0}
-    assert list(notifier.missing()) == []
-
-
-def test_an_alertmanager_that_was_down_hears_all_when_it_is_back(world: World) -> None:
-    world.publish(*incidents("a"))
-    notifier = world.notifier(manager=True, retry_for_s=1.0)
-    notifier.step()
-    world.hook.usual = DOWN
-    world.publish(alert(incident="a", state="resolved", offset=9), *incidents("b"))
-    for _ in range(10):
-        world.now_s += 100
-        notifier.step()
-    world.hook.usual = UP
-    world.now_s += 100
-    notifier.step()
-    assert world.letters() == []
-    assert world.hook.requests[-2].json[0]["labels"]["incident"] == "a"
-    assert world.firing() == [("b", True)]

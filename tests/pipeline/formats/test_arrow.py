@@ -1,4 +1,4 @@
-"""Arrow values: what is read from which types, what is refused with which reason, and that no bytes do harm."""
+"""Arrow values: what is read from which types and what is refused with which reason."""
 
 import struct
 from collections.abc import Sequence
@@ -7,28 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from pipeline.formats.arrow import ArrowFormat, number_fields
-from pipeline.formats.arrow_sizes import claimed
 from pipeline.formats.fields import Fields, Malformed, Path, Rows
 from pipeline.formats.json import JsonFormat
 from pipeline.stages.decode import REASONS
-from tests.arrows import file_of, rows_of, stream_of
-
-MAX_BYTES = 100_000
-FIELDS = Fields([("v",)], [("host",)], ("ts",))
-
-
-def batch(**columns: Any) -> Any:
-    """Two rows that are read, with these columns in place of or beside the usual ones."""
-    usual = {
-        "host": pa.array(["a", "b"]),
-        "ts": pa.array([1, 2], pa.timestamp("ms", "UTC")),
-        "v": pa.array([0.5, 1.5]),
-    }
-    return pa.record_batch({name: each for name, each in (usual | columns).items() if each is not None})
+from tests.arrows import FIELDS, MAX_BYTES, WIDE, batch, file_of, rows_of, stream_of
 
 
 def decode(value: bytes, fields: Fields = FIELDS, max_bytes: int = MAX_BYTES) -> list[Rows]:
@@ -319,22 +303,6 @@ def test_a_repeated_dictionary_gives_the_same_names() -> None:
     assert first.series[0].names is second.series[0].names
 
 
-CODED = pa.dictionary(pa.int8(), pa.string())
-WIDE = {
-    "host": pa.array(["a", "b"]).dictionary_encode(),
-    "struct": pa.array([{"d": "x", "n": 1}, {"d": "y", "n": 2}], pa.struct([("d", CODED), ("n", pa.int8())])),
-    "half_there": pa.array([None, {"n": 2}]),
-    "list": pa.array([[1, 2], []]),
-    "deep": pa.array([[{"d": "x"}], []], pa.list_(pa.struct([("d", CODED)]))),
-    "view": pa.array(["x", "a text that stands elsewhere"], pa.string_view()),
-    "runs": pa.RunEndEncodedArray.from_arrays(pa.array([1, 2], pa.int32()), pa.array(["p", "q"])),
-    "map": pa.array([{1: 2.0}, {}], pa.map_(pa.int64(), pa.float64())),
-    "null": pa.nulls(2),
-    "flag": pa.array([True, None]),
-    "none": pa.array([None, "z"]).dictionary_encode(),
-}
-
-
 @pytest.mark.parametrize("options", [{}, {"compression": "zstd"}])
 def test_a_row_alone_has_the_same_columns(options: dict[str, Any]) -> None:
     both = batch(**WIDE)
@@ -368,50 +336,3 @@ def test_numbers_for_a_stream_that_names_no_features() -> None:
     assert number_fields(stream_of(some.slice(0, 1)), MAX_BYTES) == expected[:2]
     with pytest.raises(Malformed):
         number_fields(b"{}", MAX_BYTES)
-
-
-def mutants() -> list[bytes]:
-    encoded = pa.array(["a", "b"]).dictionary_encode()
-    kinds = [batch(), batch(host=encoded), batch(**WIDE)]
-    ways: list[dict[str, Any]] = [{}, {"compression": "lz4"}, {"compression": "zstd"}]
-    return [file_of(batch()), *(stream_of(each, **how) for each in kinds for how in ways)]
-
-
-SPELLS = [b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\0" * 8, b"\xff" * 7 + b"\x7f", b"\1\0\0\0"]
-CHANGE = st.tuples(st.floats(0, 1), st.sampled_from(SPELLS) | st.binary(max_size=8), st.booleans())
-
-
-@settings(max_examples=1000, deadline=None)
-@given(st.sampled_from(mutants()), st.lists(CHANGE, max_size=6), st.floats(0, 1) | st.just(1.0))
-@example(mutants()[0], [], 1.0)
-def test_no_bytes_do_harm(value: bytes, changes: list[tuple[float, bytes, bool]], end: float) -> None:
-    """Every value is read or refused, and what was read can be taken apart."""
-    changed = bytearray(value)
-    for where, bytes_, aligned in changes:
-        at = int(where * len(changed)) & (~3 if aligned else ~0)
-        changed[at : at + len(bytes_)] = bytes_
-    changed = changed[: int(end * len(changed)) + 1]
-    reading = ArrowFormat(Fields([("v",)], [("host",)], ("ts",), optional_features=True), MAX_BYTES)
-    reasons: set[str] = set()
-    count = 0
-    try:
-        count = sum(rows.count for rows in reading.decode(bytes(changed)))
-    except Malformed as error:
-        reasons = {error.reason}
-    assert reasons <= set(REASONS)
-    assert count <= MAX_BYTES
-    for number in range(min(count, 3)):
-        alone = pa.ipc.open_stream(reading.row(bytes(changed), number)).read_all()
-        alone.validate(full=True)
-        assert alone.num_rows == 1
-
-
-@given(st.binary(max_size=200), st.binary(max_size=50))
-def test_sizes_of_any_metadata(metadata: bytes, body: bytes) -> None:
-    """They are found, or refused in words that are known here."""
-    said = "a length is negative"
-    try:
-        assert min(claimed(metadata, body)) >= 0
-    except ValueError as error:
-        said = str(error)
-    assert any(words in said for words in ("length is negative", "points outside", "has no size"))
