@@ -170,9 +170,9 @@ class Replay:
     def _pieces(self, rows: SnapshotRows, begun: Begun) -> Iterator[SnapshotRows]:
         """Cut rows where those begin that are told of, and to a size; take the model's features out of them."""
         at = int(np.searchsorted(rows.offset_N, begun.offset))
-        most = (
-            ROWS_AT_ONCE if rows.series is None else min(_POINTS_AT_ONCE * max(len(rows.series), 1), ROWS_AT_ONCE)
-        )
+        # Rows of no series are judged all together.
+        series = len(rows.series or ()) or ROWS_AT_ONCE
+        most = min(_POINTS_AT_ONCE * series, ROWS_AT_ONCE)
         for low, high in ((0, at), (at, len(rows))):
             for begin in range(low, high, most):
                 yield self.of_model(rows.take(slice(begin, min(begin + most, high))))

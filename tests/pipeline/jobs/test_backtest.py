@@ -362,6 +362,22 @@ def test_of_many_series_a_few_rows_name_only_their_own() -> None:
     assert [batch.offset_N.tolist(), batch.row_N.tolist()] == [list(range(6)), list(range(6))]
 
 
+def test_rows_of_few_series_are_judged_in_short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C waits for the end of one."""
+    bench = empty()
+    live(bench)
+    snapshots = recorded(bench)
+
+    def pieces() -> list[int]:
+        return [len(judged.rows) for judged in replay_of(bench, snapshots, champion="v2").run()]
+
+    usual = pieces()
+    monkeypatch.setattr("pipeline.jobs.backtest._POINTS_AT_ONCE", 20)
+    short = pieces()
+    assert max(short) <= 20 * len(NAMES) < max(usual)
+    assert sum(short) == sum(usual)
+
+
 def test_nothing_is_written_to_storage() -> None:
     bench = empty()
     live(bench)
