@@ -18,10 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.by_series import BySeries
 from models.calibration import PooledTail, alert_threshold
 from models.dataset import padded
 from models.mapping import Delay, Reach
-from models.online_tail import OnlineTail, Pace, Usual
+from models.online_tail import OnlineTail, Pace
 from models.reader import Reader
 from models.scaling import LIMIT, Scaling
 from models.spec import ModelSpec
@@ -55,9 +56,9 @@ class Judgement:
     tail: PooledTail
     cluster_points: tuple[float, ...]
     """Points that an incident holds on average, at each of `CLUSTER_LEVELS`."""
-    clusters_of_series: Mapping[str, tuple[float, ...]]
+    clusters_of_series: BySeries
     """The same of each series that was there in training."""
-    quantiles_of_series: Mapping[str, Usual]
+    quantiles_of_series: BySeries
     """Where each series' `OnlineTail` starts; of features, that of the stream, under the name ""."""
     points: int | None = None
     """Training rows that the tail was fitted to; None where an older model does not say."""
@@ -76,8 +77,8 @@ class Judgement:
 
     def thresholds(self, names: Sequence[str], points_per_incident: FloatArray) -> FloatArray:
         """Return the alert threshold of each series, for so many of its points for each false incident."""
-        sizes = [self.clusters_of_series.get(name, self.cluster_points) for name in names]
-        return alert_threshold(points_per_incident, sizes)
+        sizes_NK = self.clusters_of_series.take(names, self.cluster_points)
+        return alert_threshold(points_per_incident, sizes_NK)
 
     def online_tail(self, device: torch.device, pace: Pace, *, accepting: bool = False) -> OnlineTail:
         """Return the recalibration for series that go on, each from where its training rows leave it."""
@@ -146,6 +147,9 @@ class Detector:
 
     def to(self, device: torch.device) -> "Detector":
         """Move it; returns itself."""
+        if device == self.device:
+            # Making the reader is a third of what loading a model costs.
+            return self
         self.views = [view.to(device) for view in self.views]
         self._reader = Reader(self.views, self.spec.window)
         moved = {delay: judgement.to(device) for delay, judgement in self.calibration.judgements.items()}

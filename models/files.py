@@ -18,6 +18,7 @@ import safetensors.numpy
 import torch
 
 from models import architectures
+from models.by_series import BySeries
 from models.calibration import CLUSTER_LEVELS, PooledTail
 from models.detector import Calibration, Detector, Judgement
 from models.golden import golden_errors
@@ -124,8 +125,9 @@ def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
         view.load_state_dict(own)
         views.append(view)
     names = manifest["series"]
+    row_of = {name: row for row, name in enumerate(names)}
     judgements = {
-        each["delay"]: _judgement(arrays, configs, names, each) for each in manifest["calibration"]["delays"]
+        each["delay"]: _judgement(arrays, configs, row_of, each) for each in manifest["calibration"]["delays"]
     }
     intervals = dict(zip(names, arrays["series.interval_ms"].tolist(), strict=True))
     calibration = Calibration(manifest["calibration"]["interval_ms"], judgements, intervals)
@@ -138,19 +140,18 @@ def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
 
 
 def _judgement(
-    arrays: Arrays, configs: Sequence[ViewConfig], names: list[str], said: Mapping[str, Any]
+    arrays: Arrays, configs: Sequence[ViewConfig], row_of: Mapping[str, int], said: Mapping[str, Any]
 ) -> Judgement:
     called = _called(said["delay"])
     parts = ("error_knots", "surprise_knots", "slope")
-    rows = arrays[f"{called}.quantiles"].tolist()
-    clusters = arrays[f"{called}.clusters"].tolist() if f"{called}.clusters" in arrays else []
+    clusters = arrays.get(f"{called}.clusters")
     return Judgement(
         reach_of(configs, said["delay"], _CPU),
         torch.from_numpy(arrays[f"{called}.reference"]),
         PooledTail(*(torch.from_numpy(arrays[f"{called}.{part}"]) for part in parts)),
         tuple(said["cluster_points"]),
-        {name: tuple(row) for name, row in zip(names, clusters, strict=False)},
-        {name: (row[0], row[1], row[2]) for name, row in zip(names, rows, strict=True)},
+        BySeries.of({}) if clusters is None else BySeries(row_of, clusters),
+        BySeries(row_of, arrays[f"{called}.quantiles"]),
         said.get("points"),
     )
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.by_series import BySeries
 from models.calibration import (
     CLUSTER_LEVELS,
     cluster_sizes,
@@ -344,7 +345,7 @@ def _judgement(
     if spec.kind == "features":
         single = (1.0,) * len(CLUSTER_LEVELS)
         usual = {"": quantiles(surprise_N, STREAM_PACE)}
-        return Judgement(reach, reference_V, tail, single, {}, usual, len(surprise_N))
+        return Judgement(reach, reference_V, tail, single, BySeries.of({}), BySeries.of(usual), len(surprise_N))
     first = np.cumsum([0, *(len(part) for part in points)])
     each = np.split(surprise_N, first[np.cumsum(pieces)[:-1]])
     usual = {name: quantiles(own_N, SERIES_PACE) for name, own_N in zip(names, each, strict=True)}
@@ -352,4 +353,5 @@ def _judgement(
     pooled, own = cluster_sizes(
         [rescored(own_N, usual[name], SERIES_PACE) for name, own_N in zip(names, each, strict=True)]
     )
-    return Judgement(reach, reference_V, tail, pooled, dict(zip(names, own, strict=True)), usual, len(surprise_N))
+    clusters = BySeries.of(dict(zip(names, own, strict=True)))
+    return Judgement(reach, reference_V, tail, pooled, clusters, BySeries.of(usual), len(surprise_N))

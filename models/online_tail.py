@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models import acceptance
 from models.acceptance import Acceptance, Quantiles
+from models.by_series import BySeries
 from models.calibration import DECIBEL, FloatArray
 from models.crossing import placed
 from models.snapshots import Memory, copied, fresh
@@ -100,14 +101,14 @@ class OnlineTail:
         self,
         device: torch.device,
         pace: Pace,
-        initial: Mapping[str, Usual] | None = None,
+        initial: BySeries | None = None,
         *,
         accepting: bool = False,
     ) -> None:
         """`initial` holds the usual surprise of the series that were there in training."""
         self._device = device
         self._pace = pace
-        self.initial = initial or {}
+        self.initial = initial or BySeries.of({})
         columns = dict.fromkeys(("median", "gap", "far"), torch.float32)
         columns |= dict.fromkeys(_COUNTS, torch.int32)
         self._acceptance: Acceptance | None = None
@@ -123,7 +124,7 @@ class OnlineTail:
         self._reserve(int(slots.max(initial=-1)) + 1)
         index = placed(slots, self._device)
         usual = _MEDIAN, self._pace.gap, _FAR
-        start_S3 = np.array([self.initial.get(name, usual) for name in names], np.float32).reshape(-1, 3)
+        start_S3 = self.initial.take(names, usual).astype(np.float32)
         self._seen_S[slots] = 0
         for column in self._columns.values():
             column[index] = 0

@@ -11,6 +11,7 @@ Legend: B batch, T steps (or the axes of an image), C channels, L latent.
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import math
 import pkgutil
@@ -163,8 +164,9 @@ def distribution_of(name: str) -> tuple[str, str] | None:
     return None if added is None or added.dist is None else (added.dist.name, added.dist.version)
 
 
-def _own() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+@functools.cache
+def _own() -> frozenset[str]:
+    return frozenset(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def _added() -> dict[str, EntryPoint]:

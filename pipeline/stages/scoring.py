@@ -18,9 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.by_series import BySeries
 from models.crossing import captured, fetched, placed
 from models.detector import Detector
-from models.online_tail import OnlineTail, Pace, Usual
+from models.online_tail import OnlineTail, Pace
 from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.rounds import Near, Round
 from pipeline.stages.series import BoolArray, Points
@@ -78,7 +79,7 @@ class Scorer:
         return self.near == other.near and torch.equal(mine, theirs)
 
     @property
-    def usual(self) -> Mapping[str, Usual]:
+    def usual(self) -> BySeries:
         """Where tails of series that were there in training begin."""
         return self._judgement.quantiles_of_series
 

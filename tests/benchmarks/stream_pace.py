@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.by_series import BySeries
 from models.calibration import CLUSTER_LEVELS, DECIBEL, alert_threshold
 from models.online_tail import STREAM_PACE, OnlineTail, Pace, quantiles
 
@@ -53,7 +54,7 @@ def streams() -> dict[str, Surprise]:
 
 def alerting(pace: Pace, surprise_N: Surprise) -> npt.NDArray[np.bool_]:
     """Tell which records reach the threshold, after a training without surprises."""
-    tail = OnlineTail(torch.device("cpu"), pace, {"": quantiles(TRAINING, pace)})
+    tail = OnlineTail(torch.device("cpu"), pace, BySeries.of({"": quantiles(TRAINING, pace)}))
     tail.begin(np.array([0]), [""])
     with torch.inference_mode():
         score_N = tail.score(np.zeros(len(surprise_N), np.int64), torch.from_numpy(surprise_N).float())

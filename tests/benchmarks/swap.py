@@ -37,7 +37,7 @@ from pipeline.worker import Worker, WorkerOptions
 from tests.benchmarks.beside import broker_beside
 from tests.benchmarks.worker_throughput import CPU, STREAM, fill, model, options
 
-SWAPS, RUNS, RECORDS = 10, 5, 600_000
+SWAPS, RUNS, RECORDS = 10, 9, 600_000
 _POINTS = ("scored", "warming")
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models import architectures
+from models.by_series import BySeries
 from models.crossing import captured
 from models.files import from_files, to_files
 from models.online_tail import SERIES_PACE, OnlineTail, quantiles
@@ -87,7 +88,7 @@ def test_levels_are_accepted_with_the_same_points_as_on_the_cpu() -> None:
     found = []
     for device in (CPU, GPU):
         initial = dict.fromkeys("abcdefgh", quantiles(np.zeros(0), SERIES_PACE))
-        tail = OnlineTail(device, SERIES_PACE, initial, accepting=True)
+        tail = OnlineTail(device, SERIES_PACE, BySeries.of(initial), accepting=True)
         tail.begin(np.arange(8), list(initial))
         tail.accept_after(np.arange(8), np.full(8, 200.0))
         whole_K = torch.from_numpy(surprise.ravel()).float()

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import acceptance
+from models.by_series import BySeries
 from models.calibration import DECIBEL
 from models.online_tail import SERIES_PACE, OnlineTail, Usual
 
@@ -27,7 +28,8 @@ Scored = tuple[FloatArray, list[int]]
 
 def tail_of(points: float | None = PATIENCE, *, trained: bool = True, accepting: bool = True) -> OnlineTail:
     names = ["a", "b", "c", "d"]
-    tail = OnlineTail(CPU, SERIES_PACE, dict.fromkeys(names, NORMAL) if trained else {}, accepting=accepting)
+    known = BySeries.of(dict.fromkeys(names, NORMAL) if trained else {})
+    tail = OnlineTail(CPU, SERIES_PACE, known, accepting=accepting)
     tail.begin(np.arange(4), names)
     if points is not None:
         tail.accept_after(np.arange(4), np.full(4, points))

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.by_series import BySeries
 from models.calibration import DECIBEL
 from models.online_tail import SERIES_PACE, STREAM_PACE, OnlineTail, Pace, Usual, quantiles
 
@@ -15,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def tail_of(pace: Pace = SERIES_PACE, **initial: Usual) -> OnlineTail:
-    tail = OnlineTail(CPU, pace, initial)
+    tail = OnlineTail(CPU, pace, BySeries.of(initial))
     tail.begin(np.arange(4), ["a", "b", "c", "d"])
     return tail
 
