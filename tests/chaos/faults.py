@@ -100,7 +100,8 @@ def swap(stage: Stage, draw: Draw) -> Steps:
             if not stage.store_hangs:
                 version = stage.promote_the_other()
                 stage.crew.note(f"{version} serves")
-        except TransientError:
+        except (TransientError, ConfigError):
+            # Storage has a fault of its own just now.
             pass
         yield 0.3
     yield from stage.look_until(
