@@ -146,6 +146,11 @@ Payload = tuple[bytes | None, bytes | None]
 
 def series_payloads(points: int = 200, seed: int = 2) -> list[Payload]:
     """Records of the series a, b, c and of one that training did not see, interleaved, with spikes."""
+    return [*_series_payloads(points, seed)]
+
+
+@cache
+def _series_payloads(points: int, seed: int) -> Sequence[Payload]:
     names = ["a", "b", "c", "new"]
     return payloads_of(names, series_rows(names, points, seed, {"a": [60, 140], "b": [100], "new": [150]}))
 
@@ -169,6 +174,11 @@ def payloads_of(names: Sequence[str], values: npt.NDArray[np.float64]) -> list[P
 
 
 def feature_payloads(count: int = 400, seed: int = 3) -> list[Payload]:
+    return [*_feature_payloads(count, seed)]
+
+
+@cache
+def _feature_payloads(count: int, seed: int) -> Sequence[Payload]:
     rows = feature_rows(count, seed, strange=[50, 51, 300])
     return [(None, json.dumps(dict(zip("abc", row.tolist(), strict=True))).encode()) for row in rows]
 
@@ -250,6 +260,10 @@ class Bench:
         ]
 
 
+_files = cache(to_files)
+"""Of a detector, which never changes: many workers are made of few."""
+
+
 def lanes(
     series: StreamSettings = SERIES,
     architecture: str = "vanilla",
@@ -264,11 +278,11 @@ def lanes(
     def load(other: str) -> StreamModel:
         if other not in others:
             raise RegistryError(f"model machines {other}: there is no such version")
-        return build_model(series, from_files(to_files(others[other]())), other, CPU)
+        return build_model(series, from_files(_files(others[other]())), other, CPU)
 
     built = []
     for name, detector in detectors.items():
-        model = build_model(settings[name], from_files(to_files(detector)), version, CPU)
+        model = build_model(settings[name], from_files(_files(detector)), version, CPU)
         built.append(lane_around(name, settings[name], model, load=load if name == "machines" else None))
     return built
 

@@ -63,7 +63,7 @@ def undisturbed(bench: Bench) -> list[dict[str, Any]]:
     """Return the alerts of a run that nothing happens to, given the adoptions that a disturbed one has written."""
     twin = filled(partitions=bench.partitions, exactly_once=bench.exactly_once)
     twin.adoptions.storage.objects = dict(bench.adoptions.storage.objects)
-    drain(worker_of(twin, bench.adopted(PLACES[0])[-1].version))
+    drain(worker_of(twin, bench.adopted(PLACES[0])[-1].version, max_poll_records=400))
     return twin.alerts()
 
 
@@ -111,7 +111,7 @@ def test_a_worker_killed_anywhere_around_a_swap_publishes_what_its_log_says(exac
         seen.add(countdown.last)
         bench.broker.members.clear()
         # The one after it was started when v2 was the champion already.
-        drain(worker_of(bench, "v2", max_poll_records=170))
+        drain(worker_of(bench, "v2", max_poll_records=350))
         found, expected = bench.alerts(), undisturbed(bench)
         if exactly_once:
             assert sorted(found, key=by_id) == sorted(expected, key=by_id), countdown.last

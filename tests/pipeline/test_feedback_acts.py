@@ -96,11 +96,11 @@ def marked(bench: Bench, worker: Worker, verdict: Any = "false_alarm", until_ms:
     return incident
 
 
-def given_the_log(bench: Bench, **options: Any) -> list[dict[str, Any]]:
+def given_the_log(bench: Bench, max_poll_records: int = 17, **options: Any) -> list[dict[str, Any]]:
     """Return the alerts of a run that hears nothing and is given the adoptions that another one has written."""
     twin = filled(**options)
     twin.adoptions.storage.objects = dict(bench.adoptions.storage.objects)
-    drain(twin.worker(max_poll_records=17))
+    drain(twin.worker(max_poll_records=max_poll_records))
     return twin.alerts()
 
 
@@ -198,8 +198,8 @@ def test_a_worker_killed_anywhere_around_it_publishes_what_its_log_says(exactly_
         seen.add(countdown.last)
         bench.broker.members.clear()
         bench.broker.append("feedback", None, key=incident.encode())
-        drain(worker_of(bench, max_poll_records=70))
-        found, expected = bench.alerts(), given_the_log(bench, exactly_once=exactly_once)
+        drain(worker_of(bench, max_poll_records=250))
+        found, expected = bench.alerts(), given_the_log(bench, 400, exactly_once=exactly_once)
         assert by_id(found) == by_id(expected), countdown.last
         assert len(found) == len(by_id(found)) or not exactly_once
         kill_at += 7

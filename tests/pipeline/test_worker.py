@@ -62,7 +62,7 @@ def killed_at_every_call(exactly_once: bool) -> Iterator[tuple[str, Bench]]:
         bench.options = bench_options(checkpoint_every_s=0)
         bench.fill([*series_payloads(), (b"b", b"nonsense")], feature_payloads())
         countdown = Countdown(kill_at)
-        first = bench.worker(Saboteur(countdown).wrap, max_poll_records=300)
+        first = bench.worker(Saboteur(countdown).wrap, max_poll_records=500)
         try:
             drain(first)
         except Killed:
@@ -70,7 +70,7 @@ def killed_at_every_call(exactly_once: bool) -> Iterator[tuple[str, Bench]]:
         else:
             return
         bench.broker.members.clear()
-        drain(bench.worker(max_poll_records=170))
+        drain(bench.worker(max_poll_records=350))
         yield countdown.last, bench
         kill_at += 1
 
