@@ -24,12 +24,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from pipeline import metrics
 from pipeline.adoptions import Adoption, Adoptions
 from pipeline.errors import AssignmentLost, ConfigError, RegistryError, TransientError
 from pipeline.feedback import Words
 from pipeline.flight import Flight
+from pipeline.logs import about
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stream import Lane
 from pipeline.stream_model import StreamModel
@@ -281,7 +283,8 @@ class Adopting:
         if now.model is not adopted.model:
             adopted.model = now.model
             metrics.MODEL_ADOPTIONS.labels(lane.name).inc()
-            logger.info("%s: judged by model %s from offset %d on", _name(partition), now.model.version, offset)
+            version, said = now.model.version, self._about(partition, offset, now.model.version)
+            logger.info("%s: judged by model %s from offset %d on", _name(partition), version, offset, extra=said)
             self._tell(lane)
         if now.words.name != adopted.words.name:
             adopted.words = now.words
@@ -290,6 +293,7 @@ class Adopting:
             logger.info(
                 "%s: what was said of %d incidents acts from offset %d on",
                 *(_name(partition), len(now.words.said), offset),
+                extra=self._about(partition, offset, now.model.version),
             )
 
     def _landed(self, partition: TopicPartition, adopted: Adopted, patience_s: float) -> bool:
@@ -325,7 +329,11 @@ class Adopting:
         now, later = f"model {adopted.model.version}", given_up.model.version
         if given_up.model is adopted.model:
             now, later = f"what was said of {len(adopted.words.said)} incidents", "what was said since"
-        logger.error("%s: goes on with %s and adopts %s later: %s", _name(partition), now, later, why)
+        said = self._about(partition, given_up.first_offset, adopted.model.version)
+        logger.error("%s: goes on with %s and adopts %s later: %s", _name(partition), now, later, why, extra=said)
+
+    def _about(self, partition: TopicPartition, offset: int, version: str) -> dict[str, Any]:
+        return about(partition, stream=self._lane_of[partition.topic].name, offset=offset, version=version)
 
     def _model(self, lane: Lane, version: str | None) -> StreamModel:
         """Return a version, or the champion in its place."""
@@ -340,6 +348,7 @@ class Adopting:
                 logger.error(
                     "stream %s: what was judged by model %s goes on with %s, and so does what is read again: %s",
                     *(lane.name, version, champion.version, error),
+                    extra=about(stream=lane.name, version=version),
                 )
             return champion
 

@@ -17,6 +17,7 @@ from pipeline import metrics
 from pipeline.changes import Cut
 from pipeline.checkpoint_writer import CheckpointWriter
 from pipeline.errors import ConfigError, TransientError
+from pipeline.logs import about
 from pipeline.part_memory import PartMemory
 from pipeline.protocols import Chain, Checkpoint, Checkpoints, Part, TopicPartition
 from pipeline.stream import Lane
@@ -249,4 +250,5 @@ class Checkpointing:
                 "%s/%d: no checkpoint: %s. Scoring goes on, and each is tried again when due; until then a restart "
                 "replays from the ones before",
                 *(*partition, error),
+                extra=about(partition, stream=self._lane_of[partition.topic].name),
             )

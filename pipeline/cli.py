@@ -23,6 +23,7 @@ from pipeline import (
     cli_shadow,
     cli_sizing,
     cli_worker,
+    logs,
 )
 from pipeline.cli_options import AsJson, ConfigPath, Streams
 from pipeline.cli_who_when import now, who
@@ -76,9 +77,7 @@ def _options(
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise ConfigError(f"--log-level {log_level}: there are debug, info, warning and error")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)
-    # The client reports each lost connection several times; what matters of it comes as one error of ours.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL if level > logging.DEBUG else level)
+    logs.begin(level)
 
 
 @app.command()

@@ -31,9 +31,11 @@ def notify(
     receivers: Annotated[list[str] | None, typer.Argument(metavar="[RECEIVER]...", help="Default: all.")] = None,
 ) -> None:
     """Tell Alertmanager, Slack, PagerDuty and webhooks of incidents, until SIGTERM or Ctrl-C."""
+    from pipeline import logs
     from pipeline.config import load_settings
 
     settings = load_settings(config)
+    logs.use(settings.logs.format)
     chosen = _chosen(settings, receivers)
 
     from pipeline.health import Health, serve

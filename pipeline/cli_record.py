@@ -24,9 +24,11 @@ def record(
     streams: Streams = None,
 ) -> None:
     """Keep every accepted record in storage, as Parquet files, until SIGTERM or Ctrl-C."""
+    from pipeline import logs
     from pipeline.config import load_settings
 
     settings = load_settings(config)
+    logs.use(settings.logs.format)
     chosen = settings.chosen(streams)
 
     from pipeline.health import Health, serve

@@ -27,9 +27,11 @@ def schedule(config: ConfigPath) -> None:
 
     Of several schedulers of one group one trains, and the others stand by.
     """
+    from pipeline import logs
     from pipeline.config import load_settings
 
     settings = load_settings(config)
+    logs.use(settings.logs.format)
 
     from pipeline.health import Health, serve
     from pipeline.stopping import Stop, stop_on_signals

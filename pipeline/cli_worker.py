@@ -28,9 +28,12 @@ def worker(
     supervised: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Score records and publish alerts, until SIGTERM or Ctrl-C."""
+    from pipeline import logs
     from pipeline.config import load_settings
+    from pipeline.supervised import Place, settings_of
 
-    settings = load_settings(config)
+    settings, place = load_settings(config), Place.parse(supervised) if supervised else None
+    logs.use(settings.logs.format, place.number if place else None)
     if leave and settings.kafka.instance_id is None:
         logger.warning("--leave is needless without kafka.instance_id: the worker leaves whenever it stops")
     if processes is not None:
@@ -40,9 +43,7 @@ def worker(
 
     from pipeline.health import Health, serve
     from pipeline.stopping import Stop, stop_on_signals
-    from pipeline.supervised import Place, settings_of
 
-    place = Place.parse(supervised) if supervised else None
     settings = settings_of(settings, place.number) if place else settings
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     # The group takes away the partitions of who is longer than the first; the waits for others come on top.

@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from pipeline.alert_settings import OF_SERIES, AlertSettings
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
+from pipeline.log_settings import LogSettings
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting, unknown
 from pipeline.notify_settings import NotifySettings, secrets_written
 from pipeline.record_settings import RecorderSettings, RecordSettings
@@ -287,6 +288,8 @@ class Settings(BaseSettings):
     """How the scheduler goes about it."""
     notify: NotifySettings = NotifySettings()
     """Who is told of incidents, by `offkey notify`."""
+    logs: LogSettings = LogSettings()
+    """What is said on standard error."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train and score; auto takes a GPU where there is one."""
     _places: Mapping[Keys, str] = PrivateAttr({(): "the settings"})

@@ -34,6 +34,7 @@ from pipeline.adoptions import Adoptions
 from pipeline.checkpointing import Checkpointing, Progress
 from pipeline.errors import CheckpointError, ConfigError, TransientError
 from pipeline.feedback import Words
+from pipeline.logs import about
 from pipeline.protocols import Checkpoint, Checkpoints, OffsetRange, Source, TopicPartition
 from pipeline.stream import Lane
 
@@ -191,7 +192,10 @@ class Partitions:
         if checkpoint is not None and unusable is None:
             self._restore(lane, partition, checkpoint, committed, published_end)
         else:
-            logger.warning("%s: begins at offset %d without state: %s", _name(partition), committed, unusable)
+            said = about(partition, stream=lane.name, offset=committed)
+            logger.warning(
+                "%s: begins at offset %d without state: %s", _name(partition), committed, unusable, extra=said
+            )
             self._begin(lane, partition, committed, topic_id, published_end)
 
     def _published_end(self, committed: int, held: OffsetRange) -> int:
@@ -206,13 +210,15 @@ class Partitions:
         start = held.begin if lane.start == "earliest" else held.end
         self.source.commit({partition: start})
         if gap is None:
-            logger.info("%s: begins at offset %d, nothing to restore", place, start)
+            said = about(partition, stream=lane.name, offset=start)
+            logger.info("%s: begins at offset %d, nothing to restore", place, start, extra=said)
         else:
             unread = max(start - gap.unread, 0)
             metrics.OFFSETS_LOST.labels(lane.name).inc(unread)
             logger.error(
                 "%s: %s; beginning at the %s one, %d; records that are not read: %d",
                 *(place, gap.reason, lane.start, start, unread),
+                extra=about(partition, stream=lane.name, offset=start),
             )
         return start
 
@@ -268,20 +274,23 @@ class Partitions:
         self, lane: Lane, partition: TopicPartition, checkpoint: Checkpoint, committed: int, published_end: int
     ) -> None:
         self._divide(lane, partition, checkpoint.topic_id)
+        reached = checkpoint.next_offset
         try:
             lane.pipeline.restore(partition, checkpoint.parts())
         except CheckpointError as error:
             lane.pipeline.drop(partition)
             checkpoint.refuse(str(error))
-            logger.error("%s: not restored at offset %d: %s", _name(partition), checkpoint.next_offset, error)
+            said = about(partition, stream=lane.name, offset=reached)
+            logger.error("%s: not restored at offset %d: %s", _name(partition), reached, error, extra=said)
             return
-        reached, topic_id = checkpoint.next_offset, checkpoint.topic_id
+        topic_id = checkpoint.topic_id
         version = checkpoint.model_version
         self.adopting.take_over(partition, topic_id, reached, committed, version, published_end)
         self.source.start(partition, reached)
         self.progress[partition] = Progress(reached, committed, reached, topic_id)
         metrics.STATE_RESTORED.labels(lane.name, "checkpoint").inc()
-        logger.info("%s: restored at offset %d, replays to %d", _name(partition), reached, committed)
+        said = about(partition, stream=lane.name, offset=reached, version=version)
+        logger.info("%s: restored at offset %d, replays to %d", _name(partition), reached, committed, extra=said)
 
     def _divide(self, lane: Lane, partition: TopicPartition, topic_id: str) -> None:
         """Give a partition its share of the series that its stream may hold.

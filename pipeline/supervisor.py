@@ -11,8 +11,8 @@ What a process's end means:
 
 It does no work itself and imports nothing that does, so it costs little memory. The processes run in sessions of
 their own, so that Ctrl-C reaches the supervisor alone, which hands one signal on. If it is killed, they notice
-(`pipeline.supervised`). What they say on stderr is passed on with their number in front, but for the line that a
-process ends with, which is told once, as what became of it.
+(`pipeline.supervised`). What they say on stderr is passed on with their number in front, which JSON holds as a field;
+but for the line that a process ends with, which is told once, as what became of it. SIGUSR1 is handed on too.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline import logs
 from pipeline.config import Settings
 from pipeline.errors import ProcessError
 from pipeline.stopping import SIGNALS
@@ -81,7 +82,8 @@ def supervise(config: Path, settings: Settings, processes: int, leave: bool) -> 
     )
     if processes > cores:
         logger.warning("%d processes are more than the %d cores; they will wait for each other", processes, cores)
-    Supervisor(command, processes, settings.worker.stop_timeout, threads).run()
+    numbered = settings.logs.format == "text"
+    Supervisor(command, processes, settings.worker.stop_timeout, threads, numbered=numbered).run()
 
 
 @dataclass
@@ -125,7 +127,10 @@ class Supervisor:
         threads: int = 1,
         backoff: Backoff = Backoff(),
         margin_s: float = _MARGIN_S,
+        numbered: bool = True,
     ) -> None:
+        """`numbered`: lines that are passed on get their process's number in front."""
+        self._numbered = numbered
         self._command, self._processes, self._backoff = command, processes, backoff
         self._kill_after_s = stop_s + margin_s
         # What the user has set goes before.
@@ -145,6 +150,7 @@ class Supervisor:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
         for number in SIGNALS:
             self._loop.add_signal_handler(number, self._end)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._turn_logs)
         ended = await asyncio.gather(*(self._keep(number) for number in range(self._processes)))
         wrong = [child for child in ended if child and not _ended_well(child)]
         if self._failed:
@@ -211,7 +217,7 @@ class Supervisor:
                 child.ready_s = self._loop.time()
                 logger.info("process %d: is ready", child.number)
             elif line != READY:
-                _say(child, line)
+                self._say(child, line)
 
     async def _pass_on(self, child: _Child) -> None:
         """Say what it says."""
@@ -221,7 +227,22 @@ class Supervisor:
                 child.last_words.append(line.removeprefix(_OURS).decode(errors="replace"))
             else:
                 child.last_line = line.decode(errors="replace").strip() or child.last_line
-                _say(child, line)
+                self._say(child, line)
+
+    def _say(self, child: _Child, line: bytes) -> None:
+        number = f"[{child.number}] " if self._numbered else ""
+        try:
+            print(f"{number}{line.decode(errors='replace')}", file=sys.stderr, flush=True)
+        except OSError:
+            # Nobody reads it any more; a worker that runs alone goes on then too.
+            logger.debug("stderr is closed")
+
+    def _turn_logs(self) -> None:
+        """Have all log more, or less again; the signal would end one that is not ready for it."""
+        logs.turn()
+        for child in self._children.values():
+            if child.process.returncode is None and child.ready_s is not None:
+                child.process.send_signal(signal.SIGUSR1)
 
     def _end(self) -> None:
         """Ask all to end, and see that they do; called again, hand a further signal on."""
@@ -259,14 +280,6 @@ async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
             yield line
     if rest:
         yield rest
-
-
-def _say(child: _Child, line: bytes) -> None:
-    try:
-        print(f"[{child.number}] {line.decode(errors='replace')}", file=sys.stderr, flush=True)
-    except OSError:
-        # Nobody reads it any more; a worker that runs alone goes on then too.
-        logger.debug("stderr is closed")
 
 
 def _cores() -> int:

@@ -27,6 +27,7 @@ from pipeline.adoptions import Adoptions
 from pipeline.checkpointing import Progress
 from pipeline.errors import AssignmentLost, RecordError, TransientError
 from pipeline.listening import Listening
+from pipeline.logs import about
 from pipeline.partitions import Partitions
 from pipeline.patience import Patience
 from pipeline.protocols import Checkpoints, Delivery, PartitionRecords, Source, TopicPartition
@@ -310,6 +311,10 @@ class Worker:
             replayed = bisect_left(records.records, publish_from, key=lambda record: record.offset)
             metrics.RECORDS.labels(stream).inc(len(records.records) - replayed)
             metrics.RECORDS_REPLAYED.labels(stream).inc(replayed)
+            first, last = records.records[0].offset, records.records[-1].offset
+            version = self.partitions.adopting.version(records.partition)
+            said = about(records.partition, stream=stream, offset=first, last_offset=last, version=version)
+            logger.debug("%s/%d: offsets %d to %d are done", *records.partition, first, last, extra=said)
         for lane in self.lanes:
             if of_lane := sum(len(records.records) for records in polled if records.partition.topic == lane.topic):
                 metrics.BATCH_RECORDS.labels(lane.name).observe(of_lane)
@@ -353,6 +358,7 @@ class Worker:
                 "recently seen, which warms up again when it comes back; raise streams.%s.max_series, or find out "
                 "what makes so many names (offkey_series_evicted_total counts on)",
                 *where,
+                extra=about(place, stream=lane.name, offset=offset),
             )
         else:
             logger.info("%s: series leave after streams.%s.series_ttl without a record", where[0], lane.name)

@@ -229,3 +229,20 @@ def test_numbers_that_there_is_no_room_for_are_named() -> None:
 def test_a_place_that_a_person_wrote_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=f"--supervised {text}: that is for"):
         Place.parse(text)
+
+
+def test_lines_of_json_are_passed_on_as_they_are_and_a_signal_for_the_logs_too(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    code = """
+def turn(*_): say('{"message": "turned"}'); stop_all(); sys.exit(0)
+signal.signal(signal.SIGUSR1, turn); ready()
+os.kill(os.getppid(), signal.SIGUSR1)
+while True: signal.pause()
+"""
+    try:
+        Supervisor(child(code), 1, 30, backoff=_QUICK, numbered=False).run()
+        assert logging.getLogger("pipeline").level == logging.DEBUG
+    finally:
+        logging.getLogger("pipeline").setLevel(logging.NOTSET)
+    assert '{"message": "turned"}' in capfd.readouterr().err.splitlines()

@@ -29,6 +29,10 @@ def watching(deployed: Deployed) -> Path:
     return deployed.config
 
 
+def logging_json(config: Path) -> None:
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"logs": {"format": "json"}}))
+
+
 def gauge(config: Path) -> set[str]:
     """Return the versions that `offkey_model_info` names."""
     lines = [line for line in metrics_of(config).splitlines() if line.startswith("offkey_model_info{")]
@@ -50,17 +54,25 @@ def test_a_promotion_and_a_rollback_reach_the_running_worker_and_a_restart(deplo
         wait_for(lambda: deployed.reached(ends[1]), running)
         assert gauge(config) == {"v2"}
         running.end(signal.SIGKILL)
+    logging_json(config)
     with Running(config, "info") as running:
         produce(deployed.connection, deployed.topic, parts[2])
         wait_for(lambda: deployed.reached(ends[2]), running)
         assert gauge(config) == {"v2"}
         assert offkey("models", "rollback", str(config), "machines").returncode == 0
         wait_for(lambda: serves(config, "v1"), running)
+        running.process.send_signal(signal.SIGUSR1)
         produce(deployed.connection, deployed.topic, parts[3])
         wait_for(lambda: deployed.reached(ends[3]), running)
         assert gauge(config) == {"v1"}
-        said = running.end()
-    assert "judged by model v1 from offset 600 on" in said
+        said = [json.loads(line) for line in running.end().splitlines()]
+    (swap,) = (line for line in said if "judged by model v1 from offset 600 on" in line["message"])
+    assert (swap["stream"], swap["topic"], swap["partition"]) == ("machines", deployed.topic, 0)
+    assert (swap["offset"], swap["version"], swap["level"]) == (600, "v1", "info")
+    # From the signal on there is a line for each batch.
+    batches = [line for line in said if line["level"] == "debug" and line["message"].endswith(" are done")]
+    assert batches[-1]["last_offset"] == 799
+    assert all(line["offset"] >= 600 for line in batches)
     alerts = events(deployed.connection, deployed.alerts)
     assert len({alert["id"] for alert in alerts}) == len(alerts)
     by_version = {
