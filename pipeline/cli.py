@@ -38,7 +38,6 @@ app = typer.Typer(
     help="Anomaly detection on Kafka streams, with autoencoders.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(cli_letters.app)
 app.add_typer(cli_models.app)

@@ -11,7 +11,7 @@ What a process's end means:
 
 It does no work itself and imports nothing that does, so it costs little memory. The processes run in sessions of
 their own, so that Ctrl-C reaches the supervisor alone, which hands one signal on. If it is killed, they notice
-(`pipeline.supervised`). What they say on stderr is passed on with their number in front, which JSON holds as a field;
+(`pipeline.supervised`). What they say on stderr is passed on with their number in front (JSON holds it as a field),
 but for the line that a process ends with, which is told once, as what became of it. SIGUSR1 is handed on too.
 """
 

@@ -4,6 +4,7 @@ Run once, when the format was made; never again, since the files stand for what 
 as it was is kept once: of the third and the fourth only the checkpoints.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import msgspec
 
 from models.files import to_files
 from pipeline.stages.alerts import structured
+from tests import recording
 from tests.streams import Bench, feature_payloads, series_detector, series_payloads
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -41,5 +43,23 @@ def main(version: str) -> None:
             lines.write(msgspec.json.encode(event).decode() + "\n")
 
 
+def snapshots(version: str) -> None:
+    """Write snapshot files of two partitions and three days, and the rows that a reader finds in them."""
+    folder = FIXTURES / version
+    if folder.exists():
+        raise SystemExit(f"{folder} is there already; it stays as it is")
+    bench = recording.Bench()
+    bench.fill(recording.payloads(90))
+    recording.finish(bench.recorder())
+    for name, content in bench.storage.objects.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    with (folder / "rows.jsonl").open("w") as lines:
+        for place, rows in sorted(bench.found().items()):
+            for *row, values in rows:
+                lines.write(json.dumps([*place, *row, values.hex()]) + "\n")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    {"snapshots1": snapshots}.get(sys.argv[1], main)(sys.argv[1])
