@@ -78,7 +78,8 @@ def _scheduler(config: "Path", settings: "Settings", stop: "Stop") -> "Iterator[
     from pipeline.due_trainings import Cause
     from pipeline.scheduler import Scheduler, SchedulerOptions
 
-    zeros.of_scheduler(settings.streams, Cause, [name for name, it in settings.streams.items() if it.retrain.on_drift])
+    on_drift = [name for name, stream in settings.streams.items() if stream.retrain.on_drift]
+    zeros.of_scheduler(settings.streams, Cause, on_drift)
     kafka, topic, storage = settings.kafka, settings.topics.control, ObjectStorage(settings.storage)
     # Without an instance id: all schedulers share one configuration, and one that ends is not waited for.
     group = replace(GroupOptions.of(kafka), group_id=f"{kafka.group_id}-scheduler", instance_id=None)

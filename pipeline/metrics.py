@@ -204,8 +204,8 @@ RETRAIN_RUNS = Counter(
 )
 RETRAIN_REFUSED = Counter(
     "offkey_retrain_refused",
-    "Challengers that the gate refused, by reason: not_sound, not_calibrated, blind, worse, not_better. One may have "
-    "several; not_better alone is no fault, the champion is as good.",
+    "Challengers that the gate refused, by reason: not_sound, not_calibrated, blind, worse, not_better. One may "
+    "have several; not_better alone is no fault, the champion is as good.",
     ["stream", "reason"],
 )
 RETRAIN_DURATION_SECONDS = Histogram(

@@ -1,8 +1,8 @@
 """Counters that tell 0 from the start of a process on.
 
-A counter with labels appears with its first event, as 1: Prometheus sees no rise there, and the alert that waits for
-one says nothing the first time, which may be the only one. So each process shows what it may ever count, label by
-label.
+A counter with labels appears with its first event, as 1: Prometheus sees no rise there, and the alert that waits
+for one says nothing the first time, which may be the only one. So each process shows what it may ever count, label
+by label.
 """
 
 from collections.abc import Iterable, Sequence
