@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli_options import AsJson, ConfigPath, Streams, To, range_ms
-from pipeline.cli_rows import LOCAL, EngineName, engine_of
+from pipeline.cli_rows import LOCAL, EngineName, check_engine, engine_of
 from pipeline.cli_who_when import now_ms
 from pipeline.errors import ConfigError
 
@@ -68,6 +68,7 @@ def backtest(
         raise ConfigError("--compare names what judges; leave --version out")
     if output is None and (overwrite or scores):
         raise ConfigError(f"--{'overwrite' if overwrite else 'scores'}: nothing is written without --output FOLDER")
+    check_engine(engine)
     opened = _Opened(config)
     chosen = opened.settings.chosen(streams)
 

@@ -18,6 +18,7 @@ from pipeline.cli_rows import (
     Paths,
     Rows,
     Stream,
+    check_engine,
     engine_of,
     progress_bar,
     refuse_beside,
@@ -162,6 +163,7 @@ class _Opened(Rows):
     def __init__(self, config: Path, stream: str, output: Path, engine: str, resume: bool, overwrite: bool) -> None:
         if resume and overwrite:
             raise ConfigError("--resume goes on and --overwrite begins anew; give one of them")
+        check_engine(engine)
         super().__init__(config, stream)
         self.output, self._engine, self._resume, self._overwrite = output, engine, resume, overwrite
 

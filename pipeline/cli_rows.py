@@ -50,6 +50,18 @@ EngineName = Annotated[
 LOCAL, RAY = "local", "ray"
 
 
+def check_engine(name: str) -> None:
+    """See that there is such an engine, before any work is done.
+
+    Raises:
+        ConfigError: there is none, or Ray is not installed.
+    """
+    if name not in (LOCAL, RAY):
+        raise ConfigError(f"--engine {name}: there are {LOCAL} and {RAY}")
+    if name == RAY:
+        import pipeline.connectors.ray  # noqa: F401
+
+
 @contextmanager
 def engine_of(name: str, device: str) -> "Iterator[Engine | None]":
     """Give the engine that is asked for; None: this process.
@@ -61,8 +73,7 @@ def engine_of(name: str, device: str) -> "Iterator[Engine | None]":
         ConfigError: there is no such one, Ray is not installed, or it has no GPU where one is asked for.
         TransientError: Ray cannot be started, or reached.
     """
-    if name not in (LOCAL, RAY):
-        raise ConfigError(f"--engine {name}: there are {LOCAL} and {RAY}")
+    check_engine(name)
     if name == LOCAL:
         yield None
         return

@@ -28,8 +28,9 @@ from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.engine import Task
 from pipeline.stopping import SIGNALS
 
-# It counts its users on the internet unless told not to.
+# It counts its users on the internet unless told not to, and tells them of its own inner life.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 try:
     import ray
