@@ -35,6 +35,7 @@ _MEETING = "TRAINING_OF_OFFKEY"
 """Names the file through which processes find one another that `launch` has started; it is no setting."""
 _PEER_LOST = 75
 """Status of a process that ends because another one did."""
+_GRACE_S = 60.0
 _PATIENCE = timedelta(days=30)
 """How long a process waits for another: the first one reads a topic in the meantime. One that ends is noticed."""
 
@@ -115,7 +116,8 @@ def _environment(count: int, meeting: Path) -> dict[str, str]:
 
 def _ended(status: dict[int, int]) -> ProcessError | SystemExit:
     """Return how to end after processes that have failed, by rank; a signal's number is negative."""
-    first = {rank: code for rank, code in status.items() if code != _PEER_LOST} or status
+    # The agent ends those that are left, and tells of them, too.
+    first = {rank: code for rank, code in status.items() if code not in (_PEER_LOST, -signal.SIGTERM)} or status
     rank, code = min(first.items())
     if code < 0:
         return ProcessError(
@@ -123,6 +125,8 @@ def _ended(status: dict[int, int]) -> ProcessError | SystemExit:
             "the same command goes on where the training was",
             128 - code,
         )
+    if code == _PEER_LOST:
+        return ProcessError("processes of the training have lost one another; the same command goes on with it", 1)
     # It has said why.
     return SystemExit(code)
 
@@ -180,6 +184,8 @@ def joined(device: torch.device, count: int | None) -> Iterator[Ranks]:
         ranks.told(None)
     except PeerLost as error:
         logger.debug("%s", error)
+        # The agent ends us, once it has seen who ended first and why; that one may take a while to end.
+        threading.Event().wait(_GRACE_S)
         sys.exit(_PEER_LOST)
     finally:
         dist.destroy_process_group()

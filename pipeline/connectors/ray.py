@@ -15,10 +15,11 @@ import logging
 import os
 import pickle
 import signal
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -86,8 +87,14 @@ class RayEngine:
         )
         made.context.execution_options.preserve_order = True
         made.context.print_on_execution_start = False
+        rows = iter(made.iter_rows())
         try:
-            for row in made.iter_rows():
+            while True:
+                # What it tells of processes that died it prints on standard output, which is the command's.
+                with redirect_stdout(sys.stderr):
+                    row = next(rows, None)
+                if row is None:
+                    return
                 found = pickle.loads(row[_MADE])
                 if isinstance(found, OffkeyError):
                     raise found
@@ -161,6 +168,17 @@ def opened_engine(device: str) -> Iterator[RayEngine]:
             ray.shutdown()
 
 
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep from the terminal what Ray's libraries say, which no level of logging does; errors are raised."""
+    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(2), "wb") as before:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before.fileno(), 2)
+
+
 def _start() -> None:
     # It takes SIGTERM for itself, and would end this process in the middle of a write.
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -174,7 +192,8 @@ def _start() -> None:
             if os.environ.get("RAY_ADDRESS"):
                 ray.init(**quiet)
             else:
-                ray.init("local", **here, **quiet)
+                with _unheard():
+                    ray.init("local", **here, **quiet)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         where = os.environ.get("RAY_ADDRESS", "this machine")
         raise TransientError(

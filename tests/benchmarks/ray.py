@@ -39,10 +39,10 @@ def command_s(folder: Path, engine: str) -> float:
 
 def equal(one: Path, other: Path) -> bool:
     """Tell whether two outputs hold the same files."""
-    left = [
+    left, right = (
         sorted(str(path.relative_to(each)) for path in each.rglob("*") if path.is_file()) for each in (one, other)
-    ]
-    return left[0] == left[1] and filecmp.cmpfiles(one, other, left[0], shallow=False)[1:] == ([], [])
+    )
+    return left == right and filecmp.cmpfiles(one, other, left, shallow=False)[1:] == ([], [])
 
 
 def main() -> None:
