@@ -3,7 +3,7 @@
 What torchrun does is done by its own parts: an agent starts the processes, looks at them, and ends all of them when
 one has ended badly. The processes of one machine find one another through a file and talk over the loopback
 interface, so nothing listens to the network. Those of several machines are started by torchrun itself, on each of
-them: `torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m pipeline.cli train
+them: `torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:PORT --no-python offkey train
 CONFIG`; they talk as torchrun has it.
 
 The first process is the command as it is alone: it reads, trains, and stores the model. The others have a share of
