@@ -42,4 +42,7 @@ def help_training(ranks: Ranks, device: torch.device) -> None:
         # What is stored beside a network takes no part in its training.
         view = View(asked.features, replace(asked.config, stored=0)).to(device)
         view.step_F.copy_(torch.from_numpy(asked.step_F))
-        train(view, windows_of(asked.scaled, view.config.window), *asked.parts, asked.training, ranks=ranks)
+        learning_N, stopping_N = asked.parts
+        train(
+            view, windows_of(asked.scaled, asked.config.window), learning_N, stopping_N, asked.training, ranks=ranks
+        )

@@ -64,8 +64,12 @@ def several_rows_a_record() -> StoredSnapshots:
     return snapshots
 
 
+def numbers(block: Block, name: str) -> Any:
+    return block.columns[name]
+
+
 def same(one: Block, other: Block) -> bool:
-    names = all(np.array_equal(one.columns[name], other.columns[name]) for name in ("offset", "row", "time_ms"))
+    names = all(np.array_equal(numbers(one, name), numbers(other, name)) for name in ("offset", "row", "time_ms"))
     return names and np.array_equal(one.values_NF, other.values_NF)
 
 
@@ -90,7 +94,7 @@ def test_files_are_read_from_any_row_on(tmp_path: Path) -> None:
         for row in range(0, len(block), 333):
             rest = joined(list(source.blocks(source.place(block, row))))
             assert np.array_equal(rest.values_NF, whole.values_NF[number + row :])
-            assert np.array_equal(rest.columns["offset"], whole.columns["offset"][number + row :])
+            assert np.array_equal(numbers(rest, "offset"), numbers(whole, "offset")[number + row :])
         number += len(block)
 
 
