@@ -29,9 +29,9 @@ DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted((DEPLOY
 PANELS = [panel for page in DASHBOARDS.values() for panel in page["panels"] if panel["type"] != "row"]
 
 
-def chosen(expression: str) -> str:
+def chosen(expression: str, rate: str = "1m") -> str:
     """Return a panel's expression as Grafana asks it, with everything chosen."""
-    for name, text in {"stream": ".*", "instance": ".*", "__rate_interval": "1m"}.items():
+    for name, text in {"stream": ".*", "instance": ".*", "__rate_interval": rate}.items():
         expression = expression.replace(f"${name}", text)
     assert "$" not in expression, expression
     return expression

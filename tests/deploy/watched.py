@@ -23,7 +23,7 @@ from tests.receiving import Hook
 from tests.streams import SERIES, STEP_MS, Payload, series_rows
 
 NAMES, HISTORY, LATER = ("a", "b"), 900, 100
-_SPIKES = {"a": [HISTORY + 30, HISTORY + 60], "b": [HISTORY + 40]}
+_SPIKES = {"a": [HISTORY + at for at in (30, 60, 110, 125)], "b": [HISTORY + at for at in (40, 118)]}
 
 
 @dataclass
@@ -81,12 +81,23 @@ def watched(folder: Path, broker: str) -> Iterator[Watched]:
 
 def _payloads() -> Sequence[Payload]:
     """Return records of two series up to now, in turn, with spikes in the newest of them."""
-    values = series_rows(NAMES, HISTORY + LATER, 3, _SPIKES)
-    begin_ms = now_ms() - STEP_MS * (HISTORY + LATER)
+    return [each for payloads in _by_time(HISTORY + LATER, now_ms()) for each in payloads]
+
+
+def later_payloads(points: int) -> Iterator[Sequence[Payload]]:
+    """Yield what comes after these records, a record of each series at a time."""
+    yield from _by_time(HISTORY + LATER + points, now_ms() + points * STEP_MS)[HISTORY + LATER :]
+
+
+def _by_time(points: int, end_ms: int) -> list[list[Payload]]:
+    values = series_rows(NAMES, points, 3, _SPIKES)
+    begin_ms = end_ms - STEP_MS * points
     return [
-        (name.encode(), json.dumps({"ts": begin_ms + STEP_MS * point, "cpu": cpu, "mem": mem}).encode())
-        for point in range(HISTORY + LATER)
-        for name, (cpu, mem) in zip(NAMES, values[:, point].tolist(), strict=True)
+        [
+            (name.encode(), json.dumps({"ts": begin_ms + STEP_MS * point, "cpu": cpu, "mem": mem}).encode())
+            for name, (cpu, mem) in zip(NAMES, values[:, point].tolist(), strict=True)
+        ]
+        for point in range(points)
     ]
 
 
