@@ -36,6 +36,7 @@ benchmark: $(VENV)/test.stamp
 # What is generated from the code and shipped with it.
 schemas: $(VENV)/test.stamp
 	$(BIN)/python -m tests.schemas
+	$(BIN)/python -m deploy.grafana.write
 
 clean:
 	rm -rf $(VENV) demo-output build dist *.egg-info .coverage* .*_cache .hypothesis
