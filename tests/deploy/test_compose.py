@@ -31,8 +31,8 @@ def ports(settings: Settings) -> dict[str, int]:
 
 
 def test_it_is_what_compose_takes() -> None:
-    asked = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    done = subprocess.run([*asked, COMPOSE / "compose.yaml"], capture_output=True, text=True, timeout=60)
+    asked = [str(Path(sys.executable).parent / "check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*asked, str(COMPOSE / "compose.yaml")], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
 
 

@@ -22,7 +22,7 @@ COMMANDS = {"worker": "worker", "recorder": "record", "scheduler": "schedule", "
 
 @cache
 def rendered(folder: str) -> list[dict[str, Any]]:
-    asked = [Path(sys.executable).parent / "kubectl", "kustomize", str(KUBERNETES / folder)]
+    asked = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(KUBERNETES / folder)]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     return list(yaml.safe_load_all(done.stdout))
