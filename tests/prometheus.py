@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import signal
 import subprocess
 import urllib.error
@@ -12,14 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
 import yaml
 
 from pipeline.connectors.embedded import free_port
+from tests.programs import program
 from tests.receiving import until
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
-MISSING = "prometheus is missing; it and promtool come with: apt-get install prometheus"
 
 
 class PrometheusProcess:
@@ -27,8 +25,7 @@ class PrometheusProcess:
 
     def __init__(self, folder: Path, ports: Mapping[str, int]) -> None:
         """`ports`: of each of the configuration's jobs that is there, by name."""
-        if shutil.which("prometheus") is None:
-            pytest.skip(MISSING)
+        prometheus = program("prometheus", "apt-get install prometheus")
         self._folder, port = folder, free_port()
         self.url = f"http://127.0.0.1:{port}"
         written = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
@@ -45,7 +42,7 @@ class PrometheusProcess:
         self._log = (folder / "prometheus.log").open("wb")
         self._process = subprocess.Popen(
             [
-                "prometheus",
+                prometheus,
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",

@@ -1,17 +1,14 @@
 """The services of compose.yaml fit together, and nothing of them is open that need not be."""
 
 import re
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from pipeline.config import Settings, load_settings
-from tests import receiving
+from tests.programs import program
 from tests.prometheus import DEPLOY
 
 COMPOSE = DEPLOY / "compose"
@@ -31,7 +28,7 @@ def ports(settings: Settings) -> dict[str, int]:
 
 
 def test_it_is_what_compose_takes() -> None:
-    asked = [str(Path(sys.executable).parent / "check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
+    asked = [program("check-jsonschema", "pip install check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
     done = subprocess.run([*asked, str(COMPOSE / "compose.yaml")], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
 
@@ -89,9 +86,11 @@ def test_topics_that_are_made_are_those_of_the_configuration() -> None:
 
 
 def test_alertmanager_takes_its_configuration() -> None:
-    if shutil.which("amtool") is None:
-        pytest.skip(receiving.MISSING)
-    asked = ["amtool", "check-config", str(DEPLOY / "alertmanager" / "alertmanager.yml")]
+    asked = [
+        program("amtool", "apt-get install prometheus-alertmanager"),
+        "check-config",
+        str(DEPLOY / "alertmanager" / "alertmanager.yml"),
+    ]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 

