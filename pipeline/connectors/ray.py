@@ -29,9 +29,12 @@ from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.engine import Task
 from pipeline.stopping import SIGNALS
 
-# It counts its users on the internet unless told not to, and tells them of its own inner life.
+# Read as it is imported. It counts its users on the internet unless told not to, and tells them of its inner life.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+if not os.environ.get("RAY_ADDRESS"):
+    # The name is of the systems where that is so by default: the loopback interface alone.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 try:
     import ray
@@ -87,14 +90,8 @@ class RayEngine:
         )
         made.context.execution_options.preserve_order = True
         made.context.print_on_execution_start = False
-        rows = iter(made.iter_rows())
         try:
-            while True:
-                # What it tells of processes that died it prints on standard output, which is the command's.
-                with redirect_stdout(sys.stderr):
-                    row = next(rows, None)
-                if row is None:
-                    return
+            for row in made.iter_rows():
                 found = pickle.loads(row[_MADE])
                 if isinstance(found, OffkeyError):
                     raise found
@@ -153,6 +150,8 @@ def _column(content: bytes) -> Any:
 def opened_engine(device: str) -> Iterator[RayEngine]:
     """Give the engine, on a Ray that is there or is started, and that ends with the block if it was.
 
+    What is printed within goes to standard error: Ray prints there, too.
+
     Raises:
         ConfigError: cuda is asked for, and Ray has no GPU.
         TransientError: Ray cannot be started, or reached.
@@ -162,10 +161,13 @@ def opened_engine(device: str) -> Iterator[RayEngine]:
         _start()
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        yield RayEngine(device)
+        with redirect_stdout(sys.stderr):
+            yield RayEngine(device)
     finally:
         if started:
-            ray.shutdown()
+            # That what was at work ends is no news.
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                ray.shutdown()
 
 
 @contextmanager
