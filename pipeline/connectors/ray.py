@@ -10,6 +10,7 @@ Otherwise Ray is started on this machine, on the loopback interface and without 
 command.
 """
 
+import ctypes
 import hashlib
 import logging
 import os
@@ -52,6 +53,7 @@ _TRIES = 3
 _STORE_BYTES = 512 * 2**20
 """Of the object store of a Ray that is started here: some parts and what is carried to each; it spills to disk."""
 _LOST = (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.exceptions.ObjectLostError)
+_PR_SET_PDEATHSIG = 1
 _ITEM, _MADE = "data", "made"
 
 
@@ -109,6 +111,7 @@ class _Actor:
     def __init__(self, task: list[Any], tries: Any, device: str) -> None:
         # Beside as many others as there are processors; scores of a worker are those of one thread, too.
         torch.set_num_threads(1)
+        _end_with_parent()
         self._task, self._tries, self._device = task, tries, torch.device(device)
         self._work: Any = None
 
@@ -138,6 +141,12 @@ class _Tries:
     def begin(self, item: bytes) -> int:
         self._begun[item] += 1
         return self._begun[item]
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process with the one of Ray that started it: some would stay, asleep for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _column(content: bytes) -> Any:
