@@ -20,7 +20,11 @@ from pipeline.jobs.parquet_input import ParquetInput
 from tests.commands import configured, offkey
 from tests.reducing import contents, drawn, model, options, write_rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+    # Each process of Ray imports torch: on a busy machine that takes its time, five times over.
+    pytest.mark.timeout(400),
+]
 
 
 @pytest.fixture(scope="module")
