@@ -180,7 +180,7 @@ class _Opened:
             load(version or champion_of(stream, registry).version),
             max(len(snapshots.partitions(stream)), 1),
             load,
-            ReplayDecoder(stateless=settings.kind == "features"),
+            ReplayDecoder(stateless=settings.kind != "series"),
         )
         return Replay(lane, snapshots, StoredCheckpoints(self.storage), StoredAdoptions(self.storage), version)
 

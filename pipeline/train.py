@@ -27,7 +27,7 @@ from pipeline.fields import decoder_of, features_of, label_warning
 from pipeline.history import Read, read_columns, read_rows
 from pipeline.lanes import Support, support_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Registry
-from pipeline.snapshots import Snapshots
+from pipeline.snapshots import Snapshots, rows_are
 from pipeline.versions.log import PromotionLog
 from pipeline.versions.naming import name_of
 from pipeline.versions.origin import ORIGIN, GateResult, Origin, to_file
@@ -155,10 +155,11 @@ def read_snapshots(
     if wrong := wrong_option(settings):
         raise ConfigError(f"streams.{name}.model: {wrong[1]}")
     held = snapshots.schema(name)
-    if held is not None and held.has_series != (settings.kind == "series"):
+    image = settings.image.shape if settings.image else None
+    if held is not None and held.rows_are != rows_are(settings.kind, image):
         raise SnapshotError(
-            f"stream {name}: its snapshots hold {'series' if held.has_series else 'records of no series'}, and its "
-            f"`kind` is {settings.kind}; set `kind` back, or learn from the topic"
+            f"stream {name}: its snapshots hold {held.rows_are}, and its `kind` is {settings.kind}"
+            f"{f' of {image}' if image else ''}; set that back, or learn from the topic"
         )
     names = settings.features or (held.features if held else ())
     rows = snapshots.read(name, from_ms, to_ms, lambda gap: logger.warning("%s", gap), names or None)
@@ -206,6 +207,7 @@ def fit_stream(
             progress=progress,
             unfinished=unfinished,
             begins_ms=begins_ms,
+            image=settings.image.shape if settings.image else None,
         )
     except TooFewRows as error:
         raise SnapshotError(f"stream {name}: {_why_so_few(str(error), settings, read)}") from error

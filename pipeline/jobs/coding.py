@@ -20,6 +20,7 @@ from models.apart import deviations
 from models.codes import Coder, fit_coder
 from models.files import from_files, to_files
 from models.manifest import MANIFEST, TENSORS, ModelFileError, read_manifest
+from models.manifest import features_of as written_in
 from models.spec import shortened
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.blocks import FloatArray
@@ -158,7 +159,7 @@ def features_of(folder: Path) -> tuple[str, ...]:
         said = read_manifest(read_files(folder)[MANIFEST], str(folder))
     except ModelFileError as error:
         raise ConfigError(str(error)) from error
-    return tuple(said["features"])
+    return written_in(said)
 
 
 def hash_of(files: Mapping[str, bytes]) -> str:
