@@ -1,16 +1,15 @@
 """Anomalies put into real images, with labels: what a detector of images should find, at a size that is stated.
 
-Three faults of what stands before a camera, and of the camera. A *patch*: a rectangle is replaced by one from another
-place of another image, as if something lay there that does not belong (Li et al., "CutPaste: Self-Supervised
-Learning for Anomaly Detection and Localization", CVPR 2021). *Noise* on every value. A *shade*: all values brighter
-or darker. Of size 8 a patch is half as high and wide as the image, noise has the spread of usual values, and a shade
-lies twice that off; smaller ones are proportional.
+Three faults of what stands before a camera, and of the camera. A *patch*: a rectangle is replaced by one from
+another place of another image, as if something lay there that does not belong (Li et al., "CutPaste:
+Self-Supervised Learning for Anomaly Detection and Localization", CVPR 2021). *Noise* on every value. A *shade*: all
+values brighter or darker. Of size 8 a patch is half as high and wide as the image, noise has the spread of usual
+values, and a shade lies twice that off; smaller ones are proportional.
 
 Legend: N images, F values of each, H height, W width, C channels.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def inject_images(
         faulty_F = _faulty(x_NF[place].astype(np.float64), x_NF[other], anomaly, shape, spread_F, random)
         changed_NF[place] = np.rint(np.clip(faulty_F, 0, 255))
         moved = np.abs(changed_NF[place] - x_NF[place].astype(np.float64)) / spread_F
-        found.append(Injected(replace(anomaly, points=1), place, place + 1, (), float(moved.mean())))
+        found.append(Injected(anomaly, place, place + 1, (), float(moved.mean())))
     return changed_NF, found
 
 

@@ -119,9 +119,10 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
     held = snapshots.schema(name)
     asked = rows_are(stream.kind, stream.image.shape if stream.image else None)
     if held is not None and held.rows_are != asked:
+        key = "image" if held.image and stream.image else "kind"
         raise ConfigError(
-            f"stream {name}: its snapshots hold {held.rows_are}, and {asked} are to be recorded; set "
-            f"{'`image`' if held.image and stream.image else '`kind`'} back, or begin anew by moving snapshots/{name} out of its storage"
+            f"stream {name}: its snapshots hold {held.rows_are}, and {asked} are to be recorded; set `{key}` back, "
+            f"or begin anew by moving snapshots/{name} out of its storage"
         )
     if held is not None and held.features != features:
         raise ConfigError(

@@ -68,6 +68,10 @@ class Rows:
         Args:
             shown: a column that is needed too, be it a feature or another.
         """
+        if paths and self.image is not None:
+            raise ConfigError(
+                "--input: images are read from snapshots; leave it out, and keep some by `offkey record`"
+            )
         if paths:
             refuse_beside("--input says which rows there are", {"--from": begin, "--to": end})
             return self._files(paths, kept, model, shown)

@@ -83,10 +83,10 @@ def read_version(model: ModelVersion, settings: StreamSettings) -> Detector:
     named = settings.features if settings.image is None else settings.image.shape.names
     asked = tuple(named or spec.features)
     if (spec.kind, spec.features, spec.window) != (settings.kind, asked, window):
+        made, said = (spec.kind, spec.features, spec.window), (settings.kind, asked, window)
         raise ConfigError(
-            f"stream {stream}: model {version} was made for {_input(spec.kind, spec.features, asked, spec.window)}, "
-            f"the configuration says {_input(settings.kind, asked, spec.features, window)}; train again with: "
-            f"offkey train CONFIG {stream}"
+            f"stream {stream}: model {version} was made for {_input(*made, others=asked)}, the configuration says "
+            f"{_input(*said, others=spec.features)}; train again with: offkey train CONFIG {stream}"
         )
     try:
         detector.calibration.of(settings.alerts.delay)
@@ -97,7 +97,7 @@ def read_version(model: ModelVersion, settings: StreamSettings) -> Detector:
     return detector
 
 
-def _input(kind: Kind, features: Sequence[str], others: Sequence[str], window: int) -> str:
+def _input(kind: Kind, features: Sequence[str], window: int, others: Sequence[str]) -> str:
     """Say for a message what a model sees; features that others lack stand first, for the list may be long."""
     if kind == "images":
         # The last name is that of the value at the bottom right.

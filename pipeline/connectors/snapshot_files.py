@@ -32,7 +32,7 @@ from pipeline.snapshots import FloatArray, Schema, SnapshotRows
 
 FORMAT = "1"
 _ROWS_AT_ONCE = 2_048
-_PIXELS = "pixels"
+PIXELS = "pixels"
 _BEFORE, _SERIES, _AFTER = ("partition", "offset", "row", "kafka_ms", "time_ms"), "series", "late"
 _KINDS = {
     "partition": "int32",
@@ -81,7 +81,7 @@ class Encoder:
         for number, name in enumerate(self._feature_names):
             columns[name] = np.ascontiguousarray(rows.values_NF[:, number])
         if self._image is not None:
-            columns[_PIXELS] = np.ascontiguousarray(rows.values_NF)
+            columns[PIXELS] = np.ascontiguousarray(rows.values_NF)
         columns[_AFTER] = rows.late_N
         self._writer.add(columns)
 
@@ -125,7 +125,7 @@ class Decoder:
                 "it was written under another name; give it that one again, or move it out of the folder"
             )
         self.has_series = _SERIES in self._reader.names
-        held = _columns_of(self.features) if self.image is None else [_PIXELS]
+        held = _columns_of(self.features) if self.image is None else [PIXELS]
         names = [*_BEFORE, *([_SERIES] if self.has_series else []), *held, _AFTER]
         of_values = "double" if self.image is None else f"fixed_size_binary[{self.image.values}]"
         kinds = [_KINDS.get(name, of_values) for name in names]
@@ -193,7 +193,7 @@ class Decoder:
         if self.image is None:
             values_NF = _rows_of([columns.array(name) for name in _columns_of(self.features)], columns.rows)
         else:
-            values_NF = cast(FloatArray, columns.bytes_of_rows(_PIXELS, self.image.values))
+            values_NF = cast(FloatArray, columns.bytes_of_rows(PIXELS, self.image.values))
         return SnapshotRows(
             self._partition,
             self._topic_id,

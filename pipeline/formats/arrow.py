@@ -83,7 +83,7 @@ class ArrowFormat:
             yield rows
 
     def opened(self, value: bytes) -> tuple[bytes, Any]:
-        """Return (the bytes of a value's schema, a reader of its batches); it is whole, and no larger than may be."""
+        """Return (the bytes of a value's schema, a reader of its batches), if it is whole and not too large."""
         stream = _stream_of(value)
         try:
             schema_bytes = self._bounded(value, stream)

@@ -1,8 +1,7 @@
-"""Arrow records that hold images: one column of fixed-shape tensors, an image a row; other columns are passed over.
+"""Arrow records that hold images: one column of fixed-shape tensors, an image a row; others are passed over.
 
-The tensors are `arrow.fixed_shape_tensor` of uint8, of the shape [height, width, channels], or [height, width] where
-there is one channel. A record in which a row has no image is refused as a whole,
-and so is one of no row.
+The tensors are `arrow.fixed_shape_tensor` of uint8, of the shape [height, width, channels], or [height, width]
+where there is one channel. A record in which a row has no image is refused as a whole, and so is one of no row.
 
 Legend: N images, F values of each.
 """

@@ -3,7 +3,8 @@
 Of each row: its code, how far each value lies from what the code tells (`error_cpu`), and for series mean, standard
 deviation, least and largest value and slope of each feature in the row's window (`mean_cpu`). The first rows of a
 series have no whole window: their statistics are empty and `warming` is true; so are those of late rows and of rows
-that hold no number for a feature. Of one feature there is no code: one number cannot be told by fewer.
+that hold no number for a feature. Of one feature there is no code: one number cannot be told by fewer. Of images
+the errors are told of their regions, each the mean of its pixels'.
 
 Legend: N rows, F features, S series.
 """
@@ -11,6 +12,8 @@ Legend: N rows, F features, S series.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from models.codes import Coder
 from models.window_statistics import statistic_names
@@ -32,6 +35,7 @@ from pipeline.jobs.reduce import (
     total_of,
 )
 from pipeline.jobs.series_windows import SeriesLengths, SeriesWindows
+from pipeline.stages.regions import Regions
 
 
 class Featuring:
@@ -48,7 +52,13 @@ class Featuring:
             coded = coding.code_rows(self._coder, block.values_NF, usable_N, each=True)
             assert coded.off_NF is not None
             made |= zip(coding.names_of(self._coder), coded.code_ND.T, strict=True)
-            made |= zip((f"error_{name}" for name in self._features), coded.off_NF.T, strict=True)
+            image = self._coder.detector.spec.image
+            if image is None:
+                made |= zip((f"error_{name}" for name in self._features), coded.off_NF.T, strict=True)
+            else:
+                regions, off_NF = Regions(image), coded.off_NF.astype(np.float64)
+                told_NR = regions.means(off_NF).astype(np.float32)
+                made |= zip((f"error_{name}" for name in regions.names), told_NR.T, strict=True)
             sums |= sums_of(coded, usable_N)
         kept = dict(block.columns)
         if self._windows is not None:
@@ -91,7 +101,8 @@ def feature_rows(
             windows = SeriesWindows(len(source.features), window, source.series, source.time) if window else None
             step = Featuring(source.features, coder, windows)
             stream_all(source, parts, options, step, looked, what, partial(progress, "writing"))
-            report: dict[str, Any] = {"command": "features", "rows": looked.rows, "features": list(source.features)}
+            report: dict[str, Any] = {"command": "features", "rows": looked.rows}
+            report["features"] = [] if options.image else list(source.features)
             if coder is not None:
                 progress("judging", 0.0, None)
                 report |= {**summed(parts, coder, looked), **told(coding.judge(coder, looked), coder)}

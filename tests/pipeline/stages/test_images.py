@@ -73,5 +73,5 @@ def test_a_poll_is_cut_so_that_memory_holds_its_pixels() -> None:
     parts = list(decoder(format="arrow").split(polled))
     assert len(parts) == 400 * 1000 * SHAPE.values // VALUES_AT_ONCE + 1 > 6
     held = [[record.offset for records in part for record in records.records] for part in parts]
-    assert sum(held, []) == [*range(200), *range(200)]
+    assert [offset for offsets in held for offset in offsets] == [*range(200), *range(200)]
     assert max(map(len, held)) * 1000 * SHAPE.values <= VALUES_AT_ONCE
