@@ -1,10 +1,9 @@
 """Anomalies put into real images, with labels: what a detector of images should find, at a size that is stated.
 
-Three faults of what stands before a camera, and of the camera. A *patch*: a rectangle is replaced by one from
-another place of another image, as if something lay there that does not belong (Li et al., "CutPaste:
-Self-Supervised Learning for Anomaly Detection and Localization", CVPR 2021). *Noise* on every value. A *shade*: all
-values brighter or darker. Of size 8 a patch is half as high and wide as the image, noise has the spread of usual
-values, and a shade lies twice that off; smaller ones are proportional.
+Three faults of what stands before a camera, and of the camera. A *cover*: a rectangle of one colour, as of something
+that lies before the lens or a block that was lost on its way (random erasing: Zhong et al., AAAI 2020). *Noise* on
+every value. A *shade*: all values brighter or darker. Of size 8 a cover is half as high and wide as the image, noise
+has twice the spread of usual values, and a shade lies three times that off; smaller ones are proportional.
 
 Legend: N images, F values of each, H height, W width, C channels.
 """
@@ -17,7 +16,7 @@ from models.injection import Anomaly, BoolArray, FloatArray, Injected
 from models.spec import ImageShape
 
 _LARGE = 8.0
-_PATCH, _NOISE, _SHADE = 0.5, 1.0, 2.0
+_COVER, _NOISE, _SHADE = 0.5, 2.0, 3.0
 """What a fault of that size is."""
 
 
@@ -41,8 +40,7 @@ def inject_images(
     changed_NF, found = x_NF.copy(), list[Injected]()
     chosen = np.sort(random.permutation(np.flatnonzero(free_N))[: len(anomalies)]).tolist()
     for place, anomaly in zip(chosen, anomalies, strict=False):
-        other = int(random.integers(len(x_NF)))
-        faulty_F = _faulty(x_NF[place].astype(np.float64), x_NF[other], anomaly, shape, spread_F, random)
+        faulty_F = _faulty(x_NF[place].astype(np.float64), anomaly, shape, spread_F, random)
         changed_NF[place] = np.rint(np.clip(faulty_F, 0, 255))
         moved = np.abs(changed_NF[place] - x_NF[place].astype(np.float64)) / spread_F
         found.append(Injected(anomaly, place, place + 1, (), float(moved.mean())))
@@ -51,7 +49,6 @@ def inject_images(
 
 def _faulty(
     x_F: FloatArray,
-    other_F: FloatArray,
     anomaly: Anomaly,
     shape: ImageShape,
     spread_F: FloatArray,
@@ -62,17 +59,9 @@ def _faulty(
         return np.asarray(x_F + _NOISE * share * spread_F * random.standard_normal(len(x_F)))
     if anomaly.fault == "shade":
         return np.asarray(x_F + _SHADE * share * random.choice([-1.0, 1.0]) * spread_F)
-    assert anomaly.fault == "patch"
-    x_HWC, other_HWC = x_F.reshape(shape), other_F.reshape(shape)
-    sides = [max(1, min(round(_PATCH * share * side), side - 1)) for side in shape[:2]]
-    to, of = (
-        tuple(slice(begin, begin + side) for begin, side in zip(_begins(sides, shape, random), sides, strict=True))
-        for _ in range(2)
-    )
-    x_HWC[to] = other_HWC[of]
+    assert anomaly.fault == "cover"
+    x_HWC = x_F.reshape(shape)
+    sides = [max(1, round(_COVER * share * side)) for side in shape[:2]]
+    top, left = (int(random.integers(whole - side + 1)) for whole, side in zip(shape, sides, strict=False))
+    x_HWC[top : top + sides[0], left : left + sides[1]] = random.integers(0, 256, shape.channels)
     return x_HWC.reshape(-1)
-
-
-def _begins(sides: Sequence[int], shape: ImageShape, random: np.random.Generator) -> list[int]:
-    """Return where a rectangle of these sides begins."""
-    return [int(random.integers(whole - side + 1)) for whole, side in zip(shape, sides, strict=False)]

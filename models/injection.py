@@ -25,10 +25,10 @@ from models.spec import Kind
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-Fault = Literal["spike", "level", "drift", "flat", "correlation", "period", "patch", "noise", "shade"]
+Fault = Literal["spike", "level", "drift", "flat", "correlation", "period", "cover", "noise", "shade"]
 _OF_SERIES: tuple[Fault, ...] = ("spike", "level", "drift", "flat", "correlation", "period")
 _OF_RECORDS: tuple[Fault, ...] = ("spike", "correlation")
-_OF_IMAGES: tuple[Fault, ...] = ("patch", "noise", "shade")
+_OF_IMAGES: tuple[Fault, ...] = ("cover", "noise", "shade")
 _TIMES = 16
 """So many other times are looked at for a correlation."""
 _PACES = (1 / 3, 1 / 2, 2 / 3, 3 / 2, 2.0, 3.0)

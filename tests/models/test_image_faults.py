@@ -35,23 +35,25 @@ def test_labelled_images_alone_are_changed(fault: Fault) -> None:
     assert not np.array_equal(injected(fault, 4.0, seed=1)[0], changed_NF)
 
 
-def test_a_patch_has_its_size_and_comes_from_an_image() -> None:
-    changed_NF, found = injected("patch", 8.0)
+def test_a_cover_is_a_rectangle_of_its_size_and_of_one_colour() -> None:
+    changed_NF, found = injected("cover", 8.0)
     off_NHW = (changed_NF != images()).reshape(-1, *SHAPE).any(axis=3)
     for each in found:
         rows, columns = off_NHW[each.begin].any(axis=1).sum(), off_NHW[each.begin].any(axis=0).sum()
         assert (rows, columns) == (8, 12)
+        covered = changed_NF[each.begin].reshape(SHAPE)[off_NHW[each.begin]]
+        assert np.unique(covered, axis=0).shape == (1, 3)
 
 
 def test_noise_and_shades_are_as_large_as_said() -> None:
-    for size in (2.0, 4.0):
+    for size in (1.0, 2.0):
         changed_NF, found = injected("noise", size)
         off_NF = changed_NF[[each.begin for each in found]].astype(float) - images()[[each.begin for each in found]]
-        assert off_NF.std() == pytest.approx(40 * size / 8, rel=0.05)
+        assert off_NF.std() == pytest.approx(80 * size / 8, rel=0.05)
         shaded_NF, found = injected("shade", size)
         off_NF = shaded_NF[[each.begin for each in found]].astype(float) - images()[[each.begin for each in found]]
-        assert np.abs(off_NF).max() == 80 * size / 8
-        assert {each.moved for each in found} == {pytest.approx(np.abs(off).mean() / 40) for off in off_NF}
+        assert np.abs(off_NF).max() == 120 * size / 8
+        np.testing.assert_allclose([each.moved for each in found], np.abs(off_NF).mean(axis=1) / 40)
 
 
 def test_there_are_no_more_than_images_that_are_free() -> None:

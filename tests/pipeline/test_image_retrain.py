@@ -30,7 +30,7 @@ def test_the_gate_asks_for_faults_of_images() -> None:
         progress=lambda name, share: None,
     )
     assert (done.verdict.accepted, done.verdict.rule) == (True, "first"), done.verdict.reasons
-    assert {"patch found", "noise found", "shade found"} <= {row.measure for row in done.verdict.rows}
+    assert {"cover found", "noise found", "shade found"} <= {row.measure for row in done.verdict.rows}
     assert done.verdict.anomalies > 80
     detector, version = load_champion("camera", IMAGES, registry)
     assert (version, detector.spec.image) == (done.version, SHAPE)
