@@ -1,9 +1,10 @@
 """Anomalies put into real images, with labels: what a detector of images should find, at a size that is stated.
 
-Three faults of what stands before a camera, and of the camera. A *cover*: a rectangle of one colour, as of something
-that lies before the lens or a block that was lost on its way (random erasing: Zhong et al., AAAI 2020). *Noise* on
-every value. A *shade*: all values brighter or darker. Of size 8 a cover is half as high and wide as the image, noise
-has twice the spread of usual values, and a shade lies three times that off; smaller ones are proportional.
+Three faults of what stands before a camera, and of the camera. A *cover*: a rectangle of one colour, as of
+something that lies before the lens or a block that was lost on its way (random erasing: Zhong et al., AAAI 2020).
+*Noise* on every value. A *shade*: all values brighter or darker. Of size 8 a cover is half as high and wide as the
+image, noise has twice the spread of usual values, and a shade lies three times that off; smaller ones are
+proportional.
 
 Legend: N images, F values of each, H height, W width, C channels.
 """

@@ -34,7 +34,7 @@ def records_of(x_NF: Pixels) -> list[Record]:
 
 def spoiled(row: int, column: int = 0) -> Pixels:
     """Return a usual image with a spot that does not belong."""
-    x_HW = USUAL[5].copy().reshape(8, 8)
+    x_HW: Pixels = USUAL[5].copy().reshape(8, 8)
     x_HW[row : row + 4, column : column + 2] = 255
     return x_HW.reshape(1, -1)
 

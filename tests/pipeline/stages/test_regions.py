@@ -1,5 +1,7 @@
 """What explains an image is told of its regions: nothing is lost but where in a region it lies."""
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ def test_regions_cover_each_pixel_once(shape: tuple[int, int, int]) -> None:
 def test_a_region_is_where_its_name_says() -> None:
     regions, image = Regions(ImageShape(8, 12, 3)), np.zeros((8, 12, 3), np.uint8)
     image[2:4, 9:12] = 255
-    means_R = regions.means(image.reshape(1, -1))[0]
+    x_1F: Any = image.reshape(1, -1)
+    means_R = regions.means(x_1F)[0]
     assert dict(zip(regions.names, means_R.tolist(), strict=True))["rows 2-3, columns 9-11"] == 255
     assert means_R.sum() == 255
 
