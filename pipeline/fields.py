@@ -27,7 +27,7 @@ _LABEL_NAMES = {
 }
 
 
-_MOST_VALUES = 2**27
+MOST_VALUES = 2**27
 """Of images to learn from: a byte each as they are read, four as they are learned from."""
 
 
@@ -112,7 +112,7 @@ def records_of_rows(rows: int, settings: StreamSettings, newest: Iterable[Partit
     Of images no more than memory holds of their values.
     """
     if settings.image is not None:
-        rows = min(rows, max(1, _MOST_VALUES // settings.image.shape.values))
+        rows = min(rows, max(1, MOST_VALUES // settings.image.shape.values))
     if settings.format != "arrow":
         return rows
     from pipeline.formats.arrow import ArrowFormat

@@ -1,16 +1,25 @@
 """A challenger of images is compared on images with faults, and serves where there is no other."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
+import pytest
 
 from models.codes import IMAGE_REDUCER, fit_coder
 from models.spec import ImageShape
-from pipeline.connectors.memory import MemoryRegistry
+from pipeline.config import StreamSettings
+from pipeline.connectors.memory import MemoryRegistry, MemoryStorage
+from pipeline.connectors.snapshots import StoredSnapshots
+from pipeline.errors import SnapshotError
 from pipeline.history import Read
 from pipeline.lanes import load_champion
+from pipeline.protocols import OffsetRange
 from pipeline.retrain import retrain_stream
+from pipeline.train import read_snapshots
 from tests.pictures import IMAGES, SHAPE, digits
+from tests.snapshots import at_day, rows
 from tests.streams import BEGIN_MS, CPU
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,6 +43,19 @@ def test_the_gate_asks_for_faults_of_images() -> None:
     assert done.verdict.anomalies > 80
     detector, version = load_champion("camera", IMAGES, registry)
     assert (version, detector.spec.image) == (done.version, SHAPE)
+
+
+def test_more_images_than_memory_holds_are_refused() -> None:
+    large, count = ImageShape(512, 512, 1), 600
+    snapshots = StoredSnapshots(MemoryStorage())
+    made = rows(0, count, features=("any",), series=False)
+    x_NF: Any = np.zeros((count, large.values), np.uint8)
+    made = replace(made, features=large.names, image=large, values_NF=x_NF)
+    snapshots.write("camera", made, OffsetRange(0, count), at_day(0))
+    size = {"height": 512, "width": 512, "channels": 1}
+    settings = StreamSettings.model_validate({**IMAGES.model_dump(exclude_unset=True), "image": size})
+    with pytest.raises(SnapshotError, match=r"more than 512 images of that time, .* ask for less time"):
+        read_snapshots("camera", settings, snapshots, 0, at_day(9))
 
 
 def test_a_large_image_is_reduced_by_convolutions() -> None:
