@@ -37,8 +37,7 @@ class Regions:
 
     def sums(self, x_KF: FloatArray) -> FloatArray:
         """Return the sum over each region, x_KR."""
-        # Bytes would overflow.
-        x_KHWC = x_KF.astype(np.float64).reshape(-1, *self._shape)
+        x_KHWC = x_KF.reshape(-1, *self._shape)
         of_rows_KBWC = np.add.reduceat(x_KHWC, self._rows, axis=1)
         return np.asarray(
             np.add.reduceat(of_rows_KBWC.sum(axis=3), self._columns, axis=2).reshape(len(x_KF), len(self.names))

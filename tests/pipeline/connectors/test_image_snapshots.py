@@ -10,6 +10,7 @@ import pytest
 
 from models.spec import ImageShape
 from pipeline.connectors.memory import MemoryStorage
+from pipeline.connectors.parquet import Columns
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.errors import SnapshotError
 from pipeline.protocols import OffsetRange
@@ -63,6 +64,12 @@ def test_a_file_is_read_without_us(snapshots: StoredSnapshots, storage: MemorySt
     found = np.frombuffer(table["pixels"][3].as_py(), np.uint8)
     assert np.array_equal(found, made.values_NF[3])
     assert len(table.schema.metadata[b"offkey.image"]) < 60
+
+
+def test_bytes_of_some_rows_are_theirs() -> None:
+    x_NF = np.arange(40, dtype=np.uint8).reshape(10, 4)
+    whole = pyarrow.table({"pixels": pyarrow.array([row.tobytes() for row in x_NF], pyarrow.binary(4))})
+    assert np.array_equal(Columns(whole.slice(3, 5)).bytes_of_rows("pixels", 4), x_NF[3:8])
 
 
 def test_files_of_images_are_merged(snapshots: StoredSnapshots) -> None:
