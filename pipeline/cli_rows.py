@@ -111,9 +111,10 @@ class Rows:
                 "record`, or give Parquet files with --input"
             )
         if held.rows_are != rows_are(self.stream.kind, self.image):
+            key = "image" if held.image and self.image else "kind"
             raise SnapshotError(
-                f"stream {self.name}: its snapshots hold {held.rows_are}, and its `kind` is {self.stream.kind}"
-                f"{f' of {self.image}' if self.image else ''}; set that back"
+                f"stream {self.name}: its snapshots hold {held.rows_are} and its `kind` is {self.stream.kind}"
+                f"{f' of {self.image}' if self.image else ''}; set `{key}` back"
             )
         names = self.stream.features or held.features
         range_ = [-1 if from_ms is None else from_ms, now_ms() if to_ms is None else to_ms]
