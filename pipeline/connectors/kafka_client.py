@@ -1,8 +1,9 @@
 """The client library, kafka-python: what offkey takes of it, and its exceptions in our words.
 
 This is the one module that imports the library. Its classes carry no types; the modules beside this one give them
-some: `kafka_contact` reaches the brokers, `kafka_source` reads as a member of a group, `kafka_history` and `kafka_feedback` outside any,
-`kafka_publisher` writes, `kafka_transactions` writes and commits as one, `kafka_topics` asks about topics,
+some: `kafka_contact` reaches the brokers, `kafka_source` reads as a member of a group, `kafka_history` and
+`kafka_feedback` outside any, `kafka_publisher` writes, `kafka_transactions` writes and commits as one,
+`kafka_topics` asks about topics,
 `rehearsed` unpacks what no broker has sent.
 """
 
@@ -51,6 +52,7 @@ __all__ = [
     "SerializeWrapper",
     "StickyPartitionAssignor",
     "client_errors",
+    "hung_up",
     "refusal",
     "translated",
 ]
@@ -70,6 +72,7 @@ READING = {"enable_auto_commit": False, "isolation_level": "read_committed", "al
 
 _EXPIRED, _NOT_YET_VALID, _OTHER_HOST = 10, 9, (62, 64)
 """By `verify_code` of OpenSSL."""
+_ALERT = 0x15
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
 
 
@@ -85,6 +88,8 @@ def refusal(error: BaseException, who: str = "the user, its password or its toke
     for each in _chain(error):
         if isinstance(each, NoToken):
             return str(each.args[0])
+        if isinstance(each, client_errors.InvalidReceiveError) and _is_tls(each):
+            return "it answers as one that wants TLS; set kafka.security.tls, or name its port without"
         if isinstance(each, ssl.SSLError):
             return _refusal_of_tls(each)
         if isinstance(each, client_errors.SaslAuthenticationFailedError):
@@ -107,8 +112,8 @@ def _refusal_of_tls(error: ssl.SSLError) -> str | None:
             return "its certificate is not valid yet; is the clock of this machine right?"
         if error.verify_code in _OTHER_HOST:
             return (
-                f"its certificate is for another host ({said}); name it in kafka.bootstrap_servers, and the broker in "
-                "its advertised.listeners, as the certificate does"
+                f"its certificate is for another host ({said}); name it as the certificate does, in "
+                "kafka.bootstrap_servers and in the broker's advertised.listeners"
             )
         return f"its certificate is not trusted ({said}); name the CA that signed it as kafka.security.ca_file"
     reason = error.reason or ""
@@ -123,6 +128,20 @@ def _refusal_of_tls(error: ssl.SSLError) -> str | None:
     if "ALERT" in reason or reason == "UNSUPPORTED_PROTOCOL":
         return f"no TLS that both know ({reason}); it has to take TLS 1.2 or 1.3"
     return None
+
+
+def hung_up(error: BaseException) -> bool:
+    """Return whether a broker ended the connection, and did not say why."""
+    return any(
+        isinstance(each, ssl.SSLEOFError | ConnectionResetError) or "socket disconnected" in str(each)
+        for each in _chain(error)
+    )
+
+
+def _is_tls(error: BaseException) -> bool:
+    """Return whether what the client took for the length of an answer is the begin of an alert of TLS."""
+    length = str(error).rpartition(" ")[2].rstrip("')")
+    return length.isdecimal() and int(length) >> 24 == _ALERT
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

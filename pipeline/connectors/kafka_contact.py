@@ -1,8 +1,8 @@
 """The client's first and later contact with brokers, and why there is none.
 
-The client tries to reach a cluster until a timeout, whatever the reason, and tells it to nobody. Here a refusal that
-will not change by itself, of every address that it knows, ends the first contact at once with that reason; a later
-one is logged, once until it changes, while the client goes on trying as it does for brokers that are away.
+The client tries to reach a cluster until a timeout, whatever the reason, and tells it to nobody. Here a refusal
+that will not change by itself, of every address that it knows, ends the first contact at once with that reason; a
+later one is logged, once until it changes, while the client goes on trying as it does for brokers that are away.
 
 **What is not said**: the client logs requests and its own configuration at level debug. Those that log in hold the
 password or the token, and are left out there.
@@ -20,16 +20,16 @@ from pipeline.connectors.kafka_client import (
     NetworkSelector,
     NoToken,
     client_errors,
+    hung_up,
     refusal,
 )
 from pipeline.connectors.security import KEYS
-from pipeline.errors import ConfigError, Refused
+from pipeline.errors import ConfigError, Refused, TransientError
 from pipeline.secret_files import read_secret
 
 logger = logging.getLogger(__name__)
 
 _TELL_REQUESTS = ("kafka.net.connection", "kafka.protocol.parser")
-_HUNG_UP = "socket disconnected"
 
 
 def client_options(connection: Connection) -> dict[str, Any]:
@@ -59,6 +59,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
     def bootstrap(self, timeout_ms: float | None = None, refresh: bool = True) -> None:
         """Raises:
         Refused: the cluster does not let us in, or is not who it should be.
+        TransientError: it hangs up.
         """
         try:
             super().bootstrap(timeout_ms, refresh)
@@ -66,10 +67,12 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
             for broker in self.cluster.bootstrap_brokers():
                 if said := self._refusal(broker):
                     raise Refused(said) from error
-            for cause in self._lost_by.values():
-                if _HUNG_UP in str(cause):
-                    raise client_errors.KafkaTimeoutError(
-                        "it hangs up at once, as one does that wants TLS or a user; see kafka.security"
+            for broker in self.cluster.bootstrap_brokers():
+                cause = self._lost_by.get(broker.node_id)
+                if cause is not None and hung_up(cause):
+                    raise TransientError(
+                        f"Kafka at {broker.host}:{broker.port}: it hangs up at once; is it still starting, or does "
+                        "that port want another kafka.security: TLS or none, a user or none?"
                     ) from error
             raise
 
@@ -79,6 +82,18 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
         if conn.connected:
             self._lost_by.pop(node.node_id, None)
             self._told.pop(node.node_id, None)
+
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        transport = await super()._build_transport(node, timeout_at)
+        receive = transport._sock_recv
+
+        def received() -> tuple[bytes, Exception | None]:
+            # The client drops what comes together with the end of a connection: the words that say why it ends.
+            content, error = receive()
+            return content, None if content else error
+
+        transport._sock_recv = received
+        return transport
 
     def _lost(self, node: Any, error: Exception) -> None:
         """Called on the I/O thread."""

@@ -17,7 +17,7 @@ KEYS = "kafka.security"
 
 
 class Secret(str):
-    """Text that shows itself to nobody who prints what holds it: the client logs its configuration at level debug."""
+    """Text that hides from whoever prints what holds it: the client logs its configuration at level debug."""
 
     __slots__ = ()
 

@@ -53,8 +53,8 @@ def present(
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"{where} is not the key of {certificate_file}; name the one that is") from error
         raise ConfigError(
-            f"{where}: no certificate with its key can be read from there ({error.reason or 'not PEM'}); name files "
-            "in PEM, and the password of an encrypted key as key_password_file"
+            f"{where}: no certificate with its key can be read from there ({error.reason or 'not PEM'}); name "
+            "files in PEM, and the password of an encrypted key as key_password_file"
         ) from error
 
 
