@@ -4,8 +4,8 @@ The client tries to reach a cluster until a timeout, whatever the reason, and te
 that will not change by itself, of every address that it knows, ends the first contact at once with that reason; a
 later one is logged, once until it changes, while the client goes on trying as it does for brokers that are away.
 
-**What is not said**: the client logs requests and its own configuration at level debug. Those that log in hold the
-password or the token, and are left out there.
+**What is not said**: at level debug the client logs each request, as it is and as bytes, and its own configuration.
+Requests that log in hold the password or the token, so they are left out, and bytes altogether.
 """
 
 import logging
@@ -133,4 +133,7 @@ class _Tokens(AbstractTokenProvider):  # type: ignore[misc]
 
 def _without_logins(record: logging.LogRecord) -> bool:
     arguments = record.args if isinstance(record.args, tuple) else ()
-    return not any(type(each).__name__.startswith("Sasl") for each in arguments)
+    return not any(
+        isinstance(each, bytes | bytearray | memoryview) or type(each).__name__.startswith("Sasl")
+        for each in arguments
+    )

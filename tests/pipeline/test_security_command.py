@@ -115,7 +115,7 @@ def test_no_secret_is_said_at_level_debug(
         said = "".join(lines)
         assert running.process.returncode == 0, said
     assert "kafka.net" in said, "the client says nothing at this level"
-    status, printed, errors = run("check", str(config), "--json")
+    _, printed, errors = run("check", str(config), "--json")
     rows = {row["what"]: row for row in json.loads(printed)}
     assert rows["broker"]["verdict"] == "ok", errors
     assert f"TLS, {mechanism}" in rows["broker"]["found"]
