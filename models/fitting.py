@@ -35,10 +35,12 @@ from models.detector import Calibration, Detector, Judgement, errors_of_rows, wi
 from models.mapping import DELAYS, Delay, Reach, reach_of
 from models.online_tail import SERIES_PACE, STREAM_PACE, quantiles, rescored
 from models.plan import LEAST_WINDOWS, Plan, whole_windows
+from models.ranks import ALONE, Ranks
 from models.reader import Reader
 from models.resume import Unfinished, hash_of
 from models.scaling import Scaling, fit_features, fit_series, tamed
 from models.spec import Kind, ModelSpec
+from models.together import Asked
 from models.training import Trained, solve, store_and_trim, train
 from models.views import DIFFERENCE_WEIGHT, View, ViewConfig
 
@@ -65,6 +67,7 @@ def fit_detector(
     unfinished: Unfinished | None = None,
     begins_ms: Mapping[str, Sequence[int]] | None = None,
     least_records: int = LEAST_RECORDS,
+    ranks: Ranks = ALONE,
 ) -> Detector:
     """Scale, train and calibrate on each series' rows, which may hold some anomalies.
 
@@ -75,6 +78,7 @@ def fit_detector(
         delays: what to calibrate for beside the usual `DELAYS`.
         unfinished: where the training is kept while it lasts; it goes on from there if it is the same one.
         least_records: of features, fewer are refused; of fewer than the default, scores mean little.
+        ranks: processes that train together, of which this is the first; the others `help_training`.
 
     Raises:
         ValueError: too few rows (`TooFewRows`), a feature without a finite value, or times that do not go on.
@@ -102,7 +106,7 @@ def fit_detector(
         def of_all(share: float, number: int = number) -> None:
             progress((number + share) / (len(plan.views) + 1))
 
-        view, course = _trained_view(f"view{number}", config, plan, scaled, device, of_all, unfinished)
+        view, course = _trained_view(f"view{number}", config, plan, scaled, device, of_all, unfinished, ranks)
         views.append(view)
         trained.append(course)
     with one_thread():
@@ -141,6 +145,7 @@ def _trained_view(
     device: torch.device,
     progress: Callable[[float], None],
     unfinished: Unfinished | None,
+    ranks: Ranks,
 ) -> tuple[View, Trained]:
     torch.manual_seed(plan.training.seed)
     features = scaled[0].shape[1]
@@ -153,7 +158,9 @@ def _trained_view(
         parts = (parts[0][usual_N[parts[0]]], parts[1][usual_N[parts[1]]])
     seconds = plan.training.max_seconds / len(plan.views)
     training = dataclasses.replace(plan.training, max_seconds=seconds)
-    return view, train(view, windows, *parts, training, progress, unfinished, name)
+    if ranks.count > 1 and not view.network.closed_form:
+        ranks.told(Asked(features, config, view.step_F.cpu().numpy(), scaled, parts, training))
+    return view, train(view, windows, *parts, training, progress, unfinished, name, ranks=ranks)
 
 
 def _usable(

@@ -106,19 +106,7 @@ class Unfinished:
         found = self._read(f"{self._folder}/{part}")
         if found is None:
             return None
-        numbers, tensors = found
-        network.load_state_dict(_below("network", tensors))
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below("optimizer", tensors).items():
-            number, _, key = name.partition(".")
-            states.setdefault(int(number), {})[key] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
-        random.bit_generator.state = numbers["numpy"]
-        torch.set_rng_state(tensors["random"])
-        if "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"], _device(network))
-        best = {name: tensor.to(_device(network)) for name, tensor in _below("best", tensors).items()}
-        return Course(**{each.name: numbers[each.name] for each in fields(Course)} | {"best": best})
+        return _put_back(*found, network, optimizer, random)
 
     def save(
         self,
@@ -133,17 +121,7 @@ class Unfinished:
             return
         # A part that is over is followed by one whose seconds begin at zero.
         self._written_s = 0.0 if course.over else course.seconds
-        numbers = {**vars(course), "best": None, "hash": self._hash, "numpy": random.bit_generator.state}
-        tensors = {_NUMBERS: torch.frombuffer(bytearray(json.dumps(numbers).encode()), dtype=torch.uint8)}
-        tensors |= {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in course.best.items()}
-        for number, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{key}": tensor for key, tensor in state.items()}
-        tensors["random"] = torch.get_rng_state()
-        if _device(network).type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(_device(network))
-        here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        self._storage.put(f"{self._folder}/{part}", safetensors.torch.save(here))
+        self._storage.put(f"{self._folder}/{part}", packed(course, network, optimizer, random, self._hash))
 
     def _read(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Return (numbers, tensors) of a file; None where there is none, or none of this training."""
@@ -151,12 +129,65 @@ class Unfinished:
         if content is None:
             return None
         try:
-            tensors = safetensors.torch.load(content)
-            numbers: dict[str, Any] = json.loads(tensors.pop(_NUMBERS).numpy().tobytes())
+            numbers, tensors = _unpacked(content)
         except (safetensors.SafetensorError, KeyError, ValueError):
             # A file of something else: it is reported as such, and goes.
             return None
         return (numbers, tensors) if numbers.get("hash") == self._hash else None
+
+
+def packed(
+    course: Course,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    random: np.random.Generator,
+    training_hash: str = "",
+) -> bytes:
+    """Return everything that the rest of a training depends on."""
+    numbers = {**vars(course), "best": None, "hash": training_hash, "numpy": random.bit_generator.state}
+    tensors = {_NUMBERS: torch.frombuffer(bytearray(json.dumps(numbers).encode()), dtype=torch.uint8)}
+    tensors |= {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in course.best.items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{key}": tensor for key, tensor in state.items()}
+    tensors["random"] = torch.get_rng_state()
+    if _device(network).type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(_device(network))
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def put_back(
+    content: bytes, network: nn.Module, optimizer: torch.optim.Optimizer, random: np.random.Generator
+) -> Course:
+    """Return how far a training had come whose state was `packed`, and put all of that back."""
+    return _put_back(*_unpacked(content), network, optimizer, random)
+
+
+def _unpacked(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    tensors = safetensors.torch.load(content)
+    numbers: dict[str, Any] = json.loads(tensors.pop(_NUMBERS).numpy().tobytes())
+    return numbers, tensors
+
+
+def _put_back(
+    numbers: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    random: np.random.Generator,
+) -> Course:
+    network.load_state_dict(_below("network", tensors))
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _below("optimizer", tensors).items():
+        number, _, key = name.partition(".")
+        states.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    random.bit_generator.state = numbers["numpy"]
+    torch.set_rng_state(tensors["random"])
+    if "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"], _device(network))
+    best = {name: tensor.to(_device(network)) for name, tensor in _below("best", tensors).items()}
+    return Course(**{each.name: numbers[each.name] for each in fields(Course)} | {"best": best})
 
 
 def hash_of(about: Mapping[str, Any], columns: Columns) -> str:

@@ -12,6 +12,9 @@ Squares Regression", 1984); robust autoencoders go further (Zhou and Paffenroth,
 Autoencoders", KDD 2017). It begins when something has been learned: what is normal and rare looks as bad as an
 anomaly at first, and would never be. Long after, what recurs has been learned, too.
 
+Several processes may share the work (`models.ranks`): they go through the very batches that one would, and come to
+its weights but for rounding.
+
 Legend: B batch, T steps, F features, N windows.
 """
 
@@ -28,7 +31,8 @@ from torch import Tensor, nn
 
 from models.architectures import WARM_UP
 from models.dataset import Windows
-from models.resume import Course, Unfinished
+from models.ranks import ALONE, Ranks
+from models.resume import Course, Unfinished, packed, put_back
 from models.views import View
 
 
@@ -90,6 +94,7 @@ def train(
     unfinished: Unfinished | None = None,
     part: str = "",
     clock: Callable[[], float] = time.monotonic,
+    ranks: Ranks = ALONE,
 ) -> Trained:
     """Fit the view's network on the learning windows; keep the weights that did best on the stopping ones.
 
@@ -98,6 +103,10 @@ def train(
 
     Args:
         unfinished: where the training is kept while it lasts, under the name `part`.
+        ranks: the processes that train it together; each is called with the same windows and configuration.
+
+    Raises:
+        ValueError: there are more processes than windows to a batch.
     """
     device = view.step_F.device
     random = np.random.default_rng(config.seed)
@@ -115,22 +124,30 @@ def train(
     course = unfinished.restore(part, view.network, optimizer, random) if unfinished else None
     if course is None:
         course = Course(config.max_epochs)
-        if view.network.starts:
+        if view.network.starts and not ranks.number:
             _start(view, windows, learning_N, config)
             course.best = copy.deepcopy(view.network.state_dict())
             course.lowest = held_out_loss(view, windows, held_out_N, robust)
+    if ranks.count > 1:
+        # Where the first process stands, wherever it has that from, all go on.
+        state = None if ranks.number else packed(course, view.network, optimizer, random)
+        course = put_back(ranks.told(state), view.network, optimizer, random)
     started_s = clock() - course.seconds
 
     def done(epochs: float) -> float:
         # Time is left out of it until it presses, so that a training with time to spare can be repeated to the bit.
         seconds = (clock() - started_s) / max(config.max_seconds, 1e-9)
-        return min(max(epochs / course.planned, seconds if seconds > 0.5 else 0.0), 1.0)
+        return ranks.agreed(min(max(epochs / course.planned, seconds if seconds > 0.5 else 0.0), 1.0))
 
     while not course.over:
         view.train()
         drawn = [windows.drawn(learning_N, epoch_windows, random) for _ in range(rounds)]
         chosen_N = np.concatenate(drawn)[:epoch_windows]
         batches = np.array_split(chosen_N, max(1, len(chosen_N) // config.batch_windows))
+        if (least := min(map(len, batches))) < ranks.count:
+            raise ValueError(
+                f"{ranks.count} processes cannot share batches of {least} windows; train with fewer of them"
+            )
         for batch, chosen_B in enumerate(batches):
             share = done(course.epochs + batch / len(batches))
             if share == 1:
@@ -138,14 +155,16 @@ def train(
             optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, 2 * (1 - share))
             z_BTF = torch.from_numpy(windows.take(chosen_B)).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                loss_B = losses(view, z_BTF, share)
-            loss = trimmed_mean(loss_B, config.trimmed if share > config.trimmed_from else 0.0)
+                loss_B = losses(view, z_BTF, share, ranks)
+            trimmed = config.trimmed if share > config.trimmed_from else 0.0
+            loss = trimmed_part(loss_B, trimmed, len(z_BTF), ranks)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            ranks.add_gradients(view.network.parameters())
             nn.utils.clip_grad_norm_(view.network.parameters(), 1.0)
             optimizer.step()
         course.epochs += 1
-        held_out, share = held_out_loss(view, windows, held_out_N, robust), done(course.epochs)
+        held_out, share = held_out_loss(view, windows, held_out_N, robust, ranks), done(course.epochs)
         if held_out <= course.lowest or not course.best:
             course.best = copy.deepcopy(view.network.state_dict())
             # While a loss is warmed up, the reconstruction is better than it may stay.
@@ -164,17 +183,18 @@ def train(
     return Trained(course.epochs, course.lowest)
 
 
-def losses(view: View, z_BTF: Tensor, done: float) -> Tensor:
-    """Return what the view's network has to make small for each window, loss_B.
+def losses(view: View, z_BTF: Tensor, done: float, ranks: Ranks = ALONE) -> Tensor:
+    """Return what the view's network has to make small for each window of this process's share, loss_B.
 
     Raises:
         ValueError: the architecture gives anything else, such as one loss for the batch.
     """
-    loss_B: Tensor = view.network.loss(view.inputs(z_BTF), done)
-    if loss_B.shape != (len(z_BTF),):
+    x_BTC, own = view.inputs(z_BTF), ranks.share(len(z_BTF))
+    loss_B: Tensor = view.network.loss(x_BTC, done) if ranks is ALONE else view.network.loss_of(x_BTC, own, done)
+    if loss_B.shape != (own.stop - own.start,):
         raise ValueError(
             f"architecture {view.config.architecture}: `loss` returned shape {tuple(loss_B.shape)} for "
-            f"{len(z_BTF)} windows; it takes one value for each of them"
+            f"{own.stop - own.start} windows; it takes one value for each of them"
         )
     return loss_B
 
@@ -182,6 +202,15 @@ def losses(view: View, z_BTF: Tensor, done: float) -> Tensor:
 def trimmed_mean(loss_B: Tensor, trimmed: float) -> Tensor:
     """Return the mean of the windows' losses without the largest ones, `trimmed` being their share."""
     return loss_B.float().topk(len(loss_B) - int(trimmed * len(loss_B)), largest=False).values.mean()
+
+
+def trimmed_part(loss_B: Tensor, trimmed: float, count: int, ranks: Ranks) -> Tensor:
+    """Return this process's part of the trimmed mean over the `count` windows of all: the parts add up to it."""
+    if ranks is ALONE:
+        return trimmed_mean(loss_B, trimmed)
+    own, loss_B, kept = ranks.share(count), loss_B.float(), count - int(trimmed * count)
+    kept_N = ranks.gathered(loss_B, count).argsort(stable=True)[:kept]
+    return loss_B[kept_N[(own.start <= kept_N) & (kept_N < own.stop)] - own.start].sum() / kept
 
 
 def _start(
@@ -252,7 +281,11 @@ def _most_solved(view: View) -> int:
 
 @torch.no_grad()
 def held_out_loss(
-    view: View, windows: Windows, chosen_N: np.ndarray[Any, np.dtype[np.int64]], robust: bool = True
+    view: View,
+    windows: Windows,
+    chosen_N: np.ndarray[Any, np.dtype[np.int64]],
+    robust: bool = True,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Return the median of the windows' mean squared errors: a few anomalies do not decide when to stop.
 
@@ -260,8 +293,9 @@ def held_out_loss(
     """
     view.eval()
     losses = []
-    for chosen_B in np.array_split(chosen_N, max(1, len(chosen_N) // 1024)):
+    own_N = chosen_N[ranks.share(len(chosen_N))]
+    for chosen_B in np.array_split(own_N, max(1, len(own_N) // 1024)):
         x_BTC = view.inputs(torch.from_numpy(windows.take(chosen_B)).to(view.step_F.device))
         losses.append((view.network(x_BTC) - x_BTC).square().mean(dim=(1, 2)))
-    loss_N = torch.cat(losses)
+    loss_N = ranks.gathered(torch.cat(losses), len(chosen_N))
     return float(loss_N.median() if robust else loss_N.mean()) if len(chosen_N) else 0.0

@@ -26,7 +26,6 @@ from pipeline import (
     logs,
 )
 from pipeline.cli_options import AsJson, ConfigPath, Streams
-from pipeline.cli_who_when import now, who
 from pipeline.errors import ConfigError, OffkeyError
 
 if TYPE_CHECKING:
@@ -151,41 +150,33 @@ def train(
     max_records: Annotated[
         int, typer.Option(min=1, help="Newest records of each topic to learn from; of Arrow so many rows.")
     ] = 1_000_000,
+    nproc: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes of this machine that train together, each on a GPU where there are.",
+            show_default="1",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model for each stream on its topic's records, and promote it."""
-    from dataclasses import asdict
-
-    from pipeline.cli_training import Opened, training_bar
+    from pipeline.cli_training import Opened, train_all
 
     opened = Opened(config, streams)
 
-    from pipeline.train import train_stream
+    from pipeline.torchrun import check_count, is_launched, joined, launch
 
-    for name in opened.streams:
-        stream = opened.settings.streams[name]
-        with training_bar(name, hidden=as_json) as progress:
-            trained = train_stream(
-                name,
-                stream,
-                opened.history(name, max_records),
-                opened.registry,
-                now=now,
-                device=opened.device,
-                progress=progress,
-                unfinished=opened.unfinished(name),
-                by=who(),
-            )
-        if as_json:
-            print(json.dumps(asdict(trained)), flush=True)
-        else:
-            kind = "series" if stream.kind == "series" else "stream"
-            print(
-                f"{name}: {trained.architecture} on {trained.records:,} records of {trained.series:,} {kind}, "
-                f"{len(trained.features)} features, in {trained.seconds:.0f} s; "
-                f"{trained.rejected:,} rejected, {trained.late:,} late; version {trained.version}"
-            )
-            print(f"{name}: {trained.support}")
+    if nproc is not None:
+        check_count(nproc, opened.device)
+    if nproc is None or nproc == 1 or is_launched():
+        with joined(opened.device, nproc) as ranks:
+            train_all(opened, max_records, as_json, ranks)
+        return
+    level = logging.getLevelName(logging.getLogger().level).lower()
+    told = ["--log-level", level, "train", str(config), *opened.streams]
+    told += ["--max-records", str(max_records), "--nproc", str(nproc), *(["--json"] if as_json else [])]
+    launch(told, nproc)
 
 
 app.command("retrain")(cli_retrain.retrain)

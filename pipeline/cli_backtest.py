@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli_options import AsJson, ConfigPath, Streams, To, range_ms
+from pipeline.cli_rows import LOCAL, EngineName, check_engine, engine_of
 from pipeline.cli_who_when import now_ms
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.config import Settings, StreamSettings
     from pipeline.connectors.registry import StoredRegistry
-    from pipeline.jobs.backtest import Replay
+    from pipeline.jobs.backtest_opening import Opening
     from pipeline.jobs.backtest_run import Ran
 
 LIVE = "live"
@@ -56,6 +59,7 @@ def backtest(
     scores: Annotated[
         bool, typer.Option("--scores", help="With --output: keep the score of each point as Parquet.")
     ] = False,
+    engine: EngineName = LOCAL,
     as_json: AsJson = False,
 ) -> None:
     """Say what would have been alerted on: snapshots through the very stages of a worker, much faster than live."""
@@ -64,6 +68,7 @@ def backtest(
         raise ConfigError("--compare names what judges; leave --version out")
     if output is None and (overwrite or scores):
         raise ConfigError(f"--{'overwrite' if overwrite else 'scores'}: nothing is written without --output FOLDER")
+    check_engine(engine)
     opened = _Opened(config)
     chosen = opened.settings.chosen(streams)
 
@@ -84,6 +89,7 @@ def backtest(
         with ExitStack() as stack:
             step = stack.enter_context(interrupted_between_steps())
             folder = None if output is None else stack.enter_context(unfinished(output))
+            elsewhere = stack.enter_context(engine_of(engine, opened.settings.device))
             for name in chosen:
                 asked = (version or LIVE,) if compare is None else compare
                 sides = [opened.side(name, each) for each in asked]
@@ -91,7 +97,13 @@ def backtest(
                 for letter, side in zip("ab", sides, strict=False):
                     below = None if folder is None else folder / name / (letter if compare else ".")
                     with _counting(f"{name} {side.label}", step, hidden=as_json) as counted:
-                        ran.append(run_side(side.replay, side.label, from_ms, to_ms, counted, below, scores))
+                        ran.append(
+                            run_side(
+                                *(side.opening.replay(opened.device), side.label, from_ms, to_ms),
+                                *(counted, below, scores),
+                                elsewhere=None if elsewhere is None else (elsewhere, side.opening),
+                            )
+                        )
                     step()
                 if compare is None:
                     told.append(partial(print_result, ran[0].result, as_json))
@@ -118,7 +130,7 @@ class _Side:
     """What judges, ready to replay."""
 
     label: str
-    replay: "Replay"
+    opening: "Opening"
 
 
 class _Opened:
@@ -132,6 +144,12 @@ class _Opened:
         self.storage: ObjectStorage = ObjectStorage(self.settings.storage)
 
     @cached_property
+    def device(self) -> "torch.device":
+        from pipeline.lanes import choose_device
+
+        return choose_device(self.settings.device)
+
+    @cached_property
     def registry(self) -> "StoredRegistry":
         from pipeline.connectors.registry import StoredRegistry
 
@@ -142,47 +160,31 @@ class _Opened:
 
         A configuration of the same storage is judged by as the logs say, one of another by its own champion.
         """
+        from pipeline.lanes import champion_of
+
         settings, registry = self.settings.streams[stream], self.registry
         if asked == LIVE:
-            return _Side(LIVE, self._replay(stream, settings, registry, None))
+            return _Side(LIVE, self._opening(stream, settings, champion_of(stream, registry).version))
         if asked.endswith(_CONFIGURATIONS):
             other = _Opened(Path(asked))
             other.settings.chosen([stream])
             settings = other.settings.streams[stream]
-            if other.settings.storage == self.settings.storage:
-                return _Side(asked, self._replay(stream, settings, registry, None))
-            from pipeline.lanes import champion_of
-
             champion = champion_of(stream, other.registry).version
-            return _Side(asked, self._replay(stream, settings, other.registry, champion))
+            if other.settings.storage == self.settings.storage:
+                return _Side(asked, self._opening(stream, settings, champion))
+            opening = self._opening(stream, settings, champion)
+            return _Side(asked, replace(opening, models=other.settings.storage, version=champion))
         from pipeline.versions.naming import resolve
 
         log = registry.log(stream)
         known = [each for each in registry.versions(stream) if each not in log.removed]
         version = resolve(stream, asked, known, log.champion.version if log.champion else None)
-        return _Side(version, self._replay(stream, settings, registry, version))
+        return _Side(version, replace(self._opening(stream, settings, version), version=version))
 
-    def _replay(
-        self, stream: str, settings: "StreamSettings", registry: "StoredRegistry", version: str | None
-    ) -> "Replay":
-        from pipeline.connectors.adoptions import StoredAdoptions
-        from pipeline.connectors.checkpoints import StoredCheckpoints
-        from pipeline.connectors.snapshots import StoredSnapshots
-        from pipeline.jobs.backtest import Replay
-        from pipeline.lanes import champion_of, choose_device, lane_around, load_model
-        from pipeline.replayed import ReplayDecoder
+    def _opening(self, stream: str, settings: "StreamSettings", first: str) -> "Opening":
+        from pipeline.jobs.backtest_opening import Opening
 
-        load = partial(load_model, stream, settings, registry, choose_device(self.settings.device))
-        snapshots = StoredSnapshots(self.storage)
-        lane = lane_around(
-            stream,
-            settings,
-            load(version or champion_of(stream, registry).version),
-            max(len(snapshots.partitions(stream)), 1),
-            load,
-            ReplayDecoder(stateless=settings.kind == "features"),
-        )
-        return Replay(lane, snapshots, StoredCheckpoints(self.storage), StoredAdoptions(self.storage), version)
+        return Opening(stream, settings, self.settings.storage, self.settings.storage, first, None)
 
 
 @contextmanager

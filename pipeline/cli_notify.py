@@ -87,11 +87,13 @@ def _notify(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Itera
     """
     from dataclasses import replace
 
+    from pipeline import zeros
     from pipeline.connectors.connection import Connection, GroupOptions
     from pipeline.connectors.kafka import KafkaCluster, KafkaSource, open_delivery
     from pipeline.notifier import Notifier, NotifierOptions
     from pipeline.notify import Notify
 
+    zeros.of_notify(chosen)
     kafka, topics, connection = settings.kafka, settings.topics, Connection.of(settings.kafka)
     built = {name: _receiver(name, settings.notify.receivers[name], settings.notify.link) for name in chosen}
     with contextlib.closing(KafkaCluster(connection)) as cluster:

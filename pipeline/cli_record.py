@@ -55,6 +55,7 @@ def _recorder(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Ite
     budget."""
     from dataclasses import replace
 
+    from pipeline import zeros
     from pipeline.connectors.connection import Connection, GroupOptions
     from pipeline.connectors.kafka import KafkaSource
     from pipeline.connectors.registry import StoredRegistry
@@ -65,6 +66,7 @@ def _recorder(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Ite
     from pipeline.recorder import Recorder, RecorderOptions
     from pipeline.snapshots import Limits
 
+    zeros.of_recorder(chosen)
     kafka, options, storage = settings.kafka, settings.recorder, ObjectStorage(settings.storage)
     snapshots, registry = StoredSnapshots(storage), StoredRegistry(storage)
     recorded, limits = [], {}

@@ -3,17 +3,31 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli_options import AsJson, ConfigPath, To
-from pipeline.cli_rows import From, Output, Paths, Rows, Stream, progress_bar, refuse_beside
+from pipeline.cli_rows import (
+    LOCAL,
+    EngineName,
+    From,
+    Output,
+    Paths,
+    Rows,
+    Stream,
+    check_engine,
+    engine_of,
+    progress_bar,
+    refuse_beside,
+)
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.jobs.blocks import Input, Progress
+    from pipeline.jobs.engine import Engine
     from pipeline.jobs.reduce import Options
 
 Dimensions = Annotated[
@@ -65,6 +79,7 @@ def reduce(
     ] = None,
     seed: Seed = None,
     part_rows: PartRows = _PART_ROWS,
+    engine: EngineName = LOCAL,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -73,7 +88,7 @@ def reduce(
 
     The rows are those of a stream's snapshots, or of Parquet files. --decode turns codes back into rows.
     """
-    opened = _Opened(config, stream, output, resume, overwrite)
+    opened = _Opened(config, stream, output, engine, resume, overwrite)
     if decode is not None:
         asked = {"--dimensions": dimensions, "--from": begin, "--to": end, "--input": paths, "--keep": keep}
         asked |= {"--color": color, "--seed": seed, "--picture": picture or None}
@@ -95,7 +110,11 @@ def reduce(
         check_colour(source.names, source.features, shown)
     drawing = colour if drawn else None
     options = opened.options("reduce", source, dimensions, model, seed or 0, part_rows, picture=drawing)
-    report = opened.run(source, as_json, lambda progress: reduce_rows(source, options, opened.what, progress))
+    report = opened.run(
+        source,
+        as_json,
+        lambda engine, progress: reduce_rows(source, replace(options, engine=engine), opened.what, progress),
+    )
     opened.tell(report, drawn, as_json)
 
 
@@ -115,12 +134,13 @@ def features(
     keep: Keep = None,
     seed: Seed = None,
     part_rows: PartRows = _PART_ROWS,
+    engine: EngineName = LOCAL,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Write what a classifier or a clustering can learn from: codes, errors, statistics of windows of series."""
-    opened = _Opened(config, stream, output, resume, overwrite)
+    opened = _Opened(config, stream, output, engine, resume, overwrite)
     of_series = opened.stream.kind == "series"
     if window is not None and not of_series:
         raise ConfigError("--window: it needs `kind: series`: records of features are told by themselves")
@@ -130,7 +150,9 @@ def features(
     from pipeline.jobs.features import feature_rows
 
     report = opened.run(
-        source, as_json, lambda progress: feature_rows(source, options, rows, opened.what, progress)
+        source,
+        as_json,
+        lambda engine, progress: feature_rows(source, replace(options, engine=engine), rows, opened.what, progress),
     )
     opened.tell(report, False, as_json)
 
@@ -138,11 +160,12 @@ def features(
 class _Opened(Rows):
     """A stream, and where to write."""
 
-    def __init__(self, config: Path, stream: str, output: Path, resume: bool, overwrite: bool) -> None:
+    def __init__(self, config: Path, stream: str, output: Path, engine: str, resume: bool, overwrite: bool) -> None:
         if resume and overwrite:
             raise ConfigError("--resume goes on and --overwrite begins anew; give one of them")
+        check_engine(engine)
         super().__init__(config, stream)
-        self.output, self._resume, self._overwrite = output, resume, overwrite
+        self.output, self._engine, self._resume, self._overwrite = output, engine, resume, overwrite
 
         # Before anything is read.
         from pipeline.jobs.parts import begun, refuse
@@ -221,16 +244,29 @@ class _Opened(Rows):
             overwrite=self._overwrite,
             device=choose_device(self.settings.device),
         )
-        report = self.run(source, as_json, lambda progress: decode_rows(source, options, codes, progress))
+        report = self.run(
+            source,
+            as_json,
+            lambda engine, progress: decode_rows(source, replace(options, engine=engine), codes, progress),
+        )
         self.tell(report, False, as_json)
 
-    def run(self, source: "Input", hidden: bool, work: "Callable[[Progress], dict[str, Any]]") -> dict[str, Any]:
-        """Do the work under a progress bar; what stops it says how to go on."""
+    def run(
+        self,
+        source: "Input",
+        hidden: bool,
+        work: "Callable[[Engine | None, Progress], dict[str, Any]]",
+    ) -> dict[str, Any]:
+        """Do the work by the engine, under a progress bar; what stops it says how to go on."""
         from pipeline.interrupting import Stopped, interrupted_between_steps
 
         try:
-            with interrupted_between_steps() as step, progress_bar(step, hidden) as progress:
-                return work(progress)
+            with (
+                interrupted_between_steps() as step,
+                progress_bar(step, hidden) as progress,
+                engine_of(self._engine, self.settings.device) as engine,
+            ):
+                return work(engine, progress)
         except Stopped as stopped:
             print(f"offkey: {stopped}", file=sys.stderr)
             raise typer.Exit(130) from stopped

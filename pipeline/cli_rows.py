@@ -14,7 +14,8 @@ from pipeline.errors import ConfigError, SnapshotError
 
 if TYPE_CHECKING:
     from pipeline.config import Settings, StreamSettings
-    from pipeline.jobs.blocks import Input, Progress
+    from pipeline.jobs.blocks import Divisible, Input, Progress
+    from pipeline.jobs.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,50 @@ Paths = Annotated[
         "--input", metavar="PATH", help="Parquet files or folders in place of snapshots; may be repeated."
     ),
 ]
+
+
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="local|ray",
+        help="What does the work: this process, or processes of Ray, on GPUs where it has some.",
+    ),
+]
+LOCAL, RAY = "local", "ray"
+
+
+def check_engine(name: str) -> None:
+    """See that there is such an engine, before any work is done.
+
+    Raises:
+        ConfigError: there is none, or Ray is not installed.
+    """
+    if name not in (LOCAL, RAY):
+        raise ConfigError(f"--engine {name}: there are {LOCAL} and {RAY}")
+    if name == RAY:
+        import pipeline.connectors.ray  # noqa: F401
+
+
+@contextmanager
+def engine_of(name: str, device: str) -> "Iterator[Engine | None]":
+    """Give the engine that is asked for; None: this process.
+
+    Args:
+        device: of the configuration.
+
+    Raises:
+        ConfigError: there is no such one, Ray is not installed, or it has no GPU where one is asked for.
+        TransientError: Ray cannot be started, or reached.
+    """
+    check_engine(name)
+    if name == LOCAL:
+        yield None
+        return
+    from pipeline.connectors.ray import opened_engine
+
+    with opened_engine(device) as engine:
+        yield engine
 
 
 class Rows:
@@ -61,7 +106,7 @@ class Rows:
         kept: Sequence[str] = (),
         model: Path | None = None,
         shown: str | None = None,
-    ) -> "Input":
+    ) -> "Divisible":
         """Return the rows that are asked for.
 
         Args:
@@ -74,7 +119,9 @@ class Rows:
             raise ConfigError(f"--keep {kept[0]}: snapshots hold nothing more; it needs --input")
         return self._snapshots(begin, end)
 
-    def _files(self, paths: Sequence[Path], kept: Sequence[str], model: Path | None, shown: str | None) -> "Input":
+    def _files(
+        self, paths: Sequence[Path], kept: Sequence[str], model: Path | None, shown: str | None
+    ) -> "Divisible":
         from pipeline.jobs.parquet_input import ParquetInput
 
         names = self.stream.features
@@ -91,7 +138,7 @@ class Rows:
         self.what = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
         return source
 
-    def _snapshots(self, begin: str | None, end: str | None) -> "Input":
+    def _snapshots(self, begin: str | None, end: str | None) -> "Divisible":
         from pipeline.connectors.snapshots import StoredSnapshots
         from pipeline.connectors.storage import ObjectStorage
         from pipeline.jobs.blocks import SnapshotInput

@@ -71,13 +71,17 @@ def _scheduler(config: "Path", settings: "Settings", stop: "Stop") -> "Iterator[
     """
     from dataclasses import replace
 
+    from pipeline import zeros
     from pipeline.connectors.connection import Connection, GroupOptions
     from pipeline.connectors.kafka import KafkaSource
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.connectors.storage import ObjectStorage
     from pipeline.control import require_one_partition
+    from pipeline.due_trainings import Cause
     from pipeline.scheduler import Scheduler, SchedulerOptions
 
+    on_drift = [name for name, stream in settings.streams.items() if stream.retrain.on_drift]
+    zeros.of_scheduler(settings.streams, Cause, on_drift)
     kafka, topic, storage = settings.kafka, settings.topics.control, ObjectStorage(settings.storage)
     # Without an instance id: all schedulers share one configuration, and one that ends is not waited for.
     group = replace(GroupOptions.of(kafka), group_id=f"{kafka.group_id}-scheduler", instance_id=None)

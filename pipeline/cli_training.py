@@ -1,15 +1,19 @@
 """What `offkey train` and `offkey retrain` have alike: what they open, the newest records, and a progress bar."""
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli_who_when import now, who
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from models.ranks import Ranks
     from models.resume import Unfinished
     from pipeline.excluded import Span
     from pipeline.feedback import Feedback
@@ -97,6 +101,37 @@ class Opened:
             print(f"{stream}: {text}", file=sys.stderr)
 
         return Unfinished(self.storage, f"models/{stream}/unfinished", say)
+
+
+def train_all(opened: Opened, max_records: int, as_json: bool, ranks: "Ranks") -> None:
+    """Train a model for each stream that was opened, and say what came of it; raises as `train_stream` does."""
+    from pipeline.train import train_stream
+
+    for name in opened.streams:
+        stream = opened.settings.streams[name]
+        with training_bar(name, hidden=as_json) as progress:
+            trained = train_stream(
+                name,
+                stream,
+                opened.history(name, max_records),
+                opened.registry,
+                now=now,
+                device=opened.device,
+                progress=progress,
+                unfinished=opened.unfinished(name),
+                by=who(),
+                ranks=ranks,
+            )
+        if as_json:
+            print(json.dumps(asdict(trained)), flush=True)
+        else:
+            kind = "series" if stream.kind == "series" else "stream"
+            print(
+                f"{name}: {trained.architecture} on {trained.records:,} records of {trained.series:,} {kind}, "
+                f"{len(trained.features)} features, in {trained.seconds:.0f} s; "
+                f"{trained.rejected:,} rejected, {trained.late:,} late; version {trained.version}"
+            )
+            print(f"{name}: {trained.support}")
 
 
 @contextlib.contextmanager

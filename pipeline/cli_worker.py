@@ -87,7 +87,7 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
 
     import torch
 
-    from pipeline import metrics
+    from pipeline import metrics, zeros
     from pipeline.connectors.adoptions import StoredAdoptions
     from pipeline.connectors.checkpoints import StoredCheckpoints
     from pipeline.connectors.connection import Connection, GroupOptions
@@ -101,9 +101,12 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
     from pipeline.swap import Watcher
     from pipeline.worker import Worker, WorkerOptions
 
+    zeros.of_worker(settings.streams)
     kafka, storage = settings.kafka, ObjectStorage(settings.storage)
     connection = Connection.of(kafka)
     device, registry = choose_device(settings.device), StoredRegistry(storage)
+    if device.type == "cuda":
+        metrics.GPU_MEMORY_BYTES.set_function(lambda: torch.cuda.memory_reserved(device))
     # A chunk of windows is too small for a second thread; the other cores are for other workers.
     torch.set_num_threads(1)
     loads = {name: partial(load_model, name, stream, registry, device) for name, stream in settings.streams.items()}

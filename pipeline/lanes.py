@@ -180,6 +180,7 @@ def _plan(
     return StreamPlan(
         name=stream,
         decoder=decoder or decoder_of(settings, model.detector.spec.features),
+        budget=parse_budget(alerts.budget),
         series_in_budget=series_in_budget(alerts, partitions),
         fields_of=_fields_of(settings),
         quiet_points=alerts.quiet_points,

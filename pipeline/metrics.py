@@ -3,7 +3,7 @@
 Durations are seconds, sizes are records. Counters end in `_total`. Labels: `stream` is the stream's name in the
 configuration, `receiver` a receiver's; `reason` of a dead letter is a key of `pipeline.stages.decode.REASONS`. In
 Python a metric has its exported name in capitals, without prefix and suffix. A record of many rows is one record,
-and as many points.
+and as many points. Counters tell 0 from the start on (`pipeline.zeros`).
 
 After a restart the records from the checkpoint to the committed offset are replayed. What leaves the worker and
 what it has read (records, rejected ones, alerts, muted ones, evicted series) is counted once, replays left out.
@@ -14,6 +14,9 @@ were.
 Defined at import, since the client's registry is global; `pipeline.health` serves them.
 """
 
+from collections.abc import Iterable
+from itertools import product
+
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.context_managers import Timer
 
@@ -22,6 +25,11 @@ _SIZE_BUCKETS = (1, 4, 16, 64, 256, 1024, 2048, 4096, 8192, 16384)
 
 RECORDS = Counter("offkey_records", "Records read from the stream's topic, replays left out.", ["stream"])
 POINTS_SCORED = Counter("offkey_points_scored", "Points that got a score.", ["stream"])
+POINTS_REACHED = Counter(
+    "offkey_points_reached",
+    "Points whose score reached so much: of normal points one in 10 reaches 10, one in 1,000 reaches 30.",
+    ["stream", "score"],
+)
 RECORDS_LATE = Counter(
     "offkey_records_late", "Records or rows not later than the last of their series: left out.", ["stream"]
 )
@@ -43,6 +51,12 @@ ALERTS_MUTED = Counter(
     "Alerts that were not told, by state and reason: storm or maintenance. Their incidents are open all the same.",
     ["stream", "state", "reason"],
 )
+INCIDENTS_ALLOWED = Counter(
+    "offkey_incidents_allowed",
+    "False incidents that the budget allows for the points scored: about so many are opened and reopened where "
+    "nothing happens.",
+    ["stream"],
+)
 INCIDENTS_OPEN = Gauge("offkey_incidents_open", "Incidents open now.", ["stream"])
 SERIES = Gauge("offkey_series", "Series held in memory.", ["stream"])
 PARTITIONS_ASSIGNED = Gauge("offkey_partitions_assigned", "Partitions that this worker reads.", ["stream"])
@@ -58,6 +72,9 @@ STAGE_DURATION_SECONDS = Histogram(
     "commit, tidy.",
     ["stage"],
     buckets=_DURATION_BUCKETS,
+)
+GPU_MEMORY_BYTES = Gauge(
+    "offkey_gpu_memory_bytes", "Memory of the GPU that this worker has taken from others; 0 where it uses none."
 )
 MODEL = Gauge(
     "offkey_model_info",
@@ -185,6 +202,12 @@ RETRAIN_RUNS = Counter(
     "stopped (the scheduler stopped, or leads no more), missed (too late to begin).",
     ["stream", "cause", "outcome"],
 )
+RETRAIN_REFUSED = Counter(
+    "offkey_retrain_refused",
+    "Challengers that the gate refused, by reason: not_sound, not_calibrated, blind, worse, not_better. One may "
+    "have several; not_better alone is no fault, the champion is as good.",
+    ["stream", "reason"],
+)
 RETRAIN_DURATION_SECONDS = Histogram(
     "offkey_retrain_duration_seconds",
     "Time of a training of the scheduler, with its reading and its gate, whatever its outcome.",
@@ -243,7 +266,9 @@ NOTIFY_OFFSETS_LOST = Counter(
     "offkey_notify_offsets_lost", "Alerts that expired before a receiver was told of them.", ["receiver"]
 )
 DRIFT_PROBABILITY = Gauge(
-    "offkey_drift_probability", "Chance of such a shift of scores without drift, at the last look.", ["stream"]
+    "offkey_drift_probability",
+    "Chance of such a shift of scores without drift, at the last look; 1 before the first one that compares.",
+    ["stream"],
 )
 DRIFT_SHIFTED_RATIO = Gauge(
     "offkey_drift_shifted_ratio", "Share of the series whose scores had shifted at the last look.", ["stream"]
@@ -253,6 +278,13 @@ DRIFT_SHIFTED_RATIO = Gauge(
 def measure(stage: str) -> Timer:
     """Observe how long a block takes as one stage."""
     return STAGE_DURATION_SECONDS.labels(stage).time()
+
+
+def show(*counted: Counter | Histogram, **labels: Iterable[str]) -> None:
+    """Have metrics tell 0 of every combination of these labels' values that has not been counted yet."""
+    for each in counted:
+        for values in product(*labels.values()):
+            each.labels(**dict(zip(labels, values, strict=True)))
 
 
 EXPOSITION = make_wsgi_app()

@@ -42,6 +42,7 @@ from pipeline.training_result import (
     STOPPED,
     SUCCESSES,
     TIME_LIMIT,
+    faults_of,
     outcome_of,
     show_drift,
     told,
@@ -266,6 +267,8 @@ class Scheduler:
         self._count(task, since_s, outcome)
         self._due.look_at_once()
         key, again, now_s = (task.stream, task.cause), "", self.clock()
+        for fault in faults_of(ended):
+            metrics.RETRAIN_REFUSED.labels(task.stream, fault).inc()
         if outcome in SUCCESSES:
             metrics.RETRAIN_LAST_SUCCESS.labels(task.stream).set(self.now().timestamp())
             show_drift(task.stream, ended)

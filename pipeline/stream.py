@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.budgets import Budget
 from pipeline.changes import Cut
 from pipeline.feedback import Feedback, FeedbackSlot
 from pipeline.part_memory import Arrays, PartMemory
@@ -26,6 +27,8 @@ from pipeline.stages.series import Points
 from pipeline.stream_model import ModelSlot, StreamModel
 
 Step = TypeVar("Step")
+LEVELS = (10, 20, 30, 40, 50, 60)
+"""Scores; how many points reach each of them is counted."""
 Measure = Callable[[str], AbstractContextManager[object]]
 
 
@@ -35,6 +38,8 @@ class StreamPlan:
 
     name: str
     decoder: Decoder
+    budget: Budget
+    """False incidents that one series may raise; of `features` the stream."""
     series_in_budget: float | None
     """So many live series of a partition use up its share of the stream's budget; None: that has no bound."""
     fields_of: Callable[[str], dict[str, str]]
@@ -105,11 +110,20 @@ class Outcome:
     """Points that begin no incident for what was said of others."""
     evicted: Sequence[tuple[TopicPartition, int, Reason]] = ()
     """(partition, offset, why) of each series that had to leave."""
+    reached: Sequence[int] = (0,) * len(LEVELS)
+    """Points whose score reached each of `LEVELS`."""
+    allowed: float = 0.0
+    """False incidents that the budget allows for the points scored."""
 
     @property
     def scored(self) -> Scored:
         """Put together on demand, for the worker has no use for it; to be read before the next `process`."""
         return self.scored_now()
+
+
+def reached_by(scores: Sequence[FloatArray]) -> list[int]:
+    """Return how many of these scores reach each of `LEVELS`."""
+    return [sum(int(np.count_nonzero(score_K >= level)) for score_K in scores) for level in LEVELS]
 
 
 def timed(steps: Iterator[Step], measure: Measure, stage: str) -> Iterator[Step]:

@@ -26,7 +26,7 @@ from pipeline.stages.feedback import FeedbackEffect, Heeded, Kinds, Moved, signs
 from pipeline.stages.incidents import SEVERITIES, derived_id, severity_of
 from pipeline.stages.muting import Muted
 from pipeline.stages.scoring import Explanations
-from pipeline.stream import Measure, Outcome, Scored, StreamPlan, hash_of
+from pipeline.stream import Measure, Outcome, Scored, StreamPlan, hash_of, reached_by
 from pipeline.stream_model import StreamModel
 
 _NOWHERE = TopicPartition("", -1)
@@ -48,6 +48,7 @@ class FeaturesPipeline:
         self._model, self._tail.initial = model, model.scorer.usual
         interval_ms = np.array([model.detector.calibration.interval_ms])
         self._threshold = float(model.thresholds([""], interval_ms, 0)[0])
+        self._points_per_incident = float(self._plan.budget.points_per_incident(interval_ms)[0])
 
     series_held = 0
     open_incidents = 0
@@ -88,6 +89,8 @@ class FeaturesPipeline:
             rejects,
             lambda: _scored(batches, score_M, heeded.threshold_K),
             points_scored=len(score_M),
+            reached=reached_by([score_M]),
+            allowed=len(score_M) / self._points_per_incident,
             excused=heeded.excused,
             muted=[Muted(alert, "maintenance") for alert in alerts if self._is_muted(alert)],
         )

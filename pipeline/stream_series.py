@@ -35,7 +35,7 @@ from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.silence import Quiet, Silence
 from pipeline.stages.thresholds import Thresholds
 from pipeline.stages.windows import Windows
-from pipeline.stream import Measure, Outcome, StreamPlan, hash_of, scored_of, timed
+from pipeline.stream import Measure, Outcome, StreamPlan, hash_of, reached_by, scored_of, timed
 from pipeline.stream_model import StreamModel
 
 
@@ -141,12 +141,13 @@ class SeriesPipeline:
             stops = _stops(quiet)
         alerts: list[Alert] = []
         judged: list[tuple[Points, FloatArray, FloatArray]] = []
-        excused = 0
+        excused, allowed = 0, 0.0
         rounds = self._model.scorer.score_windows(points, self._windows, self._tail)
         for scores in timed(rounds, measure, "scoring"):
             with measure("incidents"):
                 rows = scores.judged
                 own_K = self._thresholds.of(rows.slot_M, rows.offset_M, self._silence.passed)
+                allowed += self._thresholds.allowed(rows.slot_M, self._plan.budget.points_per_incident)
                 heeded = self._heeded(scores, own_K)
                 excused += heeded.excused
                 alerts += self._alerts(scores, heeded, stops)
@@ -175,6 +176,8 @@ class SeriesPipeline:
             rejects,
             lambda: scored_of(judged, names),
             points_scored=sum(len(score_K) for _, score_K, _ in judged),
+            reached=reached_by([score_K for _, score_K, _ in judged]),
+            allowed=allowed,
             points_warming=int((points.index_M < self._table.window).sum()),
             late=admitted.late,
             held=int(points.held_M.sum()),

@@ -19,6 +19,7 @@ from models.files import to_files
 from models.fitting import fit_detector
 from models.manifest import TENSORS
 from models.plan import DEFAULT, Plan, plan_of
+from models.ranks import ALONE, Ranks
 from models.resume import Unfinished
 from models.spec import shortened
 from pipeline.config import StreamSettings
@@ -68,11 +69,13 @@ def train_stream(
     progress: Callable[[str, float], None],
     unfinished: Unfinished | None = None,
     by: str = "",
+    ranks: Ranks = ALONE,
 ) -> Trained:
     """Train on the records of `history`, store the version and promote it.
 
     `progress` is called with the stream's name and the share of the training that is done; in `unfinished` the
-    training is kept until its model is stored. `by` says in the log who promotes.
+    training is kept until its model is stored. `by` says in the log who promotes. `ranks` are those of
+    `fit_detector`.
 
     Raises:
         ConfigError: no such architecture or option; said before anything is read.
@@ -89,6 +92,7 @@ def train_stream(
         device=device,
         progress=lambda share: progress(name, share),
         unfinished=unfinished,
+        ranks=ranks,
     )
     ended = now()
     seconds = (ended - started).total_seconds()
@@ -189,8 +193,9 @@ def fit_stream(
     progress: Callable[[float], None],
     unfinished: Unfinished | None = None,
     begins_ms: Mapping[str, Sequence[int]] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Detector:
-    """Train what a stream's settings ask for on its columns; `begins_ms` are those of `fit_detector`.
+    """Train what a stream's settings ask for on its columns; `begins_ms` and `ranks` are those of `fit_detector`.
 
     Raises:
         SnapshotError: they hold too little to train on.
@@ -206,6 +211,7 @@ def fit_stream(
             progress=progress,
             unfinished=unfinished,
             begins_ms=begins_ms,
+            ranks=ranks,
         )
     except TooFewRows as error:
         raise SnapshotError(f"stream {name}: {_why_so_few(str(error), settings, read)}") from error

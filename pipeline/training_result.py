@@ -8,6 +8,9 @@ FAILED, LOST, STOPPED, MISSED = "failed", "lost", "stopped", "missed"
 TIME_LIMIT, MEMORY_LIMIT = "time_limit", "memory_limit"
 SUCCESSES = (PROMOTED, REFUSED, NO_DRIFT)
 """It came to a verdict."""
+OUTCOMES = (*SUCCESSES, FAILED, LOST, TIME_LIMIT, MEMORY_LIMIT, STOPPED, MISSED)
+FAULTS = ("not sound", "not calibrated", "blind", "worse", "not better")
+"""How the gate's reasons for a refusal begin."""
 
 
 def outcome_of(ended: Ended) -> str:
@@ -30,6 +33,17 @@ def told(ended: Ended) -> str:
     reasons = [(result.get("drift") or {}).get("why"), *((result.get("verdict") or {}).get("reasons") or ())]
     said = "; ".join(str(reason) for reason in reasons if reason)
     return said or "it has not said what it came to"
+
+
+def faults_of(ended: Ended) -> list[str]:
+    """Return what the gate finds wrong with a challenger that it refuses, each once, as labels of a metric."""
+    verdict = (ended.result or {}).get("verdict") or {}
+    said = [] if verdict.get("accepted") else [str(reason) for reason in verdict.get("reasons") or ()]
+    return [label_of(fault) for fault in FAULTS if any(reason.startswith(fault) for reason in said)]
+
+
+def label_of(fault: str) -> str:
+    return fault.replace(" ", "_")
 
 
 def show_drift(stream: str, ended: Ended) -> None:

@@ -36,7 +36,7 @@ from pipeline.stages import alerts, dead_letters
 from pipeline.stages.bounds import Reason
 from pipeline.stages.decode import Reject
 from pipeline.stopping import Stop
-from pipeline.stream import Lane, Measure, Outcome, Scored
+from pipeline.stream import LEVELS, Lane, Measure, Outcome, Scored
 
 logger = logging.getLogger(__name__)
 
@@ -321,6 +321,9 @@ class Worker:
         for lane, outcome in outcomes:
             metrics.POINTS_SCORED.labels(lane.name).inc(outcome.points_scored)
             metrics.POINTS_WARMING.labels(lane.name).inc(outcome.points_warming)
+            metrics.INCIDENTS_ALLOWED.labels(lane.name).inc(outcome.allowed)
+            for level, points in zip(LEVELS, outcome.reached, strict=True):
+                metrics.POINTS_REACHED.labels(lane.name, str(level)).inc(points)
             metrics.RECORDS_LATE.labels(lane.name).inc(outcome.late)
             metrics.POINTS_HELD.labels(lane.name).inc(outcome.held)
             metrics.POINTS_EXCUSED.labels(lane.name).inc(outcome.excused)

@@ -72,6 +72,13 @@ def broker(request: pytest.FixtureRequest) -> str:
     return address
 
 
+@pytest.fixture
+def any_broker(request: pytest.FixtureRequest) -> str:
+    """Address of Apache Kafka, where there is one, or else of the embedded broker: for what both must do anyway."""
+    address: str = request.getfixturevalue("apache_broker" if os.environ.get("KAFKA_HOME") else "embedded_broker")
+    return address
+
+
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[MotoServer]:
     """A server of S3 buckets, of none at first."""

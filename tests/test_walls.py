@@ -22,8 +22,10 @@ ONE_IMPORTER = (
     "matplotlib",
     "http.client",
     "urllib.request",
+    "ray",
+    "torch.distributed.launcher",
 )
-CLIENT_LIBRARIES = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "rich", "typer")
+CLIENT_LIBRARIES = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "ray", "rich", "typer")
 PYARROW = {"pipeline/connectors/parquet.py", "pipeline/formats/arrow.py"}
 """It is two libraries under one name: files for a connector, and a codec without I/O for a format."""
 STAGES = (

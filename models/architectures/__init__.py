@@ -60,6 +60,14 @@ class Architecture(nn.Module):
         """
         return squared_error(self(x_BTC), x_BTC)
 
+    def loss_of(self, x_BTC: Tensor, own: slice, done: float) -> Tensor:
+        """Return the losses of some windows of a batch, `own`, as `loss` has them for the whole batch.
+
+        Several processes share a batch so. An architecture whose loss draws random numbers, or looks at the whole
+        batch, says here how: each process draws all that one would, for the next draws have to be the same ones.
+        """
+        return self.loss(x_BTC[own], done)
+
     closed_form = False
     """The optimum is reckoned by `solve`; nothing is left for gradients to do."""
 

@@ -39,6 +39,9 @@ class Autoencoder(vanilla.Autoencoder):
     def loss(self, x_BTC: Tensor, done: float) -> Tensor:
         return squared_error(self(self.damaged(x_BTC)), x_BTC)
 
+    def loss_of(self, x_BTC: Tensor, own: slice, done: float) -> Tensor:
+        return squared_error(self(self.damaged(x_BTC)[own]), x_BTC[own])
+
     def damaged(self, x_BTC: Tensor) -> Tensor:
         """Return the windows as training shows them."""
         spread_C = x_BTC.flatten(0, -2).std(dim=0, correction=0)

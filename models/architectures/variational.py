@@ -45,8 +45,13 @@ class Autoencoder(DenseDecoder):
         return self._distribution(x_BTC)[0]
 
     def loss(self, x_BTC: Tensor, done: float) -> Tensor:
+        return self.loss_of(x_BTC, slice(None), done)
+
+    def loss_of(self, x_BTC: Tensor, own: slice, done: float) -> Tensor:
+        count, x_BTC = len(x_BTC), x_BTC[own]
         mean_BL, log_spread_BL = self._distribution(x_BTC)
-        rebuilt_BTC = self.decode(mean_BL + log_spread_BL.exp() * torch.randn_like(mean_BL))
+        drawn_BL = torch.randn(count, self.latent, dtype=mean_BL.dtype, device=mean_BL.device)[own]
+        rebuilt_BTC = self.decode(mean_BL + log_spread_BL.exp() * drawn_BL)
         log_spread_C = self.log_spread_C.clamp(-_LIMIT, _LIMIT)
         surprise_BTC = ((x_BTC - rebuilt_BTC) / log_spread_C.exp()).square() / 2 + log_spread_C
         distance_BL = (mean_BL.square() + (2 * log_spread_BL).exp() - 1) / 2 - log_spread_BL

@@ -141,11 +141,28 @@ class Reader:
                 return Columns(self._file.read(use_threads=False))
             return Columns(self._file.read_row_group(group, use_threads=False))
 
-    def batches(self, names: Sequence[str], rows: int) -> Iterator[Columns]:
-        """Yield some columns, so many rows at a time at most, however large a group is; raises as `read` does."""
+    def batches(self, names: Sequence[str], rows: int, first: int = 0) -> Iterator[Columns]:
+        """Yield some columns from row `first` on, so many rows at a time at most, however large a group is.
+
+        Raises as `read` does.
+        """
         with self._translated():
-            for batch in self._file.iter_batches(rows, columns=list(names), use_threads=False):
-                yield Columns(pyarrow.Table.from_batches([batch]))
+            groups, first = self._groups_from(first)
+            if not groups:
+                return
+            for batch in self._file.iter_batches(rows, groups, list(names), use_threads=False):
+                passed = min(first, batch.num_rows)
+                first -= passed
+                if passed < batch.num_rows:
+                    yield Columns(pyarrow.Table.from_batches([batch.slice(passed)]))
+
+    def _groups_from(self, row: int) -> tuple[list[int], int]:
+        """Return the groups that have a row or later ones, and how many rows of the first one come before."""
+        for group in range(self.groups):
+            if row < (held := self._file.metadata.row_group(group).num_rows):
+                return list(range(group, self.groups)), row
+            row -= held
+        return [], 0
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -104,17 +104,19 @@ class Replay:
     """Judges all, in the place of those that the log names; None: those."""
     begun: list[Begun] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    elsewhere: set[str] = field(default_factory=set)
+    """Versions that were replaced where other processes have judged."""
 
     def __post_init__(self) -> None:
-        self._places = self.snapshots.partitions(self.lane.name)
-        if not self._places:
+        self.places = self.snapshots.partitions(self.lane.name)
+        if not self.places:
             raise SnapshotError(
                 f"stream {self.lane.name} has no snapshots; keep some with: offkey record CONFIG {self.lane.name}"
             )
         logs = self.adoptions if self.version is None else OneVersion(self.adoptions, self.version)
         self._logs = logs
         self._ranges: dict[tuple[TopicPartition, str], Sequence[OffsetRange]] = {}
-        self._adopting = Adopting({place.topic: self.lane for place in self._places}, logs)
+        self._adopting = Adopting({place.topic: self.lane for place in self.places}, logs)
         detector = self.lane.slot.champion.detector
         self._features = detector.spec.features
         window_ms = (detector.spec.window + WARMING_POINTS) * detector.calibration.interval_ms
@@ -123,7 +125,7 @@ class Replay:
     @property
     def replaced(self) -> Sequence[str]:
         """Versions that the log names and that cannot be had: the champion judged in their place."""
-        return self._adopting.replaced
+        return sorted({*self._adopting.replaced, *self.elsewhere})
 
     def run(self, from_ms: int | None = None, to_ms: int | None = None) -> Iterator[Judged]:
         """Judge the rows with Kafka timestamps from `from_ms` on and before `to_ms`, partition by partition.
@@ -136,17 +138,21 @@ class Replay:
             ConfigError: the snapshots lack features of the model.
             TransientError: storage does not answer.
         """
-        low, high = FIRST_MS if from_ms is None else from_ms, LAST_MS if to_ms is None else to_ms
         found = False
-        for place in self._places:
-            first = self._first(place, low, high, None)
-            if first is not None:
-                for judged in self._partition(first, high, from_ms is None):
-                    found = True
-                    yield judged
-                self._forget(place)
+        for place in self.places:
+            for judged in self.run_partition(place, from_ms, to_ms):
+                found = True
+                yield judged
         if not found:
-            raise SnapshotError(self._nothing(from_ms, to_ms))
+            raise self.nothing(from_ms, to_ms)
+
+    def run_partition(self, place: TopicPartition, from_ms: int | None, to_ms: int | None) -> Iterator[Judged]:
+        """Judge one partition as `run` does, of which there may be nothing; no other one has a say in it."""
+        low, high = FIRST_MS if from_ms is None else from_ms, LAST_MS if to_ms is None else to_ms
+        first = self._first(place, low, high, None)
+        if first is not None:
+            yield from self._partition(first, high, from_ms is None)
+            self._forget(place)
 
     def _partition(self, first: SnapshotRows, to_ms: int, whole: bool) -> Iterator[Judged]:
         """Judge a partition, from its first row in the range on; of one made anew what comes later too."""
@@ -251,7 +257,7 @@ class Replay:
         try:
             at_first = self.checkpoints.partitions_at_first(self.lane.name, place.topic, topic_id, _not_kept)
         except _NotKept:
-            at_first = len({each for each in self._places if each.topic == place.topic})
+            at_first = len({each for each in self.places if each.topic == place.topic})
         self.lane.pipeline.divide(place, at_first)
 
     def _covers(self, place: TopicPartition, topic_id: str, asked: OffsetRange) -> bool:
@@ -273,14 +279,19 @@ class Replay:
         self.lane.pipeline.drop(place)
         self._adopting.forget(place)
 
-    def _nothing(self, from_ms: int | None, to_ms: int | None) -> str:
+    def nothing(self, from_ms: int | None, to_ms: int | None) -> SnapshotError:
+        """Return the error of a range without rows."""
         name = self.lane.name
         if from_ms is None and to_ms is None:
-            return f"stream {name}: its snapshots hold no rows that a worker has judged; run `offkey record` longer"
-        there = [self._first(place, FIRST_MS, LAST_MS, None) for place in self._places]
+            return SnapshotError(
+                f"stream {name}: its snapshots hold no rows that a worker has judged; run `offkey record` longer"
+            )
+        there = [self._first(place, FIRST_MS, LAST_MS, None) for place in self.places]
         oldest = min((int(rows.kafka_ms_N[0]) for rows in there if rows is not None), default=None)
         kept = "there are none at all" if oldest is None else f"the oldest came in at {_moment(oldest)}"
-        return f"stream {name}: its snapshots hold no rows of that time; {kept}: ask for another --from or --to"
+        return SnapshotError(
+            f"stream {name}: its snapshots hold no rows of that time; {kept}: ask for another --from or --to"
+        )
 
 
 def said_of(replay: Replay) -> dict[str, Feedback]:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pipeline.connectors.parquet import Coded, Reader, Writer
+from pipeline.connectors.parquet import Array, Coded, Reader, Writer
 from pipeline.jobs.backtest import Judged
 from pipeline.stages.alerts import Alert, message, structured
 
@@ -33,31 +33,37 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
 
 
+ScoreColumns = Mapping[str, Array | Coded]
+
+
+def score_columns(judged: Judged) -> ScoreColumns:
+    """Return the score of each point of a piece of a partition; to be called before the next one is judged."""
+    scored, begun = judged.outcome.scored, judged.begun
+    count = len(scored.offset_M)
+    until_ms = begun.warming_until_ms
+    return {
+        "topic_id": Coded([begun.topic_id], np.zeros(count, np.int64)),
+        "partition": np.full(count, begun.partition.partition, np.int32),
+        "offset": scored.offset_M,
+        "row": scored.row_M.astype(np.int32),
+        "time_ms": scored.time_ms_M,
+        "series": _coded(scored.series),
+        "score": scored.score_M,
+        "threshold": scored.threshold_M,
+        "version": Coded([judged.version], np.zeros(count, np.int64)),
+        "warming": np.zeros(count, np.bool_) if until_ms is None else scored.time_ms_M < until_ms,
+    }
+
+
 class Scores:
     """Writes the score of each judged point, portion by portion."""
 
     def __init__(self, path: Path, stream: str) -> None:
         self._writer = Writer({"offkey.stream": stream}, path)
 
-    def add(self, judged: Judged) -> None:
-        """Append what a piece of a partition came to; to be called before the next one is judged."""
-        scored, begun = judged.outcome.scored, judged.begun
-        count = len(scored.offset_M)
-        until_ms = begun.warming_until_ms
-        self._writer.add(
-            {
-                "topic_id": Coded([begun.topic_id], np.zeros(count, np.int64)),
-                "partition": np.full(count, begun.partition.partition, np.int32),
-                "offset": scored.offset_M,
-                "row": scored.row_M.astype(np.int32),
-                "time_ms": scored.time_ms_M,
-                "series": _coded(scored.series),
-                "score": scored.score_M,
-                "threshold": scored.threshold_M,
-                "version": Coded([judged.version], np.zeros(count, np.int64)),
-                "warming": np.zeros(count, np.bool_) if until_ms is None else scored.time_ms_M < until_ms,
-            }
-        )
+    def add(self, columns: ScoreColumns) -> None:
+        """Append what a piece of a partition came to."""
+        self._writer.add(columns)
 
     def close(self) -> None:
         self._writer.close()

@@ -85,6 +85,16 @@ class Tally:
             self.series.update(rows.series[code] for code in used.tolist())
         self.alerts += [(judged.begun, alert) for alert in outcome.alerts]
 
+    def join(self, later: "Tally") -> None:
+        """Add what later pieces came to."""
+        for name in ("rows", "late", "points_scored", "points_warming", "excused", "muted"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.first_ms = min((ms for ms in (self.first_ms, later.first_ms) if ms is not None), default=None)
+        self.last_ms = max((ms for ms in (self.last_ms, later.last_ms) if ms is not None), default=None)
+        self.versions.update(later.versions)
+        self.series |= later.series
+        self.alerts += later.alerts
+
     def in_order(self) -> list[Alert]:
         """Return all alerts by event time, those of a partition as they were told."""
         # Sorting is stable, and an alert may tell of an earlier time than the one before it.

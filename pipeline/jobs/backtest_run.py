@@ -7,16 +7,20 @@ from pathlib import Path
 
 from pipeline.feedback import Feedback
 from pipeline.jobs.backtest import Replay, said_of
+from pipeline.jobs.backtest_opening import Opening
 from pipeline.jobs.backtest_output import (
     REPORT,
     SCORES,
     Scores,
+    score_columns,
     write_alerts,
     write_summary,
 )
 from pipeline.jobs.backtest_pictures import pictures_of
 from pipeline.jobs.backtest_report import compared_page, page
 from pipeline.jobs.backtest_result import Result, Tally, compared, incidents_of
+from pipeline.jobs.backtest_spread import judge_elsewhere
+from pipeline.jobs.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -38,22 +42,29 @@ def run_side(
     folder: Path | None,
     keep_scores: bool,
     clock: Callable[[], float] = time.perf_counter,
+    elsewhere: tuple[Engine, Opening] | None = None,
 ) -> Ran:
     """Judge a range of a stream's snapshots, and write what comes of it into a folder, if there is one.
 
-    `counted` is told of rows as they are judged. Raises as `Replay.run`, and OSError where the folder cannot be
-    written.
+    `counted` is told of rows as they are judged, `elsewhere` by an engine, to which what is replayed is open, too.
+    Raises as `Replay.run` or `judge_elsewhere`, and OSError where the folder cannot be written.
     """
     tally, scores = Tally(), None
     began_s = clock()
     if folder is not None:
         folder.mkdir(parents=True)
         scores = Scores(folder / SCORES, replay.lane.name)
-    for judged in replay.run(from_ms, to_ms):
-        tally.add(judged)
-        if scores is not None:
-            scores.add(judged)
-        counted(len(judged.rows))
+    if elsewhere is None:
+        for judged in replay.run(from_ms, to_ms):
+            tally.add(judged)
+            if scores is not None:
+                scores.add(score_columns(judged))
+            counted(len(judged.rows))
+    else:
+        for piece in judge_elsewhere(*elsewhere, replay, from_ms, to_ms, scores is not None, tally):
+            if scores is not None and piece.scores is not None:
+                scores.add(piece.scores)
+            counted(piece.rows)
     took_s = clock() - began_s
     said = said_of(replay)
     incidents = incidents_of(tally.alerts, said)

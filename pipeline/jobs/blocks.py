@@ -2,20 +2,22 @@
 
 Both give the same rows in the same order whenever they are read, so the number of a row names it, and memory holds
 a block or two, however many there are. `recut` makes blocks of a size that does not depend on how they are stored.
+Reading may begin at any row, by its place: so may several processes, each at another one.
 
 Legend: N rows, F features.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from models.dataset import usable_rows
 from pipeline.connectors.parquet import Array, Coded
-from pipeline.snapshots import Gap, SnapshotRows, Snapshots
+from pipeline.protocols import TopicPartition
+from pipeline.snapshots import Gap, Position, SnapshotRows, Snapshots
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -35,6 +37,8 @@ class Block:
     columns: Mapping[str, Column]
     """What names a row, and what else goes along."""
     values_NF: FloatArray
+    begin: Any = None
+    """Where its first row lies, in the words of the input that yields it."""
 
     def __len__(self) -> int:
         return len(self.values_NF)
@@ -81,6 +85,26 @@ class Input(Protocol):
         """Yield all rows, some 100,000 at a time."""
 
 
+class Divisible(Input, Protocol):
+    """An input of which each of several processes reads other rows."""
+
+    def blocks(self, at: Any = None) -> Iterator[Block]:
+        """Yield all rows, or those from a place on."""
+
+    def place(self, block: Block, row: int) -> Any:
+        """Return the place of a row of a block that was yielded; a copy of this input knows it, too."""
+
+
+class SnapshotPlace(NamedTuple):
+    """A row of snapshots."""
+
+    partition: TopicPartition
+    topic_id: str
+    offset: int
+    row: int
+    """In the record."""
+
+
 class SnapshotInput:
     """What a stream's snapshots hold of a range of Kafka timestamps."""
 
@@ -107,14 +131,30 @@ class SnapshotInput:
         self.gaps: list[Gap] = []
         """Of the last time that it was read: offsets that no file tells of."""
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, at: SnapshotPlace | None = None) -> Iterator[Block]:
         self.gaps.clear()
+        since = None if at is None else self._since(at)
         read = self._snapshots.read(
-            self._stream, *self._range_ms, self.gaps.append, self.features, until=self._until
+            self._stream, *self._range_ms, self.gaps.append, self.features, since=since, until=self._until
         )
         for rows in read:
+            if at is not None and (rows.partition, rows.topic_id) == (at.partition, at.topic_id):
+                # Reading begins with a whole record, of which rows may belong to the part before.
+                rows = rows.take((rows.offset_N > at.offset) | (rows.row_N >= at.row))
             if len(rows):
-                yield Block(_named(rows), rows.values_NF)
+                first = SnapshotPlace(rows.partition, rows.topic_id, int(rows.offset_N[0]), int(rows.row_N[0]))
+                yield Block(_named(rows), rows.values_NF, first)
+
+    def place(self, block: Block, row: int) -> SnapshotPlace:
+        offset_N, row_N = block.columns["offset"], block.columns["row"]
+        assert isinstance(offset_N, np.ndarray)
+        assert isinstance(row_N, np.ndarray)
+        begin: SnapshotPlace = block.begin
+        return begin._replace(offset=int(offset_N[row]), row=int(row_N[row]))
+
+    def _since(self, at: SnapshotPlace) -> dict[TopicPartition, Position | None]:
+        later = [each for each in self._snapshots.partitions(self._stream) if each > at.partition]
+        return {at.partition: Position(at.topic_id, at.offset), **dict.fromkeys(later)}
 
 
 def _named(rows: SnapshotRows) -> dict[str, Column]:
@@ -132,18 +172,54 @@ def _named(rows: SnapshotRows) -> dict[str, Column]:
 
 def recut(blocks: Iterable[Block], rows: int) -> Generator[Block, None, None]:
     """Yield the same rows in blocks of so many; the last one may be shorter."""
-    waiting: list[Block] = []
-    held = 0
+    cutting = Cutting(rows)
     for block in blocks:
-        while held + len(block) >= rows:
-            missing = rows - held
-            yield joined([*waiting, block.cut(0, missing)])
-            block, waiting, held = block.cut(missing, len(block)), [], 0
+        yield from cutting.add(block)
+    yield from cutting.rest()
+
+
+class Cutting:
+    """Makes blocks of so many rows of others as they come; the same ones, however the others are cut."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._waiting: list[Block] = []
+        self._held = 0
+
+    def add(self, block: Block) -> Iterator[Block]:
+        """Yield the blocks that are whole with these rows."""
+        while self._held + len(block) >= self._rows:
+            missing = self._rows - self._held
+            whole = [*self._waiting, block.cut(0, missing)]
+            block, self._waiting, self._held = block.cut(missing, len(block)), [], 0
+            yield _alike(joined(whole))
         if len(block):
-            waiting.append(block)
-            held += len(block)
-    if waiting:
-        yield joined(waiting)
+            self._waiting.append(block)
+            self._held += len(block)
+
+    def rest(self) -> Iterator[Block]:
+        """Yield what is left."""
+        if self._waiting:
+            yield _alike(joined(self._waiting))
+
+
+def _alike(block: Block) -> Block:
+    """Return a block whose names stand in the order in which they come first, and no others."""
+    columns = {
+        name: _in_order(column) if isinstance(column, Coded) else column for name, column in block.columns.items()
+    }
+    return Block(columns, block.values_NF)
+
+
+def _in_order(column: Coded) -> Coded:
+    count = len(column.code_N)
+    first = np.full(len(column.names), count)
+    # Of several writes to one place the last one stays: from behind, that of the first row.
+    first[column.code_N[::-1]] = np.arange(count)[::-1]
+    order = np.argsort(first, kind="stable")[: int((first < count).sum())]
+    new = np.empty(len(column.names), np.int64)
+    new[order] = np.arange(len(order))
+    return Coded([column.names[code] for code in order.tolist()], new[column.code_N])
 
 
 def joined(blocks: Sequence[Block]) -> Block:

@@ -59,8 +59,24 @@ def names_of(coder: Coder) -> list[str]:
     return [f"code_{number}" for number in range(coder.dimensions)]
 
 
-def code_rows(coder: Coder, values_NF: FloatArray, usable_N: npt.NDArray[np.bool_], *, each: bool = False) -> Coded:
-    """Return codes and errors of rows; those of `each` feature too, where they are asked for."""
+def threads_beside_others(device: torch.device) -> int | None:
+    """Return how many threads a process takes that is one of many on a machine; None: its device decides."""
+    return 1 if device.type == "cpu" else None
+
+
+def code_rows(
+    coder: Coder,
+    values_NF: FloatArray,
+    usable_N: npt.NDArray[np.bool_],
+    *,
+    each: bool = False,
+    threads: int | None = None,
+) -> Coded:
+    """Return codes and errors of rows; those of `each` feature too, where they are asked for.
+
+    Args:
+        threads: None: as many as the processor has for us.
+    """
     code_ND = np.full((len(values_NF), coder.dimensions), np.nan, np.float32)
     error_N = np.full(len(values_NF), np.nan, np.float32)
     off_NF = np.full(values_NF.shape, np.nan, np.float32) if each else None
@@ -79,7 +95,7 @@ def code_rows(coder: Coder, values_NF: FloatArray, usable_N: npt.NDArray[np.bool
         return np.asarray(square_BF.sum(axis=0, dtype=np.float64))
 
     # Chunks are too small for torch's own threads, which would wait for one another at each of them.
-    threads = len(os.sched_getaffinity(0)) if coder.detector.device.type == "cpu" else 1
+    threads = threads or (len(os.sched_getaffinity(0)) if coder.detector.device.type == "cpu" else 1)
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         squares = list(pool.map(code, range(0, len(values_NF), _ROWS_AT_ONCE)))
     return Coded(code_ND, error_N, sum(squares, np.zeros(len(coder.features))), off_NF)

@@ -9,23 +9,27 @@ Legend: N rows, F features, S series.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import torch
 
 from models.codes import Coder
 from models.window_statistics import statistic_names
 from pipeline.errors import SnapshotError
 from pipeline.jobs import coding
-from pipeline.jobs.blocks import LATE, Block, Column, Input, Progress
-from pipeline.jobs.parts import opened
+from pipeline.jobs.blocks import LATE, Block, Column, Divisible, Input, Progress
+from pipeline.jobs.parts import MODEL, opened
 from pipeline.jobs.reduce import (
     Options,
+    begins_of,
     coder_for,
     finished,
     look_at,
+    make_all,
     named_apart,
     stops,
-    stream_all,
     summed,
     sums_of,
     told,
@@ -37,22 +41,29 @@ from pipeline.jobs.series_windows import SeriesLengths, SeriesWindows
 class Featuring:
     """Codes, errors and window statistics of rows."""
 
-    def __init__(self, features: Sequence[str], coder: Coder | None, windows: SeriesWindows | None) -> None:
-        self._features, self._coder, self._windows = features, coder, windows
+    def __init__(
+        self,
+        features: Sequence[str],
+        coder: Coder | None,
+        windows: SeriesWindows | None,
+        threads: int | None = None,
+    ) -> None:
+        self._features, self._coder, self._threads = features, coder, threads
+        self.carried = windows
 
     def columns(self, block: Block) -> tuple[Mapping[str, Column], Mapping[str, Any]]:
         made: dict[str, Column] = {}
         sums: dict[str, Any] = {}
         if self._coder is not None:
             usable_N = block.usable_N
-            coded = coding.code_rows(self._coder, block.values_NF, usable_N, each=True)
+            coded = coding.code_rows(self._coder, block.values_NF, usable_N, each=True, threads=self._threads)
             assert coded.off_NF is not None
             made |= zip(coding.names_of(self._coder), coded.code_ND.T, strict=True)
             made |= zip((f"error_{name}" for name in self._features), coded.off_NF.T, strict=True)
             sums |= sums_of(coded, usable_N)
         kept = dict(block.columns)
-        if self._windows is not None:
-            found = self._windows.of(block)
+        if self.carried is not None:
+            found = self.carried.of(block)
             made |= zip(statistic_names(self._features), found.statistics_NS.T, strict=True)
             made["warming"] = found.warming_N
             # As the windows have it: snapshots flag only what the recorder knew of.
@@ -61,12 +72,25 @@ class Featuring:
         return {**named_apart(kept, made), **made}, sums
 
     def passed(self, block: Block) -> None:
-        if self._windows is not None:
-            self._windows.of(block)
+        if self.carried is not None:
+            self.carried.passed(block)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Makes `Featuring` of what travels; a part comes with what is carried to it."""
+
+    features: Sequence[str]
+    files: Mapping[str, bytes] | None
+    """Of the model; None: there is none."""
+
+    def __call__(self, device: torch.device) -> Featuring:
+        coder = None if self.files is None else coding.coder_of(self.files, MODEL, device)
+        return Featuring(self.features, coder, None, coding.threads_beside_others(device))
 
 
 def feature_rows(
-    source: Input, options: Options, window: int | None, what: str, progress: Progress
+    source: Divisible, options: Options, window: int | None, what: str, progress: Progress
 ) -> dict[str, Any]:
     """Write features of all rows; return the report.
 
@@ -84,13 +108,15 @@ def feature_rows(
             return finished(parts)
         with stops(parts):
             lengths = SeriesLengths(source.series, source.time)
-            looked = look_at(source, options, parts, what, progress, lengths.see if window else None)
+            begins = begins_of(source, options, parts, _windows(source, window))
+            seeing = [lengths.see] if window else []
+            looked = look_at(source, options, parts, what, progress, [*seeing, *([begins.see] if begins else [])])
             if window:
                 _require_windows(lengths, window, what)
             coder = coder_for(source, options, parts, looked, progress) if len(source.features) > 1 else None
-            windows = SeriesWindows(len(source.features), window, source.series, source.time) if window else None
-            step = Featuring(source.features, coder, windows)
-            stream_all(source, parts, options, step, looked, what, partial(progress, "writing"))
+            recipe = Recipe(source.features, None if coder is None else coding.read_files(parts.path))
+            step = Featuring(source.features, coder, _windows(source, window))
+            make_all(source, parts, options, step, recipe, begins, looked, what, partial(progress, "writing"))
             report: dict[str, Any] = {"command": "features", "rows": looked.rows, "features": list(source.features)}
             if coder is not None:
                 progress("judging", 0.0, None)
@@ -106,6 +132,10 @@ def feature_rows(
                 }
             parts.finish(report)
             return report
+
+
+def _windows(source: Input, window: int | None) -> SeriesWindows | None:
+    return SeriesWindows(len(source.features), window, source.series, source.time) if window else None
 
 
 def _require_windows(lengths: SeriesLengths, window: int, what: str) -> None:

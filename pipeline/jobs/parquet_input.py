@@ -9,7 +9,7 @@ Legend: N rows, F features.
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,25 +83,37 @@ class ParquetInput:
                 )
             self.rows += other.rows
 
-    def blocks(self) -> Iterator[Block]:
-        for path in self._files:
-            done = 0
+    def blocks(self, at: "FilePlace | None" = None) -> Iterator[Block]:
+        begin = at or FilePlace(0, 0)
+        for number, path in enumerate(self._files[begin.file :], begin.file):
+            done = begin.row if number == begin.file else 0
             with of_user(path, _REMEDY):
-                for columns in Reader(path).batches(list(self._kinds), _ROWS):
-                    yield self._block(path, columns, done)
+                for columns in Reader(path).batches(list(self._kinds), _ROWS, done):
+                    yield self._block(path, columns, FilePlace(number, done))
                     done += columns.rows
 
-    def _block(self, path: Path, columns: Columns, done: int) -> Block:
+    def place(self, block: Block, row: int) -> "FilePlace":
+        begin: FilePlace = block.begin
+        return begin._replace(row=begin.row + row)
+
+    def _block(self, path: Path, columns: Columns, begin: "FilePlace") -> Block:
         kept: dict[str, Column] = {}
         for name in self._kept:
             kept[name] = _column(path, columns, name, self._kinds[name])
         if self._where:
             kept["file"] = Coded([path.name], np.zeros(columns.rows, np.int64))
-            kept["file_row"] = np.arange(done, done + columns.rows)
+            kept["file_row"] = np.arange(begin.row, begin.row + columns.rows)
         values_NF = np.empty((columns.rows, len(self.features)))
         for place, name in enumerate(self.features):
             values_NF[:, place] = _floats(path, columns, name)
-        return Block(kept, values_NF)
+        return Block(kept, values_NF, begin)
+
+
+class FilePlace(NamedTuple):
+    """A row of files: which of them, and which of its rows."""
+
+    file: int
+    row: int
 
 
 def codes_input(folder: Path) -> ParquetInput:

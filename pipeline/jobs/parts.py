@@ -42,9 +42,11 @@ class Parts:
         Raises:
             TransientError: the disk is full or away; parts that are entered stay whole.
         """
+        self.add_content(encoded(columns, begin, rows), begin, rows, sums)
+
+    def add_content(self, content: bytes | memoryview, begin: int, rows: int, sums: Mapping[str, Any]) -> None:
+        """Write the next part, whose bytes are there; raises as `add` does."""
         name = f"part-{len(self.entries):06d}.parquet"
-        facts = {"offkey.parts": json.dumps({"begin": begin, "rows": rows})}
-        content = encode(columns, facts)
         self.write(name, content)
         entry = {"file": name, "begin": begin, "rows": rows, "bytes": len(content), **sums}
         self._enter([*self.entries, entry], complete=False)
@@ -96,6 +98,11 @@ class Parts:
                 f"{self.path / name}: cannot be written ({error.strerror or error}); make room or mend that, then "
                 f"give the same command with --resume: {whole:,} rows in {len(self.entries)} parts are whole"
             ) from error
+
+
+def encoded(columns: Mapping[str, Column], begin: int, rows: int) -> memoryview:
+    """Return the bytes of a part, which holds rows from number `begin` on."""
+    return encode(columns, {"offkey.parts": json.dumps({"begin": begin, "rows": rows})})
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -28,9 +28,12 @@ from pipeline.connectors.parquet import Array
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.interrupting import Stopped
 from pipeline.jobs import coding
-from pipeline.jobs.blocks import Block, BoolArray, Column, Input, Progress
+from pipeline.jobs.blocks import Block, BoolArray, Column, Divisible, Input, Progress
+from pipeline.jobs.engine import Engine
 from pipeline.jobs.parts import MODEL, PICTURE, REPORT, Parts, opened
 from pipeline.jobs.sample import Look, look, require_rows
+from pipeline.jobs.series_windows import SeriesWindows
+from pipeline.jobs.spread import Begins, PartTask, spread
 from pipeline.jobs.streaming import PART_ROWS, Step, stream
 
 
@@ -51,23 +54,40 @@ class Options:
     resume: bool = False
     overwrite: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    engine: Engine | None = None
+    """Makes the parts; None: this process does, one behind the other."""
 
 
 class Reducing:
     """Codes and errors of rows."""
 
-    def __init__(self, coder: Coder) -> None:
-        self._coder = coder
+    carried = None
+
+    def __init__(self, coder: Coder, threads: int | None = None) -> None:
+        self._coder, self._threads = coder, threads
 
     def columns(self, block: Block) -> tuple[Mapping[str, Column], Mapping[str, Any]]:
         usable_N = block.usable_N
-        coded = coding.code_rows(self._coder, block.values_NF, usable_N)
+        coded = coding.code_rows(self._coder, block.values_NF, usable_N, threads=self._threads)
         codes = dict(zip(coding.names_of(self._coder), coded.code_ND.T, strict=True))
         written = {**named_apart(block.columns, [*codes, coding.ERROR]), **codes, coding.ERROR: coded.error_N}
         return written, sums_of(coded, usable_N)
 
     def passed(self, block: Block) -> None:
         """Rows are coded one by one: nothing is carried on."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Makes `Reducing`, or `Decoding`, of what travels."""
+
+    files: Mapping[str, bytes]
+    """Of the model."""
+    decodes: bool = False
+
+    def __call__(self, device: torch.device) -> Step:
+        coder = coding.coder_of(self.files, MODEL, device)
+        return Decoding(coder) if self.decodes else Reducing(coder, coding.threads_beside_others(device))
 
 
 def sums_of(coded: coding.Coded, usable_N: BoolArray) -> dict[str, Any]:
@@ -92,15 +112,20 @@ def look_at(
     parts: Parts,
     what: str,
     progress: Progress,
-    also: Callable[[Block], None] | None = None,
+    also: Sequence[Callable[[Block], None]] = (),
 ) -> Look:
-    """Look at all rows; each block is shown to `also`.
+    """Look at all rows; each block is shown to each of `also`.
 
     Raises:
         ConfigError: they are not those of the run that this one goes on with.
         SnapshotError: there are too few.
     """
-    looked = look(source, options.seed, lambda rows: progress("looking", rows, None), also)
+
+    def shown(block: Block) -> None:
+        for see in also:
+            see(block)
+
+    looked = look(source, options.seed, lambda rows: progress("looking", rows, None), shown)
     require_rows(what, looked.rows, looked.unusable, source.features)
     entries = parts.entries
     if entries and (entries[0]["digest"], entries[0]["of_rows"]) != (looked.digest, looked.rows):
@@ -138,7 +163,16 @@ def coder_for(source: Input, options: Options, parts: Parts, looked: Look, progr
     return coding.coder_of(coding.read_files(parts.path), str(parts.path / MODEL), options.device)
 
 
-def reduce_rows(source: Input, options: Options, what: str, progress: Progress) -> dict[str, Any]:
+def begins_of(
+    source: Divisible, options: Options, parts: Parts, carried: SeriesWindows | None = None
+) -> Begins | None:
+    """Return what notes where parts begin, with what is carried there; None: no engine asks for it."""
+    if options.engine is None:
+        return None
+    return Begins(source, options.part_rows, options.engine, len(parts.entries), carried)
+
+
+def reduce_rows(source: Divisible, options: Options, what: str, progress: Progress) -> dict[str, Any]:
     """Write codes of all rows; return the report.
 
     Args:
@@ -152,9 +186,11 @@ def reduce_rows(source: Input, options: Options, what: str, progress: Progress) 
         if parts.complete:
             return finished(parts)
         with stops(parts):
-            looked = look_at(source, options, parts, what, progress)
+            begins = begins_of(source, options, parts)
+            looked = look_at(source, options, parts, what, progress, [begins.see] if begins else [])
             coder = coder_for(source, options, parts, looked, progress)
-            stream_all(source, parts, options, Reducing(coder), looked, what, partial(progress, "reducing"))
+            step, recipe = Reducing(coder), Recipe(coding.read_files(parts.path))
+            make_all(source, parts, options, step, recipe, begins, looked, what, partial(progress, "reducing"))
             progress("judging", 0.0, None)
             quality = coding.judge(coder, looked)
             report = {"command": "reduce", **summed(parts, coder, looked), **told(quality, coder)}
@@ -166,17 +202,24 @@ def reduce_rows(source: Input, options: Options, what: str, progress: Progress) 
             return report
 
 
-def stream_all(
-    source: Input, parts: Parts, options: Options, step: Step, looked: Look, what: str,
-    progress: Callable[[float, float | None], None],
+def make_all(
+    source: Divisible, parts: Parts, options: Options, step: Step, recipe: Callable[[torch.device], Step],
+    begins: Begins | None, looked: Look, what: str, progress: Callable[[float, float | None], None],
 ) -> None:  # fmt: skip
-    """Have a step make all parts of the rows that were looked at; raises as `stream` does.
+    """Have a step make all parts of the rows that were looked at, here or by an engine; raises as `stream` does.
 
     Raises:
         SnapshotError: they are not as many any more.
     """
-    entered = Entered(step, {"digest": looked.digest, "of_rows": looked.rows})
-    stream(source, parts, options.part_rows, entered, lambda rows: progress(rows, float(looked.rows)))
+    seen = {"digest": looked.digest, "of_rows": looked.rows}
+
+    def told(rows: int) -> None:
+        progress(rows, float(looked.rows))
+
+    if options.engine is None or begins is None:
+        stream(source, parts, options.part_rows, Entered(step, seen), told)
+    else:
+        spread(PartTask(source, options.part_rows, recipe), begins, options.engine, parts, seen, told)
     if (rows := total_of(parts, "rows")) != looked.rows:
         raise SnapshotError(
             f"{what}: there were {looked.rows:,} rows at first, and {rows:,} a little later; see who changes or "
@@ -186,6 +229,8 @@ def stream_all(
 
 class Entered:
     """A step whose parts also say of which rows they are."""
+
+    carried = None
 
     def __init__(self, step: Step, seen: Mapping[str, Any]) -> None:
         self._step, self._seen = step, seen
@@ -200,6 +245,8 @@ class Entered:
 
 class Decoding:
     """Codes -> rows in their units."""
+
+    carried = None
 
     def __init__(self, coder: Coder) -> None:
         self._coder = coder
@@ -220,7 +267,7 @@ class Decoding:
         """Codes are read one by one: nothing is carried on."""
 
 
-def decode_rows(source: Input, options: Options, codes: Path, progress: Progress) -> dict[str, Any]:
+def decode_rows(source: Divisible, options: Options, codes: Path, progress: Progress) -> dict[str, Any]:
     """Write the rows that codes stand for; return the report.
 
     Raises:
@@ -238,7 +285,7 @@ def decode_rows(source: Input, options: Options, codes: Path, progress: Progress
                     f"{codes}: it holds codes {shortened(source.features)}, and {folder} reads {coder.dimensions}; "
                     "name the model that made them with --model"
                 )
-            stream(source, parts, options.part_rows, Decoding(coder), lambda rows: progress("decoding", rows, None))
+            _decode_all(source, parts, options, coder, coding.read_files(folder), progress)
             rows, usable = total_of(parts, "rows"), total_of(parts, "usable")
             if not rows:
                 raise SnapshotError(f"{codes}: there are no rows")
@@ -254,6 +301,23 @@ def decode_rows(source: Input, options: Options, codes: Path, progress: Progress
             }
             parts.finish(report)
             return report
+
+
+def _decode_all(
+    source: Divisible, parts: Parts, options: Options, coder: Coder, files: Mapping[str, bytes], progress: Progress
+) -> None:
+    begins, engine = begins_of(source, options, parts), options.engine
+
+    def told(rows: int) -> None:
+        progress("decoding", rows, None)
+
+    if begins is None or engine is None:
+        stream(source, parts, options.part_rows, Decoding(coder), told)
+        return
+    for number, block in enumerate(source.blocks()):
+        progress("looking", number, None)
+        begins.see(block)
+    spread(PartTask(source, options.part_rows, Recipe(files, decodes=True)), begins, engine, parts, {}, told)
 
 
 @contextmanager

@@ -87,15 +87,14 @@ class SeriesWindows:
         self._carried_CF = np.empty((0, features))
         self._carried_C: IntArray = np.zeros(0, np.int64)
 
+    def passed(self, block: Block) -> None:
+        """See the next rows, of which nothing is asked but what later ones need."""
+        *_, sorted_R, x_RF = self._sorted(block)
+        self._carry(sorted_R, x_RF)
+
     def of(self, block: Block) -> Windowed:
         """Return the statistics of the next rows."""
-        code_N = self._codes.of(block)
-        late_N = ~self._codes.on_time(block, code_N)
-        counted = np.flatnonzero(block.usable_N & ~late_N)
-        code_R = np.concatenate([self._carried_C, code_N[counted]])
-        order_R = np.argsort(code_R, kind="stable")
-        sorted_R = code_R[order_R]
-        x_RF = np.concatenate([self._carried_CF, block.values_NF[counted]])[order_R]
+        late_N, counted, order_R, sorted_R, x_RF = self._sorted(block)
         # The row that comes `window - 1` before is of the same series: so are all between.
         before = self._window - 1
         whole_R = np.zeros(len(sorted_R), np.bool_)
@@ -109,6 +108,16 @@ class SeriesWindows:
         warming_N[counted[place_R[new_R & ~whole_R]]] = True
         self._carry(sorted_R, x_RF)
         return Windowed(statistics_NS, warming_N, late_N)
+
+    def _sorted(self, block: Block) -> tuple[BoolArray, IntArray, IntArray, IntArray, FloatArray]:
+        """Return (late_N, numbers of the rows that count, their order behind the carried ones, series, values)."""
+        code_N = self._codes.of(block)
+        late_N = ~self._codes.on_time(block, code_N)
+        counted = np.flatnonzero(block.usable_N & ~late_N)
+        code_R = np.concatenate([self._carried_C, code_N[counted]])
+        order_R = np.argsort(code_R, kind="stable")
+        x_RF = np.concatenate([self._carried_CF, block.values_NF[counted]])[order_R]
+        return late_N, counted, order_R, code_R[order_R], x_RF
 
     def _carry(self, sorted_R: IntArray, x_RF: FloatArray) -> None:
         """Keep the last `window - 1` rows of each series."""

@@ -1,7 +1,7 @@
 """All rows through one step, part by part: a part is written while the next is made and the one after it is read.
 
 The parts that are whole already are read and not worked on; a step that carries something from part to part is
-shown them.
+shown them. The same parts made by several processes: `pipeline.jobs.spread`.
 """
 
 import queue
@@ -27,6 +27,9 @@ class Step(Protocol):
 
     def passed(self, block: Block) -> None:
         """See the next rows, of which a part is whole already."""
+
+    carried: Any
+    """What it carries from part to part; None: nothing."""
 
 
 def stream(source: Input, parts: Parts, part_rows: int, step: Step, progress: Callable[[int], None]) -> None:

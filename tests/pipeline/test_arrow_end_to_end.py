@@ -21,15 +21,15 @@ from tests.streams import Payload, series_payloads
 
 
 @pytest.fixture
-def topics(broker: str, unique: Callable[[str], str]) -> dict[str, str]:
+def topics(any_broker: str, unique: Callable[[str], str]) -> dict[str, str]:
     names = {name: unique(name) for name in ("metrics", "alerts", "dead", "group")}
-    with closing(KafkaCluster(Connection(broker))) as cluster:
+    with closing(KafkaCluster(Connection(any_broker))) as cluster:
         cluster.create_topics({names[name]: 1 for name in ("metrics", "alerts", "dead")})
     return names
 
 
 @pytest.fixture
-def config(broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
+def config(any_broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
     stream = {
         "topic": topics["metrics"],
         "format": "arrow",
@@ -47,7 +47,7 @@ def config(broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
     }
     settings: dict[str, Any] = {
         "kafka": {
-            "bootstrap_servers": broker,
+            "bootstrap_servers": any_broker,
             "group_id": topics["group"],
             "session_timeout": 6,
             "max_poll_interval": 6,
@@ -82,8 +82,8 @@ def without(row: int, record: Payload) -> Payload:
     return None, stream_of(*table.combine_chunks().to_batches())
 
 
-def test_the_path_of_a_user(broker: str, topics: dict[str, str], config: Path) -> None:
-    connection = Connection(broker)
+def test_the_path_of_a_user(any_broker: str, topics: dict[str, str], config: Path) -> None:
+    connection = Connection(any_broker)
     produce(connection, topics["metrics"], arrow_of(series_payloads(300, seed=7), range(0, 1200, 100)))
     few = offkey("train", "--json", str(config), "--max-records", "400")
     # Rows, not records; a broker may begin a little before what is asked for.
@@ -147,8 +147,8 @@ def letters(connection: Connection, topic: str) -> list[Letter]:
     return list(found.values())
 
 
-def test_a_topic_of_json_is_told_as_what_it_is(broker: str, topics: dict[str, str], config: Path) -> None:
-    produce(Connection(broker), topics["metrics"], series_payloads(20))
+def test_a_topic_of_json_is_told_as_what_it_is(any_broker: str, topics: dict[str, str], config: Path) -> None:
+    produce(Connection(any_broker), topics["metrics"], series_payloads(20))
     trained = offkey("train", str(config))
     assert trained.returncode != 0
     said = only_line(trained.stderr)

@@ -83,8 +83,8 @@ def setting(broker: str, unique: Callable[[str], str], tmp_path: Path) -> Settin
 
 
 @pytest.fixture
-def on_both(broker: str, unique: Callable[[str], str], tmp_path: Path) -> Setting:
-    return setting(broker, unique, tmp_path)
+def on_any(any_broker: str, unique: Callable[[str], str], tmp_path: Path) -> Setting:
+    return setting(any_broker, unique, tmp_path)
 
 
 @pytest.fixture
@@ -107,9 +107,9 @@ def replayed(config: Path, *arguments: str) -> dict[tuple[str, str], int]:
     return {(line["stream"], line["reason"]): line["sent"] for line in lines}
 
 
-def test_the_path_of_a_user(on_both: Setting) -> None:
+def test_the_path_of_a_user(on_any: Setting) -> None:
     """2,000 letters: listed, looked at without sending, sent by filters, sent once, bytes as they were."""
-    config, letters = str(on_both.config), []
+    config, letters = str(on_any.config), []
     for number in range(2000):
         topic, reason = ("metrics", "payments")[number % 2], ("not_json", "empty", "tombstone")[number % 3]
         value = {"not_json": b"\x1b[31m%d\xff" % number, "empty": b"", "tombstone": None}[reason]
@@ -119,14 +119,14 @@ def test_the_path_of_a_user(on_both: Setting) -> None:
             rejected(number, topic=topic, partition=partition, key=key, value=value, headers=OWN, reason=reason)
         )
     letters += [rejected(5000, topic="metrics", partition=9, key=b"moved", value=b"partition 9", headers=OWN)]
-    on_both.letters([FOREIGN, *letters, FOREIGN])
+    on_any.letters([FOREIGN, *letters, FOREIGN])
 
     shown = offkey("dead-letters", "list", config, "--stream", "machines")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "\x1b" not in shown.stdout
     assert "\\x1b[31m" in shown.stdout
     assert "left alone: 2 records of" in shown.stdout
-    kinds, examples = listed(on_both.config, "--examples", "2")
+    kinds, examples = listed(on_any.config, "--examples", "2")
     assert {(kind["stream"], kind["reason"]): kind["letters"] for kind in kinds[1:]} == {
         ("machines", "not_json"): 335,
         ("machines", "empty"): 333,
@@ -142,14 +142,14 @@ def test_the_path_of_a_user(on_both: Setting) -> None:
 
     looked = offkey("dead-letters", "replay", config, "--dry-run", "--reason", "empty")
     assert looked.returncode == 0, looked.stderr
-    assert f"machines, empty: 333 to topic {on_both.metrics}" in looked.stdout
+    assert f"machines, empty: 333 to topic {on_any.metrics}" in looked.stdout
     assert "would send back 667 letters; nothing was sent" in looked.stdout
-    assert not on_both.records(on_both.metrics)
+    assert not on_any.records(on_any.metrics)
 
-    assert replayed(on_both.config, "--stream", "machines", "--reason", "empty") == {("machines", "empty"): 333}
-    assert {record.value for _, record in on_both.records(on_both.metrics)} == {b""}
-    assert sum(replayed(on_both.config).values()) == 2001 - 333
-    assert replayed(on_both.config) == {}
+    assert replayed(on_any.config, "--stream", "machines", "--reason", "empty") == {("machines", "empty"): 333}
+    assert {record.value for _, record in on_any.records(on_any.metrics)} == {b""}
+    assert sum(replayed(on_any.config).values()) == 2001 - 333
+    assert replayed(on_any.config) == {}
 
     expected = Counter(
         (partition_of(message), message.key, message.value)
@@ -157,14 +157,14 @@ def test_the_path_of_a_user(on_both: Setting) -> None:
         if "moved" not in str(message.key)
     )
     found: Counter[Any] = Counter()
-    for topic in (on_both.metrics, on_both.payments):
-        for partition, record in on_both.records(topic):
+    for topic in (on_any.metrics, on_any.payments):
+        for partition, record in on_any.records(topic):
             assert [tuple(each) for each in record.headers] == [*OWN, ("offkey.replays", b"1")]
             if record.key != b"moved":
                 found[topic.partition("-")[0], partition, record.key, record.value] += 1
     assert found == Counter({(*place, key, value): n for (place, key, value), n in expected.items()})
-    assert on_both.came()[b"partition 9"] == 1
-    kinds, examples = listed(on_both.config)
+    assert on_any.came()[b"partition 9"] == 1
+    kinds, examples = listed(on_any.config)
     assert (kinds[0]["foreign"], examples) == (2, [])
     assert all(kind["replayed"] == kind["letters"] for kind in kinds[1:])
 
@@ -174,18 +174,18 @@ def partition_of(message: Message) -> tuple[str, int]:
     return errors["__connect.errors.topic"].decode(), int(errors["__connect.errors.partition"])
 
 
-def test_a_person_repairs_two_of_three(on_both: Setting, tmp_path: Path) -> None:
-    on_both.letters([rejected(n, value=b"%d\xff" % n) for n in range(3)])
-    text = offkey("dead-letters", "list", str(on_both.config), "--json").stdout
+def test_a_person_repairs_two_of_three(on_any: Setting, tmp_path: Path) -> None:
+    on_any.letters([rejected(n, value=b"%d\xff" % n) for n in range(3)])
+    text = offkey("dead-letters", "list", str(on_any.config), "--json").stdout
     lines = [json.loads(line) for line in text.splitlines()]
     letters = sorted((line for line in lines if "letter" in line), key=lambda line: line["record"])
     del letters[0]["value_base64"]
     letters[0]["value"] = '{"cpu": 1}'
     path = tmp_path / "edited.jsonl"
     path.write_text("\n".join(map(json.dumps, [lines[0], lines[1], letters[0], letters[2]])))
-    assert replayed(on_both.config, "--edit", str(path)) == {("machines", "not_json"): 2}
-    assert on_both.came() == Counter([b'{"cpu": 1}', b"2\xff"])
-    again = offkey("dead-letters", "replay", str(on_both.config), "--edit", str(path), "--yes")
+    assert replayed(on_any.config, "--edit", str(path)) == {("machines", "not_json"): 2}
+    assert on_any.came() == Counter([b'{"cpu": 1}', b"2\xff"])
+    again = offkey("dead-letters", "replay", str(on_any.config), "--edit", str(path), "--yes")
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.splitlines() == [
         "sent back before, and not again: 2 letters of the file",
@@ -193,7 +193,7 @@ def test_a_person_repairs_two_of_three(on_both: Setting, tmp_path: Path) -> None
     ]
     letters[1]["sha256"] = "0"
     path.write_text(json.dumps(letters[1]))
-    refused = offkey("dead-letters", "replay", str(on_both.config), "--edit", str(path), "--yes")
+    refused = offkey("dead-letters", "replay", str(on_any.config), "--edit", str(path), "--yes")
     assert refused.returncode == 2
     assert only_line(refused.stderr).startswith(f"{path}:1: {letters[1]['letter']} has other bytes")
 
@@ -216,31 +216,31 @@ def answered(config: Path, answer: bytes) -> tuple[int, str]:
     return process.returncode, said
 
 
-def test_it_asks_before_it_sends(on_both: Setting) -> None:
-    on_both.letters([rejected(n) for n in range(3)])
-    status, said = answered(on_both.config, b"n\n")
+def test_it_asks_before_it_sends(on_any: Setting) -> None:
+    on_any.letters([rejected(n) for n in range(3)])
+    status, said = answered(on_any.config, b"n\n")
     assert status == 1
-    assert f"machines, not_json: 3 to topic {on_both.metrics}" in said
+    assert f"machines, not_json: 3 to topic {on_any.metrics}" in said
     assert "Send 3 letters back? [y/N]" in said
     assert said.rstrip().endswith("nothing was sent")
-    assert not on_both.records(on_both.metrics)
-    status, said = answered(on_both.config, b"y\n")
+    assert not on_any.records(on_any.metrics)
+    status, said = answered(on_any.config, b"y\n")
     assert status == 0
     assert said.rstrip().endswith("sent back 3 letters")
-    assert len(on_both.records(on_both.metrics)) == 3
+    assert len(on_any.records(on_any.metrics)) == 3
 
 
-def test_without_a_terminal_it_does_not_send(on_both: Setting) -> None:
-    on_both.letters([rejected(0)])
-    done = offkey("dead-letters", "replay", str(on_both.config))
+def test_without_a_terminal_it_does_not_send(on_any: Setting) -> None:
+    on_any.letters([rejected(0)])
+    done = offkey("dead-letters", "replay", str(on_any.config))
     assert done.returncode == 2
     assert only_line(done.stderr).startswith("a replay asks before it sends, and there is no terminal; give --yes")
 
 
-def test_an_empty_topic_is_one_line(on_both: Setting) -> None:
-    done = offkey("dead-letters", "list", str(on_both.config))
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{on_both.dead} holds no dead letters\n", "")
-    done = offkey("dead-letters", "replay", str(on_both.config), "--yes")
+def test_an_empty_topic_is_one_line(on_any: Setting) -> None:
+    done = offkey("dead-letters", "list", str(on_any.config))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{on_any.dead} holds no dead letters\n", "")
+    done = offkey("dead-letters", "replay", str(on_any.config), "--yes")
     assert (done.returncode, done.stdout) == (0, "nothing waits to be sent back\n")
 
 

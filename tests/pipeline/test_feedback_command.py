@@ -55,15 +55,15 @@ def create(connection: Connection, topic: str, policy: str) -> None:
 
 
 @pytest.fixture
-def setting(broker: str, unique: Callable[[str], str], tmp_path: Path) -> Setting:
-    connection = Connection(broker)
+def setting(any_broker: str, unique: Callable[[str], str], tmp_path: Path) -> Setting:
+    connection = Connection(any_broker)
     names = {name: unique(name) for name in ("alerts", "dead", "feedback", "metrics")}
     with closing(KafkaCluster(connection)) as cluster:
         cluster.create_topics({names[name]: 1 for name in ("alerts", "dead", "metrics")})
     create(connection, names["feedback"], "compact")
     stream = SERIES.model_dump(mode="json", exclude_unset=True) | {"topic": names["metrics"]}
     topics = {"alerts": names["alerts"], "dead_letters": names["dead"], "feedback": names["feedback"]}
-    config = configured(tmp_path, broker, topics=topics, streams={"machines": stream})
+    config = configured(tmp_path, any_broker, topics=topics, streams={"machines": stream})
     made = Setting(config, connection, names["alerts"], names["feedback"])
     made.tell(
         alert(incident=FIRST, series="a", opened_ms=T0, event_ms=T0, features=UP),
@@ -234,12 +234,12 @@ def test_training_asks_the_topics_which_spans_teach_nothing(setting: Setting, ru
 
 
 def test_training_goes_on_where_nothing_was_ever_said(
-    broker: str, unique: Callable[[str], str], tmp_path: Path
+    any_broker: str, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
     from pipeline.cli_training import Opened
 
     topics = {"alerts": unique("none"), "feedback": unique("nothing")}
-    assert Opened(configured(tmp_path, broker, topics=topics), None).spans("machines") == []
+    assert Opened(configured(tmp_path, any_broker, topics=topics), None).spans("machines") == []
 
 
 def test_a_running_worker_heeds_what_is_said(setting: Setting, run: Run) -> None:

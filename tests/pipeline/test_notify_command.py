@@ -84,14 +84,14 @@ def numbered(first: int, last: int, **changes: Any) -> list[Alert]:
 
 @pytest.mark.timeout(400)
 def test_the_same_incidents_are_open_whoever_is_started_again(
-    broker: str, unique: Callable[[str], str], tmp_path: Path
+    any_broker: str, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
     def open_there() -> set[tuple[str, str]]:
         return {(each["labels"]["series"], each["labels"]["severity"]) for each in manager.firing()}
 
     with AlertmanagerProcess(tmp_path) as manager:
         deployed = Deployed(
-            tmp_path, broker, unique, pager={"type": "alertmanager", "url": manager.url, "resend": 1}
+            tmp_path, any_broker, unique, pager={"type": "alertmanager", "url": manager.url, "resend": 1}
         )
         deployed.publish(alert(incident="a", series="before"))
         with deployed.notifying() as running:
@@ -155,7 +155,7 @@ def test_hostile_names_are_open_in_an_alertmanager_and_harmless_there(
 
 @pytest.mark.timeout(400)
 def test_one_that_hangs_and_one_that_refuses_hold_up_no_other(
-    broker: str, unique: Callable[[str], str], tmp_path: Path
+    any_broker: str, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_text("not so secret\n")
@@ -168,7 +168,7 @@ def test_one_that_hangs_and_one_that_refuses_hold_up_no_other(
         common = {"type": "webhook", "start": "earliest", "timeout": 1}
         deployed = Deployed(
             tmp_path,
-            broker,
+            any_broker,
             unique,
             good={**common, "url": f"{good.url}/in", "secret_file": str(secret)},
             hanging={**common, "url": hanging.url},

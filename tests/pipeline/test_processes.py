@@ -100,9 +100,9 @@ def two_free_ports() -> int:
             continue
 
 
-@pytest.fixture(params=["embedded", "apache"])
-def deployed(request: pytest.FixtureRequest, unique: Callable[[str], str], tmp_path: Path) -> Deployed:
-    return Deployed(tmp_path, request.getfixturevalue(f"{request.param}_broker"), unique, request.param)
+@pytest.fixture
+def deployed(any_broker: str, unique: Callable[[str], str], tmp_path: Path) -> Deployed:
+    return Deployed(tmp_path, any_broker, unique, "apache" if os.environ.get("KAFKA_HOME") else "embedded")
 
 
 @pytest.fixture

@@ -148,9 +148,9 @@ def test_killed_at_any_moment_every_accepted_record_is_kept_once(
 
 @pytest.mark.timeout(400)
 def test_it_tells_how_it_is_and_stops_when_it_is_told(
-    broker: str, unique: Callable[[str], str], tmp_path: Path
+    any_broker: str, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
-    deployed = Deployed(tmp_path, broker, unique)
+    deployed = Deployed(tmp_path, any_broker, unique)
     settings = json.loads(deployed.config.read_text())
     settings["recorder"]["file_age"] = "1h"
     settings["recorder"]["file_rows"] = 10**6

@@ -118,19 +118,19 @@ def ask(port: int, path: str = "/metrics") -> str:
 
 
 def outcomes(port: int, cause: str) -> list[str]:
-    return re.findall(rf'offkey_retrain_runs_total{{cause="{cause}",outcome="(\w+)"', ask(port))
+    """Return what trainings of a cause have come to, whatever the number."""
+    return re.findall(rf'offkey_retrain_runs_total{{cause="{cause}",outcome="(\w+)",.*}} (?!0\.0)', ask(port))
 
 
 def counted(port: int, cause: str, outcome: str) -> bool:
-    line = f'offkey_retrain_runs_total{{cause="{cause}",outcome="{outcome}",stream="machines"}} '
-    return line in ask(port)
+    return outcome in outcomes(port, cause)
 
 
-def test_a_first_model_and_one_on_request(broker: str, unique: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_first_model_and_one_on_request(any_broker: str, unique: Callable[[str], str], tmp_path: Path) -> None:
     """Snapshots come while it runs; what is no request is passed over; a request is done when it is committed."""
-    deployed = Deployed(tmp_path, broker, unique)
+    deployed = Deployed(tmp_path, any_broker, unique)
     deployed.record()
-    produce(Connection(broker), deployed.control, [(None, b"what is this?")])
+    produce(Connection(any_broker), deployed.control, [(None, b"what is this?")])
     with Running(deployed.config, "info", "schedule") as running:
         wait_for(lambda: deployed.promoted != [], running)
         wait_for(lambda: counted(deployed.port, "first", "promoted"), running)

@@ -1,16 +1,23 @@
 """Who leads, and what becomes of a training that fails, takes too much, or is begun in vain; with set clocks."""
 
+import inspect
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
+from pipeline import training_result
 from pipeline.due_trainings import Cause
 from pipeline.errors import AssignmentLost, TransientError
 from pipeline.protocols import PartitionRecords
 from pipeline.scheduler import Scheduler
 from pipeline.stopping import Stop
+from pipeline.training_process import Ended
+from pipeline.training_result import FAULTS, label_of
 from pipeline.versions.log import Promotion
 from tests.scheduling import FAILED, FIRST, LOST, MISTAKE, PLACE, REFUSED, REQUEST, Bench, runs
 
@@ -337,3 +344,30 @@ def test_the_log_says_what_a_training_came_to(caplog: pytest.LogCaptureFixture) 
         bench.conclude(scheduler, REFUSED)
     assert "stream machines: training (request): refused: not better" in caplog.messages
     assert scheduler.facts() == {"streams": ["machines"], "leader": True, "training": None, "requests": 0}
+
+
+def test_why_the_gate_refuses_is_counted() -> None:
+    def counted() -> dict[str, float]:
+        labels = {fault: {"stream": "machines", "reason": label_of(fault)} for fault in FAULTS}
+        return {
+            fault: REGISTRY.get_sample_value("offkey_retrain_refused_total", each) or 0.0
+            for fault, each in labels.items()
+        }
+
+    bench = Bench()
+    bench.promote()
+    scheduler = bench.scheduler()
+    bench.ask()
+    scheduler.step()
+    scheduler.step()
+    before = counted()
+    reasons = ["worse: it misses 9 anomalies", "worse: flat found, 9 lost", "not calibrated: alarmed for 20%"]
+    bench.conclude(scheduler, Ended(0, {"version": None, "verdict": {"accepted": False, "reasons": reasons}}, ""))
+    rose = {fault: number - before[fault] for fault, number in counted().items()}
+    assert rose == {"not sound": 0, "not calibrated": 1, "blind": 0, "worse": 1, "not better": 0}
+
+
+def test_every_reason_of_the_gate_is_one_that_is_counted() -> None:
+    source = Path(inspect.getfile(training_result)).with_name("gate.py").read_text()
+    # What is not compared is told in the table, and refuses nothing.
+    assert set(re.findall(r'"([a-z][a-z ]*): ', source)) - {"not compared"} == set(FAULTS)

@@ -1,5 +1,6 @@
 """offkey on a Kafka that lets in only whom it knows: from records to alerts, and no secret in what is said."""
 
+import http.client
 import json
 import signal
 import threading
@@ -51,6 +52,12 @@ class Secured:
             worker={"checkpoint_every": 0.5, "retry_deadline": 60},
         )
 
+    def ready(self) -> bool:
+        port = json.loads(self.config.read_text())["metrics"]["port"]
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+
     def reached(self, offset: int) -> bool:
         return committed(self.broker.open, self.group).get(self.topic) == offset
 
@@ -78,6 +85,7 @@ def test_a_worker_that_is_shut_out_says_so_and_goes_on_when_let_in(secured: Secu
         while not any(told in line for line in lines):
             lines.append(running.process.stderr.readline())
             assert lines[-1], lines
+        wait_for(lambda: not secured.ready(), running)
         produce(secured.open, secured.topic, payloads[400:])
         secured.broker.let_in(secured.user)
         wait_for(lambda: secured.reached(800), running)

@@ -1,7 +1,9 @@
 """Kafka by TLS and SASL: each way in works, and each way that is wrong is one line, at once."""
 
+import threading
+import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,27 @@ def test_a_token_is_read_at_each_login(connect: Callable[..., Connection], tmp_p
     file.unlink()
     with pytest.raises(Refused, match=rf"kafka.security.token_file: {file} cannot be read \(No such file"):
         KafkaCluster(connection)
+
+
+def test_a_token_is_read_when_the_broker_wants_another_one_in_between(
+    connect: Callable[..., Connection], tmp_path: Path
+) -> None:
+    connection = connect("RENEWED", tls=True, mechanism="OAUTHBEARER", token_file=token())
+    deadline_s, pause = time.monotonic() + 30, threading.Event()
+    with closing(KafkaCluster(connection)) as cluster:
+        assert not cluster.has("none")
+        (tmp_path / "token_file").write_text(token(lasts_s=-3600))
+        with pytest.raises(TransientError, match="is refused; are the keys of kafka.security right"):
+            while time.monotonic() < deadline_s:
+                cluster.has("none")
+                pause.wait(0.1)
+        (tmp_path / "token_file").write_text(token())
+        let_in = False
+        while not let_in and time.monotonic() < deadline_s:
+            with suppress(TransientError):
+                let_in = not cluster.has("none")
+            pause.wait(0.1)
+        assert let_in
 
 
 def test_a_producer_that_was_let_in_before_is_refused_for_a_while_only(

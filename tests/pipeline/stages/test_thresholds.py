@@ -95,3 +95,14 @@ def test_polls_do_not_matter(points: list[tuple[int, int]], cut: int) -> None:
     later = {cut + n: change for n, change in enumerate(changes[cut:].tolist())}
     late = of(parts, slots[cut:], offsets[cut:], passed(int(changes[:cut].sum()), later))
     assert early + late == expected
+
+
+def test_what_a_budget_allows_is_halved_as_the_thresholds_are() -> None:
+    """One point in 1,000 of a series with a point a second, one in 100,000 of the quick one."""
+    made = stage(table({PLACE: ["a", "quick"]}), 2.0)
+    of(made, [0, 1, 0], [7, 8, 9], passed(2, {9: 1}))
+    allowed = made.allowed(np.array([0, 1, 0]), lambda interval_ms: 1e6 / interval_ms)
+    assert allowed == pytest.approx(1e-3 + 1e-5 + 0.5e-3)
+    unbounded = stage(table({PLACE: ["a"]}), None)
+    of(unbounded, [0, 0], [1, 2], passed(10**6))
+    assert unbounded.allowed(np.array([0, 0]), lambda interval_ms: 1e6 / interval_ms) == pytest.approx(2e-3)

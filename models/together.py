@@ -1,0 +1,48 @@
+"""What the other processes of a training do while the first one fits a detector."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.dataset import windows_of
+from models.ranks import Ranks
+from models.training import TrainingConfig, train
+from models.views import View, ViewConfig
+
+_Numbers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A network that the first process has all of them train."""
+
+    features: int
+    config: ViewConfig
+    step_F: npt.NDArray[np.float32]
+    scaled: list[npt.NDArray[np.float32]]
+    """Rows of each series, or of each piece of one."""
+    parts: tuple[_Numbers, _Numbers]
+    """Windows to learn from, and to stop by."""
+    training: TrainingConfig
+
+
+def help_training(ranks: Ranks, device: torch.device) -> None:
+    """Train beside the first process whatever it trains, until it tells that nothing is left.
+
+    Networks with a closed form it solves by itself.
+
+    Raises:
+        PeerLost: it, or another one, has ended.
+    """
+    asked: Asked | None
+    while (asked := ranks.told()) is not None:
+        # What is stored beside a network takes no part in its training.
+        view = View(asked.features, replace(asked.config, stored=0)).to(device)
+        view.step_F.copy_(torch.from_numpy(asked.step_F))
+        learning_N, stopping_N = asked.parts
+        train(
+            view, windows_of(asked.scaled, asked.config.window), learning_N, stopping_N, asked.training, ranks=ranks
+        )
