@@ -77,7 +77,7 @@ def test_a_worker_that_is_shut_out_says_so_and_goes_on_when_let_in(secured: Secu
     payloads = series_payloads()
     produce(secured.open, secured.topic, payloads[:400])
     with Running(secured.config, "warning") as running:
-        wait_for(lambda: secured.reached(400), running)
+        wait_for(lambda: secured.reached(400) and secured.ready(), running)
         secured.broker.shut_out(secured.user)
         lines: list[str] = []
         told = f"user {secured.user}, or its password, by SCRAM-SHA-512 is refused; are the keys of kafka.security"
