@@ -22,15 +22,17 @@ from models.detector import Detector, check_finite, windows_of_rows
 from models.fitting import fit_detector, one_thread
 from models.plan import DEFAULT, plan_of
 from models.scaling import Scaling, expanded
-from models.spec import Kind
+from models.spec import ImageShape, Kind
 from models.views import View
 
 Codes = npt.NDArray[np.float32]
 Errors = npt.NDArray[np.float32]
 Scale = tuple[FloatArray, FloatArray]
 """Centre and scale of each feature."""
-REDUCER = "residual"
-"""The architecture of `fit_coder`."""
+REDUCER, IMAGE_REDUCER = "residual", "convolutional"
+"""The architectures of `fit_coder`: the other one for images too large for principal components to start from."""
+_MOST_REDUCED = 4_096
+"""Values of an image that has those."""
 _LEARNING: Mapping[str, Any] = {
     "scaling": "deviation",
     "trimmed": 0.0,
@@ -40,6 +42,7 @@ _LEARNING: Mapping[str, Any] = {
     "max_seconds": 1e9,
 }
 """The course of a training is the same for every table, and does not depend on the speed of the machine."""
+_OF_LARGE_IMAGES = {"max_epochs": 15, "epoch_windows": 6_400, "least_epoch_windows": 6_400, "batch_windows": 64}
 _LEAST_RECORDS = 2
 _CHUNK, _CHUNK_ON_GPU, _CHUNK_VALUES = 1_024, 65_536, 2**19
 
@@ -95,7 +98,7 @@ class Coder:
             ValueError: the series was not there, and no rows are given.
         """
         scaling = self.detector.scaling
-        if self.detector.spec.kind == "features":
+        if self.detector.spec.kind != "series":
             return scaling.center_F, scaling.scale_F
         if (own := scaling.for_series(series)) is not None:
             return own
@@ -232,7 +235,8 @@ def fit_coder(
     *,
     features: Sequence[str] | None = None,
     window: int = 1,
-    architecture: str = REDUCER,
+    image: ImageShape | None = None,
+    architecture: str | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: torch.device | None = None,
@@ -245,6 +249,8 @@ def fit_coder(
 
     Args:
         features: their names; numbered without them.
+        image: the size of images, whose values are the features.
+        architecture: by default `REDUCER`, for large images `IMAGE_REDUCER`.
         options: of the architecture and of `TrainingConfig`, by name.
 
     Raises:
@@ -254,15 +260,18 @@ def fit_coder(
     values = window * x_NF.shape[1]
     if not 1 <= dimensions <= values:
         raise ValueError(f"dimensions is {dimensions}; it takes 1 to {values}, for that many values are coded")
-    kind: Kind = "features" if window == 1 else "series"
-    said = {**_LEARNING, **(options or {}), "latent": dimensions, "seed": seed, "network": architecture}
+    kind: Kind = "images" if image else "features" if window == 1 else "series"
+    is_large = image is not None and image.values > _MOST_REDUCED
+    learning = {**_LEARNING, **_OF_LARGE_IMAGES} if is_large else _LEARNING
+    network = architecture or (IMAGE_REDUCER if is_large else REDUCER)
+    said = {**learning, **(options or {}), "latent": dimensions, "seed": seed, "network": network}
     views = [{"window": window, "inputs": "values", "measure": "whole", "fade": None}]
     plan = plan_of(kind, x_NF.shape[1], DEFAULT, said, views=views)
-    if kind == "features":
+    if kind != "series":
         x_NF = x_NF[np.random.default_rng(seed).permutation(len(x_NF))]
     time_ms_N = np.arange(len(x_NF))
     with torch.random.fork_rng(devices=[]), one_thread():
-        _check_width(View(x_NF.shape[1], plan.views[0]), dimensions)
+        _check_width(View(x_NF.shape[1], plan.views[0], image), dimensions)
         return Coder(
             fit_detector(
                 kind,
@@ -272,6 +281,7 @@ def fit_coder(
                 device=device or torch.device("cpu"),
                 progress=progress,
                 least_records=_LEAST_RECORDS,
+                image=image,
             )
         )
 

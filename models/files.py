@@ -22,7 +22,18 @@ from models.by_series import BySeries
 from models.calibration import CLUSTER_LEVELS, PooledTail
 from models.detector import Calibration, Detector, Judgement
 from models.golden import golden_errors
-from models.manifest import FORMAT, FORMAT_VERSION, MANIFEST, TENSORS, ModelFileError, seal, whole
+from models.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    TENSORS,
+    ModelFileError,
+    features_of,
+    image_of,
+    seal,
+    whole,
+    written_features,
+)
 from models.mapping import Delay, reach_of
 from models.online_tail import with_far_quantile
 from models.scaling import Scaling
@@ -55,7 +66,7 @@ def to_files(detector: Detector) -> dict[str, bytes]:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kind": detector.spec.kind,
-        "features": list(detector.spec.features),
+        **written_features(detector.spec),
         "window": detector.spec.window,
         "scaling": detector.scaling.kind,
         "views": [dataclasses.asdict(view.config) for view in detector.views],
@@ -113,13 +124,13 @@ def _libraries(detector: Detector) -> dict[str, str]:
 
 
 def _build(manifest: Mapping[str, Any], arrays: Arrays) -> Detector:
-    spec = ModelSpec(manifest["kind"], tuple(manifest["features"]), manifest["window"])
+    spec = ModelSpec(manifest["kind"], features_of(manifest), manifest["window"], image_of(manifest))
     configs = [ViewConfig(**each) for each in manifest["views"]]
     if not configs:
         raise ValueError("it lists no view")
     views = []
     for number, config in enumerate(configs):
-        view = View(len(spec.features), config)
+        view = View(len(spec.features), config, spec.image)
         prefix = f"view{number}."
         own = {key.removeprefix(prefix): torch.from_numpy(a) for key, a in arrays.items() if key.startswith(prefix)}
         view.load_state_dict(own)

@@ -38,8 +38,8 @@ from models.plan import LEAST_WINDOWS, Plan, whole_windows
 from models.ranks import ALONE, Ranks
 from models.reader import Reader
 from models.resume import Unfinished, hash_of
-from models.scaling import Scaling, fit_features, fit_series, tamed
-from models.spec import Kind, ModelSpec
+from models.scaling import Scaling, fit_features, fit_images, fit_series, tamed
+from models.spec import ImageShape, Kind, ModelSpec
 from models.together import Asked
 from models.training import Trained, solve, store_and_trim, train
 from models.views import DIFFERENCE_WEIGHT, View, ViewConfig
@@ -68,17 +68,19 @@ def fit_detector(
     begins_ms: Mapping[str, Sequence[int]] | None = None,
     least_records: int = LEAST_RECORDS,
     ranks: Ranks = ALONE,
+    image: ImageShape | None = None,
 ) -> Detector:
     """Scale, train and calibrate on each series' rows, which may hold some anomalies.
 
     Args:
-        columns: the series; for features one entry of independent rows.
+        columns: the series; for features and images one entry of independent rows.
         begins_ms: where something was taken out of a series, the first event time after it: no window holds rows
             of both sides.
         delays: what to calibrate for beside the usual `DELAYS`.
         unfinished: where the training is kept while it lasts; it goes on from there if it is the same one.
-        least_records: of features, fewer are refused; of fewer than the default, scores mean little.
+        least_records: of features and images, fewer are refused; of fewer than the default, scores mean little.
         ranks: processes that train together, of which this is the first; the others `help_training`.
+        image: the size of images, whose values are the features.
 
     Raises:
         ValueError: too few rows (`TooFewRows`), a feature without a finite value, or times that do not go on.
@@ -87,7 +89,7 @@ def fit_detector(
     usable = _usable(kind, plan, columns, features, begins_ms, least_records)
     pieces = [pieces_of(time_ms_T, begins_ms.get(name, ())) for name, (time_ms_T, _) in usable.items()]
     plan = plan.fitted_to([piece.stop - piece.start for own in pieces for piece in own])
-    spec = ModelSpec(kind, tuple(features), plan.window)
+    spec = ModelSpec(kind, tuple(features), plan.window, image)
     if unfinished:
         about: dict[str, Any] = {
             "kind": kind,
@@ -98,7 +100,7 @@ def fit_detector(
         if begins_ms:
             about["begins_ms"] = {name: list(begins) for name, begins in begins_ms.items()}
         unfinished.begin(hash_of(about, usable))
-    scaling, whole = _scaled(kind, plan, usable)
+    scaling, whole = _scaled(kind, plan, usable, image)
     scaled = [z_TF[piece] for z_TF, own in zip(whole, pieces, strict=True) for piece in own]
     views, trained = [], []
     for number, config in enumerate(plan.views):
@@ -106,7 +108,9 @@ def fit_detector(
         def of_all(share: float, number: int = number) -> None:
             progress((number + share) / (len(plan.views) + 1))
 
-        view, course = _trained_view(f"view{number}", config, plan, scaled, device, of_all, unfinished, ranks)
+        view, course = _trained_view(
+            f"view{number}", config, plan, scaled, device, of_all, unfinished, ranks, image
+        )
         views.append(view)
         trained.append(course)
     with one_thread():
@@ -123,8 +127,12 @@ def fit_detector(
     return Detector(spec, views, scaling, calibration, trained_on)
 
 
-def _scaled(kind: Kind, plan: Plan, usable: Columns) -> tuple[Scaling, Scaled]:
+def _scaled(kind: Kind, plan: Plan, usable: Columns, image: ImageShape | None) -> tuple[Scaling, Scaled]:
     """Return how values are scaled, and the scaled rows of each series."""
+    if image is not None:
+        ((_, x_NF),) = usable.values()
+        scaling = fit_images(x_NF, image, plan.scaling)
+        return scaling, [Scaling.apply(x_NF, scaling.center_F, scaling.scale_F)]
     if kind == "features":
         ((_, x_NF),) = usable.values()
         scaling = fit_features(x_NF, plan.scaling)
@@ -146,11 +154,13 @@ def _trained_view(
     progress: Callable[[float], None],
     unfinished: Unfinished | None,
     ranks: Ranks,
+    image: ImageShape | None,
 ) -> tuple[View, Trained]:
     torch.manual_seed(plan.training.seed)
-    features = scaled[0].shape[1]
-    view = View(features, dataclasses.replace(config, stored=min(config.stored, sum(map(len, scaled))))).to(device)
-    view.step_F.copy_(torch.from_numpy(_usual_steps(scaled) / DIFFERENCE_WEIGHT))
+    features, stored = scaled[0].shape[1], min(config.stored, sum(map(len, scaled)))
+    view = View(features, dataclasses.replace(config, stored=stored), image).to(device)
+    if image is None:
+        view.step_F.copy_(torch.from_numpy(_usual_steps(scaled) / DIFFERENCE_WEIGHT))
     windows = windows_of(scaled, config.window)
     parts = _split([len(z_TF) for z_TF in scaled], config.window)
     if view.nearest is not None:
@@ -159,7 +169,7 @@ def _trained_view(
     seconds = plan.training.max_seconds / len(plan.views)
     training = dataclasses.replace(plan.training, max_seconds=seconds)
     if ranks.count > 1 and not view.network.closed_form:
-        ranks.told(Asked(features, config, view.step_F.cpu().numpy(), scaled, parts, training))
+        ranks.told(Asked(features, config, view.step_F.cpu().numpy(), scaled, parts, training, image))
     return view, train(view, windows, *parts, training, progress, unfinished, name, ranks=ranks)
 
 
@@ -264,7 +274,7 @@ def _calibrate(
         delay: _judgement(spec, views, errors, begins, fresh, delay, list(usable), pieces)
         for delay in _in_order(delays)
     }
-    if spec.kind == "features":
+    if spec.kind != "series":
         time_ms_N = next(iter(usable.values()))[0]
         interval_ms = max(float(time_ms_N.max() - time_ms_N.min()) / max(len(time_ms_N) - 1, 1), 1e-3)
         return Calibration(interval_ms, judgements, {"": interval_ms})
@@ -349,7 +359,7 @@ def _judgement(
     strange_N = (torch.cat(points) - reference_V).amax(dim=1)
     tail = fit_pooled_tail(strange_N.cpu().numpy().astype(np.float64), spec.window).to(device)
     surprise_N = tail.surprise(strange_N).cpu().numpy().astype(np.float64)
-    if spec.kind == "features":
+    if spec.kind != "series":
         single = (1.0,) * len(CLUSTER_LEVELS)
         usual = {"": quantiles(surprise_N, STREAM_PACE)}
         return Judgement(reach, reference_V, tail, single, BySeries.of({}), BySeries.of(usual), len(surprise_N))

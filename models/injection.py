@@ -3,7 +3,7 @@
 Six faults of what sends the values. In a series: a *spike* of some points; a *level* that is another one for a
 while; a *drift* away from it; a line that is *flat*, as of a sensor that is stuck; a changed *correlation*: some
 features go on as at another time, each by itself as usual; a changed *period*: all of them at another pace. Records
-that are judged one by one know spikes and correlations.
+that are judged one by one know spikes and correlations. What may befall images is told in `models.image_faults`.
 
 A size is in units of the series' own robust spread. Spikes and levels lie so far off, drifts end there. For a
 correlation another time is taken, for a period another pace, with which values move about so far on the mean, as
@@ -25,9 +25,10 @@ from models.spec import Kind
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-Fault = Literal["spike", "level", "drift", "flat", "correlation", "period"]
+Fault = Literal["spike", "level", "drift", "flat", "correlation", "period", "cover", "noise", "shade"]
 _OF_SERIES: tuple[Fault, ...] = ("spike", "level", "drift", "flat", "correlation", "period")
 _OF_RECORDS: tuple[Fault, ...] = ("spike", "correlation")
+_OF_IMAGES: tuple[Fault, ...] = ("cover", "noise", "shade")
 _TIMES = 16
 """So many other times are looked at for a correlation."""
 _PACES = (1 / 3, 1 / 2, 2 / 3, 3 / 2, 2.0, 3.0)
@@ -66,6 +67,8 @@ class Injected:
 
 def faults_of(kind: Kind, features: int) -> tuple[Fault, ...]:
     """Return the faults that a stream of this kind can have: a single feature correlates with none."""
+    if kind == "images":
+        return _OF_IMAGES
     faults = _OF_SERIES if kind == "series" else _OF_RECORDS
     return tuple(fault for fault in faults if features > 1 or fault != "correlation")
 

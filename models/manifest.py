@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from models.spec import ImageShape, ModelSpec
+
 FORMAT, FORMAT_VERSION = "offkey.model", 2
 TENSORS, MANIFEST = "model.safetensors", "manifest.json"
 
@@ -65,6 +67,24 @@ def read_manifest(content: bytes, name: str = "model") -> dict[str, Any]:
             "files as they are written"
         )
     return manifest
+
+
+def written_features(spec: ModelSpec) -> dict[str, Any]:
+    """Return what a manifest says of the features; of images the size alone, for each value of a pixel is one."""
+    if spec.image is None:
+        return {"features": list(spec.features)}
+    return {"image": spec.image._asdict()}
+
+
+def image_of(manifest: Mapping[str, Any]) -> ImageShape | None:
+    """Return the size of the images that a model is of; None: it is of something else."""
+    return ImageShape(**manifest["image"]) if "image" in manifest else None
+
+
+def features_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the features of a model; raises KeyError or TypeError where the manifest does not tell."""
+    image = image_of(manifest)
+    return tuple(manifest["features"]) if image is None else image.names
 
 
 def manifest_hash(manifest: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ constants were chosen by the mean over all development series, so figures on the
 
 The default of features is one view of a denoising autoencoder with a wide code, joined with the distance to stored
 records. Its constants were chosen with eight tables of ADBench and handwritten digits in view: optimistic on these.
+
+The default of images is one view of a convolutional autoencoder.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -24,8 +26,8 @@ from models.training import TrainingConfig
 from models.views import ViewConfig
 
 DEFAULT = "default"
-_NETWORKS: Mapping[Kind, str] = {"series": "linear", "features": "denoising"}
-_SCALING: Mapping[Kind, ScalingKind] = {"series": "range", "features": "standard"}
+_NETWORKS: Mapping[Kind, str] = {"series": "linear", "features": "denoising", "images": "convolutional"}
+_SCALING: Mapping[Kind, ScalingKind] = {"series": "range", "features": "standard", "images": "standard"}
 _WIDE = {"hidden": 128, "latent": 128, "swapped": 0.0, "noise": 0.3}
 """The denoising autoencoder of features."""
 _STORED = 256
@@ -40,6 +42,7 @@ _OF_RECORDS = {
     "trimmed_from": 1 / 3,
 }
 """Training of features: slower, and none ends early. Smaller batches were measured on series only."""
+_OF_IMAGES: Mapping[str, Any] = {"batch_windows": 64}
 _JUDGED = 3
 LEAST_WINDOW, LEAST_WINDOWS = 8, 100
 """Rows of the shortest window that the default falls back on, and windows that must lie whole within series: what
@@ -133,8 +136,8 @@ def plan_of(
     scaling = own.pop("scaling", _SCALING[kind])
     if scaling not in get_args(ScalingKind):
         raise ValueError(f"option 'scaling' is {scaling!r}; it takes one of: {', '.join(get_args(ScalingKind))}")
-    if kind == "features":
-        training = {**_OF_RECORDS, **training}
+    if kind != "series":
+        training = {**_OF_RECORDS, **(_OF_IMAGES if kind == "images" else {}), **training}
     if architecture == DEFAULT:
         network = own.pop("network", _NETWORKS[kind])
         if not isinstance(network, str):
@@ -173,12 +176,20 @@ def _view(network: str, options: Mapping[str, Any], keys: Mapping[str, Any]) -> 
 
 
 def _single_view(kind: Kind, architecture: str, options: Mapping[str, Any], window: int) -> ViewConfig:
+    if kind == "images":
+        return _of_pixels(architecture, options)
     if kind == "features":
         return ViewConfig(architecture, options, 1, "values", judged=1, largest=3, softness=0.1, fade=None)
     return ViewConfig(architecture, options, window, judged=min(_JUDGED, window))
 
 
+def _of_pixels(network: str, options: Mapping[str, Any]) -> ViewConfig:
+    return ViewConfig(network, options, 1, "values", judged=1, measure="whole", fade=None)
+
+
 def _default_views(kind: Kind, features: int, network: str, options: Mapping[str, Any]) -> list[ViewConfig]:
+    if kind == "images":
+        return [_of_pixels(network, options)]
     if kind == "features":
         wide = {**_WIDE, **options} if network == _NETWORKS[kind] else options
         return [ViewConfig(network, wide, 1, "compressed", judged=1, measure="whole", fade=None, stored=_STORED)]

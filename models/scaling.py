@@ -11,7 +11,8 @@ them in the range, and none for the next such value to be strange. `tamed` draws
 Records of features are scaled by mean and standard deviation. A feature that is nearly always the same would be
 blown up by that, and its rare other values would outweigh everything: its scale is at least half of the usual one,
 as far as its own range allows. To reduce them to codes, where each feature is to count alike, it is the plain
-standard deviation (`deviation`). Everything is finite and no scale is ever zero.
+standard deviation (`deviation`). Pixels of images are scaled channel by channel and all alike: scaled by itself, a
+corner that is nearly always black would outweigh the picture. Everything is finite and no scale is ever zero.
 
 Legend: T time steps, N records, F features, P parts of a series.
 """
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from models.dataset import LARGEST_VALUE
+from models.spec import ImageShape
 
 FloatArray = npt.NDArray[np.float64]
 ScalingKind = Literal["range", "standard", "robust", "deviation"]
@@ -34,6 +36,8 @@ LIMIT = 1e4
 """Scaled values are clipped here, far outside anything seen in training, so that squares stay finite."""
 _STRAIGHT = 4.0
 """Up to here a compressed value is the scaled one."""
+_SAMPLED_VALUES, _SCALED_VALUES = 2**22, 2**22
+"""Of pixels: by which images are scaled, and which are scaled at once."""
 _LEAST_SCALE = 0.5
 """Of the median feature's standard deviation."""
 
@@ -101,6 +105,10 @@ class Scaling:
     @staticmethod
     def apply(x_NF: FloatArray, center_F: FloatArray, scale_F: FloatArray) -> npt.NDArray[np.float32]:
         """Scale in 64 bits, so that a large counter keeps its small steps, and clip."""
+        if x_NF.dtype == np.uint8 and x_NF.size > _SCALED_VALUES:
+            # Some images at a time: in 64 bits they take eight times what they are read as.
+            parts = np.array_split(x_NF, -(-x_NF.size // _SCALED_VALUES))
+            return np.concatenate([Scaling.apply(part_NF, center_F, scale_F) for part_NF in parts])
         with np.errstate(over="ignore"):
             z_NF = x_NF - center_F
             # In place: on many rows memory costs more than reckoning.
@@ -190,6 +198,14 @@ def fit_features(x_NF: FloatArray, kind: ScalingKind = "standard") -> Scaling:
     median = np.median(std_F[moves_F])
     scale_F = np.where(moves_F, np.maximum(std_F, np.minimum(_LEAST_SCALE * median, range_F)), median)
     return Scaling(center_F, scale_F, kind)
+
+
+def fit_images(x_NF: npt.NDArray[Any], shape: ImageShape, kind: ScalingKind = "standard") -> Scaling:
+    """Fit one (centre, scale) for each channel, from images that lie evenly among these; it serves all pixels."""
+    every = max(1, -(-x_NF.size // _SAMPLED_VALUES))
+    center_C, scale_C = estimated(x_NF[::every].reshape(-1, shape.channels).astype(np.float64), kind)
+    pixels = shape.height * shape.width
+    return Scaling(np.tile(center_C, pixels), np.tile(scale_C, pixels), kind)
 
 
 def compressed(z: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from models.dataset import windows_of
 from models.ranks import Ranks
+from models.spec import ImageShape
 from models.training import TrainingConfig, train
 from models.views import View, ViewConfig
 
@@ -27,6 +28,8 @@ class Asked:
     parts: tuple[_Numbers, _Numbers]
     """Windows to learn from, and to stop by."""
     training: TrainingConfig
+    image: ImageShape | None = None
+    """Of images, whose values are the features."""
 
 
 def help_training(ranks: Ranks, device: torch.device) -> None:
@@ -40,7 +43,7 @@ def help_training(ranks: Ranks, device: torch.device) -> None:
     asked: Asked | None
     while (asked := ranks.told()) is not None:
         # What is stored beside a network takes no part in its training.
-        view = View(asked.features, replace(asked.config, stored=0)).to(device)
+        view = View(asked.features, replace(asked.config, stored=0), asked.image).to(device)
         view.step_F.copy_(torch.from_numpy(asked.step_F))
         learning_N, stopping_N = asked.parts
         train(

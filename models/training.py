@@ -82,6 +82,8 @@ class Trained:
 
 
 _SOLVED_WINDOWS, _SOLVED_VALUES = 8_000, 2**25
+_READ_WINDOWS, _READ_VALUES, _LEAST_READ = 1024, 2**23, 16
+"""Read at once where nothing is learned: so many windows, or fewer that hold so many values."""
 
 
 def train(
@@ -241,7 +243,7 @@ def store_and_trim(view: View, windows: Windows, seed: int) -> np.ndarray[Any, n
     chosen_S = np.random.default_rng(seed).permutation(count)[: view.config.stored]
     view.store(torch.from_numpy(windows.take(chosen_S)).to(view.step_F.device))
     far_N = []
-    for chosen_B in np.array_split(np.arange(count), max(1, count // 1024)):
+    for chosen_B in _read_at_once(view, np.arange(count)):
         x_BD = view.inputs(torch.from_numpy(windows.take(chosen_B)).to(view.step_F.device)).flatten(1)
         # A stored window is the nearest one to itself.
         each = [view.nearest.squared(x_BD, _TRIM_NEIGHBOUR_SHARE, own).sum(dim=1).cpu().numpy() for own in (0, 1)]
@@ -271,6 +273,14 @@ def solve(
     view.eval()
 
 
+def _read_at_once(
+    view: View, chosen_N: np.ndarray[Any, np.dtype[np.int64]]
+) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return these windows part by part, each such that memory holds what a network makes of it."""
+    fit = max(_LEAST_READ, _READ_VALUES // (len(view.usual_C) * view.config.window))
+    return np.array_split(chosen_N, max(1, len(chosen_N) // min(_READ_WINDOWS, fit)))
+
+
 def _most_started(view: View) -> int:
     return max(2, _SOLVED_VALUES // (len(view.usual_C) * view.config.window))
 
@@ -293,8 +303,7 @@ def held_out_loss(
     """
     view.eval()
     losses = []
-    own_N = chosen_N[ranks.share(len(chosen_N))]
-    for chosen_B in np.array_split(own_N, max(1, len(own_N) // 1024)):
+    for chosen_B in _read_at_once(view, chosen_N[ranks.share(len(chosen_N))]):
         x_BTC = view.inputs(torch.from_numpy(windows.take(chosen_B)).to(view.step_F.device))
         losses.append((view.network(x_BTC) - x_BTC).square().mean(dim=(1, 2)))
     loss_N = ranks.gathered(torch.cat(losses), len(chosen_N))

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from models import architectures
 from models.nearest import Nearest
+from models.pictures import OfPictures
 from models.scaling import LIMIT, compressed, expanded
+from models.spec import ImageShape
 
 Inputs = Literal["values", "values and differences", "centred", "compressed"]
 Measure = Literal["features", "whole"]
@@ -98,13 +100,16 @@ class View(nn.Module):
     band_F: Tensor
     """How far a value may lie from the expected one, in scaled units, and still be as in training."""
 
-    def __init__(self, features: int, config: ViewConfig) -> None:
+    def __init__(self, features: int, config: ViewConfig, image: ImageShape | None = None) -> None:
+        """`image`: of which the features are the values."""
         super().__init__()
         self.config = config
         self.features = features
         channels = features * (2 if self.differences else 1)
         chosen = architectures.configure(config.architecture, config.options)
-        self.network = architectures.build(config.architecture, (config.window,), channels, chosen)
+        shape, depth = ((config.window,), channels) if image is None else (image[:2], image.channels)
+        network = architectures.build(config.architecture, shape, depth, chosen)
+        self.network = network if image is None else OfPictures(network, image)
         self.register_buffer("step_F", torch.ones(features))
         self.register_buffer("usual_C", torch.ones(channels))
         self.register_buffer("band_F", torch.ones(features))

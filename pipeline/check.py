@@ -264,14 +264,16 @@ def _sample_rows(name: str, stream: StreamSettings, outside: Outside) -> Iterato
     partitions: dict[str, set[int]] = {}
     rows = 0
     for records in sample:
-        batch, rejects = decoder.decode(records)
-        rows += len(batch) + len(rejects)
-        reasons.update(reject.reason for reject in rejects)
-        for series in set(batch.series_of_rows):
-            partitions.setdefault(series, set()).add(records.partition.partition)
+        for (part,) in decoder.split([records]):
+            batch, rejects = decoder.decode(part)
+            rows += len(batch) + len(rejects)
+            reasons.update(reject.reason for reject in rejects)
+            for series in set(batch.series_of_rows):
+                partitions.setdefault(series, set()).add(records.partition.partition)
     rejected = reasons.total()
-    counted = f"{rows:,}" if stream.format == "json" else f"{rows:,} rows"
-    found = f"{rows - rejected:,} of the newest {counted} decode; features: {shortened(features)}"
+    counted = f"{rows:,} rows" if stream.format == "arrow" else f"{rows:,}"
+    what = f"images: {stream.image.shape}" if stream.image else f"features: {shortened(features)}"
+    found = f"{rows - rejected:,} of the newest {counted} decode; {what}"
     if rejected:
         worst = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
         verdict: Literal["warning", "wrong"] = "wrong" if rejected == rows else "warning"

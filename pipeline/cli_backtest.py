@@ -112,7 +112,7 @@ def backtest(
                     told.append(partial(print_compared, a, b, as_json))
                     if folder is not None:
                         compare_sides(folder / name, ran[0], ran[1])
-                if folder is None:
+                if folder is None and elsewhere is None:
                     told.pop()()
     except KeyboardInterrupt as error:
         print("offkey: stopped; nothing was written, the same command begins anew", file=sys.stderr)

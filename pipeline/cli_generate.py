@@ -101,6 +101,11 @@ def generate(
     # A chunk of windows is too small for a second thread.
     torch.set_num_threads(1)
     opened = Rows(config, stream)
+    if opened.image is not None:
+        raise ConfigError(
+            f"stream {opened.name}: images are not made up; `offkey generate` takes streams of `kind: series` and "
+            "`features`, and of images `offkey reduce` makes codes that `--decode` brings back"
+        )
     check_folder(output, overwrite, ours(output), "run of `offkey generate`")
     if report:
         # They say at once what is missing.

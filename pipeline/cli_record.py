@@ -74,7 +74,10 @@ def _recorder(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Ite
         stream = settings.streams[name]
         features = _features(name, stream, registry, snapshots)
         decoder = decoder_of(stream, features)
-        recorded.append(RecordedStream(name, stream.topic, decoder, features, stream.start, stream.max_series))
+        image = stream.image.shape if stream.image else None
+        recorded.append(
+            RecordedStream(name, stream.topic, decoder, features, stream.start, stream.max_series, image)
+        )
         keep_ms = None if stream.record.keep is None else 1000 * stream.record.keep
         limits[name] = Limits(keep_ms, stream.record.keep_bytes, options.merged_bytes)
     group = replace(GroupOptions.of(kafka), group_id=f"{kafka.group_id}-recorder")
@@ -106,7 +109,7 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
         RegistryError: which model serves is not known, or its manifest is damaged.
         SnapshotError: the newest snapshot cannot be read.
     """
-    features = tuple(stream.features or ())
+    features = tuple(stream.features or ()) if stream.image is None else stream.image.shape.names
     if not features and (champion := registry.champion(name)):
         features = _features_of(name, champion.version, registry)
     if not features:
@@ -115,13 +118,15 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
             f"train first with: offkey train CONFIG {name}"
         )
     from models.spec import shortened
+    from pipeline.snapshots import rows_are
 
     held = snapshots.schema(name)
-    if held is not None and held.has_series != (stream.kind == "series"):
-        had, has = ("series", "records of none") if held.has_series else ("records of no series", "series")
+    asked = rows_are(stream.kind, stream.image.shape if stream.image else None)
+    if held is not None and held.rows_are != asked:
+        key = "image" if held.image and stream.image else "kind"
         raise ConfigError(
-            f"stream {name}: its snapshots hold {had}, and {has} are to be recorded; set `kind` back, or begin "
-            f"anew by moving snapshots/{name} out of its storage"
+            f"stream {name}: its snapshots hold {held.rows_are}, and {asked} are to be recorded; set `{key}` back, "
+            f"or begin anew by moving snapshots/{name} out of its storage"
         )
     if held is not None and held.features != features:
         raise ConfigError(
@@ -134,10 +139,10 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
 
 def _features_of(name: str, version: str, registry: "Registry") -> tuple[str, ...]:
     """Return the features of a version, by its manifest alone."""
-    from models.manifest import MANIFEST, ModelFileError, read_manifest
+    from models.manifest import MANIFEST, ModelFileError, features_of, read_manifest
 
     try:
         manifest = read_manifest(registry.file(name, version, MANIFEST) or b"", f"model {name} {version}")
     except ModelFileError as error:
         raise RegistryError(f"{error}; or name the `features` of stream {name}") from error
-    return tuple(manifest["features"])
+    return features_of(manifest)

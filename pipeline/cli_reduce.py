@@ -46,7 +46,8 @@ PartRows = Annotated[int, typer.Option(min=1_000, help="Rows of each file that i
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what a stopped run has left.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin anew where an earlier run has written.")]
 
-_PART_ROWS = 262_144
+_PART_ROWS, _PART_VALUES = 262_144, 2**27
+"""Rows of a part, or of images as many as hold so many values: a byte each."""
 
 
 def reduce(
@@ -195,11 +196,13 @@ class _Opened(Rows):
 
         if model is None and (command == "reduce" or len(source.features) > 1):
             check_dimensions(dimensions, source.features)
+        if self.image is not None:
+            part_rows = max(1, min(part_rows, _PART_VALUES // self.image.values))
         about = {
             "command": command,
             "stream": self.name,
             **self.asked,
-            "features": list(source.features),
+            "features": list(source.features) if self.image is None else str(self.image),
             "columns": list(source.names),
             "dimensions": dimensions,
             "model": None if model is None else hash_of(read_files(model)),
@@ -217,6 +220,7 @@ class _Opened(Rows):
             picture=further.get("picture"),
             resume=self._resume,
             overwrite=self._overwrite,
+            image=self.image,
             device=choose_device(self.settings.device),
         )
 

@@ -92,6 +92,7 @@ class Rows:
         self.settings: Settings = load_settings(config)
         (self.name,) = self.settings.chosen([stream])
         self.stream: StreamSettings = self.settings.streams[self.name]
+        self.image = self.stream.image.shape if self.stream.image else None
         self.what = f"stream {self.name}"
         self.asked: dict[str, Any] = {}
         """Which rows were asked for."""
@@ -112,6 +113,10 @@ class Rows:
         Args:
             shown: a column that is needed too, be it a feature or another.
         """
+        if paths and self.image is not None:
+            raise ConfigError(
+                "--input: images are read from snapshots; leave it out, and keep some by `offkey record`"
+            )
         if paths:
             refuse_beside("--input says which rows there are", {"--from": begin, "--to": end})
             return self._files(paths, kept, model, shown)
@@ -132,7 +137,7 @@ class Rows:
         series = self.stream.series[0] if self.stream.series and len(self.stream.series) == 1 else None
         kept = [name for name in kept if names is None or name not in names]
         source = ParquetInput(paths, names, kept=kept, shown=shown, series=series, time=self.stream.time)
-        if self.stream.kind == "features":
+        if self.stream.kind != "series":
             source.series = source.time = None
         self.asked = {"input": [str(path) for path in paths]}
         self.what = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
@@ -142,6 +147,7 @@ class Rows:
         from pipeline.connectors.snapshots import StoredSnapshots
         from pipeline.connectors.storage import ObjectStorage
         from pipeline.jobs.blocks import SnapshotInput
+        from pipeline.snapshots import rows_are
 
         from_ms, to_ms = range_ms(begin, end, now_ms)
         snapshots = StoredSnapshots(ObjectStorage(self.settings.storage))
@@ -151,10 +157,11 @@ class Rows:
                 f"stream {self.name}: there are no snapshots in {self.settings.storage}; keep some with `offkey "
                 "record`, or give Parquet files with --input"
             )
-        if held.has_series != (self.stream.kind == "series"):
+        if held.rows_are != rows_are(self.stream.kind, self.image):
+            key = "image" if held.image and self.image else "kind"
             raise SnapshotError(
-                f"stream {self.name}: its snapshots hold {'series' if held.has_series else 'records of no series'} "
-                f"and its `kind` is {self.stream.kind}; set `kind` back"
+                f"stream {self.name}: its snapshots hold {held.rows_are} and its `kind` is {self.stream.kind}"
+                f"{f' of {self.image}' if self.image else ''}; set `{key}` back"
             )
         names = self.stream.features or held.features
         range_ = [-1 if from_ms is None else from_ms, now_ms() if to_ms is None else to_ms]

@@ -22,10 +22,11 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.alert_settings import OF_SERIES, AlertSettings
+from pipeline.alert_settings import AlertSettings
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
 from pipeline.kafka_settings import KafkaSettings
+from pipeline.kind_settings import ImageSettings, check_kind
 from pipeline.log_settings import LogSettings
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting, unknown
 from pipeline.notify_settings import NotifySettings, secrets_written
@@ -113,16 +114,16 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     architecture: str = "default"
-    """default: views of a linear autoencoder, for features one of a denoising one; `network` names another. Or one
-    view of linear, vanilla, sparse, denoising, variational, convolutional, recurrent, residual, or one a package
-    adds."""
+    """default: views of a linear autoencoder, for features one of a denoising, for images one of a convolutional
+    one; `network` names another. Or one view of linear, vanilla, sparse, denoising, variational, convolutional,
+    recurrent, residual, or one a package adds."""
     network: str | None = None
     """An architecture for the views of the default, and for those below."""
     views: Annotated[list[ViewSettings], Field(min_length=1, max_length=16)] | None = None
     """Views in place of the default's."""
     scaling: Literal["range", "standard", "robust"] | None = None
     """range: by smallest and largest value, usual for series. standard: by mean and standard deviation, usual for
-    features. robust: by the median and the range of nine tenths."""
+    features and images. robust: by the median and the range of nine tenths."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -143,10 +144,14 @@ class ModelSettings(BaseModel):
 class StreamSettings(Section):
     topic: Topic
     """Topic to read."""
-    kind: Literal["series", "features"] = "series"
-    """series: points of time series, judged in windows. features: records judged by themselves."""
-    format: Literal["json", "arrow"] = "json"
-    """What a record's value holds. json: one object. arrow: an Arrow IPC stream of any number of rows."""
+    kind: Literal["series", "features", "images"] = "series"
+    """series: points of time series, judged in windows. features: records judged by themselves. images: pictures,
+    each judged by itself."""
+    format: Literal["json", "arrow", "png", "jpeg"] = "json"
+    """What a record's value holds. json: one object. arrow: an Arrow IPC stream of any number of rows, of images
+    one column of fixed-shape tensors. png, jpeg: one image."""
+    image: ImageSettings | None = None
+    """The size of the images, of `kind: images`."""
     series: FieldPaths = None
     """Fields that name a record's or row's series; by default the record's key does."""
     time: FieldPath | None = None
@@ -187,26 +192,8 @@ class StreamSettings(Section):
             raise mistake_at(
                 ("time_unit",), "`format: arrow` takes timestamps or numbers as time, not text; leave it out"
             )
-        if self.kind == "features" and self.missing == "hold":
-            raise mistake_at(("missing",), "`hold` needs `kind: series`: a record of features has no last value")
-        if self.kind == "features" and self.series is not None:
-            raise mistake_at(("series",), "it needs `kind: series`: records of features belong to no series")
-        for key in ("max_series", "series_ttl"):
-            if self.kind == "features" and key in self.model_fields_set:
-                raise mistake_at((key,), "it needs `kind: series`: records of features belong to no series")
-        if self.kind == "features" and self.alerts.delay:
-            raise mistake_at(
-                ("alerts", "delay"), "it needs `kind: series`: after a record of features comes no other"
-            )
-        for key, why in OF_SERIES.items():
-            asked = key in self.alerts.model_fields_set and getattr(self.alerts, key) is not None
-            if self.kind == "features" and asked:
-                raise mistake_at(("alerts", key), f"it needs `kind: series`: records of features {why}")
-        if self.kind == "features" and self.model.views:
-            raise mistake_at(
-                ("model", "views"), "it needs `kind: series`: records of features are judged by one view"
-            )
-        if self.window is not None and (self.model.architecture == "default" or self.kind == "features"):
+        check_kind(self)
+        if self.window is not None and (self.model.architecture == "default" or self.kind != "series"):
             raise mistake_at(("window",), "it belongs to a single architecture of a series; leave it out here")
         if self.model.views and self.model.architecture != "default":
             raise mistake_at(

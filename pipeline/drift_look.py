@@ -107,7 +107,8 @@ def _medians(
     """Return the median scores of the blocks of a stretch (begin, blocks) by series; of those `known` only."""
     begin_ms, blocks = stretch
     features, read = read_snapshots(name, settings, snapshots, begin_ms, begin_ms + blocks * block_ms)
-    places = [list(features).index(feature) for feature in detector.spec.features]
+    place_of = {feature: place for place, feature in enumerate(features)}
+    places = [place_of[feature] for feature in detector.spec.features]
     names = np.random.default_rng(seed).permutation(sorted(read.columns if known is None else known))
     found: dict[str, FloatArray] = {}
     for series in names.tolist():

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from models.spec import shortened
+from models.spec import ImageShape, shortened
 from pipeline.config import StreamSettings
 from pipeline.errors import SnapshotError
 from pipeline.formats.fields import Fields, Malformed, Path
@@ -27,12 +27,18 @@ _LABEL_NAMES = {
 }
 
 
+MOST_VALUES = 2**27
+"""Of images to learn from: a byte each as they are read, four as they are learned from."""
+
+
 def decoder_of(settings: StreamSettings, names: Sequence[str]) -> Decoder:
     """Return the decoder of a stream for these features.
 
     Raises:
         ConfigError: what the format needs is not installed.
     """
+    if settings.image is not None:
+        return _image_decoder(settings, settings.image.shape)
     fields = Fields(
         features=[split_path(name) for name in names],
         series=[split_path(path) for path in settings.series or ()],
@@ -41,7 +47,7 @@ def decoder_of(settings: StreamSettings, names: Sequence[str]) -> Decoder:
         optional_features=settings.missing == "hold",
     )
     rules: dict[str, Any] = {
-        "stateless": settings.kind == "features",
+        "stateless": settings.kind != "series",
         "time_unit": settings.time_unit,
         "max_ahead_ms": int(settings.max_ahead * 1000),
         "max_record_bytes": settings.max_record_bytes,
@@ -53,12 +59,30 @@ def decoder_of(settings: StreamSettings, names: Sequence[str]) -> Decoder:
     return RowDecoder(fields, **rules)
 
 
+def _image_decoder(settings: StreamSettings, shape: ImageShape) -> Decoder:
+    from pipeline.stages.images import ImageDecoder
+
+    rules: dict[str, Any] = {"max_record_bytes": settings.max_record_bytes}
+    if settings.format == "arrow":
+        from pipeline.formats.arrow_tensors import TensorFormat
+
+        return ImageDecoder(TensorFormat(shape, settings.max_record_bytes), shape.values, **rules)
+    assert settings.format != "json"
+    from pipeline.formats.pictures import PictureFormat
+
+    return ImageDecoder(PictureFormat(settings.format, shape), shape.values, **rules)
+
+
 def features_of(sample: Sequence[PartitionRecords], settings: StreamSettings) -> list[str]:
     """Return every field that holds a number in all sampled records or rows, in the order of their first record.
+
+    Of images it is the names of their pixels' values, without a look.
 
     Raises:
         SnapshotError: there is none.
     """
+    if settings.image is not None:
+        return list(settings.image.shape.names)
     taken = {split_path(path) for path in [*(settings.series or ()), *([settings.time] if settings.time else [])]}
     found: list[Path] | None = None
     unread = ""
@@ -83,8 +107,13 @@ def features_of(sample: Sequence[PartitionRecords], settings: StreamSettings) ->
 
 
 def records_of_rows(rows: int, settings: StreamSettings, newest: Iterable[PartitionRecords]) -> int:
-    """Return how many records hold about so many rows, to judge by a topic's newest ones."""
-    if settings.format == "json":
+    """Return how many records hold about so many rows, to judge by a topic's newest ones.
+
+    Of images no more than memory holds of their values.
+    """
+    if settings.image is not None:
+        rows = min(rows, max(1, MOST_VALUES // settings.image.shape.values))
+    if settings.format != "arrow":
         return rows
     from pipeline.formats.arrow import ArrowFormat
 

@@ -6,7 +6,8 @@ worker.
 
 Rows of excluded spans are scored, as a worker scores them, but nothing that happens there counts, and no anomaly is
 put there. Anomalies are those of `models.injection`, each kind at sizes that are stated; where the span is too
-short to hold enough of them at once, it is scored several times with others.
+short to hold enough of them at once, it is scored several times with others. Images have those of
+`models.image_faults`.
 
 Legend: T rows of a series, N held out rows of it, I injected anomalies, F features.
 """
@@ -19,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.dataset import Columns
+from models.image_faults import inject_images
 from models.injection import Anomaly, Fault, Injected, faults_of, inject, spread_of
-from models.spec import Kind
+from models.scaling import fit_images
+from models.spec import ImageShape, Kind
 from pipeline.excluded import Span, excluded_rows
 
 FloatArray = npt.NDArray[np.float64]
@@ -53,6 +56,8 @@ class HeldOut:
     """Each series' first held out row."""
     counted: Mapping[str, BoolArray]
     """Which held out rows count."""
+    image: ImageShape | None = None
+    """The size of images."""
 
     @property
     def rows(self) -> int:
@@ -72,9 +77,14 @@ class HeldOut:
         time_ms_T, _ = self.columns[name]
         if len(time_ms_T) < 2:
             return 1.0
-        if self.kind == "features":
+        if self.kind != "series":
             return max(float(np.ptp(time_ms_T)) / (len(time_ms_T) - 1), 1e-3)
         return max(float(np.median(np.diff(time_ms_T))), 1.0)
+
+    def spread_F(self, name: str) -> FloatArray:
+        """Return how widely each feature of a series is spread; of images all pixels alike."""
+        x_TF = self.columns[name][1]
+        return spread_of(x_TF) if self.image is None else fit_images(x_TF, self.image).scale_F
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class Round:
 
 def cut_of(kind: Kind, columns: Columns) -> dict[str, int]:
     """Return each series' first held out row, so that about `HELD_OUT` of all rows is held out."""
-    if kind == "features":
+    if kind != "series":
         return {name: len(time_ms_T) - int(HELD_OUT * len(time_ms_T)) for name, (time_ms_T, _) in columns.items()}
     if not columns:
         return {}
@@ -112,6 +122,7 @@ def held_out_of(
     spans: Sequence[Span],
     margin: int,
     seed: int,
+    image: ImageShape | None = None,
 ) -> HeldOut:
     """Return the held out part of a history, of some of its series where it is very long."""
     longest = {name: len(time_ms_T) - cut[name] for name, (time_ms_T, _) in columns.items()}
@@ -125,7 +136,7 @@ def held_out_of(
     counted = {
         name: ~excluded_rows(name, time_ms_T, spans, margin)[cut[name] :] for name, (time_ms_T, _) in kept.items()
     }
-    return HeldOut(kind, tuple(features), kept, {name: cut[name] for name in kept}, counted)
+    return HeldOut(kind, tuple(features), kept, {name: cut[name] for name in kept}, counted, image)
 
 
 def rounds_of(held: HeldOut, gap: int, late: int, seed: int) -> list[Round]:
@@ -145,14 +156,17 @@ def rounds_of(held: HeldOut, gap: int, late: int, seed: int) -> list[Round]:
     while missing and len(rounds) < _MOST_ROUNDS:
         values, anomalies = dict[str, FloatArray](), list[tuple[str, Injected]]()
         for name in random.permutation(list(held.columns)).tolist():
-            x_TF = held.columns[name][1]
-            x_NF = x_TF[held.cut[name] :]
+            x_NF = held.columns[name][1][held.cut[name] :]
             free_N = held.counted[name].copy()
             free_N[len(free_N) - late :] = False
             free_N[: max(gap - held.cut[name], 0)] = False
             most = max(_POINTS.values()) + gap if held.kind == "series" else 50
             asked = [missing.popleft() for _ in range(min((len(x_NF) + gap) // most, len(missing)))]
-            changed_NF, found = inject(x_NF, free_N, asked, gap, spread_of(x_TF), int(random.integers(2**32)))
+            of_place = int(random.integers(2**32))
+            if held.image is None:
+                changed_NF, found = inject(x_NF, free_N, asked, gap, held.spread_F(name), of_place)
+            else:
+                changed_NF, found = inject_images(x_NF, free_N, asked, held.image, held.spread_F(name), of_place)
             values[name] = changed_NF
             anomalies += [(name, injected) for injected in found]
             placed = Counter(injected.anomaly for injected in found)

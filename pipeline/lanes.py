@@ -11,7 +11,7 @@ from models.detector import Detector
 from models.files import from_files
 from models.golden import check_golden
 from models.manifest import ModelFileError
-from models.spec import shortened
+from models.spec import Kind, shortened
 from pipeline.alert_settings import AlertSettings
 from pipeline.budgets import parse_budget
 from pipeline.config import StreamSettings
@@ -80,12 +80,13 @@ def read_version(model: ModelVersion, settings: StreamSettings) -> Detector:
         raise RegistryError(str(error)) from error
     spec = detector.spec
     window = settings.window or spec.window
-    asked = tuple(settings.features or spec.features)
+    named = settings.features if settings.image is None else settings.image.shape.names
+    asked = tuple(named or spec.features)
     if (spec.kind, spec.features, spec.window) != (settings.kind, asked, window):
+        made, said = (spec.kind, spec.features, spec.window), (settings.kind, asked, window)
         raise ConfigError(
-            f"stream {stream}: model {version} was made for {spec.kind} of {_told(spec.features, asked)} in "
-            f"windows of {spec.window}, the configuration says {settings.kind} of {_told(asked, spec.features)} in "
-            f"windows of {window}; train again with: offkey train CONFIG {stream}"
+            f"stream {stream}: model {version} was made for {_input(*made, others=asked)}, the configuration says "
+            f"{_input(*said, others=spec.features)}; train again with: offkey train CONFIG {stream}"
         )
     try:
         detector.calibration.of(settings.alerts.delay)
@@ -96,10 +97,14 @@ def read_version(model: ModelVersion, settings: StreamSettings) -> Detector:
     return detector
 
 
-def _told(features: Sequence[str], others: Sequence[str]) -> str:
-    """Return a list of features for a message, those first that the other list lacks: it may be long."""
+def _input(kind: Kind, features: Sequence[str], window: int, others: Sequence[str]) -> str:
+    """Say for a message what a model sees; features that others lack stand first, for the list may be long."""
+    if kind == "images":
+        # The last name is that of the value at the bottom right.
+        return f"images of {len(features):,} values, up to {features[-1]}"
     known = set(others)
-    return shortened(sorted(features, key=lambda name: name in known))
+    told = shortened(sorted(features, key=lambda name: name in known))
+    return f"{kind} of {told} in windows of {window}"
 
 
 def load_model(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.spec import ImageShape
 from pipeline.protocols import OffsetRange, PartitionRecords, TopicPartition
 from pipeline.snapshots import BoolArray, IntArray, SnapshotRows, stacked
 from pipeline.stages.decode import MAX_TIME_MS, Batch
@@ -71,8 +72,15 @@ class SeenSeries:
 class OpenRows:
     """The rows from one offset on, until a file is made of them."""
 
-    def __init__(self, partition: TopicPartition, topic_id: str, features: tuple[str, ...], begin: int) -> None:
-        self.partition, self.topic_id, self._features = partition, topic_id, features
+    def __init__(
+        self,
+        partition: TopicPartition,
+        topic_id: str,
+        features: tuple[str, ...],
+        begin: int,
+        image: ImageShape | None = None,
+    ) -> None:
+        self.partition, self.topic_id, self._features, self._image = partition, topic_id, features, image
         self.begin = self.position = begin
         """First offset that no file covers, and the next one to read."""
         self.committed = begin
@@ -96,7 +104,7 @@ class OpenRows:
             *(self.partition, self.topic_id, self._features, batch.offset_N, batch.place_in_record_N),
             *(batch.published_ms_N, batch.time_ms_N, None if seen is None else (), code_N.astype(np.int32)),
             # Of its own: the decoder's array may be a part of a wider one.
-            *(np.ascontiguousarray(batch.values_NF), late_N),
+            *(np.ascontiguousarray(batch.values_NF), late_N, self._image),
         )
         self._parts.append(part)
         self.rows += len(part)

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from models.spec import ImageShape
 from pipeline import metrics
 from pipeline.errors import ConfigError, SnapshotDamaged, SnapshotError, TransientError
 from pipeline.open_rows import OpenRows, SeenSeries
@@ -41,6 +42,8 @@ class RecordedStream:
     """Where a partition begins that was never recorded: earliest, latest or fail."""
     max_series: int = 1_000_000
     """So many series are remembered of a partition, to tell which rows are late; beyond, it begins anew."""
+    image: ImageShape | None = None
+    """The size of images."""
 
 
 @dataclass
@@ -155,7 +158,7 @@ class RecordedPartitions:
                 "%s: offset %d is committed, but files end before it: what they lack is read again from %d on",
                 *(_name(partition), committed, at),
             )
-        rows = OpenRows(partition, topic_id, stream.features, at)
+        rows = OpenRows(partition, topic_id, stream.features, at, stream.image)
         rows.committed = at if committed is None else committed
         self.source.start(partition, at)
         self.open[partition] = rows

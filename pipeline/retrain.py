@@ -115,7 +115,8 @@ def retrain_stream(
     spans = [*maintenance_of(settings.alerts), *spans]
     columns = _usable(read.columns)
     cut = cut_of(settings.kind, columns)
-    held = held_out_of(settings.kind, names, columns, cut, spans, margin, seed)
+    image = settings.image.shape if settings.image else None
+    held = held_out_of(settings.kind, names, columns, cut, spans, margin, seed, image)
     early = {
         series: (time_ms_T[: cut[series]], x_TF[: cut[series]]) for series, (time_ms_T, x_TF) in columns.items()
     }
@@ -184,7 +185,8 @@ def _champion_of(
         detector, version = load_champion(name, settings, registry)
     except (RegistryError, ConfigError) as error:
         return None, None, f"no worker could start with the champion: {error}"
-    gone = [feature for feature in detector.spec.features if feature not in names]
+    there = set(names)
+    gone = [feature for feature in detector.spec.features if feature not in there]
     if gone:
         return None, None, f"the champion {version} needs features that records have no more: {shortened(gone)}"
     return detector, version, ""

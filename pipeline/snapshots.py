@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from models.spec import ImageShape, Kind
 from pipeline.protocols import OffsetRange, TopicPartition
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,14 +41,16 @@ class SnapshotRows:
     time_ms_N: IntArray
     """Event time."""
     series: Sequence[str] | None
-    """Names of series, each once; None where records belong to none (`kind: features`)."""
+    """Names of series, each once; None where records belong to none (`kind: features` and `images`)."""
     code_N: CodeArray
     """Index in `series` of each row's name."""
     values_NF: FloatArray
-    """As they were decoded; NaN where one was missing and may be held."""
+    """As they were decoded; NaN where one was missing and may be held. Of images values of one byte (uint8)."""
     late_N: BoolArray
     """Rows not later than one before them of their series, which the worker leaves out. As far as the recorder
     knew: at its start it knows of its newest file."""
+    image: ImageShape | None = None
+    """The size of images, of whose pixels the features are the values."""
 
     def __len__(self) -> int:
         return len(self.offset_N)
@@ -130,7 +133,21 @@ class Schema(NamedTuple):
 
     features: tuple[str, ...]
     has_series: bool
-    """Not for `kind: features`."""
+    """For `kind: series` only."""
+    image: ImageShape | None = None
+    """For `kind: images` only."""
+
+    @property
+    def rows_are(self) -> str:
+        """What the rows are, in words."""
+        return rows_are("series" if self.has_series else "features", self.image)
+
+
+def rows_are(kind: Kind, image: ImageShape | None) -> str:
+    """Return what rows of a stream are, in words: where they differ, neither can stand for the other."""
+    if image is not None:
+        return f"images of {image}"
+    return "series" if kind == "series" else "records of no series"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,19 @@
-"""The stages of a stream of kind `features`: each record is judged by itself.
+"""The stages of a stream of kind `features` or `images`: each record is judged by itself.
 
 A record's error depends on nothing but the record. What is kept between polls is one `OnlineTail` for each
 partition, which says how rare such an error has become: without it a mix of records that shifts over weeks
 multiplies the alerts of a fixed threshold.
 
-Legend: M accepted records, K alerting ones, F features.
+An image's features are the values of its pixels, thousands of them: alerts and feedback name its regions.
+
+Legend: M accepted records, K alerting ones, F features, P what an alert names: features, or regions of an image.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,11 +23,12 @@ from pipeline.changes import Cut
 from pipeline.feedback import Feedback
 from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
-from pipeline.stages.alerts import Alert, FeatureView, feature_views, feedback_view
+from pipeline.stages.alerts import Alert, FeatureView, PixelView, feature_views, feedback_view
 from pipeline.stages.decode import Batch, FloatArray, IntArray
 from pipeline.stages.feedback import FeedbackEffect, Heeded, Kinds, Moved, signs_of
 from pipeline.stages.incidents import SEVERITIES, derived_id, severity_of
 from pipeline.stages.muting import Muted
+from pipeline.stages.regions import Regions
 from pipeline.stages.scoring import Explanations
 from pipeline.stream import Measure, Outcome, Scored, StreamPlan, hash_of, reached_by
 from pipeline.stream_model import StreamModel
@@ -33,13 +37,16 @@ _NOWHERE = TopicPartition("", -1)
 
 
 class FeaturesPipeline:
-    """Records of kind `features`: each is judged by itself; a tail is kept for each partition."""
+    """Records of kind `features` or `images`: each is judged by itself; a tail is kept for each partition."""
 
     def __init__(self, plan: StreamPlan, model: StreamModel, device: torch.device) -> None:
         self._plan = plan
         self._tail = model.scorer.online_tail(STREAM_PACE)
         self._slots: dict[TopicPartition, int] = {}
-        self._feedback = FeedbackEffect(model.detector.spec.features)
+        image = model.detector.spec.image
+        self._regions = None if image is None else Regions(image)
+        self._names = model.detector.spec.features if self._regions is None else self._regions.names
+        self._feedback = FeedbackEffect(self._names)
         self.shape = f"features={hash_of(model.detector.spec.features)}"
         self.use(model)
 
@@ -58,7 +65,7 @@ class FeaturesPipeline:
             decoded = [self._plan.decoder.decode(records) for records in arrived]
         # Sorted by slot, so that the records of a partition stand together.
         batches = sorted((batch for batch, _ in decoded), key=lambda batch: self._slot_of(batch.partition))
-        scaling, names = self._model.detector.scaling, self._model.detector.spec.features
+        scaling = self._model.detector.scaling
         with measure("scoring"):
             values_MF = np.concatenate([batch.values_NF for batch in batches])
             slot_M = np.repeat([self._slot_of(b.partition) for b in batches], [len(b) for b in batches])
@@ -67,19 +74,18 @@ class FeaturesPipeline:
         with measure("incidents"):
             heeded = self._heeded(batches, slot_M, values_MF, score_M, explain)
             hot = np.flatnonzero(score_M >= heeded.threshold_K).tolist()
-            why = explain(hot)
-            expected_KF = why.expected_KF * scaling.scale_F + scaling.center_F
-            band_KF = why.band_KF * scaling.scale_F
+            why = self._told(values_MF[hot], explain(hot))
             place_M = [(batch, row) for batch in batches for row in range(len(batch))] if hot else []
             alerts = [
                 self._alert(
                     *place_M[i],
                     float(score_M[i]),
                     float(heeded.threshold_K[i]),
-                    feature_views(names, values_MF[i], expected_F, band_F, share_F),
+                    why.views(k),
                     heeded.moved.get(i),
+                    why.pixels[k] if why.pixels else msgspec.UNSET,
                 )
-                for i, expected_F, band_F, share_F in zip(hot, expected_KF, band_KF, why.share_KF, strict=True)
+                for k, i in enumerate(hot)
             ]
         rejects = [reject for _, found in decoded for reject in found]
         alerts.sort(key=lambda alert: (alert.partition, alert.offset, alert.row))
@@ -145,12 +151,11 @@ class FeaturesPipeline:
     ) -> Heeded:
         """Return the thresholds that feedback makes of the stream's."""
         place_of = {slot: partition for partition, slot in self._slots.items()}
-        scaling = self._model.detector.scaling
 
         def kinds_of(positions: Sequence[int]) -> Kinds:
-            why = explain(positions)
-            off_CF = values_MF[positions] - why.expected_KF * scaling.scale_F - scaling.center_F
-            return Kinds(why.share_KF, signs_of(off_CF, why.band_KF * scaling.scale_F, why.back_K))
+            found = explain(positions)
+            why = self._told(values_MF[positions], found)
+            return Kinds(why.share_KP, signs_of(why.observed_KP - why.expected_KP, why.band_KP, found.back_K))
 
         slots = range(1 + max(place_of))
         return self._feedback.heed(
@@ -163,6 +168,22 @@ class FeaturesPipeline:
             score_M,
             np.full(len(score_M), self._threshold),
             kinds_of,
+        )
+
+    def _told(self, observed_KF: FloatArray, why: Explanations) -> "_Why":
+        """Return what explains some records, in units of their values."""
+        scaling = self._model.detector.scaling
+        expected_KF = why.expected_KF * scaling.scale_F + scaling.center_F
+        band_KF = why.band_KF * scaling.scale_F
+        if (regions := self._regions) is None:
+            return _Why(self._names, observed_KF, expected_KF, band_KF, why.share_KF)
+        return _Why(
+            self._names,
+            regions.means(observed_KF),
+            regions.means(expected_KF),
+            regions.means(band_KF),
+            regions.sums(why.share_KF),
+            [regions.strangest(*each) for each in zip(observed_KF, expected_KF, why.share_KF, strict=True)],
         )
 
     def _slot_of(self, partition: TopicPartition) -> int:
@@ -182,6 +203,7 @@ class FeaturesPipeline:
         threshold: float,
         features: dict[str, FeatureView],
         moved: Moved | None,
+        pixels: list[PixelView] | msgspec.UnsetType,
     ) -> Alert:
         time_ms, offset, inner = (
             int(batch.time_ms_N[row]),
@@ -202,12 +224,30 @@ class FeaturesPipeline:
             event_ms=time_ms,
             features=features,
             feedback=feedback_view(moved),
+            pixels=pixels,
             model_version=self._model.version,
             topic=topic,
             partition=partition,
             offset=offset,
             row=inner,
         )
+
+
+class _Why(NamedTuple):
+    """What explains some records, in units of their values."""
+
+    names: Sequence[str]
+    observed_KP: FloatArray
+    expected_KP: FloatArray
+    band_KP: FloatArray
+    share_KP: FloatArray
+    pixels: Sequence[list[PixelView]] = ()
+    """Of images."""
+
+    def views(self, k: int) -> dict[str, FeatureView]:
+        """Return what an alert tells of each feature or region."""
+        each = (of_KP[k] for of_KP in (self.observed_KP, self.expected_KP, self.band_KP, self.share_KP))
+        return feature_views(self.names, *each)
 
 
 def _scored(batches: Sequence[Batch], score_M: FloatArray, threshold_M: FloatArray) -> Scored:

@@ -21,14 +21,14 @@ from models.manifest import TENSORS
 from models.plan import DEFAULT, Plan, plan_of
 from models.ranks import ALONE, Ranks
 from models.resume import Unfinished
-from models.spec import shortened
+from models.spec import ImageShape, shortened
 from pipeline.config import StreamSettings
 from pipeline.errors import ConfigError, PromotionLost, SnapshotError
-from pipeline.fields import decoder_of, features_of, label_warning
+from pipeline.fields import MOST_VALUES, decoder_of, features_of, label_warning
 from pipeline.history import Read, read_columns, read_rows
 from pipeline.lanes import Support, support_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Registry
-from pipeline.snapshots import Snapshots
+from pipeline.snapshots import SnapshotRows, Snapshots, rows_are
 from pipeline.versions.log import PromotionLog
 from pipeline.versions.naming import name_of
 from pipeline.versions.origin import ORIGIN, GateResult, Origin, to_file
@@ -159,20 +159,34 @@ def read_snapshots(
     if wrong := wrong_option(settings):
         raise ConfigError(f"streams.{name}.model: {wrong[1]}")
     held = snapshots.schema(name)
-    if held is not None and held.has_series != (settings.kind == "series"):
+    image = settings.image.shape if settings.image else None
+    if held is not None and held.rows_are != rows_are(settings.kind, image):
         raise SnapshotError(
-            f"stream {name}: its snapshots hold {'series' if held.has_series else 'records of no series'}, and its "
-            f"`kind` is {settings.kind}; set `kind` back, or learn from the topic"
+            f"stream {name}: its snapshots hold {held.rows_are}, and its `kind` is {settings.kind}"
+            f"{f' of {image}' if image else ''}; set that back, or learn from the topic"
         )
     names = settings.features or (held.features if held else ())
     rows = snapshots.read(name, from_ms, to_ms, lambda gap: logger.warning("%s", gap), names or None)
-    read = read_rows(each for each in rows if len(each))
+    read = read_rows(each for each in _fitting(name, rows, image) if len(each))
     if read.records < _LEAST_RECORDS:
         raise SnapshotError(
             f"stream {name}: its snapshots hold {read.records:,} rows of that time; training needs "
             f"{_LEAST_RECORDS} at least: run `offkey record` for longer, or ask for more time"
         )
     return names, _with_all(name, names, read)
+
+
+def _fitting(name: str, rows: Iterable[SnapshotRows], image: ImageShape | None) -> Iterator[SnapshotRows]:
+    """Pass rows on; of images no more than memory holds."""
+    held, most = 0, 0 if image is None else max(1, MOST_VALUES // image.values)
+    for each in rows:
+        held += len(each)
+        if image is not None and held > most:
+            raise SnapshotError(
+                f"stream {name}: its snapshots hold more than {most:,} images of that time, and of {image} "
+                "no more are learned from; ask for less time, by `retrain.history` or --snapshots"
+            )
+        yield each
 
 
 def _with_all(name: str, names: Sequence[str], read: Read) -> Read:
@@ -212,6 +226,7 @@ def fit_stream(
             unfinished=unfinished,
             begins_ms=begins_ms,
             ranks=ranks,
+            image=settings.image.shape if settings.image else None,
         )
     except TooFewRows as error:
         raise SnapshotError(f"stream {name}: {_why_so_few(str(error), settings, read)}") from error

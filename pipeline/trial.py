@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.dataset import padded
 from models.detector import Detector, windows_of_rows
-from models.injection import Injected, spread_of
+from models.injection import Injected
 from models.online_tail import SERIES_PACE, STREAM_PACE, OnlineTail
 from models.scaling import LIMIT, Scaling
 from pipeline.alert_settings import AlertSettings
@@ -38,8 +38,8 @@ LATE = 16
 """An incident may begin so many rows after an anomaly's end."""
 BLOCK = 32
 """Rows whose errors make one: neighbours err alike."""
-_MOST_EXPLAINED = 50_000
-"""Rows whose reconstruction is compared."""
+_MOST_EXPLAINED, _MOST_EXPLAINED_VALUES = 50_000, 2**24
+"""Rows whose reconstruction is compared; of images these many values."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class _Run:
 
     def _scale_of(self, name: str) -> tuple[FloatArray, FloatArray]:
         scaling = self._detector.scaling
-        if self._held.kind == "features":
+        if self._held.kind != "series":
             return scaling.center_F, scaling.scale_F
         first_TF = self._held.columns[name][1][: self._detector.spec.window]
         return scaling.for_series(name) or scaling.for_new(first_TF)
@@ -187,7 +187,7 @@ class _Run:
         points = np.array([float(budget.points_per_incident(self._held.interval_ms(name)))])
         of_series = name if self._held.kind == "series" else ""
         threshold = float(self._judgement.thresholds([of_series], points)[0])
-        if self._held.kind == "features":
+        if self._held.kind != "series":
             return score_N >= threshold, score_N >= threshold
         time_ms_N = self._held.columns[name][0][self._held.cut[name] :]
         begun_N, open_N = np.zeros(len(score_N), np.bool_), np.zeros(len(score_N), np.bool_)
@@ -210,11 +210,13 @@ class _Run:
             if rows >= _MOST_EXPLAINED:
                 break
             cut, window = self._held.cut[name], self._detector.spec.window
+            if self._held.image is not None:
+                x_TF = x_TF[: cut + max(BLOCK, _MOST_EXPLAINED_VALUES // self._held.image.values)]
             x_NF, (center_F, scale_F) = x_TF[cut:], self._scale[name]
             z_NF = torch.from_numpy(self._scaled(name, x_TF)[cut:]).to(self._device).clamp_(-LIMIT, LIMIT)
             expected = [self._detector.explain(z_BTF).expected_BF for z_BTF in windows_of_rows(z_NF, window)]
             expected_NF = torch.cat(expected).cpu().numpy() * scale_F + center_F
-            off_N = (np.abs(x_NF - expected_NF) / spread_of(x_TF)).mean(axis=1)
+            off_N = (np.abs(x_NF - expected_NF) / self._held.spread_F(name)).mean(axis=1)
             for begin in range(0, len(off_N) - BLOCK + 1, BLOCK):
                 if self._held.counted[name][begin : begin + BLOCK].all():
                     found.append(off_N[begin : begin + BLOCK])

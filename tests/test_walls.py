@@ -24,13 +24,19 @@ ONE_IMPORTER = (
     "urllib.request",
     "ray",
     "torch.distributed.launcher",
+    "PIL",
 )
-CLIENT_LIBRARIES = ("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "ray", "rich", "typer")
+CLIENT_LIBRARIES = (
+    *("kafka", "pyarrow", "obstore", "apscheduler", "prometheus_client", "ray", "rich", "typer", "PIL"),
+)
 PYARROW = {"pipeline/connectors/parquet.py", "pipeline/formats/arrow.py"}
 """It is two libraries under one name: files for a connector, and a codec without I/O for a format."""
+CODECS = {"pyarrow": {"pipeline/formats/arrow.py"}, "PIL": {"pipeline/formats/pictures.py"}}
+"""Libraries that turn bytes into columns, without I/O."""
 STAGES = (
     "decode",
     "tables",
+    "images",
     "bounds",
     "name_index",
     "capacity",
@@ -48,6 +54,7 @@ STAGES = (
     "incidents",
     "feedback",
     "alerts",
+    "regions",
     "muting",
     "dead_letters",
 )
@@ -80,7 +87,7 @@ def test_models_know_nothing_of_the_pipeline() -> None:
 def test_stages_know_no_connectors_and_no_client_libraries() -> None:
     for module in ("pipeline.connectors", "pipeline.config", *CLIENT_LIBRARIES):
         inside = {path for path in importers(module) if path.startswith(("pipeline/stages/", "pipeline/formats/"))}
-        assert inside == ({"pipeline/formats/arrow.py"} if module == "pyarrow" else set())
+        assert inside == CODECS.get(module, set())
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -152,9 +159,9 @@ def test_each_half_of_pyarrow_has_one_importer() -> None:
 def test_what_needs_pyarrow_is_imported_where_it_is_asked_for() -> None:
     """A stream of JSON works without it."""
     asked = "import sys, pipeline.lanes, pipeline.check, pipeline.train, pipeline.recorder; "
-    asked += "print('pyarrow' in sys.modules)"
+    asked += "print('pyarrow' in sys.modules, 'PIL' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "False False"
 
 
 def test_the_recorder_works_without_torch() -> None:

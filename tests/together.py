@@ -15,6 +15,7 @@ import torch.distributed as dist
 from models.fitting import fit_detector
 from models.plan import plan_of
 from models.ranks import ALONE, Ranks, Together
+from models.spec import ImageShape
 from models.together import help_training
 
 ARCHITECTURES = ("vanilla", "sparse", "denoising", "variational", "convolutional", "recurrent", "residual")
@@ -33,7 +34,20 @@ def losses(ranks: Ranks = ALONE) -> dict[str, list[Any]]:
         detector = fit_detector("series", ["a", "b", "c"], plan, columns, device=_CPU, ranks=ranks)
         (view,) = detector.training["views"]
         found[name] = [view["held_out_loss"], view["epochs"]]
+    found["images"] = _of_images(ranks)
     return found
+
+
+def _of_images(ranks: Ranks) -> list[Any]:
+    """Return the same of a convolutional one for images."""
+    shape = ImageShape(8, 8, 1)
+    random, names = np.random.default_rng(1), shape.names
+    pixels_NF = np.clip(128 + 40 * random.standard_normal((600, len(names))).cumsum(axis=1) / 8, 0, 255)
+    plan = plan_of("images", len(names), "convolutional", {"max_epochs": 2, "trimmed_from": 0.0}, 1)
+    columns = {"": (1000 * np.arange(len(pixels_NF)), pixels_NF)}
+    detector = fit_detector("images", names, plan, columns, device=_CPU, ranks=ranks, image=shape)
+    (view,) = detector.training["views"]
+    return [view["held_out_loss"], view["epochs"]]
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Parquet files <-> columns of numpy: the one place that knows pyarrow's files.
 
-A column is an array of numbers or truth values, or `Coded` names; NaN is stored as null. What the columns mean is
+A column is an array of numbers or truth values, or `Coded` names; NaN is stored as null. One of two axes holds
+bytes, of each row so many, and is stored as binary of a fixed size. What the columns mean is
 told by those who write them: `pipeline.connectors.labelled` and `pipeline.connectors.snapshot_files`.
 
 Integers that mostly rise, such as offsets and times, are stored as differences; of names each once. Pages have
@@ -31,6 +32,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
+_GROUP_BYTES = 2**23
+"""Of rows that hold bytes."""
 ROWS_A_GROUP = 131_072
 """Rows that are read at once, and that statistics let a reader pass over."""
 
@@ -63,6 +66,14 @@ class Columns:
         """Return a column of numbers as it is; null is NaN."""
         found: Array = self._table[name].to_numpy()
         return found
+
+    def bytes_of_rows(self, name: str, width: int) -> npt.NDArray[np.uint8]:
+        """Return a column of so many bytes a row, of two axes."""
+        parts = [np.zeros((0, width), np.uint8)]
+        for chunk in self._table[name].chunks:
+            held = np.frombuffer(chunk.buffers()[1] or b"", np.uint8)
+            parts.append(held[chunk.offset * width :][: len(chunk) * width].reshape(-1, width))
+        return np.concatenate(parts)
 
     def floats(self, name: str) -> FloatArray | None:
         """Return a column of numbers or truth values, NaN where it is empty; None: it holds neither."""
@@ -216,7 +227,8 @@ class Writer:
                 column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
                 write_page_checksum=True,
             )
-        self._writer.write_table(table, row_group_size=ROWS_A_GROUP)
+        widest = max((_width(column) for column in columns.values()), default=1)
+        self._writer.write_table(table, row_group_size=max(1, min(ROWS_A_GROUP, _GROUP_BYTES // widest)))
 
     def close(self) -> None:
         """End the file, which is at its path."""
@@ -239,10 +251,17 @@ def encode(columns: Mapping[str, Array | Coded], facts: Mapping[str, str]) -> me
     return writer.finish()
 
 
+def _width(column: Array | Coded) -> int:
+    return 1 if isinstance(column, Coded) or column.ndim == 1 else int(column.shape[1])
+
+
 def _arrow(column: Array | Coded) -> Any:
     if isinstance(column, Coded):
         codes = pyarrow.array(column.code_N.astype(np.int32))
         return pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(column.names, pyarrow.string()))
+    if column.ndim == 2:
+        kind = pyarrow.binary(column.shape[1])
+        return pyarrow.FixedSizeBinaryArray.from_buffers(kind, len(column), [None, pyarrow.py_buffer(column)])
     if column.dtype.kind == "f" and np.isnan(column).any():
         return pyarrow.array(column, from_pandas=True)
     return pyarrow.array(column)

@@ -10,6 +10,7 @@ Otherwise Ray is started on this machine, on the loopback interface and without 
 command.
 """
 
+import ctypes
 import hashlib
 import logging
 import os
@@ -29,9 +30,12 @@ from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.engine import Task
 from pipeline.stopping import SIGNALS
 
-# It counts its users on the internet unless told not to, and tells them of its own inner life.
+# Read as it is imported. It counts its users on the internet unless told not to, and tells them of its inner life.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+if not os.environ.get("RAY_ADDRESS"):
+    # The name is of the systems where that is so by default: the loopback interface alone.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 try:
     import ray
@@ -49,6 +53,7 @@ _TRIES = 3
 _STORE_BYTES = 512 * 2**20
 """Of the object store of a Ray that is started here: some parts and what is carried to each; it spills to disk."""
 _LOST = (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.exceptions.ObjectLostError)
+_PR_SET_PDEATHSIG = 1
 _ITEM, _MADE = "data", "made"
 
 
@@ -87,14 +92,8 @@ class RayEngine:
         )
         made.context.execution_options.preserve_order = True
         made.context.print_on_execution_start = False
-        rows = iter(made.iter_rows())
         try:
-            while True:
-                # What it tells of processes that died it prints on standard output, which is the command's.
-                with redirect_stdout(sys.stderr):
-                    row = next(rows, None)
-                if row is None:
-                    return
+            for row in made.iter_rows():
                 found = pickle.loads(row[_MADE])
                 if isinstance(found, OffkeyError):
                     raise found
@@ -112,6 +111,7 @@ class _Actor:
     def __init__(self, task: list[Any], tries: Any, device: str) -> None:
         # Beside as many others as there are processors; scores of a worker are those of one thread, too.
         torch.set_num_threads(1)
+        _end_with_parent()
         self._task, self._tries, self._device = task, tries, torch.device(device)
         self._work: Any = None
 
@@ -143,6 +143,12 @@ class _Tries:
         return self._begun[item]
 
 
+def _end_with_parent() -> None:
+    """Have the kernel end this process with the one of Ray that started it: some would stay, asleep for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _column(content: bytes) -> Any:
     column = np.empty(1, object)
     column[0] = content
@@ -153,6 +159,8 @@ def _column(content: bytes) -> Any:
 def opened_engine(device: str) -> Iterator[RayEngine]:
     """Give the engine, on a Ray that is there or is started, and that ends with the block if it was.
 
+    What is printed within goes to standard error: Ray prints there, too.
+
     Raises:
         ConfigError: cuda is asked for, and Ray has no GPU.
         TransientError: Ray cannot be started, or reached.
@@ -162,10 +170,13 @@ def opened_engine(device: str) -> Iterator[RayEngine]:
         _start()
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        yield RayEngine(device)
+        with redirect_stdout(sys.stderr):
+            yield RayEngine(device)
     finally:
         if started:
-            ray.shutdown()
+            # That what was at work ends is no news.
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                ray.shutdown()
 
 
 @contextmanager

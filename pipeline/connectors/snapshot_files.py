@@ -7,21 +7,23 @@
 | `row` | int32 | in the record, from 0 |
 | `kafka_ms` | int64 | the record's Kafka timestamp; -1: it has none |
 | `time_ms` | int64 | event time |
-| `series` | text, each name once | not there for `kind: features` |
+| `series` | text, each name once | not there for `kind: features` and `images` |
 | each feature | float64 | as decoded, so that a replay scores the same to the bit; null where it was missing |
+| `pixels` | binary | in place of features for `kind: images`: height x width x channels bytes, row by row |
 | `late` | true or false | not later than a row of its series before it |
 
 A feature that is called like one of the others has `_value` behind its name. The metadata say what a file holds,
-under keys that begin with `offkey.`: the format's version, stream, features, topic, its id, partition, and the
-offsets.
+under keys that begin with `offkey.`: the format's version, stream, features or the size of images, topic, its id,
+partition, and the offsets.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
-from models.spec import shortened
+from models.spec import ImageShape, shortened
 from pipeline.connectors.parquet import Array, Coded, Columns, ParquetError, Reader, Writer
 from pipeline.connectors.snapshot_names import File, topic_of
 from pipeline.errors import SnapshotDamaged, SnapshotError
@@ -30,6 +32,7 @@ from pipeline.snapshots import FloatArray, Schema, SnapshotRows
 
 FORMAT = "1"
 _ROWS_AT_ONCE = 2_048
+PIXELS = "pixels"
 _BEFORE, _SERIES, _AFTER = ("partition", "offset", "row", "kafka_ms", "time_ms"), "series", "late"
 _KINDS = {
     "partition": "int32",
@@ -47,12 +50,14 @@ class Encoder:
 
     def __init__(self, stream: str, like: SnapshotRows, covered: OffsetRange) -> None:
         """`like` are any rows of its topic, features and kind."""
-        self._feature_names = _columns_of(like.features)
+        self._image = like.image
+        self._feature_names = _columns_of(like.features) if like.image is None else []
+        what = {"features": like.features} if like.image is None else {"image": like.image._asdict()}
         self._writer = Writer(
             {
                 "offkey.snapshot": FORMAT,
                 "offkey.stream": stream,
-                "offkey.features": json.dumps(like.features),
+                **{f"offkey.{name}": json.dumps(held) for name, held in what.items()},
                 "offkey.topic": like.partition.topic,
                 "offkey.partition": str(like.partition.partition),
                 "offkey.topic_id": like.topic_id,
@@ -75,6 +80,8 @@ class Encoder:
             columns[_SERIES] = Coded([rows.series[code] for code in used.tolist()], code_N.reshape(-1))
         for number, name in enumerate(self._feature_names):
             columns[name] = np.ascontiguousarray(rows.values_NF[:, number])
+        if self._image is not None:
+            columns[PIXELS] = np.ascontiguousarray(rows.values_NF)
         columns[_AFTER] = rows.late_N
         self._writer.add(columns)
 
@@ -103,7 +110,10 @@ class Decoder:
                 f"it is no snapshot of format {FORMAT}; move it out of the folder, or use the offkey that wrote it"
             )
         try:
-            self.features: tuple[str, ...] = tuple(json.loads(facts["offkey.features"]))
+            image = json.loads(facts.get("offkey.image", "null"))
+            self.image = None if image is None else ImageShape(**image)
+            named = json.loads(facts["offkey.features"]) if self.image is None else self.image.names
+            self.features: tuple[str, ...] = tuple(named)
             self._partition = TopicPartition(facts["offkey.topic"], int(facts["offkey.partition"]))
             self._topic_id = facts["offkey.topic_id"]
             covered = OffsetRange(int(facts["offkey.begin"]), int(facts["offkey.end"]))
@@ -115,8 +125,10 @@ class Decoder:
                 "it was written under another name; give it that one again, or move it out of the folder"
             )
         self.has_series = _SERIES in self._reader.names
-        names = [*_BEFORE, *([_SERIES] if self.has_series else []), *_columns_of(self.features), _AFTER]
-        kinds = [_KINDS.get(name, "double") for name in names]
+        held = _columns_of(self.features) if self.image is None else [PIXELS]
+        names = [*_BEFORE, *([_SERIES] if self.has_series else []), *held, _AFTER]
+        of_values = "double" if self.image is None else f"fixed_size_binary[{self.image.values}]"
+        kinds = [_KINDS.get(name, of_values) for name in names]
         found = self._reader.kinds
         asked = dict(zip(names, kinds, strict=True))
         if list(found.items()) != list(asked.items()):
@@ -126,24 +138,23 @@ class Decoder:
 
     @property
     def schema(self) -> Schema:
-        return Schema(self.features, self.has_series)
+        return Schema(self.features, self.has_series, self.image)
 
-    def require(self, features: Sequence[str], has_series: bool) -> None:
-        """See that the file holds these features, and series or none.
+    def require(self, asked: Schema) -> None:
+        """See that the file holds these features, and series or none, or images.
 
         Raises:
             SnapshotError: it holds others.
         """
-        if self.has_series != has_series:
-            held, asked = ("series", "records of none") if self.has_series else ("records of no series", "series")
+        if self.schema.rows_are != asked.rows_are:
             raise self._refused(
-                f"it holds {held}, and {asked} are asked for; read a range of time of one `kind`, or move the "
-                "files of the other out of the folder"
+                f"it holds {self.schema.rows_are}, and {asked.rows_are} are asked for; read a range of time of one "
+                "`kind`, or move the files of the other out of the folder"
             )
-        if self.features != tuple(features):
+        if self.features != asked.features:
             raise self._refused(
-                f"it holds the features {shortened(self.features)}, and {shortened(features)} are asked for; read "
-                "a range of time in which they are the same, or move the files of others out of the folder"
+                f"it holds the features {shortened(self.features)}, and {shortened(asked.features)} are asked for; "
+                "read a range of time in which they are the same, or move the files of others out of the folder"
             )
 
     def read(self, offsets: OffsetRange, from_ms: int, to_ms: int) -> Iterator[SnapshotRows]:
@@ -166,9 +177,11 @@ class Decoder:
     def empty(self) -> SnapshotRows:
         """Return no rows, of the file's topic, features and kind."""
         none_N = np.zeros(0, np.int64)
+        values_NF = np.zeros((0, len(self.features)), np.float64 if self.image is None else np.uint8)
         return SnapshotRows(
             *(self._partition, self._topic_id, self.features, none_N, none_N, none_N, none_N),
-            *([] if self.has_series else None, none_N, np.zeros((0, len(self.features))), np.zeros(0, np.bool_)),
+            *([] if self.has_series else None, none_N, cast(FloatArray, values_NF), np.zeros(0, np.bool_)),
+            self.image,
         )
 
     def _within(self, group: int, name: str, begin: int, end: int) -> bool:
@@ -177,7 +190,10 @@ class Decoder:
 
     def _rows(self, columns: Columns) -> SnapshotRows:
         series = columns.coded(_SERIES) if self.has_series else None
-        values = [columns.array(name) for name in _columns_of(self.features)]
+        if self.image is None:
+            values_NF = _rows_of([columns.array(name) for name in _columns_of(self.features)], columns.rows)
+        else:
+            values_NF = cast(FloatArray, columns.bytes_of_rows(PIXELS, self.image.values))
         return SnapshotRows(
             self._partition,
             self._topic_id,
@@ -188,8 +204,9 @@ class Decoder:
             columns.array("time_ms"),
             None if series is None else series.names,
             np.zeros(columns.rows, np.int64) if series is None else series.code_N.astype(np.int64),
-            _rows_of(values, columns.rows),
+            values_NF,
             columns.array(_AFTER),
+            self.image,
         )
 
     def _damaged(self, error: ParquetError) -> SnapshotError:

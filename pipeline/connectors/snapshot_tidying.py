@@ -38,6 +38,8 @@ from pipeline.snapshots import Limits, Schema, SnapshotRows, Tidied, joined
 logger = logging.getLogger(__name__)
 
 _ALL_MS = -(2**63), 2**63 - 1
+_MERGED_AT_ONCE = 2**28
+"""Most bytes of rows in memory, unpacked."""
 
 
 def tidy(
@@ -189,12 +191,13 @@ class _Merging:
                     return None
                 decoder = Decoder(content, self._stream, file, self._storage.url)
                 schema = schema or decoder.schema
-                decoder.require(*schema)
+                decoder.require(schema)
                 encoder = encoder or Encoder(self._stream, decoder.empty(), self._covered)
                 for rows in decoder.read(OffsetRange(segment.begin, segment.end), *_ALL_MS):
                     waiting.append(rows)
                     # Not once a file: what is packed small may be very many rows.
-                    if sum(map(len, waiting)) >= ROWS_A_GROUP:
+                    held = sum(map(len, waiting)), sum(rows.size_bytes for rows in waiting)
+                    if held[0] >= ROWS_A_GROUP or held[1] >= _MERGED_AT_ONCE:
                         encoder.add(joined(waiting))
                         waiting = []
         assert encoder is not None, "a day has files"

@@ -283,7 +283,7 @@ class _Reading:
             if self._schema is None:
                 held = decoder.schema
                 self._schema = held if self._features is None else held._replace(features=tuple(self._features))
-            decoder.require(*self._schema)
+            decoder.require(self._schema)
             yield from decoder.read(offsets, self._from_ms, self._to_ms)
 
 

@@ -70,6 +70,20 @@ class ArrowFormat:
         Raises:
             Malformed: with the reason; see `REASONS` in `pipeline.stages.decode`.
         """
+        schema_bytes, reader = self.opened(value)
+        with _translated():
+            plan = self._plans.get(schema_bytes)
+            if plan is None:
+                plan = _remember(self._plans, schema_bytes, self._planned(reader.schema))
+        if isinstance(plan, Malformed):
+            raise Malformed(plan.reason, str(plan))
+        for batch in valid_batches(reader):
+            with _translated():
+                rows = self._rows(batch, plan)
+            yield rows
+
+    def opened(self, value: bytes) -> tuple[bytes, Any]:
+        """Return (the bytes of a value's schema, a reader of its batches), if it is whole and not too large."""
         stream = _stream_of(value)
         try:
             schema_bytes = self._bounded(value, stream)
@@ -78,16 +92,7 @@ class ArrowFormat:
                 raise Malformed("not_arrow", "it looks like JSON; set `format: json`") from None
             raise
         with _translated():
-            reader = pyarrow.ipc.open_stream(stream, options=_OPTIONS)
-            plan = self._plans.get(schema_bytes)
-            if plan is None:
-                plan = _remember(self._plans, schema_bytes, self._planned(reader.schema))
-        if isinstance(plan, Malformed):
-            raise Malformed(plan.reason, str(plan))
-        for batch in _valid(reader):
-            with _translated():
-                rows = self._rows(batch, plan)
-            yield rows
+            return schema_bytes, pyarrow.ipc.open_stream(stream, options=_OPTIONS)
 
     def count(self, value: bytes) -> int:
         """Return how many rows a value says that it has, no more than may be read; 0 where that cannot be told."""
@@ -99,7 +104,7 @@ class ArrowFormat:
 
     def row(self, value: bytes, number: int) -> bytes:
         """Return one row of a value that was decoded, as a stream of the same schema."""
-        for batch in _valid(pyarrow.ipc.open_stream(_stream_of(value), options=_OPTIONS)):
+        for batch in valid_batches(pyarrow.ipc.open_stream(_stream_of(value), options=_OPTIONS)):
             if number < batch.num_rows:
                 alone = batch.slice(number, 1)
                 columns = [_without_others(column) for column in alone.columns]
@@ -188,7 +193,7 @@ def number_fields(value: bytes, max_bytes: int) -> list[Path]:
         places = list(_leaves(reader.schema, (), ()))
         numbers = [(path, place) for path, place, kind in places if _is_number(kind)]
     there = dict.fromkeys((path for path, _ in numbers), False)
-    for batch in _valid(reader):
+    for batch in valid_batches(reader):
         for path, place in numbers:
             column = _column(batch, place)
             there[path] |= column.null_count < len(column)
@@ -236,7 +241,7 @@ def _check_end(value: bytes, end: int) -> None:
         raise Malformed("not_arrow", f"{rest:,} bytes follow the end of the stream; a record takes one stream")
 
 
-def _valid(reader: Any) -> Iterator[Any]:
+def valid_batches(reader: Any) -> Iterator[Any]:
     """Yield the batches of a stream, each after all of it was validated."""
     while True:
         with _translated():

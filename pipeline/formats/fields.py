@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from models.spec import ImageShape
+
 Path = tuple[str, ...]
 """Names from the outer object inwards: ("cpu", "load") is the 2 of {"cpu": {"load": 2}}."""
 
@@ -86,3 +88,25 @@ class TableFormat(Protocol):
 
     def row(self, value: bytes, number: int) -> bytes:
         """Return one row of a value that was decoded, as a value of the same columns."""
+
+
+class ImageFormat(Protocol):
+    """A format of images of one size."""
+
+    def decode(self, value: bytes) -> npt.NDArray[np.uint8]:
+        """Return the values of the pixels of each image, x_NF.
+
+        Raises:
+            Malformed: it cannot be read, or is of another size or other channels.
+        """
+
+    def count(self, value: bytes) -> int:
+        """Return how many images a value claims, at little cost; 0 where that cannot be told."""
+
+
+def wrong_size(found: Sequence[int], shape: ImageShape) -> Malformed:
+    """Return what is wrong with an image, or a tensor, that is of another size."""
+    sides = " x ".join(f"{side:,}" for side in found)
+    asked = " x ".join(f"{side:,}" for side in shape[: len(found)])
+    order = " x ".join(shape._fields[: len(found)])
+    return Malformed("wrong_size", f"it is {sides}, and `image` asks for {asked} ({order})")

@@ -42,6 +42,6 @@ class Opening:
             load(self.first),
             max(len(snapshots.partitions(self.stream)), 1),
             load,
-            ReplayDecoder(stateless=self.settings.kind == "features"),
+            ReplayDecoder(stateless=self.settings.kind != "series"),
         )
         return Replay(lane, snapshots, StoredCheckpoints(storage), StoredAdoptions(storage), self.version)

@@ -1,7 +1,8 @@
 """Scores and snapshots of a backtest -> the series to draw: those whose incidents score highest.
 
 Scores of all points are in the folder, values in the snapshots: only those of the series that are drawn are read,
-so memory holds no more than a picture needs. Of `kind: features` a partition is drawn as a series of its records.
+so memory holds no more than a picture needs. Of `kind: features` and `images` a partition is drawn as a series of
+its records; of images the means of their regions are drawn.
 
 Legend: N points of a series.
 """
@@ -20,6 +21,7 @@ from pipeline.jobs.backtest_output import read_scores
 from pipeline.jobs.backtest_result import Incident, Result
 from pipeline.snapshots import Position
 from pipeline.stages.alerts import Alert
+from pipeline.stages.regions import Regions
 
 _MOST_SERIES = 12
 BY_FEEDBACK: Mapping[Verdict, str] = {"found": "confirmed", "near": "nothing said", "false": "false alarm"}
@@ -39,12 +41,14 @@ def pictures_of(replay: Replay, result: Result, scores: Path, to_ms: int | None)
     """Return what is to be drawn, the most telling first; raises as `Snapshots.read` does."""
     chosen = _chosen(result)
     scored = _scored(scores, chosen)
-    valued = _valued(replay, chosen, LAST_MS if to_ms is None else to_ms)
+    spec = replay.lane.slot.champion.detector.spec
+    regions = None if spec.image is None else Regions(spec.image)
+    valued = _valued(replay, chosen, LAST_MS if to_ms is None else to_ms, regions)
     verdicts = {each.course.incident: _VERDICT[each.verdict] for each in result.incidents}
     alerts: dict[tuple[int, str], list[Alert]] = {}
     for begun, alert in result.tally.alerts:
         alerts.setdefault((id(begun), alert.series), []).append(alert)
-    features = replay.lane.slot.champion.detector.spec.features
+    features = spec.features if regions is None else regions.names
     views = []
     for begun, name in chosen:
         key = (begun.partition.partition, begun.topic_id, name)
@@ -108,7 +112,9 @@ def _scored(path: Path, chosen: Sequence[_Part]) -> dict[Any, dict[str, Any]]:
     return {key: _joined(each) for key, each in parts.items()}
 
 
-def _valued(replay: Replay, chosen: Sequence[_Part], to_ms: int) -> dict[Any, dict[str, Any]]:
+def _valued(
+    replay: Replay, chosen: Sequence[_Part], to_ms: int, regions: Regions | None
+) -> dict[Any, dict[str, Any]]:
     """Return times and values of what is drawn, by (partition, topic's id, series)."""
     parts: dict[Any, list[dict[str, Any]]] = {}
     for begun in {id(begun): begun for begun, _ in chosen}.values():
@@ -122,7 +128,9 @@ def _valued(replay: Replay, chosen: Sequence[_Part], to_ms: int) -> dict[Any, di
                     continue
                 columns = {"offset": rows.offset_N[own], "row": rows.row_N[own], "time_ms": rows.time_ms_N[own]}
                 key = (begun.partition.partition, begun.topic_id, name)
-                parts.setdefault(key, []).append(columns | {"values": rows.values_NF[own]})
+                values_NF = rows.values_NF[own]
+                shown_NF = values_NF if regions is None else regions.means(values_NF)
+                parts.setdefault(key, []).append(columns | {"values": shown_NF})
     return {key: _joined(each) for key, each in parts.items()}
 
 

@@ -1,5 +1,7 @@
 """What codes look like: two dimensions of them beside those of PCA, and how much of each feature both tell.
 
+Of images some are shown as they are, and as either brings them back.
+
 Legend: S rows of the sample, F features, D numbers of a code.
 """
 
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.codes import Coder
-from models.spec import shortened
+from models.spec import ImageShape, shortened
 from pipeline.connectors.parquet import Coded
 from pipeline.errors import ConfigError
 from pipeline.jobs.blocks import TIME, Block
@@ -20,7 +22,7 @@ from pipeline.jobs.figure import FAINT, GRID, INK, dated, picture, shades
 from pipeline.jobs.reduce_report import counted
 from pipeline.jobs.sample import Look
 
-_MOST_POINTS, _MOST_BARS, _MOST_NAMES = 6_000, 16, 8
+_MOST_POINTS, _MOST_BARS, _MOST_NAMES, _MOST_IMAGES = 6_000, 16, 8, 5
 _NAMED = ("#14507a", "#e4572e", "#4c9f70", "#8e5ea2", "#e0a030", "#3fa7d6", "#a23b72", "#6b7a3a")
 _OTHERS = "#c3ccd4"
 SCORE = "score"
@@ -40,13 +42,16 @@ def draw_codes(path: Path, coder: Coder, looked: Look, quality: Quality, colour:
     """
     sample = looked.sample.cut(0, _MOST_POINTS)
     coded = code_rows(coder, sample.values_NF, sample.usable_N)
-    center_F, scale_F, components_FD = principal(looked.learning.values_NF, coder.dimensions)
+    image = coder.detector.spec.image
+    pca = principal(looked.learning.values_NF, coder.dimensions, scaled=image is None)
+    center_F, scale_F, components_FD = pca
     scaled_SF = (sample.values_NF - center_F) / scale_F
     by_pca_SD = scaled_SF @ components_FD
     off_pca_S = np.sqrt(np.square(scaled_SF - by_pca_SD @ components_FD.T).mean(axis=1))
     numbers = counted(coder.dimensions, "number")
     shade = colours(sample, coder, colour, coded.error_N)
     few = coder.features[:_MOST_BARS]
+    what = "images" if image else "rows"
     with picture(path, 13, 4.6) as figure:
         left, middle, right = figure.subplots(1, 3, width_ratios=[1.15, 1, 0.8])
         shown = _points(left, _of_codes(coded.code_ND.astype(np.float64), coded.error_N), shade, colour)
@@ -54,11 +59,14 @@ def draw_codes(path: Path, coder: Coder, looked: Look, quality: Quality, colour:
         _points(middle, _of_components(by_pca_SD, off_pca_S), shade, colour)
         middle.set_title(f"PCA, {numbers}", loc="left", fontsize=10)
         _legend(figure, left, colour, shade, shown)
-        _bars(right, few, quality.coder_F[:_MOST_BARS], quality.pca_F[:_MOST_BARS])
-        if len(coder.features) > len(few):
+        if image is not None:
+            _rebuilt(right, coder, image, looked.held_out.values_NF[:_MOST_IMAGES], pca)
+        else:
+            _bars(right, few, quality.coder_F[:_MOST_BARS], quality.pca_F[:_MOST_BARS])
+        if image is None and len(coder.features) > len(few):
             right.set_title(f"the first {len(few)} of {len(coder.features)} features", loc="left", fontsize=10)
         figure.suptitle(
-            f"{title}     {len(sample):,} of {looked.rows:,} rows     R2 on rows held out: "
+            f"{title}     {len(sample):,} of {looked.rows:,} {what}     R2 on rows held out: "
             f"{np.nanmean(quality.coder_F):.3f}, PCA {np.nanmean(quality.pca_F):.3f}",
             x=0.01,
             ha="left",
@@ -198,6 +206,23 @@ def _legend(figure: Any, panel: Any, name: str, shade: Any, drawn: Any) -> None:
             dated(bar.ax.yaxis)
         bar.outline.set_visible(False)
         bar.solids.set_alpha(1)
+
+
+def _rebuilt(panel: Any, coder: Coder, image: ImageShape, x_NF: Any, pca: tuple[Any, Any, Any]) -> None:
+    """Show images in columns: as they are, by their codes, by as many components."""
+    center_F, scale_F, components_FD = pca
+    by_pca_NF = center_F + scale_F * ((x_NF - center_F) / scale_F @ components_FD @ components_FD.T)
+    rows = []
+    for each_NF in (x_NF, coder.read(x_NF)[1], by_pca_NF):
+        shown_NHWC = each_NF.clip(0, 255).astype(np.uint8).reshape(-1, *image)[..., :3]
+        bordered = np.pad(shown_NHWC, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=255)
+        rows.append(np.concatenate(list(bordered), axis=1))
+    panel.imshow(np.concatenate(rows), cmap="gray", vmin=0, vmax=255)
+    high = image.height + 1
+    panel.set_yticks([high * (n + 0.5) for n in range(3)], ["as it is", "codes", "PCA"], color=INK)
+    panel.set_xticks([])
+    panel.tick_params(axis="y", length=0)
+    panel.set_title("images held out", loc="left", fontsize=10)
 
 
 def _bars(panel: Any, features: Sequence[str], coder_F: Any, pca_F: Any) -> None:

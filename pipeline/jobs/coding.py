@@ -1,5 +1,7 @@
 """The autoencoder of `offkey reduce` and `offkey features`: trained on a sample, kept beside the output, judged.
 
+Of images, whose values are pixels, quality is told by one number for all of them: most corners tell nothing.
+
 What reads the rows is always what was read back from its files: a run that goes on has the very same model.
 
 Legend: N rows, F features, D numbers of a code.
@@ -11,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +23,17 @@ from models.apart import deviations
 from models.codes import Coder, fit_coder
 from models.files import from_files, to_files
 from models.manifest import MANIFEST, TENSORS, ModelFileError, read_manifest
-from models.spec import shortened
+from models.manifest import features_of as written_in
+from models.spec import ImageShape, shortened
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.blocks import FloatArray
 from pipeline.jobs.parts import MODEL, Parts
-from pipeline.jobs.sample import Look, r_squared
+from pipeline.jobs.sample import Look, r_squared, r_squared_of_all
 
 ERROR = "error"
 """Column of a row's error."""
-_ROWS_AT_ONCE = 16_384
-"""Rows that are read together: their values stay in a processor's cache."""
+_ROWS_AT_ONCE, _VALUES_AT_ONCE = 16_384, 2**24
+"""Rows that are read together: their values stay in a processor's cache; of very many values fewer."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,16 @@ class Coded:
     error_N: npt.NDArray[np.float32]
     """The root of each row's mean squared error, in the features' scales."""
     square_F: FloatArray
-    """Each feature's squared errors, added up."""
+    """Each feature's squared errors, added up; of images their mean over all values."""
     off_NF: npt.NDArray[np.float32] | None
     """How far each value lies from its reconstruction, by the feature's scale, without a sign; where asked for."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How well rows are told by their codes, on rows that were held out: R2 by feature, beside that of PCA."""
+    """How well rows are told by their codes, on rows that were held out: R2 by feature, beside that of PCA.
+
+    Of images there is one of all values."""
 
     learned_rows: int
     held_out_rows: int
@@ -81,8 +87,10 @@ def code_rows(
     error_N = np.full(len(values_NF), np.nan, np.float32)
     off_NF = np.full(values_NF.shape, np.nan, np.float32) if each else None
 
+    at_once = _at_once(len(coder.features))
+
     def code(begin: int) -> FloatArray:
-        part = slice(begin, begin + _ROWS_AT_ONCE)
+        part = slice(begin, begin + at_once)
         usable_B = usable_N[part]
         whole = bool(usable_B.all())
         code_BD, off_BF = coder.errors(values_NF[part] if whole else values_NF[part][usable_B])
@@ -97,8 +105,15 @@ def code_rows(
     # Chunks are too small for torch's own threads, which would wait for one another at each of them.
     threads = threads or (len(os.sched_getaffinity(0)) if coder.detector.device.type == "cpu" else 1)
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        squares = list(pool.map(code, range(0, len(values_NF), _ROWS_AT_ONCE)))
-    return Coded(code_ND, error_N, sum(squares, np.zeros(len(coder.features))), off_NF)
+        squares = list(pool.map(code, range(0, len(values_NF), at_once)))
+    square_F: FloatArray = sum(squares, np.zeros(len(coder.features)))
+    if coder.detector.spec.image is not None:
+        square_F = square_F.mean(keepdims=True)
+    return Coded(code_ND, error_N, square_F, off_NF)
+
+
+def _at_once(features: int) -> int:
+    return max(1, min(_ROWS_AT_ONCE, _VALUES_AT_ONCE // features))
 
 
 def check_dimensions(dimensions: int | None, features: Sequence[str]) -> int:
@@ -125,7 +140,7 @@ def check_dimensions(dimensions: int | None, features: Sequence[str]) -> int:
 
 def train(
     parts: Parts, looked: Look, features: Sequence[str], dimensions: int, seed: int, device: torch.device,
-    progress: Callable[[float], None],
+    progress: Callable[[float], None], image: ImageShape | None = None,
 ) -> None:  # fmt: skip
     """Train on the learning part of the sample, and keep the model beside the parts.
 
@@ -134,9 +149,8 @@ def train(
         TransientError: the disk is full or away.
     """
     try:
-        coder = fit_coder(
-            looked.learning.values_NF, dimensions, features=features, seed=seed, device=device, progress=progress
-        )
+        how: dict[str, Any] = {"seed": seed, "device": device, "progress": progress, "image": image}
+        coder = fit_coder(looked.learning.values_NF, dimensions, features=features, **how)
     except ValueError as error:
         raise SnapshotError(str(error)) from error
     keep(parts, to_files(coder.detector))
@@ -174,7 +188,7 @@ def features_of(folder: Path) -> tuple[str, ...]:
         said = read_manifest(read_files(folder)[MANIFEST], str(folder))
     except ModelFileError as error:
         raise ConfigError(str(error)) from error
-    return tuple(said["features"])
+    return written_in(said)
 
 
 def hash_of(files: Mapping[str, bytes]) -> str:
@@ -195,7 +209,7 @@ def coder_of(files: Mapping[str, bytes], name: str, device: torch.device) -> Cod
     if coder.window != 1:
         raise ConfigError(
             f"{name}: it reads windows of {coder.window} rows, and rows are coded one by one; name a model that "
-            "`offkey reduce` has made, or of a stream of `kind: features`"
+            "`offkey reduce` has made, or of a stream of `kind: features` or `images`"
         )
     if not coder.decodes:
         raise ConfigError(f"{name}: its codes do not lead back to rows; name a model that `offkey reduce` has made")
@@ -220,24 +234,38 @@ def judge(coder: Coder, looked: Look) -> Quality:
 
     PCA (Pearson, 1901) learns from the rows that the coder of this command learned from, features standardised.
     """
-    held_out_NF = looked.held_out.values_NF
+    held_out_NF, at_once = looked.held_out.values_NF, _at_once(len(coder.features))
     rebuilt_NF = np.concatenate(
-        [coder.read(part)[1] for part in np.array_split(held_out_NF, max(1, len(held_out_NF) // _ROWS_AT_ONCE))]
+        [coder.read(part)[1] for part in np.array_split(held_out_NF, max(1, len(held_out_NF) // at_once))]
     )
-    center_F, scale_F, components_FD = principal(looked.learning.values_NF, coder.dimensions)
+    is_image = coder.detector.spec.image is not None
+    center_F, scale_F, components_FD = principal(looked.learning.values_NF, coder.dimensions, scaled=not is_image)
     z_ND = (held_out_NF - center_F) / scale_F @ components_FD
     by_pca_NF = center_F + scale_F * (z_ND @ components_FD.T)
+    explained = r_squared_of_all if is_image else r_squared
     return Quality(
         len(looked.learning),
         len(held_out_NF),
-        r_squared(held_out_NF, rebuilt_NF),
-        r_squared(held_out_NF, by_pca_NF),
+        explained(held_out_NF, rebuilt_NF),
+        explained(held_out_NF, by_pca_NF),
     )
 
 
-def principal(x_NF: FloatArray, dimensions: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return (mean, standard deviation, leading principal components of what is left when both are taken away)."""
-    center_F, scale_F = x_NF.mean(axis=0), deviations(x_NF)
+def principal(
+    x_NF: FloatArray, dimensions: int, *, scaled: bool = True
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return (mean, standard deviation, leading principal components of what is left when both are taken away).
+
+    Not `scaled`: the deviations are ones, for values that have one unit.
+    """
+    center_F = x_NF.mean(axis=0)
+    scale_F = deviations(x_NF) if scaled else np.ones_like(center_F)
     z_NF = (x_NF - center_F) / scale_F
+    if len(z_NF) < z_NF.shape[1]:
+        # Fewer rows than features: those of the rows lead to the same ones, and are fewer.
+        square_N, vectors_NN = np.linalg.eigh(z_NF @ z_NF.T)
+        leading_NR = vectors_NN[:, ::-1][:, :dimensions]
+        length_R = np.sqrt(np.maximum(square_N[::-1][:dimensions], 1e-12))
+        return center_F, scale_F, z_NF.T @ leading_NR / length_R
     _, vectors_FF = np.linalg.eigh(z_NF.T @ z_NF / len(z_NF))
     return center_F, scale_F, np.ascontiguousarray(vectors_FF[:, ::-1][:, :dimensions])

@@ -3,7 +3,8 @@
 Of each row: its code, how far each value lies from what the code tells (`error_cpu`), and for series mean, standard
 deviation, least and largest value and slope of each feature in the row's window (`mean_cpu`). The first rows of a
 series have no whole window: their statistics are empty and `warming` is true; so are those of late rows and of rows
-that hold no number for a feature. Of one feature there is no code: one number cannot be told by fewer.
+that hold no number for a feature. Of one feature there is no code: one number cannot be told by fewer. Of images
+the errors are told of their regions, each the mean of its pixels'.
 
 Legend: N rows, F features, S series.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from models.codes import Coder
@@ -36,6 +38,7 @@ from pipeline.jobs.reduce import (
     total_of,
 )
 from pipeline.jobs.series_windows import SeriesLengths, SeriesWindows
+from pipeline.stages.regions import Regions
 
 
 class Featuring:
@@ -59,7 +62,13 @@ class Featuring:
             coded = coding.code_rows(self._coder, block.values_NF, usable_N, each=True, threads=self._threads)
             assert coded.off_NF is not None
             made |= zip(coding.names_of(self._coder), coded.code_ND.T, strict=True)
-            made |= zip((f"error_{name}" for name in self._features), coded.off_NF.T, strict=True)
+            image = self._coder.detector.spec.image
+            if image is None:
+                made |= zip((f"error_{name}" for name in self._features), coded.off_NF.T, strict=True)
+            else:
+                regions, off_NF = Regions(image), coded.off_NF.astype(np.float64)
+                told_NR = regions.means(off_NF).astype(np.float32)
+                made |= zip((f"error_{name}" for name in regions.names), told_NR.T, strict=True)
             sums |= sums_of(coded, usable_N)
         kept = dict(block.columns)
         if self.carried is not None:
@@ -117,7 +126,8 @@ def feature_rows(
             recipe = Recipe(source.features, None if coder is None else coding.read_files(parts.path))
             step = Featuring(source.features, coder, _windows(source, window))
             make_all(source, parts, options, step, recipe, begins, looked, what, partial(progress, "writing"))
-            report: dict[str, Any] = {"command": "features", "rows": looked.rows, "features": list(source.features)}
+            report: dict[str, Any] = {"command": "features", "rows": looked.rows}
+            report["features"] = [] if options.image else list(source.features)
             if coder is not None:
                 progress("judging", 0.0, None)
                 report |= {**summed(parts, coder, looked), **told(coding.judge(coder, looked), coder)}

@@ -3,8 +3,8 @@
 All rows are looked at once, for a sample and to see that they can be read; the autoencoder learns from most of the
 sample, or is given; then all rows are coded, part by part. What codes tell is measured on the rest of the sample.
 
-A code is of one row, of streams of both kinds. A row that holds no number for a feature has an empty code, and is
-counted.
+A code is of one row, of streams of all kinds; of an image it is of its pixels. A row that holds no number for a
+feature has an empty code, and is counted.
 
 Legend: N rows, F features, D numbers of a code.
 """
@@ -23,8 +23,9 @@ import torch
 
 from models.codes import Coder
 from models.manifest import MANIFEST as MODEL_MANIFEST
-from models.spec import shortened
+from models.spec import ImageShape, shortened
 from pipeline.connectors.parquet import Array
+from pipeline.connectors.snapshot_files import PIXELS
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.interrupting import Stopped
 from pipeline.jobs import coding
@@ -53,6 +54,8 @@ class Options:
     """What the picture's points are coloured by; None: there is none."""
     resume: bool = False
     overwrite: bool = False
+    image: ImageShape | None = None
+    """The size of images."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     engine: Engine | None = None
     """Makes the parts; None: this process does, one behind the other."""
@@ -159,6 +162,7 @@ def coder_for(source: Input, options: Options, parts: Parts, looked: Look, progr
         coding.train(
             *(parts, looked, source.features, dimensions, options.seed, options.device),
             lambda share: progress("training", share, 1.0),
+            options.image,
         )
     return coding.coder_of(coding.read_files(parts.path), str(parts.path / MODEL), options.device)
 
@@ -255,7 +259,10 @@ class Decoding:
         usable_N = block.usable_N
         values_NF = np.full((len(block), len(self._coder.features)), np.nan)
         values_NF[usable_N] = self._coder.decode(block.values_NF[usable_N].astype(np.float32))
-        values = dict(zip(self._coder.features, values_NF.T, strict=True))
+        values: dict[str, Column] = dict(zip(self._coder.features, values_NF.T, strict=True))
+        if self._coder.detector.spec.image is not None:
+            # An image of which nothing is known is black.
+            values = {PIXELS: np.rint(np.nan_to_num(values_NF).clip(0, 255)).astype(np.uint8)}
         error = block.columns.get(coding.ERROR)
         assert error is None or isinstance(error, np.ndarray)
         sums: dict[str, Any] = {"usable": int(usable_N.sum())}
@@ -294,7 +301,7 @@ def decode_rows(source: Divisible, options: Options, codes: Path, progress: Prog
                 "command": "decode",
                 "rows": rows,
                 "empty": rows - usable,
-                "features": list(coder.features),
+                **features_of(coder),
                 "dimensions": coder.dimensions,
                 "error": math.sqrt(sum(squared) / max(usable, 1)) if squared else None,
                 "parts": len(parts.entries),
@@ -342,15 +349,24 @@ def summed(parts: Parts, coder: Coder, looked: Look) -> dict[str, Any]:
     """Return what is known of all rows."""
     usable = total_of(parts, "usable")
     square_F: Array = np.sum([entry["squared_errors"] for entry in parts.entries], axis=0)
+    each = {}
+    if coder.detector.spec.image is None:
+        each = dict(zip(coder.features, np.sqrt(square_F / max(usable, 1)).tolist(), strict=True))
     return {
         "rows": looked.rows,
         "empty": looked.rows - usable,
-        "features": list(coder.features),
+        **features_of(coder),
         "dimensions": coder.dimensions,
         "error": math.sqrt(float(square_F.mean()) / max(usable, 1)),
-        "error_by_feature": dict(zip(coder.features, np.sqrt(square_F / max(usable, 1)).tolist(), strict=True)),
+        "error_by_feature": each,
         "parts": len(parts.entries),
     }
+
+
+def features_of(coder: Coder) -> dict[str, Any]:
+    """Return for the report what the rows hold; of images the size alone."""
+    image = coder.detector.spec.image
+    return {"features": list(coder.features)} if image is None else {"features": [], "image": str(image)}
 
 
 def told(quality: coding.Quality, coder: Coder) -> dict[str, Any]:
@@ -359,7 +375,8 @@ def told(quality: coding.Quality, coder: Coder) -> dict[str, Any]:
     def number(value: float) -> float | None:
         return None if math.isnan(value) else value
 
-    each = zip(coder.features, quality.coder_F.tolist(), quality.pca_F.tolist(), strict=True)
+    names = coder.features if coder.detector.spec.image is None else ["pixels"]
+    each = zip(names, quality.coder_F.tolist(), quality.pca_F.tolist(), strict=True)
     return {
         "learned_rows": quality.learned_rows,
         "held_out_rows": quality.held_out_rows,

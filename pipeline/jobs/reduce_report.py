@@ -11,16 +11,18 @@ _MOST_FEATURES = 20
 
 def lines(report: Mapping[str, Any], name: str, output: Path, picture: bool) -> Iterator[str]:
     """Yield lines about a run; `name` is the stream's."""
-    rows, features = report["rows"], report["features"]
+    rows = report["rows"]
+    of = f"rows of {counted(len(report['features']), 'feature')}"
+    of = f"{rows:,} " + (f"images of {report['image']}" if "image" in report else of)
     if report["command"] == "decode":
         numbers = counted(report["dimensions"], "number")
-        yield f"{name}: {rows:,} rows of {counted(len(features), 'feature')} from codes of {numbers}, in {output}"
+        yield f"{name}: {of} from codes of {numbers}, in {output}"
         if report["error"] is not None:
             yield f"{name}: they lie {report['error']:.3g} off the original ones, root of the mean square by scale"
     else:
         numbers = counted(report["dimensions"], "number") if "dimensions" in report else ""
         what = f"codes of {numbers}" if numbers else "which has no code"
-        yield f"{name}: {rows:,} rows of {counted(len(features), 'feature')}, {what}, in {output}"
+        yield f"{name}: {of}, {what}, in {output}"
     if report["empty"]:
         yield f"{name}: {report['empty']:,} rows lack a number: what is made of their values is empty"
     if "window" in report:

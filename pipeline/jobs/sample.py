@@ -132,3 +132,9 @@ def r_squared(values_NF: FloatArray, rebuilt_NF: FloatArray) -> FloatArray:
     all_F = np.square(values_NF - values_NF.mean(axis=0)).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(all_F > 0, 1 - left_F / all_F, np.nan)
+
+
+def r_squared_of_all(values_NF: FloatArray, rebuilt_NF: FloatArray) -> FloatArray:
+    """Return the share of the variance of all features together, which have one unit: one number."""
+    left, all_ = np.square(values_NF - rebuilt_NF).sum(), np.square(values_NF - values_NF.mean(axis=0)).sum()
+    return np.array([1 - left / all_ if all_ > 0 else np.nan])

@@ -131,6 +131,11 @@ def size(settings: Settings, asked: Asked, say: Callable[[str], None] = lambda t
     told: dict[str, str] = {}
     for name in asked.streams:
         stream = settings.streams[name]
+        if stream.image is not None:
+            raise ConfigError(
+                f"stream {name}: it is of `kind: images`, whose records cannot be made up to measure with; run a "
+                "worker on the topic and watch offkey_lag_records, and name the other streams with --stream"
+            )
         if registry is not None and registry.champion(name) is not None:
             detectors[name], version = load_champion(name, stream, registry)
             told[name] = f"{detectors[name].name}, version {version}"

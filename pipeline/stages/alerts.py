@@ -32,6 +32,20 @@ class FeatureView(msgspec.Struct, frozen=True):
     """How far from the expected value is usual, in the same unit: 99 of 100 training points were as near."""
 
 
+class PixelView(msgspec.Struct, frozen=True):
+    """What one value of one pixel had to do with an alert of an image."""
+
+    row: int
+    """From 0 at the top."""
+    column: int
+    """From 0 at the left."""
+    channel: int
+    """0 to 2: red, green, blue; 3: alpha. Of grey images 0."""
+    observed: float
+    expected: float
+    share: float
+
+
 class StormMember(msgspec.Struct, frozen=True):
     """One series of a storm."""
 
@@ -67,7 +81,7 @@ class Alert(msgspec.Struct, frozen=True):
     """Id of the incident: the same in all its alerts."""
     stream: str
     series: str
-    """Name of the series; "" for records of kind `features`, and for a storm."""
+    """Name of the series; "" for records of kind `features` and `images`, and for a storm."""
     fields: dict[str, str]
     """What names the series: its fields, or the record's key."""
     state: State
@@ -89,7 +103,8 @@ class Alert(msgspec.Struct, frozen=True):
     storm, and of what was muted first and is told now, the partition's time."""
     features: dict[str, FeatureView]
     """Largest share first. Empty where no point was judged just now: of storms, of silent and stale ones, and of
-    what was muted first."""
+    what was muted first. Of an image its regions, such as `rows 0-6, columns 7-13`: means of their pixels' values,
+    from 0 to 255, and the sum of their shares."""
     model_version: str
     topic: str
     partition: int
@@ -104,6 +119,8 @@ class Alert(msgspec.Struct, frozen=True):
     """Of a storm only."""
     feedback: FeedbackView | msgspec.UnsetType = msgspec.UNSET
     """Where an incident began, or began again, at a threshold that feedback has moved."""
+    pixels: list[PixelView] | msgspec.UnsetType = msgspec.UNSET
+    """Of an image: the values of largest share."""
 
     @property
     def id(self) -> str:
@@ -157,6 +174,11 @@ def feature_views(
         )
         for i in order_F.tolist()
     }
+
+
+def pixel_view(row: int, column: int, channel: int, observed: float, expected: float, share: float) -> PixelView:
+    """Return what one value of an image had to do with an alert, with no more digits than tell something."""
+    return PixelView(row, column, channel, _short(observed), _short(expected), round(share, 4))
 
 
 def feedback_view(moved: Moved | None) -> FeedbackView | msgspec.UnsetType:

@@ -1,6 +1,7 @@
 """Raw records -> one columnar `Batch` and a list of rejects.
 
-A record is one row here; those of many rows are decoded by `pipeline.stages.tables`, to the same batch.
+A record is one row here; those of many rows are decoded by `pipeline.stages.tables`, and images by
+`pipeline.stages.images`, to the same batch.
 
 Each record is judged alone: a bad one never harms its neighbours, and its bytes stay untouched so that it
 can be dead-lettered as it came.
@@ -37,6 +38,10 @@ REASONS = {
     "not_utf8": "the value is not UTF-8",
     "not_json": "the value is not JSON",
     "not_arrow": "the value is not one whole Arrow IPC stream",
+    "not_image": "the value is no image of the stream's `format`",
+    "bad_image": "the image is cut off or damaged",
+    "wrong_size": "the image is of another height or width than the stream's `image`",
+    "wrong_mode": "the image has other channels than the stream's `image`, or not 8 bits of each",
     "too_deep": "objects or arrays are nested too deep",
     "not_object": "the value is JSON, but not an object",
     "missing_field": "a feature, the time or a series field is absent or null",
@@ -91,7 +96,7 @@ class Batch:
     """Names of series; "" for features. One a row, or with `code_N` each once."""
     time_ms_N: IntArray
     values_NF: FloatArray
-    """NaN where a feature was missing and may be held."""
+    """NaN where a feature was missing and may be held. Of images values of one byte (uint8)."""
     row_N: IntArray
     """Index of each row's record in the `PartitionRecords` it came from."""
     offset_N: IntArray
@@ -142,7 +147,7 @@ class Decoder(ABC):
         max_ahead_ms: int = 3_600_000,
         max_record_bytes: int = 1_048_576,
     ) -> None:
-        """`stateless` records (of kind `features`) belong to no series, need no key and are never late."""
+        """`stateless` records, all but those of series, belong to none, need no key and are never late."""
         self.stateless = stateless
         self._fields = fields
         self._time_unit = time_unit

@@ -30,6 +30,8 @@ from pipeline.stages.windows import Windows
 CHUNK_WINDOWS: Mapping[str, int] = {"cpu": 512, "cuda": 4096}
 """Windows of one model call: large enough for full speed, small enough for a processor's cache. On a GPU a chunk is
 one launch, however many there are."""
+CHUNK_IMAGES: Mapping[str, int] = {"cpu": 32, "cuda": 256}
+"""The same of images: one is as much work as a thousand windows."""
 _EXPLAINED_WINDOWS = 16
 """The same for explaining; an explained row is rare and seldom has company."""
 
@@ -67,7 +69,7 @@ class Scorer:
         spec = detector.spec
         self._detector = detector
         self._device = device
-        self._chunk_windows = CHUNK_WINDOWS[device.type]
+        self._chunk_windows = (CHUNK_IMAGES if spec.image else CHUNK_WINDOWS)[device.type]
         self._read = captured(detector.errors, (self._chunk_windows, spec.window, len(spec.features)), device)
         self._judgement = detector.calibration.of(delay)
         reach = self._judgement.reach

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.manifest import MANIFEST, ModelFileError, read_manifest
+from models.manifest import MANIFEST, ModelFileError, features_of, read_manifest
 from pipeline.protocols import Registry
 from pipeline.versions.log import Promotion, PromotionLog
 from pipeline.versions.naming import trained_ms
@@ -109,7 +109,7 @@ def _learned(manifest: Mapping[str, Any]) -> Learned:
         " + ".join(dict.fromkeys(view["architecture"] for view in views)),
         len(views),
         manifest["window"],
-        manifest["features"],
+        list(features_of(manifest)),
         len(manifest["series"]),
         training.get("rows"),
         training.get("first_ms"),

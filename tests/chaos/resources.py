@@ -17,7 +17,8 @@ class Held:
 
     at_s: float
     memory_bytes: int
-    """Proportional set size: pages that several processes share count by their parts."""
+    """Its anonymous memory. Pages of libraries are left out: what of them is a process's own, or its part of them,
+    grows where others end that had them mapped too."""
     files: int
     threads: int
 
@@ -50,11 +51,13 @@ class Watch:
 def held(pid: int) -> Held:
     """Return what a process holds now."""
     process = Path("/proc") / str(pid)
-    pss_kib = next(
-        int(line.split()[1]) for line in (process / "smaps_rollup").read_text().splitlines() if line[:4] == "Pss:"
+    memory_kib = next(
+        int(line.split()[1])
+        for line in (process / "smaps_rollup").read_text().splitlines()
+        if line.startswith("Anonymous:")
     )
     files, threads = len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
-    return Held(time.monotonic(), pss_kib * 1024, files, threads)
+    return Held(time.monotonic(), memory_kib * 1024, files, threads)
 
 
 def growth(samples: Sequence[Held], warm_share: float = 0.3) -> list[str]:

@@ -14,7 +14,7 @@ from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import SnapshotDamaged, SnapshotError, TransientError
 from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import Gap, Kept, Limits, Position
+from pipeline.snapshots import Gap, Kept, Limits, Position, Schema
 from tests.chaos.object_store import LoopbackStore
 from tests.snapshots import FEATURES, PLACE, TOPIC_ID, at_day, read, rows, told, write
 
@@ -223,7 +223,7 @@ def test_a_damaged_file_is_named_with_a_remedy(how: str, snapshots: StoredSnapsh
         read(snapshots)
     with pytest.raises(SnapshotDamaged):
         list(snapshots.rows_of("machines", kept(snapshots).last))
-    assert snapshots.schema("machines") in (None, (FEATURES, True))
+    assert snapshots.schema("machines") in (None, Schema(FEATURES, True))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_files_of_two_schemas_are_refused_where_both_are_asked_for(snapshots: St
     assert read(snapshots, at_day(1), at_day(2)).offsets == list(range(10, 20))
     with pytest.raises(SnapshotError, match="read a range of time in which they are the same"):
         read(snapshots)
-    assert snapshots.schema("machines") == (("cpu",), True)
+    assert snapshots.schema("machines") == Schema(("cpu",), True)
 
 
 @pytest.mark.parametrize("series", [True, False])
@@ -256,7 +256,7 @@ def test_files_of_two_kinds_are_refused_where_both_are_asked_for(series: bool, s
     assert read(snapshots, at_day(1), at_day(2)).offsets == list(range(10, 20))
     with pytest.raises(SnapshotError, match="read a range of time of one `kind`"):
         read(snapshots)
-    assert snapshots.schema("machines") == (FEATURES, not series)
+    assert snapshots.schema("machines") == Schema(FEATURES, not series)
 
 
 def test_another_type_or_a_file_of_others_is_refused(snapshots: StoredSnapshots, storage: Storage) -> None:

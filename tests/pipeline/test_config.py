@@ -30,9 +30,9 @@ MISTAKES = [
     # Keys and values.
     (
         GOOD + "    kind: seris\n",
-        ":4: streams.machines.kind is 'seris'; it takes 'series' or 'features'; did you mean",
+        ":4: streams.machines.kind is 'seris'; it takes 'series', 'features' or 'images'; did you mean",
     ),
-    (GOOD + "    kind: zzz\n", ":4: streams.machines.kind is 'zzz'; it takes 'series' or 'features'"),
+    (GOOD + "    kind: zzz\n", ":4: streams.machines.kind is 'zzz'; it takes 'series', 'features' or 'images'"),
     (GOOD + "    fetures: [a]\n", ":4: streams.machines.fetures is no setting; did you mean 'features'?"),
     (
         GOOD + "kafka:\n  bootstrap_server: x\n",
@@ -161,7 +161,7 @@ MISTAKES = [
     ),
     (
         GOOD + "    format: arow\n",
-        ":4: streams.machines.format is 'arow'; it takes 'json' or 'arrow'; did you mean",
+        ":4: streams.machines.format is 'arow'; it takes 'json', 'arrow', 'png' or 'jpeg'; did you mean",
     ),
     (GOOD + "    kind: features\n    missing: hold\n", ":5: streams.machines.missing: `hold` needs `kind: series`"),
     (GOOD + "    kind: features\n    series: [host]\n", ":5: streams.machines.series: it needs `kind: series`"),

@@ -83,7 +83,8 @@ def test_a_bad_record_is_rejected_alone(reason: str, bad: Record) -> None:
 
 
 def test_every_reason_but_those_of_other_stages_and_formats_can_happen() -> None:
-    assert {reason for reason, _ in BAD} | {"held_too_long", "not_arrow"} == set(REASONS)
+    others = {"held_too_long", "not_arrow", "not_image", "bad_image", "wrong_size", "wrong_mode"}
+    assert {reason for reason, _ in BAD} | others == set(REASONS)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""A challenger of images is compared on images with faults, and serves where there is no other."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.codes import IMAGE_REDUCER, fit_coder
+from models.spec import ImageShape
+from pipeline.config import StreamSettings
+from pipeline.connectors.memory import MemoryRegistry, MemoryStorage
+from pipeline.connectors.snapshots import StoredSnapshots
+from pipeline.errors import SnapshotError
+from pipeline.history import Read
+from pipeline.lanes import load_champion
+from pipeline.protocols import OffsetRange
+from pipeline.retrain import retrain_stream
+from pipeline.train import read_snapshots
+from tests.pictures import IMAGES, SHAPE, digits
+from tests.snapshots import at_day, rows
+from tests.streams import BEGIN_MS, CPU
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def read_of(count: int) -> Read:
+    columns = {"": (BEGIN_MS + 1000 * np.arange(count), digits()[0][:count])}
+    return Read(columns, count, 0, 0, [], {})  # type: ignore[arg-type]
+
+
+def test_the_gate_asks_for_faults_of_images() -> None:
+    registry = MemoryRegistry()
+    done = retrain_stream(
+        *("camera", IMAGES, SHAPE.names, read_of(1_000), registry),
+        now=lambda: AT,
+        device=CPU,
+        progress=lambda name, share: None,
+    )
+    assert (done.verdict.accepted, done.verdict.rule) == (True, "first"), done.verdict.reasons
+    assert {"cover found", "noise found", "shade found"} <= {row.measure for row in done.verdict.rows}
+    assert done.verdict.anomalies > 80
+    detector, version = load_champion("camera", IMAGES, registry)
+    assert (version, detector.spec.image) == (done.version, SHAPE)
+
+
+def test_more_images_than_memory_holds_are_refused() -> None:
+    large, count = ImageShape(512, 512, 1), 600
+    snapshots = StoredSnapshots(MemoryStorage())
+    made = rows(0, count, features=("any",), series=False)
+    x_NF: Any = np.zeros((count, large.values), np.uint8)
+    made = replace(made, features=large.names, image=large, values_NF=x_NF)
+    snapshots.write("camera", made, OffsetRange(0, count), at_day(0))
+    size = {"height": 512, "width": 512, "channels": 1}
+    settings = StreamSettings.model_validate({**IMAGES.model_dump(exclude_unset=True), "image": size})
+    with pytest.raises(SnapshotError, match=r"more than 512 images of that time, .* ask for less time"):
+        read_snapshots("camera", settings, snapshots, 0, at_day(9))
+
+
+def test_a_large_image_is_reduced_by_convolutions() -> None:
+    shape = ImageShape(66, 64, 1)
+    row_HW, column_HW = np.indices(shape[:2])
+    x_NF = np.stack([127 + 120 * np.sin(row_HW / (4 + n % 7) + column_HW / 9) for n in range(70)]).reshape(70, -1)
+    coder = fit_coder(
+        x_NF.astype(np.uint8).astype(np.float64),
+        3,
+        features=shape.names,
+        image=shape,
+        options={"max_epochs": 2, "least_epoch_windows": 0, "hidden": 4},
+    )
+    assert coder.detector.name == IMAGE_REDUCER
+    assert coder.encode(x_NF).shape == (70, 3)
+    assert coder.decode(coder.encode(x_NF)).shape == x_NF.shape
