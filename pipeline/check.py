@@ -16,6 +16,7 @@ from pipeline.config import Settings, StreamSettings
 from pipeline.control import require_one_partition
 from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.feedback import COMPACTED, require_compacted
+from pipeline.kafka_settings import KafkaSettings
 from pipeline.protocols import PartitionRecords, Registry, TopicPartition
 
 _SAMPLE_RECORDS = 2_000
@@ -81,7 +82,7 @@ def check_all(settings: Settings, outside: Outside) -> list[Row]:
     except OffkeyError as error:
         return [*rows, _wrong("broker", error), *models]
     with closing(cluster):
-        rows.append(Row("ok", "broker", settings.kafka.bootstrap_servers))
+        rows.append(_broker_row(settings.kafka))
         rows.append(_group_row(settings.kafka.group_id, cluster))
         rows += _output_rows(settings, cluster)
         rows += _control_rows(settings, cluster)
@@ -121,6 +122,14 @@ def _storage_row(settings: Settings, outside: Outside) -> Row:
     if written != b"offkey":
         return Row("wrong", "storage", f"{settings.storage} gave back something else than was written")
     return Row("ok", "storage", f"{settings.storage} can be written and read")
+
+
+def _broker_row(kafka: KafkaSettings) -> Row:
+    found = f"{kafka.bootstrap_servers}, {kafka.security.in_words()}"
+    if kafka.security.tls or kafka.security.mechanism is None or kafka.security.in_clear:
+        return Row("ok", "broker", found)
+    remedy = "set kafka.security.tls, where the brokers can: records and alerts can be read on the way"
+    return Row("warning", "broker", found, remedy)
 
 
 def _group_row(group: str, cluster: Cluster) -> Row:

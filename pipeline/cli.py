@@ -99,6 +99,7 @@ def init(
 def check(config: ConfigPath, as_json: AsJson = False) -> None:
     """Say what is right, what is not, and what to do."""
     from dataclasses import asdict
+    from functools import cache
 
     from rich.console import Console
     from rich.table import Table
@@ -111,13 +112,17 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
     from pipeline.connectors.registry import StoredRegistry
 
     settings = load_settings(config)
-    connection = Connection.of(settings.kafka)
+
+    @cache
+    def connection() -> Connection:
+        return Connection.of(settings.kafka)
+
     outside = Outside(
         storage=lambda: _storage(settings),
         registry=lambda: StoredRegistry(_storage(settings)),
-        cluster=lambda: KafkaCluster(connection),
-        history=lambda topic, most: history(connection, topic, most),
-        refuses_zombies=lambda: refuses_zombies(connection, settings.kafka.group_id),
+        cluster=lambda: KafkaCluster(connection()),
+        history=lambda topic, most: history(connection(), topic, most),
+        refuses_zombies=lambda: refuses_zombies(connection(), settings.kafka.group_id),
     )
     rows = check_all(settings, outside)
     if as_json:

@@ -25,67 +25,32 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from pipeline.alert_settings import AlertSettings
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
+from pipeline.kafka_settings import KafkaSettings
 from pipeline.kind_settings import ImageSettings, check_kind
 from pipeline.log_settings import LogSettings
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting, unknown
 from pipeline.notify_settings import NotifySettings, secrets_written
 from pipeline.record_settings import RecorderSettings, RecordSettings
 from pipeline.retrain_settings import RetrainSettings, SchedulerSettings
+from pipeline.security_settings import security_secrets_written
 from pipeline.setting_types import (
     LARGEST,
-    LONGEST_WAIT,
-    WRITTEN,
     Duration,
     DurationOrNever,
     FieldPath,
     FieldPaths,
     Name,
     Section,
-    Servers,
     StorageUrl,
     Topic,
     Wait,
     Whole,
-    between,
     no_truth,
     split_path,
 )
 from pipeline.yaml_lines import Keys, YamlError, read_yaml, shown
 
 _STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
-
-
-class KafkaSettings(Section):
-    bootstrap_servers: Servers = "localhost:9092"
-    """Addresses to find the cluster by, with commas between them."""
-    group_id: Name = "offkey"
-    """Consumer group of the workers: those of one group share the partitions."""
-    instance_id: Topic | None = None
-    """A name that this process alone has, and has again after a restart: it then keeps its partitions without a
-    rebalance, and with exactly_once ends at once what a crash left open."""
-    client_id: Name = "offkey"
-    """Name in the broker's logs and quotas."""
-    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
-    """at_least_once: after a crash some alerts are published twice, with equal ids. exactly_once: alerts, dead
-    letters and offsets in one transaction; readers with isolation_level=read_committed see each once."""
-    connect_timeout: Wait = 10
-    """How long to wait for the cluster at the start."""
-    session_timeout: Annotated[float, between("1s", LONGEST_WAIT), WRITTEN] = 10
-    """How long a silent worker keeps its partitions."""
-    max_poll_interval: Wait = 300
-    """How long one batch may take before the group gives the partitions to others."""
-    max_poll_records: Whole = 16_000
-    """Most records of a batch."""
-    max_poll_bytes: Whole = 33_554_432
-    """Most bytes of a batch's records, unpacked; a record that is larger comes alone."""
-    fetch_min_bytes: Whole = 1
-    """Bytes that the broker gathers before it answers; 20000 saves CPU at thousands of records a second."""
-    fetch_max_bytes: Whole = 16_777_216
-    """Most bytes of one answer of a broker; each broker has two on their way at most, whatever is slow."""
-    fetch_max_wait: Annotated[float, between("1ms", "5s"), WRITTEN] = 0.1
-    """How long the broker gathers at most; up to 5 s."""
-    delivery_timeout: Wait = 30
-    """How long an alert may take to be confirmed; with exactly_once 10 s at most, the transaction's own limit."""
 
 
 class TopicSettings(Section):
@@ -355,7 +320,7 @@ def load_settings(path: Path) -> Settings:
         if key.startswith("_"):
             # BaseSettings takes arguments of its own that begin so.
             raise ConfigError(f"{places[key,]}: {no_setting(Settings, (key,))}")
-    for keys in secrets_written(values):
+    for keys in (*security_secrets_written(values), *secrets_written(values)):
         raise ConfigError(
             f"{places[nearest(places, keys)]}: {shown(keys)} is a secret; name a file that holds it as "
             f"{keys[-1]}_file, or set the environment variable OFFKEY_{'__'.join(keys).upper()}"

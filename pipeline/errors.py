@@ -2,6 +2,8 @@
 
     OffkeyError
     ├── ConfigError          the user's mistake: refuse to start, exit 2
+    │   └── Refused          Kafka does not let us in, or is not who it should be: as that at the start; once it has
+    │                        let us in, as TransientError
     ├── RecordError          a record that cannot be worked on and may not be lost: stop, exit 1
     ├── TransientError       the outside world is away: retry with backoff until a deadline, then exit 1
     │   ├── DeliveryError    an alert or dead letter was not confirmed: restore state, then retry
@@ -31,6 +33,10 @@ class ConfigError(OffkeyError):
     """A setting, a file or a right is missing or wrong, and only the user can mend it."""
 
     exit_code = 2
+
+
+class Refused(ConfigError):
+    """Kafka refuses who we are, or its certificate does not hold: the same try fails again until someone acts."""
 
 
 class RecordError(OffkeyError):

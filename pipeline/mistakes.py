@@ -2,9 +2,9 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from models.spec import shortened
@@ -70,7 +70,7 @@ def explain(
         if mistake["type"] == "extra_forbidden":
             said = no_setting(settings, keys, unknown)
         else:
-            said = _said(mistake, shown(keys), context)
+            said = _said(mistake, shown(keys), context, secret=_is_secret(settings, keys))
         lines.append((order[at], f"{places[at]}: {said}"))
     return "\n".join(line for _, line in sorted(lines))
 
@@ -101,7 +101,14 @@ def _nearest_variables(settings: Any, name: str) -> list[str]:
     return [flat[near] for near in difflib.get_close_matches(name, flat, n=1, cutoff=0.8)]
 
 
-def _said(mistake: ErrorDetails, key: str, context: Mapping[str, Any]) -> str:
+def _is_secret(settings: Any, keys: Keys) -> bool:
+    takes = settings
+    for key in keys:
+        takes = below(takes, key)
+    return SecretStr in (takes, *get_args(takes))
+
+
+def _said(mistake: ErrorDetails, key: str, context: Mapping[str, Any], *, secret: bool) -> str:
     kind, found = mistake["type"], mistake["input"]
     if kind == "missing":
         return f"{key} is missing; add it"
@@ -113,6 +120,8 @@ def _said(mistake: ErrorDetails, key: str, context: Mapping[str, Any]) -> str:
         text = str(context.get("text") or context.get("error") or mistake["msg"])
         return f"{key}: {text}"
     takes = _TAKES[kind].format(**context)
+    if secret:
+        return f"{key} is something else than it takes, {takes}: put quotes around it"
     if found is None:
         return f"{key} is empty; it takes {takes}: write that, or take out a key that has a default"
     if kind == "string_type" and not isinstance(found, list | dict):

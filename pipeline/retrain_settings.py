@@ -1,11 +1,11 @@
 """When a stream is trained again and what that may take: the keys below its `retrain`, and below `scheduler`."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pipeline.mistakes import mistake_at
-from pipeline.setting_types import LONGEST_WAIT, WRITTEN, Duration, Section, Size, Wait, between, no_truth
+from pipeline.setting_types import LONGEST_WAIT, WRITTEN, Duration, Section, Size, Wait, between, no_truth, truth
 
 _HOUR_S, _DAY_S = 3600, 86_400
 
@@ -17,19 +17,12 @@ def _cron(text: str) -> str:
     return text
 
 
-def _truth(value: Any) -> Any:
-    """A library would take "y", 1 and more."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r:.60} is neither true nor false; write one of them")
-    return value
-
-
 class RetrainSettings(Section):
     every: Annotated[float, between("1s", "3650 days"), WRITTEN] | None = None
     """So often a challenger is trained, counted from when the champion was promoted; or `cron`."""
     cron: Annotated[str, AfterValidator(_cron)] | None = None
     """When it is trained: minute, hour, day of month, month, day of week by name, as in `30 2 * * sun`; UTC."""
-    on_drift: Annotated[bool, BeforeValidator(_truth)] = False
+    on_drift: Annotated[bool, BeforeValidator(truth)] = False
     """Train when the scores of the newest snapshots have shifted for good; looked at once a `drift_block`."""
     drift_block: Annotated[float, between("6h", "90 days"), WRITTEN] = _DAY_S
     """How long a block is of which the newest seven are compared with the first fourteen after training: one

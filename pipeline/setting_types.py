@@ -139,6 +139,13 @@ def no_truth(value: Any) -> Any:
     return value
 
 
+def truth(value: Any) -> Any:
+    """A library would take "y", 1 and more."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r:.60} is neither true nor false; write one of them")
+    return value
+
+
 WRITTEN = Field(json_schema_extra={"type": ["number", "string"]})
 Duration = Annotated[float, between("0", _LONGEST), WRITTEN]
 DurationOrNever = Annotated[

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from kafka import KafkaAdminClient
@@ -27,10 +28,10 @@ _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 log.dirs={folder}/data
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -53,14 +54,25 @@ class ApacheBroker:
     """Answers when it is made, and is ended by its own pid with `close`; `rights`: it keeps access rules.
 
     After `stop`, `start` brings it back on its address with all that it held. `settings` are further lines of its
-    properties.
+    properties, `listeners` further names and their protocols, each at its own of `addresses`.
     """
 
-    def __init__(self, folder: Path, rights: bool = False, settings: str = "") -> None:
+    def __init__(
+        self, folder: Path, rights: bool = False, settings: str = "", listeners: Mapping[str, str] | None = None
+    ) -> None:
         self._port, self._folder = free_port(), folder
         self.bootstrap_servers = f"127.0.0.1:{self._port}"
+        ports = {name: free_port() for name in listeners or {}}
+        self.addresses = {name: f"localhost:{port}" for name, port in ports.items()}
         properties = folder / "server.properties"
-        text = _PROPERTIES.format(port=self._port, controller=free_port(), folder=folder)
+        text = _PROPERTIES.format(
+            port=self._port,
+            controller=free_port(),
+            folder=folder,
+            listeners="".join(f",{name}://127.0.0.1:{port}" for name, port in ports.items()),
+            advertised="".join(f",{name}://{address}" for name, address in self.addresses.items()),
+            protocols="".join(f",{name}:{protocol}" for name, protocol in (listeners or {}).items()),
+        )
         properties.write_text(text + (_RIGHTS if rights else "") + settings)
         classes = f"{os.environ['KAFKA_HOME']}/libs/*"
         java = ["java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classes]

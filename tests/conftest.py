@@ -13,6 +13,7 @@ from pipeline.connectors.embedded import EmbeddedBroker
 from tests.brokers import MISSING, ApacheBroker
 from tests.buckets import MotoServer
 from tests.commands import signals_given_back
+from tests.secured import SecuredBroker
 
 # One thread is as fast on small models, and far faster on a busy machine.
 torch.set_num_threads(1)
@@ -51,6 +52,16 @@ def apache_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip(MISSING)
     broker = ApacheBroker(tmp_path_factory.mktemp("kafka"), rights=True)
     yield broker.bootstrap_servers
+    broker.close()
+
+
+@pytest.fixture(scope="session")
+def secured_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
+    """An Apache Kafka broker with TLS, users and tokens."""
+    if not os.environ.get("KAFKA_HOME"):
+        pytest.skip(MISSING)
+    broker = SecuredBroker(tmp_path_factory.mktemp("secured"))
+    yield broker
     broker.close()
 
 

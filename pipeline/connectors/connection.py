@@ -2,13 +2,14 @@
 
 import importlib.util
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from pipeline.connectors.security import Security
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.config import KafkaSettings
+    from pipeline.kafka_settings import KafkaSettings
 
 REQUEST_TIMEOUT_MS = 10_000
 """How long one request may take."""
@@ -23,19 +24,25 @@ class Connection:
     bootstrap_servers: str
     client_id: str = "offkey"
     connect_timeout_s: float = 10.0
+    security: Security = field(default_factory=Security)
 
     @classmethod
     def of(cls, kafka: "KafkaSettings") -> Self:
-        """Return what the settings say."""
-        return cls(kafka.bootstrap_servers, kafka.client_id, kafka.connect_timeout)
+        """Return what the settings say.
+
+        Raises:
+            ConfigError: a file that they name cannot be read, or holds something else than it should.
+        """
+        return cls(kafka.bootstrap_servers, kafka.client_id, kafka.connect_timeout, Security.of(kafka.security))
 
     def options(self) -> dict[str, Any]:
-        """Return what consumers, producers and admin clients share."""
+        """Return what consumers, producers and admin clients share, but for their ways to reach a broker."""
         return {
             "bootstrap_servers": self.bootstrap_servers.split(","),
             "client_id": self.client_id,
             "bootstrap_timeout_ms": int(self.connect_timeout_s * 1000),
             "request_timeout_ms": REQUEST_TIMEOUT_MS,
+            **self.security.options(),
         }
 
 

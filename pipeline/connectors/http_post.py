@@ -20,7 +20,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 
-from pipeline.errors import ConfigError, TransientError
+from pipeline.connectors.tls import trusting
+from pipeline.errors import TransientError
 from pipeline.receivers.answers import Answer
 
 _READ_BYTES = 4096
@@ -61,7 +62,7 @@ class HttpPost:
         self.host = parts.netloc
         self._timeout_s, self._now_s, self._clock = timeout_s, now_s, clock
         self._headers = {"User-Agent": "offkey", "Accept": "*/*", **(headers or {})}
-        self._tls = _trusting(ca_file) if parts.scheme == "https" else None
+        self._tls = trusting(ca_file) if parts.scheme == "https" else None
         self._connection: _Plain | None = None
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
@@ -223,14 +224,3 @@ def _host(url: str) -> str:
         return urlsplit(url).netloc.rpartition("@")[2]
     except ValueError:
         return ""
-
-
-def _trusting(ca_file: str | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except ssl.SSLError as error:
-        raise ConfigError(f"ca_file: {ca_file} holds no certificate; name a file in PEM") from error
-    except OSError as error:
-        raise ConfigError(
-            f"ca_file: {ca_file} cannot be read ({error.strerror}); name a file that this user may read"
-        ) from error

@@ -5,6 +5,7 @@ from contextlib import closing
 
 from pipeline.connectors.connection import Connection, require_fast_checksums
 from pipeline.connectors.kafka_client import READING, ClientPartition, KafkaConsumer, translated
+from pipeline.connectors.kafka_contact import client_options
 from pipeline.connectors.kafka_topics import KafkaCluster
 from pipeline.protocols import PartitionRecords, TopicPartition
 
@@ -29,7 +30,7 @@ class KafkaFeedback:
         places = [ClientPartition(topic, number) for number in partitions]
         with translated(f"topic {topic}"):
             self._consumer = KafkaConsumer(
-                **connection.options(), **READING, group_id=None, auto_offset_reset="earliest"
+                **client_options(connection), **READING, group_id=None, auto_offset_reset="earliest"
             )
             try:
                 self._consumer.assign(places)

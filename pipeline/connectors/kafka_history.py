@@ -6,6 +6,7 @@ from contextlib import closing
 
 from pipeline.connectors.connection import REQUEST_TIMEOUT_MS, Connection, require_fast_checksums
 from pipeline.connectors.kafka_client import READING, ClientPartition, KafkaConsumer, translated
+from pipeline.connectors.kafka_contact import client_options
 from pipeline.connectors.kafka_topics import KafkaCluster
 from pipeline.errors import TransientError
 from pipeline.protocols import PartitionRecords, TopicPartition
@@ -31,7 +32,11 @@ def history(
         places = [ClientPartition(topic, number) for number in range(cluster.topic(topic, "READ").partitions)]
     with translated(f"topic {topic}"):
         consumer = KafkaConsumer(
-            **connection.options(), **READING, group_id=None, auto_offset_reset="earliest", max_poll_records=4000
+            **client_options(connection),
+            **READING,
+            group_id=None,
+            auto_offset_reset="earliest",
+            max_poll_records=4000,
         )
     try:
         with translated(f"topic {topic}"):
@@ -63,7 +68,7 @@ def history(
 
 def _end_of_all(connection: Connection, places: list[ClientPartition]) -> dict[ClientPartition, int]:
     """Return where each partition ends, transactions that are still open included."""
-    options = {**connection.options(), **READING, "isolation_level": "read_uncommitted"}
+    options = {**client_options(connection), **READING, "isolation_level": "read_uncommitted"}
     with closing(KafkaConsumer(**options, group_id=None)) as consumer:
         found: dict[ClientPartition, int] = consumer.end_offsets(places)
     return found
@@ -79,7 +84,7 @@ class KafkaLog:
         with closing(KafkaCluster(self._connection)) as cluster:
             partitions = range(cluster.topic(self._topic, "READ").partitions)
         places = [ClientPartition(self._topic, number) for number in partitions]
-        options = {**self._connection.options(), **READING}
+        options = {**client_options(self._connection), **READING}
         with translated(f"topic {self._topic}"), closing(KafkaConsumer(**options, group_id=None)) as consumer:
             begin, end = consumer.beginning_offsets(places), consumer.end_offsets(places)
         return sum(end[place] - begin[place] for place in places)

@@ -8,8 +8,9 @@ from typing import Any
 
 from pipeline.connectors.connection import REQUEST_TIMEOUT_MS, Connection, require_fast_checksums
 from pipeline.connectors.kafka_client import KafkaProducer, SerializeWrapper, client_errors, translated
+from pipeline.connectors.kafka_contact import client_options
 from pipeline.connectors.kafka_topics import KafkaCluster
-from pipeline.errors import ConfigError, DeliveryError, OffkeyError, RecordError, TransientError
+from pipeline.errors import ConfigError, DeliveryError, OffkeyError, RecordError, Refused, TransientError
 from pipeline.protocols import Message
 
 _TOO_LARGE = (client_errors.MessageSizeTooLargeError, client_errors.RecordListTooLargeError)
@@ -55,7 +56,11 @@ class KafkaPublisher:
     def producer(self) -> KafkaProducer:
         """Return the client's producer, a new one after `discard`."""
         if self._producer is None:
-            self._producer = self._new_producer()
+            try:
+                self._producer = self._new_producer()
+            except Refused as error:
+                # It was let in before: whoever renews passwords or certificates may not be done yet.
+                raise TransientError(str(error)) from error
         return self._producer
 
     def confirm(self, timeout_s: float) -> None:
@@ -78,7 +83,7 @@ class KafkaPublisher:
     def _new_producer(self) -> KafkaProducer:
         with translated(f"Kafka at {self._connection.bootstrap_servers}"):
             return KafkaProducer(
-                **self._connection.options(),
+                **client_options(self._connection),
                 **self._options,
                 acks="all",
                 max_request_size=_LARGEST_REQUEST_BYTES,
@@ -136,7 +141,7 @@ class KafkaPublisher:
     def _require_topic(self, topic: str) -> None:
         """Tell a topic that is gone from a broker that is, which the caller reports: both only time out."""
         quick = replace(self._connection, connect_timeout_s=2.0)
-        with suppress(TransientError), closing(KafkaCluster(quick)) as cluster:
+        with suppress(TransientError, Refused), closing(KafkaCluster(quick)) as cluster:
             cluster.topic(topic, "WRITE")
 
 

@@ -26,6 +26,7 @@ from pipeline.connectors.kafka_client import (
     client_errors,
     translated,
 )
+from pipeline.connectors.kafka_contact import client_options
 from pipeline.connectors.kafka_topics import KafkaCluster
 from pipeline.connectors.poll_size import PollSize
 from pipeline.errors import AssignmentLost, ConfigError
@@ -61,7 +62,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._cluster.topic(topic, "READ")
             with translated(f"Kafka at {connection.bootstrap_servers}"):
                 self._consumer = KafkaConsumer(
-                    **connection.options(),
+                    **client_options(connection),
                     **group.options(),
                     **READING,
                     auto_offset_reset="none",

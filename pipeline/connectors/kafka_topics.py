@@ -12,6 +12,7 @@ from pipeline.connectors.kafka_client import (
     client_errors,
     translated,
 )
+from pipeline.connectors.kafka_contact import client_options
 from pipeline.errors import ConfigError, TransientError
 from pipeline.protocols import TopicPartition
 
@@ -22,7 +23,7 @@ class KafkaCluster:
     def __init__(self, connection: Connection) -> None:
         """Connect; raises TransientError where the broker does not answer."""
         with translated(f"Kafka at {connection.bootstrap_servers}"):
-            self._admin = KafkaAdminClient(**connection.options())
+            self._admin = KafkaAdminClient(**client_options(connection))
 
     def topic(self, name: str, right: Literal["READ", "WRITE"] | None = None) -> Topic:
         """Return what the broker says of a topic, and of this user's `right` where it tells of rights.

@@ -23,13 +23,14 @@ from models.detector import Detector, Judgement
 from models.files import to_files
 from models.fitting import fit_detector
 from pipeline.budgets import parse_budget
-from pipeline.config import KafkaSettings, Settings, StreamSettings
+from pipeline.config import Settings, StreamSettings
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.sizing_measured import Machine, Measured, Surroundings, Work, measure
 from pipeline.jobs.sizing_records import ROWS_OF_ARROW, MadeUp
 from pipeline.jobs.sizing_turns import CLIENT, Turn, client_share_of, most_points_per_s, turn_of
+from pipeline.kafka_settings import KafkaSettings
 from pipeline.lanes import choose_device, load_champion, series_in_budget
 from pipeline.stages.thresholds import halvings_of
 from pipeline.train import plan_of_settings, wrong_option

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config import KafkaSettings
 from pipeline.jobs.sizing_measured import REST_S, Measured
+from pipeline.kafka_settings import KafkaSettings
 
 _ROUNDS = 200
 

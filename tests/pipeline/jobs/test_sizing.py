@@ -11,7 +11,7 @@ import pytest
 
 from models.files import from_files, to_files
 from pipeline import cli
-from pipeline.config import KafkaSettings, StreamSettings, load_settings
+from pipeline.config import StreamSettings, load_settings
 from pipeline.connectors.rehearsed import RehearsedSource
 from pipeline.fields import decoder_of
 from pipeline.jobs import sizing
@@ -20,6 +20,7 @@ from pipeline.jobs.sizing_measured import Line, Machine, Measured, Turned
 from pipeline.jobs.sizing_records import MadeUp
 from pipeline.jobs.sizing_report import report
 from pipeline.jobs.sizing_turns import CLIENT, client_share_of, most_points_per_s, turn_of
+from pipeline.kafka_settings import KafkaSettings
 from pipeline.lanes import build_lane
 from pipeline.protocols import TopicPartition
 from tests.commands import configured, only_line, promote
