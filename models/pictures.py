@@ -33,6 +33,9 @@ class OfPictures(Architecture):
     def loss(self, x_B1F: Tensor, done: float) -> Tensor:
         return self.network.loss(self._pictures(x_B1F), done)
 
+    def loss_of(self, x_B1F: Tensor, own: slice, done: float) -> Tensor:
+        return self.network.loss_of(self._pictures(x_B1F), own, done)
+
     def solve(self, x_B1F: Tensor) -> None:
         self.network.solve(self._pictures(x_B1F))
 

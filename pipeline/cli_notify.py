@@ -147,7 +147,14 @@ def _receiver(name: str, wanted: "ReceiverSettings", link: str | None) -> "Recei
     authorization = read_secret(wanted.authorization, wanted.authorization_file, f"{at}.authorization_file")
     if authorization is not None:
         headers["Authorization"] = authorization
-    post = HttpPost(url, lambda: now_ms() / 1000, timeout_s=wanted.timeout, headers=headers, ca_file=wanted.ca_file)
+    post = HttpPost(
+        url,
+        lambda: now_ms() / 1000,
+        timeout_s=wanted.timeout,
+        headers=headers,
+        ca_file=wanted.ca_file,
+        ca_key=f"{at}.ca_file",
+    )
     poster = Poster(name, post)
     if wanted.type == "alertmanager":
         return alertmanager.Alertmanager(

@@ -126,9 +126,10 @@ def train_all(opened: Opened, max_records: int, as_json: bool, ranks: "Ranks") -
             print(json.dumps(asdict(trained)), flush=True)
         else:
             kind = "series" if stream.kind == "series" else "stream"
+            what = f"images of {stream.image.shape}" if stream.image else f"{len(trained.features)} features"
             print(
                 f"{name}: {trained.architecture} on {trained.records:,} records of {trained.series:,} {kind}, "
-                f"{len(trained.features)} features, in {trained.seconds:.0f} s; "
+                f"{what}, in {trained.seconds:.0f} s; "
                 f"{trained.rejected:,} rejected, {trained.late:,} late; version {trained.version}"
             )
             print(f"{name}: {trained.support}")

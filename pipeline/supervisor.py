@@ -27,6 +27,7 @@ from pathlib import Path
 
 from pipeline import logs
 from pipeline.config import Settings
+from pipeline.cores import cores
 from pipeline.errors import ProcessError
 from pipeline.stopping import SIGNALS
 from pipeline.supervised import READY, Place, settings_of
@@ -74,14 +75,14 @@ def supervise(config: Path, settings: Settings, processes: int, leave: bool) -> 
         offkey = [sys.executable, *isolated, "-c", "from pipeline.cli import main; main()", "--log-level", level]
         return [*offkey, "worker", str(config), "--supervised", str(place), *leaving]
 
-    cores = _cores()
-    threads = max(cores // processes, 1)
+    there = cores()
+    threads = max(there // processes, 1)
     logger.info(
         "%d processes on %d cores; each scores on one thread, and its libraries take %d at most",
-        *(processes, cores, threads),
+        *(processes, there, threads),
     )
-    if processes > cores:
-        logger.warning("%d processes are more than the %d cores; they will wait for each other", processes, cores)
+    if processes > there:
+        logger.warning("%d processes are more than the %d cores; they will wait for each other", processes, there)
     numbered = settings.logs.format == "text"
     Supervisor(command, processes, settings.worker.stop_timeout, threads, numbered=numbered).run()
 
@@ -280,8 +281,3 @@ async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
             yield line
     if rest:
         yield rest
-
-
-def _cores() -> int:
-    """Return the cores that this process may run on, which may be fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,6 +27,7 @@ import torch.distributed as dist
 
 from models.ranks import ALONE, PeerLost, Ranks, Together
 from models.together import help_training
+from pipeline.cores import cores
 from pipeline.errors import ConfigError, ProcessError
 
 logger = logging.getLogger(__name__)
@@ -101,10 +102,9 @@ def launch(arguments: Sequence[str], count: int) -> None:
 
 def _environment(count: int, meeting: Path) -> dict[str, str]:
     """Return what the processes find in their environment; what the user has set goes before."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
     wanted = {
-        "OMP_NUM_THREADS": str(max(1, cores // count)),
+        "OMP_NUM_THREADS": str(max(1, cores() // count)),
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
         "PYTHONUNBUFFERED": "1",

@@ -108,7 +108,7 @@ def train_stream(
         read.rejected,
         read.late,
         len(read.columns),
-        names,
+        () if settings.image else names,
         detector.name,
         seconds,
         support_of(settings, detector),

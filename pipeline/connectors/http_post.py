@@ -40,6 +40,7 @@ class HttpPost:
         timeout_s: float = 5.0,
         headers: Mapping[str, str] | None = None,
         ca_file: str | None = None,
+        ca_key: str = "ca_file",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Remember the address; nothing is connected yet.
@@ -49,7 +50,7 @@ class HttpPost:
             now_s: the time of day, for a `Retry-After` that is a date.
             timeout_s: how long a request may take as a whole; the look-up of a host's name comes on top.
             headers: of every request.
-            ca_file: certificates to trust in place of the system's.
+            ca_file: certificates to trust in place of the system's; `ca_key` is what names them.
             clock: what deadlines are reckoned by.
 
         Raises:
@@ -62,7 +63,7 @@ class HttpPost:
         self.host = parts.netloc
         self._timeout_s, self._now_s, self._clock = timeout_s, now_s, clock
         self._headers = {"User-Agent": "offkey", "Accept": "*/*", **(headers or {})}
-        self._tls = trusting(ca_file) if parts.scheme == "https" else None
+        self._tls = trusting(ca_file, ca_key) if parts.scheme == "https" else None
         self._connection: _Plain | None = None
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.cores import cores
 from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.engine import Task
 from pipeline.stopping import SIGNALS
@@ -195,7 +196,7 @@ def _start() -> None:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
-    here |= {"num_cpus": len(os.sched_getaffinity(0)), "_node_ip_address": "127.0.0.1"}
+    here |= {"num_cpus": cores(), "_node_ip_address": "127.0.0.1"}
     try:
         with warnings.catch_warnings():
             # Of what its next versions will do.

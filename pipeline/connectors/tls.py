@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 
 
-def trusting(ca_file: str | None, key: str = "ca_file") -> ssl.SSLContext:
+def trusting(ca_file: str | None, key: str) -> ssl.SSLContext:
     """Return what requires trusted certificates, in date, of the hosts asked for; by default the system's CAs.
 
     `key`: the one that names the file.
@@ -44,7 +44,7 @@ def present(
     def asked() -> str:
         # Without this, OpenSSL would ask on the terminal.
         if password is None:
-            raise ConfigError(f"{where} is encrypted; name a file with its password as key_password_file")
+            raise ConfigError(f"{where} is encrypted; name a file with its password as {keys}.key_password_file")
         return password
 
     try:
@@ -54,7 +54,7 @@ def present(
             raise ConfigError(f"{where} is not the key of {certificate_file}; name the one that is") from error
         raise ConfigError(
             f"{where}: no certificate with its key can be read from there ({error.reason or 'not PEM'}); name "
-            "files in PEM, and the password of an encrypted key as key_password_file"
+            f"files in PEM, and the password of an encrypted key as {keys}.key_password_file"
         ) from error
 
 

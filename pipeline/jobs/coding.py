@@ -8,7 +8,6 @@ Legend: N rows, F features, D numbers of a code.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from models.files import from_files, to_files
 from models.manifest import MANIFEST, TENSORS, ModelFileError, read_manifest
 from models.manifest import features_of as written_in
 from models.spec import ImageShape, shortened
+from pipeline.cores import cores
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.blocks import FloatArray
 from pipeline.jobs.parts import MODEL, Parts
@@ -103,7 +103,7 @@ def code_rows(
         return np.asarray(square_BF.sum(axis=0, dtype=np.float64))
 
     # Chunks are too small for torch's own threads, which would wait for one another at each of them.
-    threads = threads or (len(os.sched_getaffinity(0)) if coder.detector.device.type == "cpu" else 1)
+    threads = threads or (cores() if coder.detector.device.type == "cpu" else 1)
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         squares = list(pool.map(code, range(0, len(values_NF), at_once)))
     square_F: FloatArray = sum(squares, np.zeros(len(coder.features)))

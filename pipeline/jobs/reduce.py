@@ -321,9 +321,11 @@ def _decode_all(
     if begins is None or engine is None:
         stream(source, parts, options.part_rows, Decoding(coder), told)
         return
-    for number, block in enumerate(source.blocks()):
-        progress("looking", number, None)
+    looked = 0
+    for block in source.blocks():
         begins.see(block)
+        looked += len(block)
+        progress("looking", looked, None)
     spread(PartTask(source, options.part_rows, Recipe(files, decodes=True)), begins, engine, parts, {}, told)
 
 

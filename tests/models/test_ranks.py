@@ -12,7 +12,9 @@ import torch
 
 from models import architectures
 from models.dataset import windows_of
+from models.pictures import OfPictures
 from models.ranks import ALONE, Ranks
+from models.spec import ImageShape
 from models.training import TrainingConfig, train, trimmed_mean, trimmed_part
 from models.views import View, ViewConfig
 from tests.together import ARCHITECTURES, losses
@@ -62,12 +64,22 @@ def test_shares_are_all_windows_once() -> None:
         assert [window for share in shares for window in range(64)[share]] == list(range(64))
 
 
+def test_of_images_a_share_has_the_losses_that_the_batch_has() -> None:
+    config = architectures.configure("denoising", {})
+    torch.manual_seed(1)
+    network = OfPictures(architectures.build("denoising", (4, 4), 1, config), ImageShape(4, 4, 1))
+    _require_shares(network, torch.randn(17, 1, 16))
+
+
 @pytest.mark.parametrize("name", architectures.available())
 def test_a_share_of_a_batch_has_the_losses_that_the_batch_has(name: str) -> None:
-    """Each process draws what one would, so the draws that follow are the same too."""
     config = architectures.configure(name, {})
     torch.manual_seed(1)
-    network, x_BTC = architectures.build(name, (8,), 3, config), torch.randn(17, 8, 3)
+    _require_shares(architectures.build(name, (8,), 3, config), torch.randn(17, 8, 3))
+
+
+def _require_shares(network: architectures.Architecture, x_BTC: torch.Tensor) -> None:
+    """Each process draws what one would, so the draws that follow are the same too."""
     torch.manual_seed(2)
     whole_B, next_draw = network.loss(x_BTC, 0.5), torch.rand(())
     for number in range(3):
