@@ -24,8 +24,10 @@ _FRAMES = {0xC0, 0xC1, 0xC2}
 """Baseline, extended and progressive, of Huffman's code; others are as good as never written."""
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _SCAN, _END = 0xDA, 0xD9
-_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
-"""Behind the coded data of a scan: a zero behind FF is data, and so are marks to start again."""
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+"""Behind the coded data of a scan: a zero behind FF is data, and so are marks to start again. It begins at the last
+FF of many: a search for all of them would go through a long run again from each."""
 _MOST_SCANS = 64
 """Each costs a pass over the whole image, though it may be empty; usual progressive files have ten."""
 
@@ -118,7 +120,7 @@ def jpeg_header(value: bytes) -> Said:
     said: Said | None = None
     place, scans = 2, 0
     while True:
-        if (found := _NEXT_MARKER.match(value, place)) is None:
+        if (found := _MARKER.match(value, place)) is None:
             raise _cut_off("JPEG", len(value)) if place >= len(value) - 1 else _no_marker()
         marker, place = value[found.end() - 1], found.end()
         if marker == _END:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from pipeline.errors import SnapshotError
 from pipeline.jobs.blocks import Block, Cutting, Divisible, recut
 from pipeline.jobs.engine import Engine, Work
 from pipeline.jobs.parts import Parts, encoded
@@ -30,8 +31,11 @@ class Item:
 
     begin: int
     """Number of its first row."""
+    rows: int
     place: Any
     """Of that row, for the input."""
+    last: Any
+    """Of its last row."""
     carried: bytes | None
     """What the step carries there, pickled."""
 
@@ -56,12 +60,20 @@ class Begins:
         self._carried, self._cutting = carried, Cutting(part_rows)
         self._number, self._rows = 0, 0
         self._places: list[Any] = []
+        self._lasts: list[Any] = []
+        """Of the last row of each part, so far."""
         self.items: list[Any] = []
         """As the engine keeps them."""
 
     def see(self, block: Block) -> None:
+        if not len(block):
+            return
         while (first := len(self._places) * self._part_rows - self._rows) < len(block):
             self._places.append(self._source.place(block, first))
+        del self._lasts[self._rows // self._part_rows :]
+        for number in range(len(self._lasts), len(self._places)):
+            end = min((number + 1) * self._part_rows - self._rows, len(block))
+            self._lasts.append(self._source.place(block, end - 1))
         self._rows += len(block)
         if self._carried is not None:
             for part in self._cutting.add(block):
@@ -78,7 +90,9 @@ class Begins:
         number, self._number = self._number, self._number + 1
         if number >= self._whole:
             carried = None if self._carried is None else pickle.dumps(self._carried)
-            item = Item(number * self._part_rows, self._places[number], carried)
+            begin = number * self._part_rows
+            rows = min(self._part_rows, self._rows - begin)
+            item = Item(begin, rows, self._places[number], self._lasts[number], carried)
             self.items.append(self._engine.keep(item))
 
 
@@ -97,12 +111,34 @@ class PartTask:
         def make(item: Item) -> Iterator[Made]:
             if item.carried is not None:
                 step.carried = pickle.loads(item.carried)
-            with closing(recut(self.source.blocks(item.place), self.part_rows)) as blocks:
+            with closing(recut(as_seen(self.source, item), self.part_rows)) as blocks:
                 block = next(blocks)
             columns, sums = step.columns(block)
             yield Made(bytes(encoded(columns, item.begin, len(block))), len(block), sums)
 
         return make
+
+
+def as_seen(source: Divisible, item: Item) -> Iterator[Block]:
+    """Yield the rows of a part.
+
+    Raises:
+        SnapshotError: they are not those that were seen: some were removed, or others came in between.
+    """
+    rows = 0
+    for block in source.blocks(item.place):
+        left = item.rows - rows
+        wrong = rows == 0 and block.begin != item.place
+        if wrong or (left <= len(block) and source.place(block, left - 1) != item.last):
+            break
+        yield block.cut(0, left)
+        rows += min(left, len(block))
+        if rows == item.rows:
+            return
+    raise SnapshotError(
+        f"rows {item.begin:,} to {item.begin + item.rows - 1:,} are not those that were there at first; see who "
+        "changes or removes them, then begin anew with --overwrite"
+    )
 
 
 def spread(

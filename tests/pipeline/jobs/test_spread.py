@@ -1,6 +1,9 @@
 """Parts, and backtests, that several processes make: the bytes are those of one."""
 
 import json
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from pipeline.jobs.blocks import Block, Divisible, SnapshotInput, joined, recut
 from pipeline.jobs.features import feature_rows
 from pipeline.jobs.parquet_input import ParquetInput, codes_input
 from pipeline.jobs.reduce import decode_rows
+from pipeline.jobs.spread import Begins, as_seen
 from pipeline.protocols import OffsetRange, TopicPartition
 from pipeline.snapshots import SnapshotRows
 from tests.commands import configured, promote
@@ -85,6 +89,37 @@ def test_snapshots_are_read_from_any_row_on_also_amid_a_record() -> None:
             assert same(rest, whole.cut(number, 180)), number
             number += 1
     assert number == 180
+
+
+class Without:
+    """An input of which one row is gone since."""
+
+    def __init__(self, source: SnapshotInput, gone: int) -> None:
+        self._source, self._gone, self.place = source, gone, source.place
+
+    def blocks(self, at: Any = None) -> Iterator[Block]:
+        for block in self._source.blocks(at):
+            kept_N = (numbers(block, "offset") * 3 + numbers(block, "row") != self._gone) | (
+                numbers(block, "partition") > 0
+            )
+            yield replace(block.take(kept_N), begin=self._source.place(block, int(np.argmax(kept_N))))
+
+
+@pytest.mark.parametrize(("gone", "told"), [(0, "rows 0 to 24"), (7, "rows 0 to 24"), (24, "rows 0 to 24")])
+def test_rows_that_are_gone_since_they_were_seen_are_told(gone: int, told: str) -> None:
+    source = SnapshotInput(several_rows_a_record(), "machines", OF_SNAPSHOTS, True, (at_day(0), at_day(5)))
+    begins = Begins(source, 25, Copies(), 0)
+    for block in source.blocks():
+        begins.see(block)
+    begins.end()
+    items = [pickle.loads(item) for item in begins.items]
+    assert [item.rows for item in items] == [25] * 7 + [5]
+    for item in items:
+        assert sum(len(block) for block in as_seen(source, item)) == item.rows
+    less: Any = Without(source, gone)
+    with pytest.raises(SnapshotError, match=f"^{told} are not those that were there at first"):
+        list(as_seen(less, items[0]))
+    assert sum(len(block) for block in as_seen(less, items[4])) == 25
 
 
 def test_files_are_read_from_any_row_on(tmp_path: Path) -> None:
