@@ -88,5 +88,7 @@ class Together(Ranks):
 def _exchanged(exchange: Callable[[], Any]) -> None:
     try:
         exchange()
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise PeerLost(f"another process of the training has ended ({str(error).splitlines()[0]})") from error

@@ -2,8 +2,8 @@
 
     OffkeyError
     ├── ConfigError          the user's mistake: refuse to start, exit 2
-    │   └── Refused          Kafka does not let us in, or is not who it should be: as that at the start; once it has
-    │                        let us in, as TransientError
+    │   └── Refused          Kafka does not let us in, or is not who it should be: at the start, exit 1; once it
+    │                        has let us in, as TransientError
     ├── RecordError          a record that cannot be worked on and may not be lost: stop, exit 1
     ├── TransientError       the outside world is away: retry with backoff until a deadline, then exit 1
     │   ├── DeliveryError    an alert or dead letter was not confirmed: restore state, then retry
@@ -36,7 +36,13 @@ class ConfigError(OffkeyError):
 
 
 class Refused(ConfigError):
-    """Kafka refuses who we are, or its certificate does not hold: the same try fails again until someone acts."""
+    """Kafka refuses who we are, or its certificate does not hold: the same try fails again until someone acts.
+
+    Who acts need not be here: a token is renewed, a broker has not read its users yet. So whoever starts what has
+    ended may start it again, which they do not at the status of other mistakes.
+    """
+
+    exit_code = 1
 
 
 class RecordError(OffkeyError):

@@ -138,6 +138,8 @@ class Supervisor:
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
         self._children: dict[int, _Child] = {}
         self._failed: _Child | None = None
+        self._debugs = False
+        """Whether all log at level debug, by SIGUSR1."""
 
     def run(self) -> None:
         """Return when all have ended after a signal, each as it should.
@@ -217,6 +219,8 @@ class Supervisor:
             if line == READY and child.ready_s is None:
                 child.ready_s = self._loop.time()
                 logger.info("process %d: is ready", child.number)
+                if self._debugs:
+                    child.process.send_signal(signal.SIGUSR1)
             elif line != READY:
                 self._say(child, line)
 
@@ -240,6 +244,7 @@ class Supervisor:
 
     def _turn_logs(self) -> None:
         """Have all log more, or less again; the signal would end one that is not ready for it."""
+        self._debugs = not self._debugs
         logs.turn()
         for child in self._children.values():
             if child.process.returncode is None and child.ready_s is not None:

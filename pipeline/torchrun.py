@@ -126,7 +126,11 @@ def _ended(status: dict[int, int]) -> ProcessError | SystemExit:
             128 - code,
         )
     if code == _PEER_LOST:
-        return ProcessError("processes of the training have lost one another; the same command goes on with it", 1)
+        return ProcessError(
+            "processes of the training have lost one another (--log-level debug tells how); the same command goes "
+            "on with it",
+            1,
+        )
     # It has said why.
     return SystemExit(code)
 

@@ -246,3 +246,17 @@ while True: signal.pause()
     finally:
         logging.getLogger("pipeline").setLevel(logging.NOTSET)
     assert '{"message": "turned"}' in capfd.readouterr().err.splitlines()
+
+
+def test_one_that_is_started_again_logs_as_the_others_do(capfd: pytest.CaptureFixture[str]) -> None:
+    code = """
+def turn(*_): say(f"turned {restarts}"); stop_all() if restarts else die()
+signal.signal(signal.SIGUSR1, turn); ready()
+if restarts == 0: os.kill(os.getppid(), signal.SIGUSR1)
+while True: signal.pause()
+"""
+    try:
+        Supervisor(child(code), 1, 30, backoff=_QUICK, numbered=False).run()
+    finally:
+        logging.getLogger("pipeline").setLevel(logging.NOTSET)
+    assert [line for line in capfd.readouterr().err.splitlines() if "turned" in line] == ["turned 0", "turned 1"]
