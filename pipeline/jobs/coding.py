@@ -23,6 +23,7 @@ from models.codes import Coder, fit_coder
 from models.files import from_files, to_files
 from models.manifest import MANIFEST, TENSORS, ModelFileError, read_manifest
 from models.manifest import features_of as written_in
+from models.manifest import image_of as size_in
 from models.spec import ImageShape, shortened
 from pipeline.cores import cores
 from pipeline.errors import ConfigError, SnapshotError
@@ -184,11 +185,19 @@ def features_of(folder: Path) -> tuple[str, ...]:
     Raises:
         ConfigError: there is none, or it is damaged.
     """
+    return written_in(_said(folder))
+
+
+def image_of(folder: Path) -> ImageShape | None:
+    """Return the size of the images that a model was made for; None: of something else. Raises as `features_of`."""
+    return size_in(_said(folder))
+
+
+def _said(folder: Path) -> Mapping[str, Any]:
     try:
-        said = read_manifest(read_files(folder)[MANIFEST], str(folder))
+        return read_manifest(read_files(folder)[MANIFEST], str(folder))
     except ModelFileError as error:
         raise ConfigError(str(error)) from error
-    return written_in(said)
 
 
 def hash_of(files: Mapping[str, bytes]) -> str:
