@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from models.codes import Coder
@@ -63,12 +62,8 @@ class Featuring:
             assert coded.off_NF is not None
             made |= zip(coding.names_of(self._coder), coded.code_ND.T, strict=True)
             image = self._coder.detector.spec.image
-            if image is None:
-                made |= zip((f"error_{name}" for name in self._features), coded.off_NF.T, strict=True)
-            else:
-                regions, off_NF = Regions(image), coded.off_NF.astype(np.float64)
-                told_NR = regions.means(off_NF).astype(np.float32)
-                made |= zip((f"error_{name}" for name in regions.names), told_NR.T, strict=True)
+            names = self._features if image is None else Regions(image).names
+            made |= zip((f"error_{name}" for name in names), coded.off_NF.T, strict=True)
             sums |= sums_of(coded, usable_N)
         kept = dict(block.columns)
         if self.carried is not None:

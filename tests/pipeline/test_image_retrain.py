@@ -16,11 +16,12 @@ from pipeline.connectors.memory import MemoryRegistry, MemoryStorage
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.errors import SnapshotError
 from pipeline.history import Read
-from pipeline.jobs import reduce
+from pipeline.jobs import coding, reduce
 from pipeline.jobs.blocks import Block
 from pipeline.lanes import load_champion
 from pipeline.protocols import OffsetRange
 from pipeline.retrain import retrain_stream
+from pipeline.stages.regions import Regions
 from pipeline.train import read_snapshots
 from tests.pictures import IMAGES, SHAPE, digits, image_detector
 from tests.snapshots import at_day, rows
@@ -103,3 +104,16 @@ def test_images_are_decoded_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> N
     assert (pixels_NF.dtype, sums["usable"], coder.most) == (np.uint8, 69, 10)
     assert not pixels_NF[7].any()
     assert np.array_equal(np.delete(pixels_NF, 7, axis=0), whole_NF)
+
+
+def test_errors_of_images_are_kept_of_their_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunk by chunk, and the same however large a chunk is."""
+    coder, x_NF = Coder(image_detector()), digits()[0][:70].astype(np.float64)
+    usable_N, off_NF = np.arange(70) != 7, coder.errors(x_NF)[1].astype(np.float64)
+    expected_NR = Regions(SHAPE).means(off_NF).astype(np.float32)
+    monkeypatch.setattr(coding, "_VALUES_AT_ONCE", 10 * SHAPE.values)
+    told_NR = coding.code_rows(coder, x_NF, usable_N, each=True).off_NF
+    assert told_NR is not None
+    assert told_NR.shape == (70, 16)
+    assert np.isnan(told_NR[7]).all()
+    assert np.array_equal(told_NR[usable_N], expected_NR[usable_N])
