@@ -20,7 +20,7 @@ from models.codes import Coder
 from models.window_statistics import statistic_names
 from pipeline.errors import SnapshotError
 from pipeline.jobs import coding
-from pipeline.jobs.blocks import LATE, Block, Column, Divisible, Input, Progress
+from pipeline.jobs.blocks import LATE, Block, Column, Divisible, Input, Progress, named_apart
 from pipeline.jobs.parts import MODEL, opened
 from pipeline.jobs.reduce import (
     Options,
@@ -29,7 +29,6 @@ from pipeline.jobs.reduce import (
     finished,
     look_at,
     make_all,
-    named_apart,
     stops,
     summed,
     sums_of,

@@ -16,7 +16,7 @@ from pipeline.connectors.memory import MemoryRegistry, MemoryStorage
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.errors import SnapshotError
 from pipeline.history import Read
-from pipeline.jobs import coding, reduce
+from pipeline.jobs import coding, decoding
 from pipeline.jobs.blocks import Block
 from pipeline.lanes import load_champion
 from pipeline.protocols import OffsetRange
@@ -98,8 +98,8 @@ def test_images_are_decoded_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> N
     code_ND[7] = np.nan
     whole_NF = np.rint(coder.decode(np.delete(code_ND, 7, axis=0)).clip(0, 255))
     coder.most = 0
-    monkeypatch.setattr(reduce, "_DECODED_VALUES", 10 * SHAPE.values)
-    columns, sums = reduce.Decoding(coder).columns(Block({}, code_ND))
+    monkeypatch.setattr(decoding, "_DECODED_VALUES", 10 * SHAPE.values)
+    columns, sums = decoding.Decoding(coder).columns(Block({}, code_ND))
     pixels_NF: Any = columns["pixels"]
     assert (pixels_NF.dtype, sums["usable"], coder.most) == (np.uint8, 69, 10)
     assert not pixels_NF[7].any()

@@ -78,14 +78,15 @@ MUCH: dict[str, Any] = {"max_poll_records": 10**6, "file_rows": 10**6, "open_byt
 
 
 def test_files_are_made_in_the_middle_of_a_poll_that_unpacks_to_much(packed: Bench) -> None:
-    recorder, rows = packed.recorder(**MUCH), []
-    write = recorder.snapshots.write
+    recorder, rows = packed.recorder(**MUCH), list[int]()
+    snapshots: Any = recorder.snapshots
+    write = snapshots.write
 
     def noting(*told: Any) -> int:
         rows.append(len(told[1]))
-        return write(*told)
+        return int(write(*told))
 
-    recorder.snapshots.write = noting  # type: ignore[method-assign]
+    snapshots.write = noting
     assert recorder.step() > 30
     assert len(rows) > 3
     assert max(rows) <= 600 // 30 + 7
