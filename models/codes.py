@@ -42,7 +42,7 @@ _LEARNING: Mapping[str, Any] = {
     "max_seconds": 1e9,
 }
 """The course of a training is the same for every table, and does not depend on the speed of the machine."""
-_OF_LARGE_IMAGES = {"max_epochs": 15, "epoch_windows": 6_400, "least_epoch_windows": 6_400, "batch_windows": 64}
+_OF_LARGE_IMAGES = {"max_epochs": 15, "epoch_windows": 6_400, "least_epoch_windows": 6_400}
 _LEAST_RECORDS = 2
 _CHUNK, _CHUNK_ON_GPU, _CHUNK_VALUES = 1_024, 65_536, 2**19
 
@@ -57,7 +57,9 @@ class Coder:
         self.detector = detector
         spec = detector.spec
         chunk = _CHUNK if detector.device.type == "cpu" else _CHUNK_ON_GPU
-        self._chunk = min(chunk, max(16, _CHUNK_VALUES // (spec.window * len(spec.features))))
+        # As `windows_of_rows` has it: what a network makes of 16 large images would take gigabytes.
+        least = 1 if spec.window == 1 else 16
+        self._chunk = min(chunk, max(least, _CHUNK_VALUES // (spec.window * len(spec.features))))
         nothing_BTF = torch.zeros((1, spec.window, len(spec.features)), device=detector.device)
         self._widths = [code_BD.shape[1] for code_BD in self._codes(nothing_BTF)]
 

@@ -263,6 +263,8 @@ def errors_of_rows(reader: Reader, window: int, z_NF: npt.NDArray[np.float32]) -
 def windows_of_rows(rows_NF: Tensor, window: int) -> Iterator[Tensor]:
     """Yield all windows of a series, z_BTF, in chunks that stay in a processor's cache; nothing is copied."""
     features = rows_NF.shape[1]
-    count, chunk = len(rows_NF) - window + 1, max(16, _CHUNK_VALUES // (window * features))
+    # A single row of so many values is a large image, and what a network makes of 16 takes gigabytes.
+    least = 1 if window == 1 else 16
+    count, chunk = len(rows_NF) - window + 1, max(least, _CHUNK_VALUES // (window * features))
     every_NTF = rows_NF.contiguous().as_strided((count, window, features), (features, features, 1))
     yield from torch.split(every_NTF, chunk)

@@ -42,7 +42,9 @@ _OF_RECORDS = {
     "trimmed_from": 1 / 3,
 }
 """Training of features: slower, and none ends early. Smaller batches were measured on series only."""
-_OF_IMAGES: Mapping[str, Any] = {"batch_windows": 64}
+_IMAGES, _IMAGE_VALUES = 64, 2**21
+"""Images of a batch, or of large ones as many as hold so many values: with what a convolution makes of them, and
+their gradients, some 1.3 GiB. Of a batch of fewer than 20 none is trimmed."""
 _JUDGED = 3
 LEAST_WINDOW, LEAST_WINDOWS = 8, 100
 """Rows of the shortest window that the default falls back on, and windows that must lie whole within series: what
@@ -137,7 +139,8 @@ def plan_of(
     if scaling not in get_args(ScalingKind):
         raise ValueError(f"option 'scaling' is {scaling!r}; it takes one of: {', '.join(get_args(ScalingKind))}")
     if kind != "series":
-        training = {**_OF_RECORDS, **(_OF_IMAGES if kind == "images" else {}), **training}
+        batch = {"batch_windows": max(1, min(_IMAGES, _IMAGE_VALUES // features))} if kind == "images" else {}
+        training = {**_OF_RECORDS, **batch, **training}
     if architecture == DEFAULT:
         network = own.pop("network", _NETWORKS[kind])
         if not isinstance(network, str):

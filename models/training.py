@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from models.architectures import WARM_UP
 from models.dataset import Windows
+from models.pictures import OfPictures
 from models.ranks import ALONE, Ranks
 from models.resume import Course, Unfinished, packed, put_back
 from models.views import View
@@ -84,6 +85,8 @@ class Trained:
 _SOLVED_WINDOWS, _SOLVED_VALUES = 8_000, 2**25
 _READ_WINDOWS, _READ_VALUES, _LEAST_READ = 1024, 2**23, 16
 """Read at once where nothing is learned: so many windows, or fewer that hold so many values."""
+_READ_OF_IMAGES = 2**20
+"""Values of images: a convolution makes some hundred numbers of each."""
 
 
 def train(
@@ -277,7 +280,9 @@ def _read_at_once(
     view: View, chosen_N: np.ndarray[Any, np.dtype[np.int64]]
 ) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
     """Return these windows part by part, each such that memory holds what a network makes of it."""
-    fit = max(_LEAST_READ, _READ_VALUES // (len(view.usual_C) * view.config.window))
+    values = len(view.usual_C) * view.config.window
+    is_image = isinstance(view.network, OfPictures)
+    fit = max(1, _READ_OF_IMAGES // values) if is_image else max(_LEAST_READ, _READ_VALUES // values)
     return np.array_split(chosen_N, max(1, len(chosen_N) // min(_READ_WINDOWS, fit)))
 
 

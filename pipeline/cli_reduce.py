@@ -26,6 +26,7 @@ from pipeline.cli_rows import (
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from models.spec import ImageShape
     from pipeline.jobs.blocks import Input, Progress
     from pipeline.jobs.engine import Engine
     from pipeline.jobs.reduce import Options
@@ -196,8 +197,7 @@ class _Opened(Rows):
 
         if model is None and (command == "reduce" or len(source.features) > 1):
             check_dimensions(dimensions, source.features)
-        if self.image is not None:
-            part_rows = max(1, min(part_rows, _PART_VALUES // self.image.values))
+        part_rows = rows_of_part(part_rows, self.image)
         about = {
             "command": command,
             "stream": self.name,
@@ -226,12 +226,13 @@ class _Opened(Rows):
 
     def decode(self, codes: Path, model: Path | None, part_rows: int, as_json: bool) -> None:
         """Turn codes back into rows, and say what came of it."""
-        from pipeline.jobs.coding import hash_of, read_files
+        from pipeline.jobs.coding import hash_of, image_of, read_files
         from pipeline.jobs.parquet_input import codes_input
         from pipeline.jobs.reduce import Options, decode_rows
         from pipeline.lanes import choose_device
 
         source = codes_input(codes)
+        part_rows = rows_of_part(part_rows, image_of(model or codes))
         about = {
             "command": "decode",
             "codes": str(codes),
@@ -286,3 +287,8 @@ class _Opened(Rows):
 
         for line in lines(report, self.name, self.output, picture):
             print(line)
+
+
+def rows_of_part(asked: int, image: "ImageShape | None") -> int:
+    """Return how many rows a part has; of images no more than memory holds well."""
+    return asked if image is None else max(1, min(asked, _PART_VALUES // image.values))

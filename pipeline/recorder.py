@@ -9,9 +9,10 @@ What holds after each step, and so what a crash right after it costs:
 Every accepted row is kept, late ones flagged; those that the decoder rejects are counted, and dead-lettered by the
 worker. The range of a file covers their offsets too.
 
-A file is closed when it has many rows or bytes, or is old, or when all open rows take much memory. Storage that
-does not take it stops nothing until memory is full: then the partitions are paused, which keeps their group waiting
-for nobody, and the file is tried again as long as it takes. What the topic holds is safe meanwhile.
+A file is closed when it has many rows or bytes, or is old, or when all open rows take much memory; in the middle of
+a poll where it unpacks to much. Storage that does not take it stops nothing until memory is full: then the rest of
+the poll is left, to be polled again, and the partitions are paused, which keeps their group waiting for nobody; the
+file is tried again as long as it takes. What the topic holds is safe meanwhile.
 
 Where a partition begins, and what becomes of its rows in a rebalance, is told in `pipeline.recorded_partitions`.
 """
@@ -46,7 +47,7 @@ class RecorderOptions:
     """Of a file's rows in memory; packed it is a third of that or less."""
     file_age_s: float = 300.0
     open_bytes: int = 96 << 20
-    """All open rows together take so much at most, and one poll more."""
+    """All open rows together take so much at most, and what is decoded at once more."""
     tidy_every_s: float = 600.0
     poll_timeout_s: float = 0.5
     retry_deadline_s: float = 60.0
@@ -157,10 +158,12 @@ class Recorder:
         self._paused &= self.partitions.open.keys()
         with metrics.measure("poll"):
             polled = self.source.poll(self.settings.poll_timeout_s)
-        with metrics.measure("decode"):
+        try:
+            held = self._held()
             for records in polled:
-                if records.partition in self.partitions.open:
-                    self._take(records)
+                held = self._take(records, held)
+        finally:
+            self._read_again(polled)
         self._close(self._due())
         self._commit()
         self._tidy()
@@ -174,15 +177,39 @@ class Recorder:
         self._commit()
         self._report()
 
-    def _take(self, records: PartitionRecords) -> None:
-        stream = self._stream_of[records.partition.topic]
-        rows = self.partitions.open[records.partition]
+    def _take(self, records: PartitionRecords, held: int) -> int:
+        """Take records part by part, as long as there is room: a small poll may unpack to very much.
+
+        Args:
+            held: bytes of all open rows; returns what they are now.
+        """
+        stream, settings = self._stream_of[records.partition.topic], self.settings
         for (part,) in stream.decoder.split([records]):
-            batch, rejects = stream.decoder.decode(part)
-            rows.add(part, batch, self.partitions.seen_of(part.partition), self.clock())
+            rows = self.partitions.open.get(records.partition)
+            if held > settings.open_bytes or (rows is not None and rows.size_bytes >= settings.file_bytes):
+                self._make_files(self._due())
+                held, rows = self._held(), self.partitions.open.get(records.partition)
+            if rows is None or held > settings.open_bytes:
+                break
+            with metrics.measure("decode"):
+                batch, rejects = stream.decoder.decode(part)
+                held -= rows.size_bytes
+                rows.add(part, batch, self.partitions.seen_of(part.partition), self.clock())
+                held += rows.size_bytes
             for reason, count in Counter(reject.reason for reject in rejects).items():
                 metrics.SNAPSHOT_REJECTED.labels(stream.name, reason).inc(count)
-        metrics.RECORDS.labels(stream.name).inc(len(records.records))
+            metrics.RECORDS.labels(stream.name).inc(len(part.records))
+        return held
+
+    def _read_again(self, polled: Sequence[PartitionRecords]) -> None:
+        """Have come again what was polled and not taken, for it had no room."""
+        for records in polled:
+            rows = self.partitions.open.get(records.partition)
+            if rows is not None and rows.position < records.next_offset:
+                self.source.start(records.partition, rows.position)
+
+    def _held(self) -> int:
+        return sum(rows.size_bytes for rows in self.partitions.open.values())
 
     def _due(self) -> list[OpenRows]:
         """Return what a file is to be made of now."""
@@ -206,6 +233,11 @@ class Recorder:
         return is_large or now_s - rows.since_s >= self.settings.file_age_s
 
     def _close(self, due: Sequence[OpenRows]) -> None:
+        """Make files, and read on or not."""
+        self._make_files(due)
+        self._hold_back()
+
+    def _make_files(self, due: Sequence[OpenRows]) -> None:
         """Make files; what storage does not take now is kept and tried again."""
         if due and self.clock() >= self._storage_due_s:
             self.partitions.forget_remade([rows.partition for rows in due])
@@ -221,7 +253,6 @@ class Recorder:
                     self._note_failure(rows, error)
                     break
                 self._note_success()
-        self._hold_back()
 
     def _write(self, rows: OpenRows) -> None:
         stream, seen = self._stream_of[rows.partition.topic], self.partitions.seen_of(rows.partition)
@@ -250,7 +281,7 @@ class Recorder:
     def _hold_back(self) -> None:
         """Pause all partitions while memory is full, and have them come again when it is not."""
         open_rows = self.partitions.open
-        if sum(rows.size_bytes for rows in open_rows.values()) > self.settings.open_bytes:
+        if self._held() > self.settings.open_bytes:
             # Those that are paused too: a rebalance may have started them again.
             for partition in open_rows:
                 self.source.pause(partition)

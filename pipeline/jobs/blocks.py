@@ -230,6 +230,17 @@ def joined(blocks: Sequence[Block]) -> Block:
     return Block(columns, np.concatenate([block.values_NF for block in blocks]))
 
 
+def named_apart(columns: Mapping[str, Column], taken: Iterable[str]) -> dict[str, Column]:
+    """Return columns under names that are not taken: those that are get `_value` behind them."""
+    apart, others = dict[str, Column](), set(taken)
+    for name, column in columns.items():
+        while name in others:
+            name += "_value"
+        apart[name] = column
+        others.add(name)
+    return apart
+
+
 def _taken(column: Column, which: Any) -> Column:
     return Coded(column.names, column.code_N[which]) if isinstance(column, Coded) else column[which]
 

@@ -23,17 +23,20 @@ from models.codes import Coder, fit_coder
 from models.files import from_files, to_files
 from models.manifest import MANIFEST, TENSORS, ModelFileError, read_manifest
 from models.manifest import features_of as written_in
+from models.manifest import image_of as size_in
 from models.spec import ImageShape, shortened
 from pipeline.cores import cores
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.blocks import FloatArray
 from pipeline.jobs.parts import MODEL, Parts
 from pipeline.jobs.sample import Look, r_squared, r_squared_of_all
+from pipeline.stages.regions import Regions
 
 ERROR = "error"
 """Column of a row's error."""
-_ROWS_AT_ONCE, _VALUES_AT_ONCE = 16_384, 2**24
-"""Rows that are read together: their values stay in a processor's cache; of very many values fewer."""
+_ROWS_AT_ONCE, _VALUES_AT_ONCE = 16_384, 2**22
+"""Rows that are read together: their values stay in a processor's cache; of very many values fewer, for each thread
+holds some arrays of them."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Coded:
     square_F: FloatArray
     """Each feature's squared errors, added up; of images their mean over all values."""
     off_NF: npt.NDArray[np.float32] | None
-    """How far each value lies from its reconstruction, by the feature's scale, without a sign; where asked for."""
+    """How far each value lies from its reconstruction, by the feature's scale, without a sign; where asked for.
+
+    Of images that of each region, the mean of its values: there would be gigabytes of single ones."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +83,17 @@ def code_rows(
     each: bool = False,
     threads: int | None = None,
 ) -> Coded:
-    """Return codes and errors of rows; those of `each` feature too, where they are asked for.
+    """Return codes and errors of rows; those of `each` feature or region too, where they are asked for.
 
     Args:
         threads: None: as many as the processor has for us.
     """
     code_ND = np.full((len(values_NF), coder.dimensions), np.nan, np.float32)
     error_N = np.full(len(values_NF), np.nan, np.float32)
-    off_NF = np.full(values_NF.shape, np.nan, np.float32) if each else None
-
+    image = coder.detector.spec.image
+    regions = Regions(image) if each and image else None
+    width = values_NF.shape[1] if regions is None else len(regions.names)
+    off_NF = np.full((len(values_NF), width), np.nan, np.float32) if each else None
     at_once = _at_once(len(coder.features))
 
     def code(begin: int) -> FloatArray:
@@ -97,7 +104,8 @@ def code_rows(
         square_BF = np.square(off_BF)
         # As a product: a sum along the short side of a table is slow.
         error_B = np.sqrt(np.einsum("bf,bf->b", off_BF, off_BF) / np.float32(off_BF.shape[1]))
-        for written, found in ((code_ND, code_BD), (error_N, error_B), (off_NF, off_BF)):
+        told_BF = off_BF if regions is None else regions.means(off_BF.astype(np.float64))
+        for written, found in ((code_ND, code_BD), (error_N, error_B), (off_NF, told_BF)):
             if written is not None:
                 written[part][... if whole else usable_B] = found
         return np.asarray(square_BF.sum(axis=0, dtype=np.float64))
@@ -107,7 +115,7 @@ def code_rows(
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         squares = list(pool.map(code, range(0, len(values_NF), at_once)))
     square_F: FloatArray = sum(squares, np.zeros(len(coder.features)))
-    if coder.detector.spec.image is not None:
+    if image is not None:
         square_F = square_F.mean(keepdims=True)
     return Coded(code_ND, error_N, square_F, off_NF)
 
@@ -184,11 +192,19 @@ def features_of(folder: Path) -> tuple[str, ...]:
     Raises:
         ConfigError: there is none, or it is damaged.
     """
+    return written_in(_said(folder))
+
+
+def image_of(folder: Path) -> ImageShape | None:
+    """Return the size of the images that a model was made for; None: of something else. Raises as `features_of`."""
+    return size_in(_said(folder))
+
+
+def _said(folder: Path) -> Mapping[str, Any]:
     try:
-        said = read_manifest(read_files(folder)[MANIFEST], str(folder))
+        return read_manifest(read_files(folder)[MANIFEST], str(folder))
     except ModelFileError as error:
         raise ConfigError(str(error)) from error
-    return written_in(said)
 
 
 def hash_of(files: Mapping[str, bytes]) -> str:

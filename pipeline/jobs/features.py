@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from models.codes import Coder
 from models.window_statistics import statistic_names
 from pipeline.errors import SnapshotError
 from pipeline.jobs import coding
-from pipeline.jobs.blocks import LATE, Block, Column, Divisible, Input, Progress
+from pipeline.jobs.blocks import LATE, Block, Column, Divisible, Input, Progress, named_apart
 from pipeline.jobs.parts import MODEL, opened
 from pipeline.jobs.reduce import (
     Options,
@@ -30,7 +29,6 @@ from pipeline.jobs.reduce import (
     finished,
     look_at,
     make_all,
-    named_apart,
     stops,
     summed,
     sums_of,
@@ -63,12 +61,8 @@ class Featuring:
             assert coded.off_NF is not None
             made |= zip(coding.names_of(self._coder), coded.code_ND.T, strict=True)
             image = self._coder.detector.spec.image
-            if image is None:
-                made |= zip((f"error_{name}" for name in self._features), coded.off_NF.T, strict=True)
-            else:
-                regions, off_NF = Regions(image), coded.off_NF.astype(np.float64)
-                told_NR = regions.means(off_NF).astype(np.float32)
-                made |= zip((f"error_{name}" for name in regions.names), told_NR.T, strict=True)
+            names = self._features if image is None else Regions(image).names
+            made |= zip((f"error_{name}" for name in names), coded.off_NF.T, strict=True)
             sums |= sums_of(coded, usable_N)
         kept = dict(block.columns)
         if self.carried is not None:

@@ -11,7 +11,7 @@ Legend: N rows, F features, D numbers of a code.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,11 +25,11 @@ from models.codes import Coder
 from models.manifest import MANIFEST as MODEL_MANIFEST
 from models.spec import ImageShape, shortened
 from pipeline.connectors.parquet import Array
-from pipeline.connectors.snapshot_files import PIXELS
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.interrupting import Stopped
 from pipeline.jobs import coding
-from pipeline.jobs.blocks import Block, BoolArray, Column, Divisible, Input, Progress
+from pipeline.jobs.blocks import Block, BoolArray, Column, Divisible, Input, Progress, named_apart
+from pipeline.jobs.decoding import Decoding
 from pipeline.jobs.engine import Engine
 from pipeline.jobs.parts import MODEL, PICTURE, REPORT, Parts, opened
 from pipeline.jobs.sample import Look, look, require_rows
@@ -96,17 +96,6 @@ class Recipe:
 def sums_of(coded: coding.Coded, usable_N: BoolArray) -> dict[str, Any]:
     """Return what is added up over all parts."""
     return {"usable": int(usable_N.sum()), "squared_errors": coded.square_F.tolist()}
-
-
-def named_apart(columns: Mapping[str, Column], taken: Iterable[str]) -> dict[str, Column]:
-    """Return columns under names that are not taken: those that are get `_value` behind them."""
-    apart, others = dict[str, Column](), set(taken)
-    for name, column in columns.items():
-        while name in others:
-            name += "_value"
-        apart[name] = column
-        others.add(name)
-    return apart
 
 
 def look_at(
@@ -245,33 +234,6 @@ class Entered:
 
     def passed(self, block: Block) -> None:
         self._step.passed(block)
-
-
-class Decoding:
-    """Codes -> rows in their units."""
-
-    carried = None
-
-    def __init__(self, coder: Coder) -> None:
-        self._coder = coder
-
-    def columns(self, block: Block) -> tuple[Mapping[str, Column], Mapping[str, Any]]:
-        usable_N = block.usable_N
-        values_NF = np.full((len(block), len(self._coder.features)), np.nan)
-        values_NF[usable_N] = self._coder.decode(block.values_NF[usable_N].astype(np.float32))
-        values: dict[str, Column] = dict(zip(self._coder.features, values_NF.T, strict=True))
-        if self._coder.detector.spec.image is not None:
-            # An image of which nothing is known is black.
-            values = {PIXELS: np.rint(np.nan_to_num(values_NF).clip(0, 255)).astype(np.uint8)}
-        error = block.columns.get(coding.ERROR)
-        assert error is None or isinstance(error, np.ndarray)
-        sums: dict[str, Any] = {"usable": int(usable_N.sum())}
-        if error is not None:
-            sums["squared_error"] = float(np.square(error[usable_N], dtype=np.float64).sum())
-        return {**named_apart(block.columns, values), **values}, sums
-
-    def passed(self, block: Block) -> None:
-        """Codes are read one by one: nothing is carried on."""
 
 
 def decode_rows(source: Divisible, options: Options, codes: Path, progress: Progress) -> dict[str, Any]:

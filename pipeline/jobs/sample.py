@@ -25,6 +25,8 @@ _LEAST_ROWS = 50
 """To learn from."""
 _MOST_ROWS, _MOST_VALUES = 65_536, 2**23
 """Of the sample: 64 MiB of values at most."""
+_WIDE_ROWS, _WIDE_VALUES = 1_000, 2**25
+"""Of rows of very many values it has more all the same, for fewer teach little: 256 MiB at most."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def look(
         progress: told how many rows were read.
         also: shown each block.
     """
-    most = min(_MOST_ROWS, max(1_000, _MOST_VALUES // len(source.features)))
+    most = rows_of_sample(len(source.features))
     chosen: list[tuple[npt.NDArray[np.uint64], Block]] = []
     limit, held, rows, unusable, digest = np.uint64(2**64 - 1), 0, 0, 0, 0
     for block in source.blocks():
@@ -86,6 +88,12 @@ def look(
         nothing = Block({}, np.empty((0, len(source.features))))
         return Look(rows, unusable, digest, nothing)
     return Look(rows, unusable, digest, _smallest(chosen, most)[1])
+
+
+def rows_of_sample(features: int) -> int:
+    """Return how many rows a sample has at most."""
+    least = max(_LEAST_ROWS, min(_WIDE_ROWS, _WIDE_VALUES // features))
+    return min(_MOST_ROWS, max(least, _MOST_VALUES // features))
 
 
 def require_rows(what: str, rows: int, unusable: int, features: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from models.by_series import BySeries
 from models.crossing import captured, fetched, placed
 from models.detector import Detector
 from models.online_tail import OnlineTail, Pace
+from models.spec import ImageShape
 from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.rounds import Near, Round
 from pipeline.stages.series import BoolArray, Points
@@ -31,7 +32,9 @@ CHUNK_WINDOWS: Mapping[str, int] = {"cpu": 512, "cuda": 4096}
 """Windows of one model call: large enough for full speed, small enough for a processor's cache. On a GPU a chunk is
 one launch, however many there are."""
 CHUNK_IMAGES: Mapping[str, int] = {"cpu": 32, "cuda": 256}
-"""The same of images: one is as much work as a thousand windows."""
+"""The same of images, at most: one is as much work as a thousand windows."""
+_CHUNK_VALUES: Mapping[str, int] = {"cpu": 2**19, "cuda": 2**22}
+"""Values of the images of a chunk: a convolution makes some hundred numbers of each, so 250 MiB of a chunk."""
 _EXPLAINED_WINDOWS = 16
 """The same for explaining; an explained row is rare and seldom has company."""
 
@@ -69,7 +72,9 @@ class Scorer:
         spec = detector.spec
         self._detector = detector
         self._device = device
-        self._chunk_windows = (CHUNK_IMAGES if spec.image else CHUNK_WINDOWS)[device.type]
+        self._chunk_windows = (
+            CHUNK_WINDOWS[device.type] if spec.image is None else images_at_once(spec.image, device)
+        )
         self._read = captured(detector.errors, (self._chunk_windows, spec.window, len(spec.features)), device)
         self._judgement = detector.calibration.of(delay)
         reach = self._judgement.reach
@@ -166,10 +171,15 @@ class Scorer:
         row_K = placed(row_M[np.asarray(positions, np.int64)], self._device)
         features = len(self._detector.spec.features)
         found: list[tuple[npt.NDArray[Any], ...]] = [(np.zeros((0, features)),) * 3 + (np.zeros(0, np.int64),)]
-        for chunk_B, count in _chunks(row_K, _EXPLAINED_WINDOWS):
+        for chunk_B, count in _chunks(row_K, min(_EXPLAINED_WINDOWS, self._chunk_windows)):
             explained = self._detector.explain(gather(chunk_B))
             found.append(fetched(*(getattr(explained, part.name)[:count] for part in fields(explained))))
         return Explanations(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def images_at_once(image: ImageShape, device: torch.device) -> int:
+    """Return how many images a chunk has: of one size always as many, so that scores do not depend on polls."""
+    return max(1, min(CHUNK_IMAGES[device.type], _CHUNK_VALUES[device.type] // image.values))
 
 
 def _chunks(row_B: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:

@@ -7,6 +7,11 @@ from torch import Tensor
 
 from models import architectures
 from models.architectures import Architecture
+from models.detector import windows_of_rows
+from models.plan import plan_of
+from models.spec import ImageShape
+from models.training import _read_at_once
+from models.views import View
 
 SHAPE, CHANNELS = (12, 10), 2
 NAMES = ("convolutional", "denoising", "sparse", "vanilla", "variational")
@@ -97,3 +102,10 @@ def test_convolutions_learn_from_few_images_where_a_spot_may_stand() -> None:
         trained(network, blobs(40, 1.2, seed=1), 200)
         errors[name] = float(error(network, blobs(200, 1.2, seed=2)).mean())
     assert errors["convolutional"] < 0.7 * errors["vanilla"]
+
+
+def test_large_images_are_read_few_at_a_time() -> None:
+    image = ImageShape(512, 512, 1)
+    view = View(image.values, plan_of("images", image.values, "default", {}).views[0], image)
+    assert max(map(len, _read_at_once(view, np.arange(64)))) == 4
+    assert {len(part) for part in windows_of_rows(torch.zeros(4, image.values), 1)} == {2}

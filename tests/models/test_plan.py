@@ -96,3 +96,10 @@ def test_features_train_more_slowly_unless_somebody_says_otherwise(architecture:
     assert (features.batch_windows, features.learning_rate) == (4 * series.batch_windows, series.learning_rate / 2)
     assert features.patience > features.max_epochs * features.epoch_windows
     assert plan_of("features", 2, architecture, {"batch_windows": 64}).training.batch_windows == 64
+
+
+def test_batches_of_large_images_are_of_fewer() -> None:
+    """What a convolution makes of one of 512 x 512, with its gradients, is 160 MiB."""
+    batches = [plan_of("images", side**2, "default", {}).training.batch_windows for side in (8, 128, 256, 512)]
+    assert batches == [64, 64, 32, 8]
+    assert plan_of("images", 512**2, "default", {"batch_windows": 64}).training.batch_windows == 64

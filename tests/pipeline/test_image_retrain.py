@@ -7,18 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.codes import IMAGE_REDUCER, fit_coder
+from models.codes import IMAGE_REDUCER, Coder, fit_coder
+from models.dataset import FloatArray
 from models.spec import ImageShape
+from pipeline.cli_reduce import rows_of_part
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryRegistry, MemoryStorage
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.errors import SnapshotError
 from pipeline.history import Read
+from pipeline.jobs import coding, decoding
+from pipeline.jobs.blocks import Block
 from pipeline.lanes import load_champion
 from pipeline.protocols import OffsetRange
 from pipeline.retrain import retrain_stream
+from pipeline.stages.regions import Regions
 from pipeline.train import read_snapshots
-from tests.pictures import IMAGES, SHAPE, digits
+from tests.pictures import IMAGES, SHAPE, digits, image_detector
 from tests.snapshots import at_day, rows
 from tests.streams import BEGIN_MS, CPU
 
@@ -72,3 +77,43 @@ def test_a_large_image_is_reduced_by_convolutions() -> None:
     assert coder.detector.name == IMAGE_REDUCER
     assert coder.encode(x_NF).shape == (70, 3)
     assert coder.decode(coder.encode(x_NF)).shape == x_NF.shape
+
+
+@pytest.mark.parametrize(("image", "rows"), [(None, 262_144), (SHAPE, 262_144), (ImageShape(512, 512, 1), 512)])
+def test_a_part_of_large_images_has_fewer_rows(image: ImageShape | None, rows: int) -> None:
+    assert rows_of_part(262_144, image) == rows
+    assert rows_of_part(1_000, image) == min(1_000, rows)
+
+
+def test_images_are_decoded_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Noting(Coder):
+        most = 0
+
+        def decode(self, z_ND: Any, scale: Any = None) -> FloatArray:
+            self.most = max(self.most, len(z_ND))
+            return super().decode(z_ND, scale)
+
+    coder = Noting(image_detector())
+    code_ND = coder.encode(digits()[0][:70].astype(np.float64)).astype(np.float64)
+    code_ND[7] = np.nan
+    whole_NF = np.rint(coder.decode(np.delete(code_ND, 7, axis=0)).clip(0, 255))
+    coder.most = 0
+    monkeypatch.setattr(decoding, "_DECODED_VALUES", 10 * SHAPE.values)
+    columns, sums = decoding.Decoding(coder).columns(Block({}, code_ND))
+    pixels_NF: Any = columns["pixels"]
+    assert (pixels_NF.dtype, sums["usable"], coder.most) == (np.uint8, 69, 10)
+    assert not pixels_NF[7].any()
+    assert np.array_equal(np.delete(pixels_NF, 7, axis=0), whole_NF)
+
+
+def test_errors_of_images_are_kept_of_their_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunk by chunk, and the same however large a chunk is."""
+    coder, x_NF = Coder(image_detector()), digits()[0][:70].astype(np.float64)
+    usable_N, off_NF = np.arange(70) != 7, coder.errors(x_NF)[1].astype(np.float64)
+    expected_NR = Regions(SHAPE).means(off_NF).astype(np.float32)
+    monkeypatch.setattr(coding, "_VALUES_AT_ONCE", 10 * SHAPE.values)
+    told_NR = coding.code_rows(coder, x_NF, usable_N, each=True).off_NF
+    assert told_NR is not None
+    assert told_NR.shape == (70, 16)
+    assert np.isnan(told_NR[7]).all()
+    assert np.array_equal(told_NR[usable_N], expected_NR[usable_N])

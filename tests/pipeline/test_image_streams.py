@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from pipeline.incident_log import deviation_of
 from pipeline.lanes import read_version
 from pipeline.protocols import ModelVersion, PartitionRecords
 from pipeline.stages.alerts import Alert
+from pipeline.stages.scoring import images_at_once
 from tests.pictures import IMAGES, SHAPE, Pixels, digits, image_detector, image_lane, png, upside_down
 from tests.records import PLACE, Record
 from tests.streams import BEGIN_MS, CPU
@@ -76,6 +78,12 @@ def test_an_alert_tells_where_and_stays_small() -> None:
 def test_polls_do_not_matter(cuts: list[int]) -> None:
     records = records_of(np.concatenate([USUAL[:100], STRANGE[:20]]))
     assert run(records, cuts) == run(records)
+
+
+def test_chunks_of_large_images_are_of_fewer() -> None:
+    sizes = [ImageShape(8, 8, 1), ImageShape(128, 128, 1), ImageShape(295, 295, 3), ImageShape(512, 512, 1)]
+    assert [images_at_once(size, CPU) for size in sizes] == [32, 32, 2, 2]
+    assert [images_at_once(size, torch.device("cuda")) for size in sizes] == [256, 256, 16, 16]
 
 
 def test_files_give_the_same_scores_and_say_little() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import AssignmentLost, ConfigError, TransientError
 from pipeline.protocols import TopicPartition
 from pipeline.snapshots import Limits
+from pipeline.stages import tables
 from pipeline.stopping import Stop
 from tests.arrows import arrow_of
 from tests.recording import PLACE, Bench, counted, files, finish, payloads, unflagged
@@ -61,6 +62,71 @@ def test_cuts_of_polls_and_files_do_not_matter(
         turn += 1
     recorder.close_files()
     assert bench.found() == bench.expected()
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Return a bench whose polls unpack to many parts."""
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 7)
+    bench = Bench(settings=SERIES.model_copy(update={"format": "arrow", "series": ["host"]}))
+    bench.fill(arrow_of(series_payloads(60), cuts=range(0, 240, 7)), days=1)
+    return bench
+
+
+MUCH: dict[str, Any] = {"max_poll_records": 10**6, "file_rows": 10**6, "open_bytes": 600}
+"""A poll that holds all there is, of which memory has room for a few parts."""
+
+
+def test_files_are_made_in_the_middle_of_a_poll_that_unpacks_to_much(packed: Bench) -> None:
+    recorder, rows = packed.recorder(**MUCH), list[int]()
+    snapshots: Any = recorder.snapshots
+    write = snapshots.write
+
+    def noting(*told: Any) -> int:
+        rows.append(len(told[1]))
+        return int(write(*told))
+
+    snapshots.write = noting
+    assert recorder.step() > 30
+    assert len(rows) > 3
+    assert max(rows) <= 600 // 30 + 7
+    finish(recorder)
+    assert packed.found() == packed.expected()
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_what_has_no_room_while_storage_is_away_is_polled_again(packed: Bench, left: int) -> None:
+    recorder = packed.recorder(**MUCH)
+    recorder.partitions.follow_assignment()
+    packed.storage.left = left
+    for _ in range(5):
+        recorder.step()
+        assert 600 < sum(rows.size_bytes for rows in recorder.partitions.open.values()) < 600 + 7 * 100
+        packed.now_s += 60
+    packed.storage.left = float("inf")
+    finish(recorder)
+    assert packed.found() == packed.expected()
+
+
+def test_what_was_left_when_the_broker_failed_is_polled_again(packed: Bench) -> None:
+    recorder, failed = packed.recorder(**MUCH), 0
+    recorder.partitions.follow_assignment()
+    source: Any = recorder.source
+    topic_id = source.topic_id
+
+    def failing(topic: str) -> str:
+        nonlocal failed
+        failed += 1
+        if failed in (1, 3, 4):
+            raise TransientError("the broker is away")
+        return str(topic_id(topic))
+
+    source.topic_id = failing
+    for _ in range(3):
+        with pytest.raises(TransientError, match="broker"):
+            recorder.step()
+    finish(recorder)
+    assert packed.found() == packed.expected()
 
 
 class Killed(BaseException):
@@ -116,6 +182,23 @@ def test_an_end_between_any_two_lines_loses_and_repeats_nothing(after: bool) -> 
         assert bench.broker.committed == {PLACE: 60}
     assert at > 60
     assert counted("snapshot_files_merged") > merged
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_end_in_the_middle_of_a_poll_loses_and_repeats_nothing(packed: Bench, after: bool) -> None:
+    at, ended = 0, True
+    while ended:
+        at += 1
+        bench = Bench(settings=packed.settings)
+        bench.fill(arrow_of(series_payloads(12), cuts=range(0, 48, 7)), days=1)
+        try:
+            finish(bench.recorder(Fate(at, after).wrap, **MUCH))
+            ended = False
+        except Killed:
+            bench.broker.members.clear()
+            finish(bench.recorder(**MUCH))
+        assert unflagged(bench.found()) == unflagged(bench.expected()), at
+    assert at > 20
 
 
 def test_a_file_is_there_before_its_end_is_committed_and_a_restart_goes_on_behind_it() -> None:

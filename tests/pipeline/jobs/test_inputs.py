@@ -12,7 +12,7 @@ from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.blocks import Block, SnapshotInput, joined, recut
 from pipeline.jobs.parquet_input import ParquetInput
-from pipeline.jobs.sample import keys, look
+from pipeline.jobs.sample import keys, look, rows_of_sample
 from tests.reducing import FEATURES, drawn, write_rows
 from tests.snapshots import FEATURES as OF_SNAPSHOTS
 from tests.snapshots import at_day, write
@@ -135,6 +135,12 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path, make: Any, said: str) -
     make(tmp_path)
     with pytest.raises(ConfigError, match=said):
         blocks_of(ParquetInput([tmp_path], FEATURES))
+
+
+def test_a_sample_of_large_images_is_smaller() -> None:
+    assert [rows_of_sample(values) for values in (6, 64, 8_192, 28**2, 128**2, 512**2)] == [
+        *(65_536, 65_536, 1_024, 10_699, 1_000, 128)
+    ]
 
 
 def test_the_sample_is_one_of_all_rows_and_always_the_same(tmp_path: Path) -> None:
