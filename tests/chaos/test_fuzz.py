@@ -140,7 +140,8 @@ def test_what_is_not_accepted_is_dead_lettered_as_it_came(
     assert all(is_record(*each.payload) for _, each in expected)
     assert letters == rejected
     assert {f"offkey.{reason}" for reason in REASONS} - reasons <= {
-        "offkey.not_arrow",  # The records are JSON.
+        *("offkey.not_arrow", "offkey.not_image", "offkey.bad_image"),  # The records are JSON.
+        *("offkey.wrong_size", "offkey.wrong_mode"),
         "offkey.too_large",  # By default a megabyte.
         "offkey.time_ahead",
         "offkey.held_too_long",

@@ -29,8 +29,11 @@ DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted((DEPLOY
 PANELS = [panel for page in DASHBOARDS.values() for panel in page["panels"] if panel["type"] != "row"]
 
 
-def chosen(expression: str, rate: str = "1m") -> str:
-    """Return a panel's expression as Grafana asks it, with everything chosen."""
+def chosen(expression: str, rate: str = "30m") -> str:
+    """Return a panel's expression as Grafana asks it, with everything chosen.
+
+    `rate`: such that it holds the whole test; where nothing was scored in it, a share is none.
+    """
     for name, text in {"stream": ".*", "instance": ".*", "__rate_interval": rate}.items():
         expression = expression.replace(f"${name}", text)
     assert "$" not in expression, expression
