@@ -99,4 +99,6 @@ def test_no_file_holds_a_secret() -> None:
     suspicious = re.compile(r"(?i)(password|passwd|secret|token|api_?key)\w*\s*[:=]\s*['\"]?[\w/+-]{6,}")
     for path in DEPLOY.rglob("*"):
         if path.suffix in (".yml", ".yaml", ".service", ".sh", "") and path.is_file():
-            assert not suspicious.search(path.read_text()), path
+            # A Kubernetes secret's name is none.
+            text = re.sub(r"secretName: [\w-]+", "", path.read_text())
+            assert not suspicious.search(text), path
