@@ -146,8 +146,9 @@ class SeriesPipeline:
         for scores in timed(rounds, measure, "scoring"):
             with measure("incidents"):
                 rows = scores.judged
-                own_K = self._thresholds.of(rows.slot_M, rows.offset_M, self._silence.passed)
-                allowed += self._thresholds.allowed(rows.slot_M, self._plan.budget.points_per_incident)
+                halvings_K = self._thresholds.halvings(rows.slot_M, rows.offset_M, self._silence.passed)
+                own_K = self._thresholds.of(rows.slot_M, halvings_K)
+                allowed += self._thresholds.allowed(rows.slot_M, halvings_K, self._plan.budget.points_per_incident)
                 heeded = self._heeded(scores, own_K)
                 excused += heeded.excused
                 alerts += self._alerts(scores, heeded, stops)

@@ -277,6 +277,26 @@ class RowDecoder(Decoder):
         return self._times(np.array([row[-1] for row in rows], np.float64), self._time_unit)
 
 
+def cut_up(
+    arrived: Sequence[PartitionRecords], count: Callable[[bytes], int], most: int
+) -> Iterator[Sequence[PartitionRecords]]:
+    """Cut a poll into parts of one record, or of so many rows at most, which `count` tells of a value."""
+    part: list[PartitionRecords] = []
+    held = 0
+    for records in arrived:
+        begin = 0
+        for index, record in enumerate(records.records):
+            rows = count(record.value or b"")
+            if held + rows > most and (part or index > begin):
+                if index > begin:
+                    part.append(PartitionRecords(records.partition, records.records[begin:index]))
+                yield part
+                part, begin, held = [], index, 0
+            held += rows
+        part.append(PartitionRecords(records.partition, records.records[begin:]))
+    yield part
+
+
 def places(records: Sequence[RawRecord], row_N: IntArray) -> tuple[IntArray, IntArray]:
     """Return (offset, Kafka timestamp) of each row's record."""
     offset_R = np.array([record.offset for record in records], np.int64)

@@ -13,7 +13,17 @@ import numpy as np
 
 from pipeline.formats.fields import Fields, ImageFormat, Malformed
 from pipeline.protocols import PartitionRecords
-from pipeline.stages.decode import REASONS, Batch, Candidates, Decoder, FloatArray, Reject, places, unreadable
+from pipeline.stages.decode import (
+    REASONS,
+    Batch,
+    Candidates,
+    Decoder,
+    FloatArray,
+    Reject,
+    cut_up,
+    places,
+    unreadable,
+)
 
 VALUES_AT_ONCE = 2**22
 """Most values of a poll that are in memory together: in 64 bits, where they are scaled, they are 32 MiB."""
@@ -68,16 +78,4 @@ class ImageDecoder(Decoder):
 
     def split(self, arrived: Sequence[PartitionRecords]) -> Iterator[Sequence[PartitionRecords]]:
         """Cut a poll into parts of `VALUES_AT_ONCE` values or one record."""
-        most, part, held = max(1, VALUES_AT_ONCE // self._values), list[PartitionRecords](), 0
-        for records in arrived:
-            begin = 0
-            for index, record in enumerate(records.records):
-                images = self._pictures.count(record.value or b"")
-                if held + images > most and (part or index > begin):
-                    if index > begin:
-                        part.append(PartitionRecords(records.partition, records.records[begin:index]))
-                    yield part
-                    part, begin, held = [], index, 0
-                held += images
-            part.append(PartitionRecords(records.partition, records.records[begin:]))
-        yield part
+        return cut_up(arrived, self._pictures.count, max(1, VALUES_AT_ONCE // self._values))

@@ -26,6 +26,7 @@ from pipeline.stages.decode import (
     FloatArray,
     IntArray,
     Reject,
+    cut_up,
     key_of,
     places,
     series_name,
@@ -76,20 +77,7 @@ class TableDecoder(Decoder):
 
     def split(self, arrived: Sequence[PartitionRecords]) -> Iterator[Sequence[PartitionRecords]]:
         """Cut a poll into parts of `ROWS_AT_ONCE` rows or one record: a small fetch may unpack to very many."""
-        part: list[PartitionRecords] = []
-        held = 0
-        for records in arrived:
-            begin = 0
-            for index, record in enumerate(records.records):
-                rows = self._table.count(record.value or b"")
-                if held + rows > ROWS_AT_ONCE and (part or index > begin):
-                    if index > begin:
-                        part.append(PartitionRecords(records.partition, records.records[begin:index]))
-                    yield part
-                    part, begin, held = [], index, 0
-                held += rows
-            part.append(PartitionRecords(records.partition, records.records[begin:]))
-        yield part
+        return cut_up(arrived, self._table.count, ROWS_AT_ONCE)
 
     def reject(self, partition: TopicPartition, record: RawRecord, row: int, inner: int, reason: str) -> Reject:
         """Return the reject of one row of a record."""

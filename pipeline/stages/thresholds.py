@@ -35,23 +35,27 @@ class Thresholds:
         self._series_in_budget = math.inf if series_in_budget is None else series_in_budget
         self._threshold_S: dict[int, FloatArray] = {}
         """By how often budgets are halved; infinite where it has not been asked for."""
-        self._halvings_K = np.zeros(0, np.int64)
-        """How often the budget of each point was halved that `of` was last asked about."""
 
     def forget(self, slots: IntArray) -> None:
         """Forget those of slots that lost their series."""
         for threshold_S in self._threshold_S.values():
             threshold_S[slots[slots < len(threshold_S)]] = np.inf
 
-    def of(self, slot_K: IntArray, offset_K: IntArray, passed: Mapping[TopicPartition, Passed]) -> FloatArray:
-        """Return the threshold of each judged point; `passed` is how the partitions' time went on in its poll."""
-        self._halvings_K = halvings_K = np.zeros(len(slot_K), np.int64)
+    def halvings(self, slot_K: IntArray, offset_K: IntArray, passed: Mapping[TopicPartition, Passed]) -> IntArray:
+        """Return how often the budget of each judged point is halved; `passed` is how time went on in its poll."""
+        halvings_K = np.zeros(len(slot_K), np.int64)
         if math.isinf(self._series_in_budget):
-            return self._halved(0, slot_K)
+            return halvings_K
         for partition, own in passed.items():
             of_partition_K = self._table.are_of(partition, slot_K)
             live_K = own.live_at(offset_K[of_partition_K])
             halvings_K[of_partition_K] = halvings_of(live_K, self._series_in_budget)
+        return halvings_K
+
+    def of(self, slot_K: IntArray, halvings_K: IntArray) -> FloatArray:
+        """Return the threshold of each judged point."""
+        if math.isinf(self._series_in_budget):
+            return self._halved(0, slot_K)
         threshold_K = np.zeros(len(slot_K))
         asked = np.unique(halvings_K).tolist()
         for halvings in asked:
@@ -60,15 +64,15 @@ class Thresholds:
         self._threshold_S = {halvings: self._threshold_S[halvings] for halvings in asked}
         return threshold_K
 
-    def allowed(self, slot_K: IntArray, points_per_incident: Callable[[FloatArray], FloatArray]) -> float:
-        """Return the false incidents that are allowed for the points that `of` was last asked about.
+    def allowed(
+        self, slot_K: IntArray, halvings_K: IntArray, points_per_incident: Callable[[FloatArray], FloatArray]
+    ) -> float:
+        """Return the false incidents that are allowed for so many judged points.
 
-        Args:
-            slot_K: their slots.
-            points_per_incident: ms between points -> how many of them stand for one incident.
+        `points_per_incident`: ms between points -> how many of them stand for one incident.
         """
         points_K = points_per_incident(self._table.columns["interval_ms"][slot_K])
-        return float((0.5**self._halvings_K / points_K).sum())
+        return float(np.ldexp(1 / points_K, -halvings_K).sum())
 
     def _halved(self, halvings: int, slot_K: IntArray) -> FloatArray:
         kept_S = self._threshold_S.get(halvings, np.zeros(0))

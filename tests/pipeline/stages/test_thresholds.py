@@ -40,7 +40,15 @@ def passed(live: int, changes: Mapping[int, int] | None = None) -> Passed:
 
 def of(made: Thresholds, slots: Sequence[int], offsets: Sequence[int], *polled: Passed) -> list[float]:
     own = dict(zip((PLACE, OTHER), polled, strict=False))
-    return list(made.of(np.array(slots, np.int64), np.array(offsets, np.int64), own))
+    slot_K = np.array(slots, np.int64)
+    return list(made.of(slot_K, made.halvings(slot_K, np.array(offsets, np.int64), own)))
+
+
+def allowed(made: Thresholds, slots: Sequence[int], offsets: Sequence[int], *polled: Passed) -> float:
+    own = dict(zip((PLACE, OTHER), polled, strict=False))
+    slot_K = np.array(slots, np.int64)
+    halvings_K = made.halvings(slot_K, np.array(offsets, np.int64), own)
+    return made.allowed(slot_K, halvings_K, lambda interval_ms: 1e6 / interval_ms)
 
 
 def test_a_series_has_the_threshold_of_its_own_budget_where_there_is_no_other() -> None:
@@ -100,9 +108,7 @@ def test_polls_do_not_matter(points: list[tuple[int, int]], cut: int) -> None:
 def test_what_a_budget_allows_is_halved_as_the_thresholds_are() -> None:
     """One point in 1,000 of a series with a point a second, one in 100,000 of the quick one."""
     made = stage(table({PLACE: ["a", "quick"]}), 2.0)
-    of(made, [0, 1, 0], [7, 8, 9], passed(2, {9: 1}))
-    allowed = made.allowed(np.array([0, 1, 0]), lambda interval_ms: 1e6 / interval_ms)
-    assert allowed == pytest.approx(1e-3 + 1e-5 + 0.5e-3)
+    found = allowed(made, [0, 1, 0], [7, 8, 9], passed(2, {9: 1}))
+    assert found == pytest.approx(1e-3 + 1e-5 + 0.5e-3)
     unbounded = stage(table({PLACE: ["a"]}), None)
-    of(unbounded, [0, 0], [1, 2], passed(10**6))
-    assert unbounded.allowed(np.array([0, 0]), lambda interval_ms: 1e6 / interval_ms) == pytest.approx(2e-3)
+    assert allowed(unbounded, [0, 0], [1, 2], passed(10**6)) == pytest.approx(2e-3)
