@@ -15,7 +15,7 @@ import yaml
 
 from pipeline.connectors.embedded import free_port
 from tests.programs import program
-from tests.receiving import until
+from tests.receiving import until_ready
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
@@ -26,7 +26,7 @@ class PrometheusProcess:
     def __init__(self, folder: Path, ports: Mapping[str, int]) -> None:
         """`ports`: of each of the configuration's jobs that is there, by name."""
         prometheus = program("prometheus", "apt-get install prometheus")
-        self._folder, port = folder, free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         written = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
         written["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
@@ -51,7 +51,7 @@ class PrometheusProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        until(self._is_ready, "Prometheus did not start")
+        until_ready(self._process, self.url, folder / "prometheus.log")
 
     def __enter__(self) -> Self:
         return self
@@ -79,11 +79,3 @@ class PrometheusProcess:
             return [float(found["result"][1])]
         numbers = [float(each["value"][1]) for each in found["result"]]
         return [number for number in numbers if not math.isnan(number)]
-
-    def _is_ready(self) -> bool:
-        assert self._process.poll() is None, (self._folder / "prometheus.log").read_text()[-2000:]
-        try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False

@@ -154,7 +154,7 @@ class AlertmanagerProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        until(self._is_ready, "Alertmanager did not start")
+        until_ready(self._process, self.url, self._folder / "am.log")
 
     def stop(self) -> None:
         if self._process.poll() is None:
@@ -172,14 +172,6 @@ class AlertmanagerProcess:
         found: list[dict[str, Any]] = json.loads(done.stdout)
         return found
 
-    def _is_ready(self) -> bool:
-        assert self._process.poll() is None, (self._folder / "am.log").read_text()[-2000:]
-        try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
 
 def until(what: Callable[[], bool], otherwise: str = "it did not get there in time") -> None:
     """Wait for something that another process or thread does."""
@@ -187,3 +179,17 @@ def until(what: Callable[[], bool], otherwise: str = "it did not get there in ti
     while not what():
         assert time.monotonic() < deadline_s, otherwise
         pause.wait(0.05)
+
+
+def until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Wait for a server of the Prometheus project; where it ends instead, fail with the end of its log."""
+
+    def is_ready() -> bool:
+        assert process.poll() is None, log.read_text()[-2000:]
+        try:
+            with urllib.request.urlopen(f"{url}/-/ready", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    until(is_ready, f"nothing is ready at {url}; what it said is in {log}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from prometheus_client import REGISTRY
 
 from pipeline.config import StreamSettings
@@ -18,13 +19,17 @@ from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.recorded_partitions import RecordedStream
 from pipeline.recorder import Recorder, RecorderOptions
 from pipeline.snapshots import Gap, Limits
+from pipeline.stages import tables
+from tests.arrows import arrow_of
 from tests.snapshots import FailingStorage, Row, told
-from tests.streams import BEGIN_MS, SERIES, Payload
+from tests.streams import BEGIN_MS, SERIES, Payload, series_payloads
 
 FEATURES = ("cpu", "mem")
 HOLDING = SERIES.model_copy(update={"missing": "hold", "series": ["host"]})
 DAYS = 3
 PLACE = TopicPartition("metrics", 0)
+MUCH: dict[str, Any] = {"max_poll_records": 10**6, "file_rows": 10**6, "open_bytes": 600}
+"""Of a recorder: a poll holds all there is, of which memory has room for a few parts."""
 
 
 def payloads(count: int = 300, seed: int = 5) -> list[Payload]:
@@ -112,6 +117,14 @@ class Bench:
         for rows in self.snapshots.read("machines", 0, 2**62, gaps or unexpected, FEATURES):
             found.setdefault(rows.partition, []).extend(told(rows))
         return found
+
+
+def packed_bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Return a bench whose polls unpack to many parts."""
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 7)
+    bench = Bench(settings=SERIES.model_copy(update={"format": "arrow", "series": ["host"]}))
+    bench.fill(arrow_of(series_payloads(60), cuts=range(0, 240, 7)), days=1)
+    return bench
 
 
 def finish(recorder: Recorder) -> None:

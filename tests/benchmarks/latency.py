@@ -40,6 +40,7 @@ from tests.commands import Running, metrics_of, offkey, wait_for
 SERIES, HISTORY, STRANGE = 200, 300, 100
 WARM_S, TICK_S = 5.0, 0.005
 _TRAILING_S = 2.0
+"""From the last record to the worker's end: its alert is sent and taken as those before it, not by a stop."""
 FEATURES = ("cpu", "mem", "net")
 
 
@@ -163,7 +164,7 @@ def leg(folder: Path, broker: str, rate: int, seconds: float, worker_core: set[i
 
 
 def produce(producer: Producer, records: Records, topic: str, rate: int, seconds: float) -> int:
-    """Send at a steady rate; return how many records were sent."""
+    """Send at a steady rate, a bunch every `TICK_S`; return how many records were sent."""
     begun_s, sent = time.perf_counter(), 0
     while (gone_s := time.perf_counter() - begun_s) < seconds:
         due = int(gone_s * rate) - sent

@@ -132,6 +132,7 @@ def in_pace(producer: KafkaProducer, leg: Leg, records: Records, first: int, sec
             key, value = ready.pop()
             producer.send(leg.name, key=key, value=value)
             sent += 1
+        # Half of the time between two of them, and little enough that none is late by more.
         time.sleep(min(0.5 / rate, 0.002))
     return sent
 
@@ -236,6 +237,7 @@ def _assigned(config: Path) -> bool:
 
 
 def _caught_up(config: Path, running: Running, records: int) -> None:
+    """Wait for the worker, ten minutes at most; asked twice a second, since its answers take of its own core."""
     deadline_s = time.monotonic() + 600
     while sum_of(metrics_of(config), "offkey_records_total") < records:
         assert running.process.poll() is None, running.process.communicate()[1]

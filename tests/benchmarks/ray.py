@@ -17,9 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from models.codes import fit_coder
-from models.files import to_files
-from tests.benchmarks.reduce import DIMENSIONS, NAMES, ROWS, drawn, write_snapshots
+from tests.benchmarks.reduce import NAMES, ROWS, write_input
 
 LEGS = ("local", "ray")
 
@@ -49,11 +47,7 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else ROWS
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_snapshots(folder / "storage", rows)
-        coder = fit_coder(drawn(50_000, 3), DIMENSIONS, features=NAMES)
-        (folder / "model").mkdir()
-        for file, content in to_files(coder.detector).items():
-            (folder / "model" / file).write_bytes(content)
+        write_input(folder, rows)
         stream = {"topic": "machines", "features": list(NAMES)}
         settings = {"storage": (folder / "storage").as_uri(), "streams": {"machines": stream}}
         (folder / "offkey.yaml").write_text(json.dumps(settings))

@@ -70,6 +70,15 @@ def write_snapshots(folder: Path, rows: int) -> None:
         snapshots.write("machines", part, OffsetRange(begin, begin + len(offset_N)), 1_700_000_000_000)
 
 
+def write_input(folder: Path, rows: int) -> None:
+    """Write the snapshots to `storage`, and the files of a model that was trained on a sample to `model`."""
+    write_snapshots(folder / "storage", rows)
+    coder = fit_coder(drawn(50_000, 3), DIMENSIONS, features=NAMES)
+    (folder / "model").mkdir()
+    for file, content in to_files(coder.detector).items():
+        (folder / "model" / file).write_bytes(content)
+
+
 def forward_rows_per_s(coder: Coder) -> tuple[float, float]:
     """Return how many rows a second the network alone takes there and back, by the clock and of processor time."""
     (view,) = coder.detector.views
@@ -128,11 +137,7 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else ROWS
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_snapshots(folder / "storage", rows)
-        coder = fit_coder(drawn(50_000, 3), DIMENSIONS, features=NAMES)
-        (folder / "model").mkdir()
-        for file, content in to_files(coder.detector).items():
-            (folder / "model" / file).write_bytes(content)
+        write_input(folder, rows)
         subprocess.run([sys.executable, "-m", "tests.benchmarks.reduce", "--child", name], check=True)
 
 

@@ -5,27 +5,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from pipeline.connectors.connection import Connection
-from pipeline.connectors.embedded import free_port
-from pipeline.connectors.kafka import KafkaCluster, history
+from pipeline.connectors.kafka import history
 from tests.arrows import arrow_of, rows_of, stream_of
 from tests.commands import Running, events, metrics_of, offkey, only_line, produce, wait_for
+from tests.pipeline.end_to_end import configured_for, create_topics
 from tests.streams import Payload, series_payloads
 
 
 @pytest.fixture
 def topics(any_broker: str, unique: Callable[[str], str]) -> dict[str, str]:
-    names = {name: unique(name) for name in ("metrics", "alerts", "dead", "group")}
-    with closing(KafkaCluster(Connection(any_broker))) as cluster:
-        cluster.create_topics({names[name]: 1 for name in ("metrics", "alerts", "dead")})
-    return names
+    return create_topics(any_broker, unique, "metrics")
 
 
 @pytest.fixture
@@ -45,24 +40,8 @@ def config(any_broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
         },
         "alerts": {"budget": "1 per day"},
     }
-    settings: dict[str, Any] = {
-        "kafka": {
-            "bootstrap_servers": any_broker,
-            "group_id": topics["group"],
-            "session_timeout": 6,
-            "max_poll_interval": 6,
-            "max_poll_records": 2,
-        },
-        "storage": (tmp_path / "storage").as_uri(),
-        "topics": {"alerts": topics["alerts"], "dead_letters": topics["dead"]},
-        "streams": {"machines": stream},
-        "metrics": {"port": free_port()},
-        "worker": {"checkpoint_every": 0.2},
-        "device": "cpu",
-    }
-    path = tmp_path / "offkey.yaml"
-    path.write_text(json.dumps(settings))
-    return path
+    kafka, worker = {"max_poll_records": 2}, {"checkpoint_every": 0.2}
+    return configured_for(tmp_path, any_broker, topics, {"machines": stream}, kafka=kafka, worker=worker)
 
 
 def scored(config: Path, at_least: int) -> bool:

@@ -13,10 +13,10 @@ from pipeline import cli
 from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher
-from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import Message
 from tests.chaos.object_store import LoopbackStore
 from tests.commands import Running, configured, offkey, only_line, produce, promote, wait_for
+from tests.pipeline.lasting import lasting_training
 from tests.plugins import installed
 from tests.streams import SERIES, series_payloads
 
@@ -356,15 +356,7 @@ def test_training_without_records_or_numbers(
 def test_a_training_stopped_by_ctrl_c_goes_on(
     tmp_path: Path, embedded_broker: str, unique: Callable[[str], str]
 ) -> None:
-    """Its epochs end by time, so that there is some left for the second run."""
-    topic, storage = unique("metrics"), ObjectStorage((tmp_path / "storage").as_uri())
-    with closing(KafkaCluster(Connection(embedded_broker))) as cluster:
-        cluster.create_topics({topic: 1})
-    produce(Connection(embedded_broker), topic, series_payloads(100))
-    stream = SERIES.model_dump(mode="json", exclude_unset=True)
-    stream |= {"topic": topic, "model": {"architecture": "vanilla", "max_epochs": 100_000, "max_seconds": 8}}
-    stream["model"] |= {"patience": 10**9}
-    path = configured(tmp_path, embedded_broker, streams={"machines": stream})
+    path, storage = lasting_training(tmp_path, embedded_broker, unique, 8)
     with Running(path, command="train") as first:
         wait_for(lambda: bool(storage.list("models/machines")), first)
         first.end(signal.SIGINT)

@@ -12,14 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.checkpoints import StoredCheckpoints
 from pipeline.connectors.connection import Connection, GroupOptions
-from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, KafkaSource, history
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.delivery import AtLeastOnce
@@ -27,6 +25,7 @@ from pipeline.protocols import TopicPartition
 from pipeline.stopping import Stop
 from pipeline.worker import Worker, WorkerOptions
 from tests.commands import Running, events, metrics_of, offkey, produce, wait_for
+from tests.pipeline.end_to_end import configured_for, create_topics
 from tests.streams import FEATURES, SERIES, Bench, drain, feature_payloads, lanes, series_payloads
 
 _DEADLINE_S = 60.0
@@ -34,10 +33,7 @@ _DEADLINE_S = 60.0
 
 @pytest.fixture
 def topics(broker: str, unique: Callable[[str], str]) -> dict[str, str]:
-    names = {name: unique(name) for name in ("metrics", "payments", "alerts", "dead", "group")}
-    with closing(KafkaCluster(Connection(broker))) as cluster:
-        cluster.create_topics({names[name]: 1 for name in ("metrics", "payments", "alerts", "dead")})
-    return names
+    return create_topics(broker, unique, "metrics", "payments")
 
 
 def test_incidents_are_those_of_the_twin(broker: str, topics: dict[str, str], tmp_path: Path) -> None:
@@ -74,35 +70,15 @@ def test_incidents_are_those_of_the_twin(broker: str, topics: dict[str, str], tm
 @pytest.fixture
 def config(broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
     """A configuration with a trained model for both streams, written as a user would."""
-    settings: dict[str, Any] = {
-        "kafka": {
-            "bootstrap_servers": broker,
-            "group_id": topics["group"],
-            "session_timeout": 6,
-            "max_poll_interval": 6,
-            "max_poll_records": 60,
-        },
-        "storage": (tmp_path / "storage").as_uri(),
-        "topics": {"alerts": topics["alerts"], "dead_letters": topics["dead"]},
-        "streams": {
-            "machines": SERIES.model_dump(mode="json", exclude_unset=True),
-            "payments": FEATURES.model_dump(mode="json", exclude_unset=True),
-        },
-        "metrics": {"port": free_port()},
-        "worker": {"checkpoint_every": 0.2},
-        "device": "cpu",
+    model = {"architecture": "vanilla", "hidden": 8, "max_epochs": 2}
+    streams = {
+        name: settings.model_dump(mode="json", exclude_unset=True) | {"topic": topics[topic], "model": model}
+        for name, settings, topic in (("machines", SERIES, "metrics"), ("payments", FEATURES, "payments"))
     }
-    for name in ("metrics", "payments"):
-        stream = "machines" if name == "metrics" else name
-        settings["streams"][stream] |= {
-            "topic": topics[name],
-            "model": {"architecture": "vanilla", "hidden": 8, "max_epochs": 2},
-        }
     # As much as the four series' own budgets: the worker asks for the partitions that share it.
-    settings["streams"]["machines"]["alerts"] |= {"stream_budget": "4 per day", "storm": 50}
-    path = tmp_path / "offkey.yaml"
-    path.write_text(json.dumps(settings))
-    return path
+    streams["machines"]["alerts"] |= {"stream_budget": "4 per day", "storm": 50}
+    kafka, worker = {"max_poll_records": 60}, {"checkpoint_every": 0.2}
+    return configured_for(tmp_path, broker, topics, streams, kafka=kafka, worker=worker)
 
 
 @pytest.fixture

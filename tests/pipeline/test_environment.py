@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import load_settings
 from pipeline.errors import ConfigError
-from tests.pipeline.test_config import GOOD, write
+from tests.pipeline.configurations import GOOD, write
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import json
 import struct
 import zlib
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.connectors.connection import Connection
-from pipeline.connectors.embedded import free_port
-from pipeline.connectors.kafka import KafkaCluster, history
+from pipeline.connectors.kafka import history
 from tests.commands import Running, committed, events, offkey, produce, wait_for
 from tests.pictures import COLOURED, IMAGES, coloured, digits, jpeg, png, upside_down
+from tests.pipeline.end_to_end import configured_for, create_topics
 
 BOMB = 100_000
 STRANGE = 12
@@ -40,32 +39,14 @@ BAD = {
 
 @pytest.fixture
 def topics(embedded_broker: str, unique: Callable[[str], str]) -> dict[str, str]:
-    names = {name: unique(name) for name in ("frames", "alerts", "dead", "group")}
-    with closing(KafkaCluster(Connection(embedded_broker))) as cluster:
-        cluster.create_topics({names[name]: 1 for name in ("frames", "alerts", "dead")})
-    return names
+    return create_topics(embedded_broker, unique, "frames")
 
 
 @pytest.fixture
 def config(embedded_broker: str, topics: dict[str, str], tmp_path: Path) -> Path:
     stream = IMAGES.model_dump(mode="json", exclude_unset=True) | {"topic": topics["frames"]}
-    settings: dict[str, Any] = {
-        "kafka": {
-            "bootstrap_servers": embedded_broker,
-            "group_id": topics["group"],
-            "session_timeout": 6,
-            "max_poll_interval": 6,
-        },
-        "storage": (tmp_path / "storage").as_uri(),
-        "topics": {"alerts": topics["alerts"], "dead_letters": topics["dead"]},
-        "streams": {"camera": stream},
-        "metrics": {"port": free_port()},
-        "recorder": {"port": 0, "file_age": 0.2},
-        "device": "cpu",
-    }
-    path = tmp_path / "offkey.yaml"
-    path.write_text(json.dumps(settings))
-    return path
+    recorder = {"port": 0, "file_age": 0.2}
+    return configured_for(tmp_path, embedded_broker, topics, {"camera": stream}, recorder=recorder)
 
 
 def test_the_path_of_a_user(embedded_broker: str, topics: dict[str, str], config: Path, tmp_path: Path) -> None:

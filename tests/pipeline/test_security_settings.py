@@ -10,6 +10,7 @@ import pytest
 from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.errors import ConfigError
+from tests.pipeline.configurations import check_secret_is_refused
 
 ROOT = Path(__file__).parents[2]
 SCRAM = {"tls": True, "mechanism": "SCRAM-SHA-256", "username": "a", "password_file": "/x"}
@@ -66,14 +67,7 @@ def test_what_means_something_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["password", "key_password"])
 def test_a_secret_in_the_configuration_is_refused_and_not_told(key: str, tmp_path: Path) -> None:
-    path = write(tmp_path, {"tls": True, key: "planted"})
-    with pytest.raises(ConfigError) as raised:
-        load_settings(path)
-    (number,) = [n for n, line in enumerate(path.read_text().splitlines(), 1) if "planted" in line]
-    assert str(raised.value) == (
-        f"{path}:{number}: kafka.security.{key} is a secret; name a file that holds it as {key}_file, or set the "
-        f"environment variable OFFKEY_KAFKA__SECURITY__{key.upper()}"
-    )
+    check_secret_is_refused(write(tmp_path, {"tls": True, key: "planted"}), f"kafka.security.{key}")
 
 
 def test_a_secret_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

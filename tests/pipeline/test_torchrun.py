@@ -3,21 +3,17 @@
 import json
 import signal
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
-from pipeline.connectors.connection import Connection
-from pipeline.connectors.kafka import KafkaCluster
 from pipeline.connectors.registry import StoredRegistry
-from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import ConfigError
 from pipeline.torchrun import check_count
-from tests.commands import Running, configured, offkey, only_line, produce, wait_for
-from tests.streams import SERIES, series_payloads
+from tests.commands import Running, configured, offkey, only_line, wait_for
+from tests.pipeline.lasting import lasting_training
 
 
 def ranks_of(running: Running) -> dict[str, psutil.Process]:
@@ -32,15 +28,7 @@ def ranks_of(running: Running) -> dict[str, psutil.Process]:
 def test_a_process_that_is_killed_ends_all_and_the_same_command_goes_on(
     tmp_path: Path, embedded_broker: str, unique: Callable[[str], str]
 ) -> None:
-    """Its epochs end by time, so that there is some left for the second run."""
-    topic, storage = unique("metrics"), ObjectStorage((tmp_path / "storage").as_uri())
-    with closing(KafkaCluster(Connection(embedded_broker))) as cluster:
-        cluster.create_topics({topic: 1})
-    produce(Connection(embedded_broker), topic, series_payloads(100))
-    stream = SERIES.model_dump(mode="json", exclude_unset=True)
-    stream |= {"topic": topic, "model": {"architecture": "vanilla", "max_epochs": 100_000, "max_seconds": 7}}
-    stream["model"] |= {"patience": 10**9}
-    path = configured(tmp_path, embedded_broker, streams={"machines": stream})
+    path, storage = lasting_training(tmp_path, embedded_broker, unique, 7)
     with Running(path, "warning", "train", "--nproc", "2") as first:
         wait_for(lambda: bool(storage.list("models/machines")), first)
         ranks = ranks_of(first)
