@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from models.spec import ImageShape
 from pipeline.alert_settings import AlertSettings
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
@@ -212,6 +213,10 @@ class StreamSettings(Section):
                     (key,), f"{inner!r} lies inside {outer!r} in `{outer_key}`, which then is no value; keep one"
                 )
         return self
+
+    @property
+    def image_shape(self) -> ImageShape | None:
+        return None if self.image is None else self.image.shape
 
 
 class Settings(BaseSettings):
