@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from models.architectures import WARM_UP
 from models.dataset import Windows
-from models.pictures import OfPictures
+from models.images import OfImages
 from models.ranks import ALONE, Ranks
 from models.resume import Course, Unfinished, packed, put_back
 from models.views import View
@@ -281,7 +281,7 @@ def _read_at_once(
 ) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
     """Return these windows part by part, each such that memory holds what a network makes of it."""
     values = len(view.usual_C) * view.config.window
-    is_image = isinstance(view.network, OfPictures)
+    is_image = isinstance(view.network, OfImages)
     fit = max(1, _READ_OF_IMAGES // values) if is_image else max(_LEAST_READ, _READ_VALUES // values)
     return np.array_split(chosen_N, max(1, len(chosen_N) // min(_READ_WINDOWS, fit)))
 

@@ -22,10 +22,10 @@ VALUES_AT_ONCE = 2**22
 class ImageDecoder(Decoder):
     """Decodes records of images."""
 
-    def __init__(self, pictures: ImageFormat, values: int, **rules: Any) -> None:
+    def __init__(self, images: ImageFormat, values: int, **rules: Any) -> None:
         """`values` are those of one image; `rules` are those of `Decoder`."""
         super().__init__(Fields(()), stateless=True, **rules)
-        self._pictures = pictures
+        self._images = images
         self._values = values
 
     def decode(self, arrived: PartitionRecords) -> tuple[Batch, list[Reject]]:
@@ -37,7 +37,7 @@ class ImageDecoder(Decoder):
             try:
                 if not value or len(value) > self._max_record_bytes:
                     raise unreadable(value, self._max_record_bytes)
-                found_NF = self._pictures.decode(value)
+                found_NF = self._images.decode(value)
             except Malformed as error:
                 rejects.append(Reject(arrived.partition, record, index, error.reason, str(error)))
                 continue
@@ -72,12 +72,12 @@ class ImageDecoder(Decoder):
         for records in arrived:
             begin = 0
             for index, record in enumerate(records.records):
-                images = self._pictures.count(record.value or b"")
-                if held + images > most and (part or index > begin):
+                count = self._images.count(record.value or b"")
+                if held + count > most and (part or index > begin):
                     if index > begin:
                         part.append(PartitionRecords(records.partition, records.records[begin:index]))
                     yield part
                     part, begin, held = [], index, 0
-                held += images
+                held += count
             part.append(PartitionRecords(records.partition, records.records[begin:]))
         yield part

@@ -12,7 +12,7 @@ import torch
 
 from models import architectures
 from models.dataset import windows_of
-from models.pictures import OfPictures
+from models.images import OfImages
 from models.ranks import ALONE, Ranks
 from models.spec import ImageShape
 from models.training import TrainingConfig, train, trimmed_mean, trimmed_part
@@ -67,7 +67,7 @@ def test_shares_are_all_windows_once() -> None:
 def test_of_images_a_share_has_the_losses_that_the_batch_has() -> None:
     config = architectures.configure("denoising", {})
     torch.manual_seed(1)
-    network = OfPictures(architectures.build("denoising", (4, 4), 1, config), ImageShape(4, 4, 1))
+    network = OfImages(architectures.build("denoising", (4, 4), 1, config), ImageShape(4, 4, 1))
     _require_shares(network, torch.randn(17, 1, 16))
 
 

@@ -16,7 +16,7 @@ from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster, history
 from tests.commands import Running, committed, events, offkey, produce, wait_for
-from tests.pictures import COLOURED, IMAGES, coloured, digits, jpeg, png, upside_down
+from tests.images import COLOURED, IMAGES, coloured, digits, jpeg, png, upside_down
 
 BOMB = 100_000
 STRANGE = 12
