@@ -67,13 +67,13 @@ def engine_of(name: str, device: str) -> "Iterator[Engine | None]":
     """Give the engine that is asked for; None: this process.
 
     Args:
+        name: as `check_engine` has seen it.
         device: of the configuration.
 
     Raises:
-        ConfigError: there is no such one, Ray is not installed, or it has no GPU where one is asked for.
+        ConfigError: Ray is not installed, or has no GPU where one is asked for.
         TransientError: Ray cannot be started, or reached.
     """
-    check_engine(name)
     if name == LOCAL:
         yield None
         return
