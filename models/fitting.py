@@ -32,6 +32,7 @@ from models.dataset import (
     windows_of,
 )
 from models.detector import Calibration, Detector, Judgement, errors_of_rows, windows_of_rows
+from models.helping import TrainingTask
 from models.mapping import DELAYS, Delay, Reach, reach_of
 from models.online_tail import SERIES_PACE, STREAM_PACE, quantiles, rescored
 from models.plan import LEAST_WINDOWS, Plan, whole_windows
@@ -40,7 +41,6 @@ from models.reader import Reader
 from models.resume import Unfinished, hash_of
 from models.scaling import Scaling, fit_features, fit_images, fit_series, tamed
 from models.spec import ImageShape, Kind, ModelSpec
-from models.together import Asked
 from models.training import Trained, solve, store_and_trim, train
 from models.views import DIFFERENCE_WEIGHT, View, ViewConfig
 
@@ -168,8 +168,8 @@ def _trained_view(
         parts = (parts[0][usual_N[parts[0]]], parts[1][usual_N[parts[1]]])
     seconds = plan.training.max_seconds / len(plan.views)
     training = dataclasses.replace(plan.training, max_seconds=seconds)
-    if ranks.count > 1 and not view.network.closed_form:
-        ranks.told(Asked(features, config, view.step_F.cpu().numpy(), scaled, parts, training, image))
+    if ranks.world_size > 1 and not view.network.closed_form:
+        ranks.broadcast(TrainingTask(features, config, view.step_F.cpu().numpy(), scaled, parts, training, image))
     return view, train(view, windows, *parts, training, progress, unfinished, name, ranks=ranks)
 
 

@@ -12,7 +12,7 @@ Records of features are scaled by mean and standard deviation. A feature that is
 blown up by that, and its rare other values would outweigh everything: its scale is at least half of the usual one,
 as far as its own range allows. To reduce them to codes, where each feature is to count alike, it is the plain
 standard deviation (`deviation`). Pixels of images are scaled channel by channel and all alike: scaled by itself, a
-corner that is nearly always black would outweigh the picture. Everything is finite and no scale is ever zero.
+corner that is nearly always black would outweigh the image. Everything is finite and no scale is ever zero.
 
 Legend: T time steps, N records, F features, P parts of a series.
 """

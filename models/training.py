@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from models.architectures import WARM_UP
 from models.dataset import Windows
-from models.pictures import OfPictures
+from models.images import OfImages
 from models.ranks import ALONE, Ranks
 from models.resume import Course, Unfinished, packed, put_back
 from models.views import View
@@ -129,29 +129,29 @@ def train(
     course = unfinished.restore(part, view.network, optimizer, random) if unfinished else None
     if course is None:
         course = Course(config.max_epochs)
-        if view.network.starts and not ranks.number:
+        if view.network.starts and not ranks.rank:
             _start(view, windows, learning_N, config)
             course.best = copy.deepcopy(view.network.state_dict())
             course.lowest = held_out_loss(view, windows, held_out_N, robust)
-    if ranks.count > 1:
+    if ranks.world_size > 1:
         # Where the first process stands, wherever it has that from, all go on.
-        state = None if ranks.number else packed(course, view.network, optimizer, random)
-        course = put_back(ranks.told(state), view.network, optimizer, random)
+        state = None if ranks.rank else packed(course, view.network, optimizer, random)
+        course = put_back(ranks.broadcast(state), view.network, optimizer, random)
     started_s = clock() - course.seconds
 
     def done(epochs: float) -> float:
         # Time is left out of it until it presses, so that a training with time to spare can be repeated to the bit.
         seconds = (clock() - started_s) / max(config.max_seconds, 1e-9)
-        return ranks.agreed(min(max(epochs / course.planned, seconds if seconds > 0.5 else 0.0), 1.0))
+        return ranks.broadcast_float(min(max(epochs / course.planned, seconds if seconds > 0.5 else 0.0), 1.0))
 
     while not course.over:
         view.train()
         drawn = [windows.drawn(learning_N, epoch_windows, random) for _ in range(rounds)]
         chosen_N = np.concatenate(drawn)[:epoch_windows]
         batches = np.array_split(chosen_N, max(1, len(chosen_N) // config.batch_windows))
-        if (least := min(map(len, batches))) < ranks.count:
+        if (least := min(map(len, batches))) < ranks.world_size:
             raise ValueError(
-                f"{ranks.count} processes cannot share batches of {least} windows; train with fewer of them"
+                f"{ranks.world_size} processes cannot share batches of {least} windows; train with fewer of them"
             )
         for batch, chosen_B in enumerate(batches):
             share = done(course.epochs + batch / len(batches))
@@ -214,7 +214,7 @@ def trimmed_part(loss_B: Tensor, trimmed: float, count: int, ranks: Ranks) -> Te
     if ranks is ALONE:
         return trimmed_mean(loss_B, trimmed)
     own, loss_B, kept = ranks.share(count), loss_B.float(), count - int(trimmed * count)
-    kept_N = ranks.gathered(loss_B, count).argsort(stable=True)[:kept]
+    kept_N = ranks.all_gather(loss_B, count).argsort(stable=True)[:kept]
     return loss_B[kept_N[(own.start <= kept_N) & (kept_N < own.stop)] - own.start].sum() / kept
 
 
@@ -281,7 +281,7 @@ def _read_at_once(
 ) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
     """Return these windows part by part, each such that memory holds what a network makes of it."""
     values = len(view.usual_C) * view.config.window
-    is_image = isinstance(view.network, OfPictures)
+    is_image = isinstance(view.network, OfImages)
     fit = max(1, _READ_OF_IMAGES // values) if is_image else max(_LEAST_READ, _READ_VALUES // values)
     return np.array_split(chosen_N, max(1, len(chosen_N) // min(_READ_WINDOWS, fit)))
 
@@ -311,5 +311,5 @@ def held_out_loss(
     for chosen_B in _read_at_once(view, chosen_N[ranks.share(len(chosen_N))]):
         x_BTC = view.inputs(torch.from_numpy(windows.take(chosen_B)).to(view.step_F.device))
         losses.append((view.network(x_BTC) - x_BTC).square().mean(dim=(1, 2)))
-    loss_N = ranks.gathered(torch.cat(losses), len(chosen_N))
+    loss_N = ranks.all_gather(torch.cat(losses), len(chosen_N))
     return float(loss_N.median() if robust else loss_N.mean()) if len(chosen_N) else 0.0

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from models import architectures
+from models.images import OfImages
 from models.nearest import Nearest
-from models.pictures import OfPictures
 from models.scaling import LIMIT, compressed, expanded
 from models.spec import ImageShape
 
@@ -109,7 +109,7 @@ class View(nn.Module):
         chosen = architectures.configure(config.architecture, config.options)
         shape, depth = ((config.window,), channels) if image is None else (image[:2], image.channels)
         network = architectures.build(config.architecture, shape, depth, chosen)
-        self.network = network if image is None else OfPictures(network, image)
+        self.network = network if image is None else OfImages(network, image)
         self.register_buffer("step_F", torch.ones(features))
         self.register_buffer("usual_C", torch.ones(channels))
         self.register_buffer("band_F", torch.ones(features))

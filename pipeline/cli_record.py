@@ -74,9 +74,10 @@ def _recorder(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Ite
         stream = settings.streams[name]
         features = _features(name, stream, registry, snapshots)
         decoder = decoder_of(stream, features)
-        image = stream.image.shape if stream.image else None
         recorded.append(
-            RecordedStream(name, stream.topic, decoder, features, stream.start, stream.max_series, image)
+            RecordedStream(
+                name, stream.topic, decoder, features, stream.start, stream.max_series, stream.image_shape
+            )
         )
         keep_ms = None if stream.record.keep is None else 1000 * stream.record.keep
         limits[name] = Limits(keep_ms, stream.record.keep_bytes, options.merged_bytes)
@@ -118,16 +119,11 @@ def _features(name: str, stream: "StreamSettings", registry: "Registry", snapsho
             f"train first with: offkey train CONFIG {name}"
         )
     from models.spec import shortened
-    from pipeline.snapshots import rows_are
+    from pipeline.snapshots import mismatch
 
     held = snapshots.schema(name)
-    asked = rows_are(stream.kind, stream.image.shape if stream.image else None)
-    if held is not None and held.rows_are != asked:
-        key = "image" if held.image and stream.image else "kind"
-        raise ConfigError(
-            f"stream {name}: its snapshots hold {held.rows_are}, and {asked} are to be recorded; set `{key}` back, "
-            f"or begin anew by moving snapshots/{name} out of its storage"
-        )
+    if wrong := mismatch(held, stream.kind, stream.image_shape):
+        raise ConfigError(f"stream {name}: {wrong}, or begin anew by moving snapshots/{name} out of its storage")
     if held is not None and held.features != features:
         raise ConfigError(
             f"stream {name}: its snapshots hold the features {shortened(held.features)}, and "

@@ -67,13 +67,13 @@ def engine_of(name: str, device: str) -> "Iterator[Engine | None]":
     """Give the engine that is asked for; None: this process.
 
     Args:
+        name: as `check_engine` has seen it.
         device: of the configuration.
 
     Raises:
-        ConfigError: there is no such one, Ray is not installed, or it has no GPU where one is asked for.
+        ConfigError: Ray is not installed, or has no GPU where one is asked for.
         TransientError: Ray cannot be started, or reached.
     """
-    check_engine(name)
     if name == LOCAL:
         yield None
         return
@@ -92,7 +92,7 @@ class Rows:
         self.settings: Settings = load_settings(config)
         (self.name,) = self.settings.chosen([stream])
         self.stream: StreamSettings = self.settings.streams[self.name]
-        self.image = self.stream.image.shape if self.stream.image else None
+        self.image = self.stream.image_shape
         self.what = f"stream {self.name}"
         self.asked: dict[str, Any] = {}
         """Which rows were asked for."""
@@ -147,7 +147,7 @@ class Rows:
         from pipeline.connectors.snapshots import StoredSnapshots
         from pipeline.connectors.storage import ObjectStorage
         from pipeline.jobs.blocks import SnapshotInput
-        from pipeline.snapshots import rows_are
+        from pipeline.snapshots import mismatch
 
         from_ms, to_ms = range_ms(begin, end, now_ms)
         snapshots = StoredSnapshots(ObjectStorage(self.settings.storage))
@@ -157,12 +157,8 @@ class Rows:
                 f"stream {self.name}: there are no snapshots in {self.settings.storage}; keep some with `offkey "
                 "record`, or give Parquet files with --input"
             )
-        if held.rows_are != rows_are(self.stream.kind, self.image):
-            key = "image" if held.image and self.image else "kind"
-            raise SnapshotError(
-                f"stream {self.name}: its snapshots hold {held.rows_are} and its `kind` is {self.stream.kind}"
-                f"{f' of {self.image}' if self.image else ''}; set `{key}` back"
-            )
+        if wrong := mismatch(held, self.stream.kind, self.image):
+            raise SnapshotError(f"stream {self.name}: {wrong}")
         names = self.stream.features or held.features
         range_ = [-1 if from_ms is None else from_ms, now_ms() if to_ms is None else to_ms]
         until: dict[str, int] = dict(snapshots.ends(self.name))

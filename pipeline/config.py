@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from models.spec import ImageShape
 from pipeline.alert_settings import AlertSettings
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
@@ -29,7 +30,7 @@ from pipeline.kafka_settings import KafkaSettings
 from pipeline.kind_settings import ImageSettings, check_kind
 from pipeline.log_settings import LogSettings
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting, unknown
-from pipeline.notify_settings import NotifySettings, secrets_written
+from pipeline.notify_settings import NotifySettings, notify_secrets_written
 from pipeline.record_settings import RecorderSettings, RecordSettings
 from pipeline.retrain_settings import RetrainSettings, SchedulerSettings
 from pipeline.security_settings import security_secrets_written
@@ -213,6 +214,10 @@ class StreamSettings(Section):
                 )
         return self
 
+    @property
+    def image_shape(self) -> ImageShape | None:
+        return None if self.image is None else self.image.shape
+
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
@@ -320,7 +325,7 @@ def load_settings(path: Path) -> Settings:
         if key.startswith("_"):
             # BaseSettings takes arguments of its own that begin so.
             raise ConfigError(f"{places[key,]}: {no_setting(Settings, (key,))}")
-    for keys in (*security_secrets_written(values), *secrets_written(values)):
+    for keys in (*security_secrets_written(values), *notify_secrets_written(values)):
         raise ConfigError(
             f"{places[nearest(places, keys)]}: {shown(keys)} is a secret; name a file that holds it as "
             f"{keys[-1]}_file, or set the environment variable OFFKEY_{'__'.join(keys).upper()}"

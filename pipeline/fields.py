@@ -68,9 +68,9 @@ def _image_decoder(settings: StreamSettings, shape: ImageShape) -> Decoder:
 
         return ImageDecoder(TensorFormat(shape, settings.max_record_bytes), shape.values, **rules)
     assert settings.format != "json"
-    from pipeline.formats.pictures import PictureFormat
+    from pipeline.formats.png_jpeg import PngJpegFormat
 
-    return ImageDecoder(PictureFormat(settings.format, shape), shape.values, **rules)
+    return ImageDecoder(PngJpegFormat(settings.format, shape), shape.values, **rules)
 
 
 def features_of(sample: Sequence[PartitionRecords], settings: StreamSettings) -> list[str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _RECORDS = {"features": "records of features", "images": "images"}
 _RECORD = {"features": "a record of features", "images": "an image"}
-_PICTURES = ("png", "jpeg")
+_IMAGE_FILES = ("png", "jpeg")
 Side = Annotated[int, Field(ge=4, le=4096), BeforeValidator(no_truth)]
 
 
@@ -48,7 +48,7 @@ def check_kind(stream: "StreamSettings") -> None:
     if stream.kind != "images":
         if stream.image is not None:
             raise mistake_at(("image",), "it needs `kind: images`")
-        if stream.format in _PICTURES:
+        if stream.format in _IMAGE_FILES:
             raise mistake_at(("format",), f"`{stream.format}` needs `kind: images`")
     if stream.kind != "series":
         _check_stateless(stream)

@@ -126,7 +126,7 @@ class NotifySettings(Section):
         return self
 
 
-def secrets_written(values: Any) -> Iterator[tuple[str, ...]]:
+def notify_secrets_written(values: Any) -> Iterator[tuple[str, ...]]:
     """Yield the keys of secrets that stand in a file's values themselves, whatever else these hold."""
     notify = values.get("notify") if isinstance(values, dict) else None
     receivers = notify.get("receivers") if isinstance(notify, dict) else None

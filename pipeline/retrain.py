@@ -115,8 +115,7 @@ def retrain_stream(
     spans = [*maintenance_of(settings.alerts), *spans]
     columns = _usable(read.columns)
     cut = cut_of(settings.kind, columns)
-    image = settings.image.shape if settings.image else None
-    held = held_out_of(settings.kind, names, columns, cut, spans, margin, seed, image)
+    held = held_out_of(settings.kind, names, columns, cut, spans, margin, seed, settings.image_shape)
     early = {
         series: (time_ms_T[: cut[series]], x_TF[: cut[series]]) for series, (time_ms_T, x_TF) in columns.items()
     }

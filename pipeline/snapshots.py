@@ -150,6 +150,16 @@ def rows_are(kind: Kind, image: ImageShape | None) -> str:
     return "series" if kind == "series" else "records of no series"
 
 
+def mismatch(held: Schema | None, kind: Kind, image: ImageShape | None) -> str | None:
+    """Return for an error how rows that are held differ from those of a configuration, and the key to set back;
+    None: they do not, or none are held."""
+    asked = rows_are(kind, image)
+    if held is None or held.rows_are == asked:
+        return None
+    key = "image" if held.image and image else "kind"
+    return f"its snapshots hold {held.rows_are}, and {asked} are asked for; set `{key}` back"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What storage may hold of a stream."""

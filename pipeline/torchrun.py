@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from models.ranks import ALONE, PeerLost, Ranks, Together
-from models.together import help_training
+from models.helping import help_training
+from models.ranks import ALONE, PeerLost, ProcessGroup, Ranks
 from pipeline.cores import cores
 from pipeline.errors import ConfigError, ProcessError
 
@@ -169,23 +169,23 @@ def joined(device: torch.device, count: int | None) -> Iterator[Ranks]:
         threading.Thread(target=_end_with_input, name="launcher", daemon=True).start()
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    number, all_ = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         init_method="env://" if meeting is None else f"file://{meeting}",
-        rank=number,
-        world_size=all_,
+        rank=rank,
+        world_size=world_size,
         timeout=_PATIENCE,
     )
-    ranks = Together()
+    ranks = ProcessGroup()
     try:
-        if number:
+        if rank:
             # The first one is told by whoever stops them, and ends all.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             help_training(ranks, device)
             sys.exit(0)
         yield ranks
-        ranks.told(None)
+        ranks.broadcast(None)
     except PeerLost as error:
         logger.debug("%s", error)
         # The agent ends us, once it has seen who ended first and why; that one may take a while to end.

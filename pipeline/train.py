@@ -28,7 +28,7 @@ from pipeline.fields import MOST_VALUES, decoder_of, features_of, label_warning
 from pipeline.history import Read, read_columns, read_rows
 from pipeline.lanes import Support, support_of
 from pipeline.protocols import ModelVersion, PartitionRecords, Registry
-from pipeline.snapshots import SnapshotRows, Snapshots, rows_are
+from pipeline.snapshots import SnapshotRows, Snapshots, mismatch
 from pipeline.versions.log import PromotionLog
 from pipeline.versions.naming import name_of
 from pipeline.versions.origin import ORIGIN, GateResult, Origin, to_file
@@ -159,15 +159,11 @@ def read_snapshots(
     if wrong := wrong_option(settings):
         raise ConfigError(f"streams.{name}.model: {wrong[1]}")
     held = snapshots.schema(name)
-    image = settings.image.shape if settings.image else None
-    if held is not None and held.rows_are != rows_are(settings.kind, image):
-        raise SnapshotError(
-            f"stream {name}: its snapshots hold {held.rows_are}, and its `kind` is {settings.kind}"
-            f"{f' of {image}' if image else ''}; set that back, or learn from the topic"
-        )
+    if other := mismatch(held, settings.kind, settings.image_shape):
+        raise SnapshotError(f"stream {name}: {other}, or learn from the topic")
     names = settings.features or (held.features if held else ())
     rows = snapshots.read(name, from_ms, to_ms, lambda gap: logger.warning("%s", gap), names or None)
-    read = read_rows(each for each in _fitting(name, rows, image) if len(each))
+    read = read_rows(each for each in _fitting(name, rows, settings.image_shape) if len(each))
     if read.records < _LEAST_RECORDS:
         raise SnapshotError(
             f"stream {name}: its snapshots hold {read.records:,} rows of that time; training needs "
@@ -226,7 +222,7 @@ def fit_stream(
             unfinished=unfinished,
             begins_ms=begins_ms,
             ranks=ranks,
-            image=settings.image.shape if settings.image else None,
+            image=settings.image_shape,
         )
     except TooFewRows as error:
         raise SnapshotError(f"stream {name}: {_why_so_few(str(error), settings, read)}") from error

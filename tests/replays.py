@@ -1,23 +1,31 @@
-"""Live runs to replay: workers and a recorder on one stream, what came of it, and a replay of the snapshots."""
+"""Live runs to replay: workers and a recorder on one stream, what came of it, and a replay of the snapshots.
 
+And snapshots of two partitions, for processes that judge one each.
+"""
+
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from models.detector import Detector
 from models.files import from_files, to_files
-from pipeline.config import StreamSettings
+from pipeline.config import StreamSettings, load_settings
 from pipeline.connectors.memory import MemorySource, MemoryStorage
 from pipeline.connectors.snapshots import StoredSnapshots
+from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import RegistryError
 from pipeline.fields import decoder_of
 from pipeline.jobs.backtest import Judged, Replay
+from pipeline.jobs.backtest_opening import Opening
 from pipeline.lanes import build_model, lane_around
-from pipeline.protocols import PartitionRecords, Source, TopicPartition
+from pipeline.protocols import OffsetRange, PartitionRecords, Source, TopicPartition
 from pipeline.recorded_partitions import RecordedStream
 from pipeline.recorder import Recorder, RecorderOptions
 from pipeline.replayed import ReplayDecoder
@@ -25,7 +33,9 @@ from pipeline.snapshots import Snapshots
 from pipeline.stages.alerts import Alert
 from pipeline.stream import Lane, Measure, Outcome, StreamPipeline
 from pipeline.stream_model import StreamModel
-from tests.streams import CPU, SERIES, VERSIONS, Bench
+from tests.commands import configured, promote
+from tests.snapshots import rows_of
+from tests.streams import BEGIN_MS, CPU, HISTORY, SERIES, STEP_MS, VERSIONS, Bench, series_rows
 
 _DEADLINE_S = 60.0
 Score = tuple[TopicPartition, int, int, str, int, bytes, bytes]
@@ -165,3 +175,25 @@ def by_partition(alerts: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, A
     for alert in alerts:
         found.setdefault(alert["partition"], []).append(alert)
     return found
+
+
+def two_partitions(tmp_path: Path) -> Opening:
+    """Return a stream with a model and snapshots of two partitions."""
+    path = configured(tmp_path)
+    promote(path)
+    settings = load_settings(path)
+    time_ms = BEGIN_MS + STEP_MS * (HISTORY + np.arange(300))
+    for number, names in enumerate((["a", "b"], ["c", "d"])):
+        x_STF = series_rows(names, 300, 2 + number, {names[0]: [100, 200]})
+        made = rows_of(x_STF.transpose(1, 0, 2), time_ms, names, place=TopicPartition("metrics", number))
+        snapshots = StoredSnapshots(ObjectStorage(settings.storage))
+        snapshots.write("machines", made, OffsetRange(0, len(made)), int(time_ms[-1]))
+    return Opening("machines", settings.streams["machines"], settings.storage, settings.storage, "v1", None)
+
+
+def left_by(folder: Path) -> dict[str, Any]:
+    """Return what a backtest has left, without the time that it took."""
+    left: dict[str, Any] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    summary = json.loads(left.pop("summary.json"))
+    del left["report.html"], summary["seconds"], summary["rows_per_s"]
+    return {**left, "summary": summary}

@@ -31,7 +31,7 @@ CLIENT_LIBRARIES = (
 )
 PYARROW = {"pipeline/connectors/parquet.py", "pipeline/formats/arrow.py"}
 """It is two libraries under one name: files for a connector, and a codec without I/O for a format."""
-CODECS = {"pyarrow": {"pipeline/formats/arrow.py"}, "PIL": {"pipeline/formats/pictures.py"}}
+CODECS = {"pyarrow": {"pipeline/formats/arrow.py"}, "PIL": {"pipeline/formats/png_jpeg.py"}}
 """Libraries that turn bytes into columns, without I/O."""
 STAGES = (
     "decode",

@@ -57,9 +57,11 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
         self._told: dict[Any, str] = {}
 
     def bootstrap(self, timeout_ms: float | None = None, refresh: bool = True) -> None:
-        """Raises:
-        Refused: the cluster does not let us in, or is not who it should be.
-        TransientError: it hangs up.
+        """Reach a broker of the cluster, or say why none can be reached.
+
+        Raises:
+            Refused: the cluster does not let us in, or is not who it should be.
+            TransientError: it hangs up.
         """
         try:
             super().bootstrap(timeout_ms, refresh)

@@ -1,6 +1,6 @@
 """What a PNG or a JPEG says of itself, and whether it is whole, before a pixel of it is unpacked.
 
-A few bytes may claim an image that fills all memory, and a decoder makes of half a file a picture that is grey
+A few bytes may claim an image that fills all memory, and a decoder makes of half a file an image that is grey
 below. So the parts of a file are gone through here, to its very end, without a decoder: sizes are known at once, a
 file that was cut off anywhere is told, and so is one of which bytes have changed, where it has checksums. Layouts:
 PNG (W3C, third edition, 2025), 5; JPEG (ITU-T T.81), B.1 and B.2.
@@ -32,7 +32,7 @@ _MOST_SCANS = 64
 """Each costs a pass over the whole image, though it may be empty; usual progressive files have ten."""
 
 
-class Said(NamedTuple):
+class Header(NamedTuple):
     """What a file says of its image."""
 
     height: int
@@ -45,7 +45,7 @@ class Said(NamedTuple):
     """Of a PNG: its pixels, deflated."""
 
 
-def png_header(value: bytes) -> Said:
+def png_header(value: bytes) -> Header:
     """Return what a PNG says.
 
     Raises:
@@ -53,7 +53,7 @@ def png_header(value: bytes) -> Said:
     """
     if not value.startswith(PNG):
         raise Malformed("not_image", f"it is no PNG{_looks_like(value)}")
-    said, packed = None, list[bytes]()
+    header, packed = None, list[bytes]()
     place = len(PNG)
     while value[place : place + 12] != _LAST_CHUNK:
         if place + 12 > len(value):
@@ -64,22 +64,22 @@ def png_header(value: bytes) -> Said:
             raise _cut_off("PNG", len(value))
         if zlib.crc32(memoryview(value)[place + 4 : end - 4]) != int.from_bytes(value[end - 4 : end]):
             raise Malformed("bad_image", f"the PNG is damaged: its part {kind.decode('latin-1')!r} was changed")
-        if (said is None) != (kind == b"IHDR") or (kind == b"IHDR" and length != 13):
+        if (header is None) != (kind == b"IHDR") or (kind == b"IHDR" and length != 13):
             raise Malformed("bad_image", "the PNG does not begin with one header")
         if kind == b"acTL":
             raise Malformed("wrong_mode", "the PNG is animated; send one image a record")
-        said = said or _said_by_png(value[place + 8 : end - 4])
+        header = header or _of_png(value[place + 8 : end - 4])
         if kind == b"IDAT":
             packed.append(value[place + 8 : end - 4])
         place = end
     if place + 12 < len(value):
         raise Malformed("bad_image", f"{len(value) - place - 12:,} bytes follow the end of the PNG")
-    if said is None:
+    if header is None:
         raise Malformed("bad_image", "the PNG has no header")
-    return said._replace(packed=b"".join(packed))
+    return header._replace(packed=b"".join(packed))
 
 
-def check_pixels(said: Said) -> None:
+def check_pixels(header: Header) -> None:
     """See that a PNG holds as many pixels as it says: where some are lacking, a decoder makes them black.
 
     What it says has to be what is asked for by now, for that much is unpacked.
@@ -87,29 +87,29 @@ def check_pixels(said: Said) -> None:
     Raises:
         Malformed: it holds more or fewer.
     """
-    passes = _INTERLACED if said.interlaced else [(0, 0, 1, 1)]
-    sides = [(-(-(said.height - y) // by_y), -(-(said.width - x) // by_x)) for y, x, by_y, by_x in passes]
+    passes = _INTERLACED if header.interlaced else [(0, 0, 1, 1)]
+    sides = [(-(-(header.height - y) // by_y), -(-(header.width - x) // by_x)) for y, x, by_y, by_x in passes]
     # A row begins with the number of its filter.
-    needed = sum(rows * (1 + columns * said.channels) for rows, columns in sides if rows > 0 and columns > 0)
+    needed = sum(rows * (1 + columns * header.channels) for rows, columns in sides if rows > 0 and columns > 0)
     inflating = zlib.decompressobj()
     try:
-        held = len(inflating.decompress(said.packed, needed + 1))
+        held = len(inflating.decompress(header.packed, needed + 1))
     except zlib.error as error:
         raise Malformed("bad_image", f"the pixels of the PNG cannot be unpacked: {error}") from None
     if held != needed:
         raise Malformed("bad_image", f"the PNG holds {'more' if held > needed else 'fewer'} pixels than it says")
 
 
-def _said_by_png(header: bytes) -> Said:
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+def _of_png(content: bytes) -> Header:
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content)
     if colour in _OTHER_PNG:
-        return Said(height, width, 0, _OTHER_PNG[colour])
+        return Header(height, width, 0, _OTHER_PNG[colour])
     if depth != 8:
-        return Said(height, width, 0, f"{depth} bits a value")
-    return Said(height, width, _CHANNELS_OF_PNG.get(colour, 0), f"colour type {colour}", interlaced != 0)
+        return Header(height, width, 0, f"{depth} bits a value")
+    return Header(height, width, _CHANNELS_OF_PNG.get(colour, 0), f"colour type {colour}", interlaced != 0)
 
 
-def jpeg_header(value: bytes) -> Said:
+def jpeg_header(value: bytes) -> Header:
     """Return what a JPEG says; it has no checksums, so of changed bytes only some are told by what they break.
 
     Raises:
@@ -117,7 +117,7 @@ def jpeg_header(value: bytes) -> Said:
     """
     if not value.startswith(JPEG):
         raise Malformed("not_image", f"it is no JPEG{_looks_like(value)}")
-    said: Said | None = None
+    header: Header | None = None
     place, scans = 2, 0
     while True:
         if (found := _MARKER.match(value, place)) is None:
@@ -128,10 +128,10 @@ def jpeg_header(value: bytes) -> Said:
         length = int.from_bytes(value[place : place + 2])
         if place + length > len(value) or place + 2 > len(value):
             raise _cut_off("JPEG", len(value))
-        if length < 2 or marker in _OTHER_FRAMES or (said is not None and marker in _FRAMES):
+        if length < 2 or marker in _OTHER_FRAMES or (header is not None and marker in _FRAMES):
             raise Malformed("bad_image", f"the JPEG has a part {marker:02X} that is not usual or not whole")
         if marker in _FRAMES:
-            said = _said_by_jpeg(value[place + 2 : place + length])
+            header = _of_jpeg(value[place + 2 : place + length])
         place += length
         if marker == _SCAN:
             scans += 1
@@ -142,18 +142,18 @@ def jpeg_header(value: bytes) -> Said:
         raise Malformed("too_large", f"the JPEG has {scans:,} scans, and {_MOST_SCANS} is the most")
     if place < len(value):
         raise Malformed("bad_image", f"{len(value) - place:,} bytes follow the end of the JPEG")
-    if said is None or not scans:
+    if header is None or not scans:
         raise Malformed("bad_image", "the JPEG holds no image")
-    return said
+    return header
 
 
-def _said_by_jpeg(frame: bytes) -> Said:
+def _of_jpeg(frame: bytes) -> Header:
     if len(frame) < 6:
         raise Malformed("bad_image", "the header of the JPEG is too short")
     depth, height, width, components = struct.unpack_from(">BHHB", frame)
     if depth != 8:
-        return Said(height, width, 0, f"{depth} bits a value")
-    return Said(height, width, components if components in (1, 3) else 0, f"{components} components")
+        return Header(height, width, 0, f"{depth} bits a value")
+    return Header(height, width, components if components in (1, 3) else 0, f"{components} components")
 
 
 def _no_marker() -> Malformed:

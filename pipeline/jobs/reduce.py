@@ -209,31 +209,15 @@ def make_all(
     def told(rows: int) -> None:
         progress(rows, float(looked.rows))
 
-    if options.engine is None or begins is None:
-        stream(source, parts, options.part_rows, Entered(step, seen), told)
+    if begins is None:
+        stream(source, parts, options.part_rows, step, seen, told)
     else:
-        spread(PartTask(source, options.part_rows, recipe), begins, options.engine, parts, seen, told)
+        spread(PartTask(source, options.part_rows, recipe), begins, parts, seen, told)
     if (rows := total_of(parts, "rows")) != looked.rows:
         raise SnapshotError(
             f"{what}: there were {looked.rows:,} rows at first, and {rows:,} a little later; see who changes or "
             "removes them, then begin anew with --overwrite"
         )
-
-
-class Entered:
-    """A step whose parts also say of which rows they are."""
-
-    carried = None
-
-    def __init__(self, step: Step, seen: Mapping[str, Any]) -> None:
-        self._step, self._seen = step, seen
-
-    def columns(self, block: Block) -> tuple[Mapping[str, Column], Mapping[str, Any]]:
-        columns, sums = self._step.columns(block)
-        return columns, {**self._seen, **sums}
-
-    def passed(self, block: Block) -> None:
-        self._step.passed(block)
 
 
 def decode_rows(source: Divisible, options: Options, codes: Path, progress: Progress) -> dict[str, Any]:
@@ -275,20 +259,20 @@ def decode_rows(source: Divisible, options: Options, codes: Path, progress: Prog
 def _decode_all(
     source: Divisible, parts: Parts, options: Options, coder: Coder, files: Mapping[str, bytes], progress: Progress
 ) -> None:
-    begins, engine = begins_of(source, options, parts), options.engine
+    begins = begins_of(source, options, parts)
 
     def told(rows: int) -> None:
         progress("decoding", rows, None)
 
-    if begins is None or engine is None:
-        stream(source, parts, options.part_rows, Decoding(coder), told)
+    if begins is None:
+        stream(source, parts, options.part_rows, Decoding(coder), {}, told)
         return
     looked = 0
     for block in source.blocks():
         begins.see(block)
         looked += len(block)
         progress("looking", looked, None)
-    spread(PartTask(source, options.part_rows, Recipe(files, decodes=True)), begins, engine, parts, {}, told)
+    spread(PartTask(source, options.part_rows, Recipe(files, decodes=True)), begins, parts, {}, told)
 
 
 @contextmanager

@@ -56,7 +56,8 @@ class Begins:
         self, source: Divisible, part_rows: int, engine: Engine, whole: int, carried: SeriesWindows | None = None
     ) -> None:
         """`whole` parts are there already and are not made again."""
-        self._source, self._part_rows, self._engine, self._whole = source, part_rows, engine, whole
+        self.engine = engine
+        self._source, self._part_rows, self._whole = source, part_rows, whole
         self._carried, self._cutting = carried, Cutting(part_rows)
         self._number, self._rows = 0, 0
         self._places: list[Any] = []
@@ -93,7 +94,7 @@ class Begins:
             begin = number * self._part_rows
             rows = min(self._part_rows, self._rows - begin)
             item = Item(begin, rows, self._places[number], self._lasts[number], carried)
-            self.items.append(self._engine.keep(item))
+            self.items.append(self.engine.keep(item))
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,9 @@ def as_seen(source: Divisible, item: Item) -> Iterator[Block]:
 
 
 def spread(
-    task: PartTask, begins: Begins, engine: Engine, parts: Parts, seen: Mapping[str, Any],
-    progress: Callable[[int], None],
-) -> None:  # fmt: skip
-    """Write the parts that are not there yet; `progress` is told how many rows are done, each part is also `seen`.
+    task: PartTask, begins: Begins, parts: Parts, seen: Mapping[str, Any], progress: Callable[[int], None]
+) -> None:
+    """Write the parts that are not there yet, each also as `seen`; `progress` is told how many rows are done.
 
     Raises:
         TransientError: the disk is full or away, or a process of the engine has ended too often; parts that are
@@ -154,7 +154,7 @@ def spread(
     begins.end()
     done = sum(entry["rows"] for entry in parts.entries)
     progress(done)
-    with closing(engine.map(task, begins.items)) as made:
+    with closing(begins.engine.map(task, begins.items)) as made:
         for part in made:
             parts.add_content(part.content, done, part.rows, {**seen, **part.sums})
             done += part.rows

@@ -32,13 +32,17 @@ class Step(Protocol):
     """What it carries from part to part; None: nothing."""
 
 
-def stream(source: Input, parts: Parts, part_rows: int, step: Step, progress: Callable[[int], None]) -> None:
-    """Write the parts that are not there yet; `progress` is told how many rows are done."""
+def stream(
+    source: Input, parts: Parts, part_rows: int, step: Step, seen: Mapping[str, Any],
+    progress: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Write the parts that are not there yet, each also as `seen`; `progress` is told how many rows are done."""
     done = 0
     progress(done)
     for rows, made in ahead(_made(source, len(parts.entries), part_rows, step)):
         if made is not None:
-            parts.add(made[0], done, rows, made[1])
+            columns, sums = made
+            parts.add(columns, done, rows, {**seen, **sums})
         done += rows
         progress(done)
 

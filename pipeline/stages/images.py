@@ -32,10 +32,10 @@ VALUES_AT_ONCE = 2**22
 class ImageDecoder(Decoder):
     """Decodes records of images."""
 
-    def __init__(self, pictures: ImageFormat, values: int, **rules: Any) -> None:
+    def __init__(self, images: ImageFormat, values: int, **rules: Any) -> None:
         """`values` are those of one image; `rules` are those of `Decoder`."""
         super().__init__(Fields(()), stateless=True, **rules)
-        self._pictures = pictures
+        self._images = images
         self._values = values
 
     def decode(self, arrived: PartitionRecords) -> tuple[Batch, list[Reject]]:
@@ -47,7 +47,7 @@ class ImageDecoder(Decoder):
             try:
                 if not value or len(value) > self._max_record_bytes:
                     raise unreadable(value, self._max_record_bytes)
-                found_NF = self._pictures.decode(value)
+                found_NF = self._images.decode(value)
             except Malformed as error:
                 rejects.append(Reject(arrived.partition, record, index, error.reason, str(error)))
                 continue
@@ -78,4 +78,4 @@ class ImageDecoder(Decoder):
 
     def split(self, arrived: Sequence[PartitionRecords]) -> Iterator[Sequence[PartitionRecords]]:
         """Cut a poll into parts of `VALUES_AT_ONCE` values or one record."""
-        return cut_up(arrived, self._pictures.count, max(1, VALUES_AT_ONCE // self._values))
+        return cut_up(arrived, self._images.count, max(1, VALUES_AT_ONCE // self._values))

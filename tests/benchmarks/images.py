@@ -8,7 +8,7 @@ were not learned from:
 
 - `inverted`: black and white exchanged; `turned`: by a quarter;
 - `noise`, `shade`, `cover`: faults of `models.image_faults`, of size 4 and 8;
-- `patch`: a quarter of the picture, half as high and wide, from another place of another image;
+- `patch`: a quarter of the image, half as high and wide, from another place of another image;
 - `unseen`: a digit that was in no image learned from, mean over 0, 3 and 8.
 """
 
@@ -27,7 +27,7 @@ from models.image_faults import inject_images
 from models.injection import Anomaly, Fault
 from models.plan import DEFAULT, plan_of
 from models.spec import ImageShape
-from tests.pictures import SHAPE, Pixels, digits, upside_down
+from tests.images import SHAPE, Pixels, digits, upside_down
 
 _CUT, _SIDES = ImageShape(32, 32, 3), (427, 640)
 _FAULTS: tuple[Fault, ...] = ("noise", "shade", "cover")

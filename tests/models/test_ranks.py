@@ -12,12 +12,12 @@ import torch
 
 from models import architectures
 from models.dataset import windows_of
-from models.pictures import OfPictures
+from models.images import OfImages
 from models.ranks import ALONE, Ranks
 from models.spec import ImageShape
 from models.training import TrainingConfig, train, trimmed_mean, trimmed_part
 from models.views import View, ViewConfig
-from tests.together import ARCHITECTURES, losses
+from tests.ranks import ARCHITECTURES, losses
 
 TRAINED = (*ARCHITECTURES, "images")
 TOLERANCE = dict.fromkeys(TRAINED, 1e-4) | {"residual": 0.03}
@@ -30,10 +30,10 @@ order of one process's own sums changes as much (measured: 1e-2)."""
 class Of(Ranks):
     """One of so many, which is told what the others have."""
 
-    def __init__(self, number: int, count: int, all_N: torch.Tensor | None = None) -> None:
-        self.number, self.count, self._all_N = number, count, all_N
+    def __init__(self, rank: int, world_size: int, all_N: torch.Tensor | None = None) -> None:
+        self.rank, self.world_size, self._all_N = rank, world_size, all_N
 
-    def gathered(self, own_B: torch.Tensor, count: int) -> torch.Tensor:
+    def all_gather(self, own_B: torch.Tensor, count: int) -> torch.Tensor:
         assert self._all_N is not None
         assert torch.equal(own_B.detach(), self._all_N[self.share(count)])
         return self._all_N
@@ -43,11 +43,11 @@ def test_two_processes_come_to_the_loss_of_one(tmp_path: Path) -> None:
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     others = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.together", str(number), "2", str(tmp_path / "meeting")],
+            [sys.executable, "-m", "tests.ranks", str(rank), "2", str(tmp_path / "meeting")],
             stdout=subprocess.PIPE,
             env=environment,
         )
-        for number in range(2)
+        for rank in range(2)
     ]
     alone = losses()
     said = [other.communicate(timeout=120)[0] for other in others]
@@ -59,15 +59,15 @@ def test_two_processes_come_to_the_loss_of_one(tmp_path: Path) -> None:
 
 
 def test_shares_are_all_windows_once() -> None:
-    for count in (1, 2, 7):
-        shares = [Of(number, count).share(64) for number in range(count)]
+    for world_size in (1, 2, 7):
+        shares = [Of(rank, world_size).share(64) for rank in range(world_size)]
         assert [window for share in shares for window in range(64)[share]] == list(range(64))
 
 
 def test_of_images_a_share_has_the_losses_that_the_batch_has() -> None:
     config = architectures.configure("denoising", {})
     torch.manual_seed(1)
-    network = OfPictures(architectures.build("denoising", (4, 4), 1, config), ImageShape(4, 4, 1))
+    network = OfImages(architectures.build("denoising", (4, 4), 1, config), ImageShape(4, 4, 1))
     _require_shares(network, torch.randn(17, 1, 16))
 
 
@@ -82,8 +82,8 @@ def _require_shares(network: architectures.Architecture, x_BTC: torch.Tensor) ->
     """Each process draws what one would, so the draws that follow are the same too."""
     torch.manual_seed(2)
     whole_B, next_draw = network.loss(x_BTC, 0.5), torch.rand(())
-    for number in range(3):
-        own = Of(number, 3).share(17)
+    for rank in range(3):
+        own = Of(rank, 3).share(17)
         torch.manual_seed(2)
         part_B = network.loss_of(x_BTC, own, 0.5)
         assert torch.equal(torch.rand(()), next_draw)
@@ -98,8 +98,8 @@ def test_parts_of_a_trimmed_mean_add_up_to_it(trimmed: float) -> None:
     whole = loss_N.clone().requires_grad_()
     trimmed_mean(whole, trimmed).backward()  # type: ignore[no-untyped-call]
     gradient_N, parts = torch.zeros(21), 0.0
-    for number in range(4):
-        ranks = Of(number, 4, loss_N)
+    for rank in range(4):
+        ranks = Of(rank, 4, loss_N)
         own_B = loss_N[ranks.share(21)].clone().requires_grad_()
         part = trimmed_part(own_B, trimmed, 21, ranks)
         part.backward()  # type: ignore[no-untyped-call]
@@ -114,7 +114,7 @@ def test_parts_of_a_trimmed_mean_add_up_to_it(trimmed: float) -> None:
 
 def test_more_processes_than_windows_to_a_batch_are_refused() -> None:
     class Many(Of):
-        def told(self, what: object = None) -> object:
+        def broadcast(self, what: object = None) -> object:
             return what
 
     view = View(2, ViewConfig("vanilla", {"latent": 2}, 4, judged=1))

@@ -23,7 +23,7 @@ from pipeline.protocols import OffsetRange
 from pipeline.retrain import retrain_stream
 from pipeline.stages.regions import Regions
 from pipeline.train import read_snapshots
-from tests.pictures import IMAGES, SHAPE, digits, image_detector
+from tests.images import IMAGES, SHAPE, digits, image_detector
 from tests.snapshots import at_day, rows
 from tests.streams import BEGIN_MS, CPU
 

@@ -23,7 +23,7 @@ from pipeline.lanes import read_version
 from pipeline.protocols import ModelVersion, PartitionRecords
 from pipeline.stages.alerts import Alert
 from pipeline.stages.scoring import images_at_once
-from tests.pictures import IMAGES, SHAPE, Pixels, digits, image_detector, image_lane, png, upside_down
+from tests.images import IMAGES, SHAPE, Pixels, digits, image_detector, image_lane, png, upside_down
 from tests.records import PLACE, Record
 from tests.streams import BEGIN_MS, CPU
 

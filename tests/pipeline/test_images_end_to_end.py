@@ -14,7 +14,7 @@ import pytest
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import history
 from tests.commands import Running, committed, events, offkey, produce, wait_for
-from tests.pictures import COLOURED, IMAGES, coloured, digits, jpeg, png, upside_down
+from tests.images import COLOURED, IMAGES, coloured, digits, jpeg, png, upside_down
 from tests.pipeline.end_to_end import configured_for, create_topics
 
 BOMB = 100_000

@@ -215,7 +215,7 @@ def test_another_kind_than_that_recorded_is_refused(tmp_path: Path) -> None:
     done = offkey("record", str(path))
     assert done.returncode == 2
     assert only_line(done.stderr) == (
-        "stream machines: its snapshots hold records of no series, and series are to be recorded; set `kind` back, "
+        "stream machines: its snapshots hold records of no series, and series are asked for; set `kind` back, "
         "or begin anew by moving snapshots/machines out of its storage"
     )
 

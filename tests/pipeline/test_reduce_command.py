@@ -176,6 +176,6 @@ def test_snapshots_of_another_kind_are_told(recorded: Path, tmp_path: Path) -> N
     recorded.write_text(json.dumps(settings))
     done = offkey("reduce", str(recorded), "machines", "--output", str(tmp_path / "out"))
     assert only_line(done.stderr).startswith(
-        "stream machines: its snapshots hold series and its `kind` is features; set `kind` back"
+        "stream machines: its snapshots hold series, and records of no series are asked for; set `kind` back"
     )
     assert done.returncode == 1

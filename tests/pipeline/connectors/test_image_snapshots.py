@@ -14,7 +14,7 @@ from pipeline.connectors.parquet import Columns
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.errors import SnapshotError
 from pipeline.protocols import OffsetRange
-from pipeline.snapshots import FloatArray, Limits, Schema, SnapshotRows
+from pipeline.snapshots import FloatArray, Limits, Schema, SnapshotRows, mismatch
 from tests.snapshots import PLACE, TOPIC_ID, at_day, rows
 
 SHAPE = ImageShape(16, 12, 3)
@@ -105,3 +105,14 @@ def test_other_sizes_and_kinds_are_refused(snapshots: StoredSnapshots) -> None:
     snapshots.write("machines", made, OffsetRange(20, 30), at_day(1))
     with pytest.raises(SnapshotError, match="and images of 16 x 12 pixels of 3 channels are asked for"):
         read(snapshots, SHAPE.names)
+
+
+def test_what_differs_from_a_configuration_is_told_with_its_key(snapshots: StoredSnapshots) -> None:
+    assert mismatch(snapshots.schema("machines"), "images", SHAPE) is None
+    write(snapshots, 0, 10)
+    held, as_held = snapshots.schema("machines"), f"its snapshots hold images of {SHAPE}"
+    assert mismatch(held, "images", SHAPE) is None
+    said = "12 x 16 pixels of 3 channels are asked for; set `image` back"
+    assert mismatch(held, "images", ImageShape(12, 16, 3)) == f"{as_held}, and images of {said}"
+    said = "records of no series are asked for; set `kind` back"
+    assert mismatch(held, "features", None) == f"{as_held}, and {said}"

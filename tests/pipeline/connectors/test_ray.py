@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from pipeline.errors import TransientError
+from pipeline.jobs.backtest_run import run_side
 from pipeline.jobs.engine import Work
 from pipeline.jobs.features import feature_rows
 from pipeline.jobs.parquet_input import ParquetInput
 from tests.commands import configured, offkey
 from tests.reducing import contents, drawn, model, options, write_rows
+from tests.replays import left_by, two_partitions
+from tests.streams import CPU
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
@@ -64,6 +67,15 @@ def test_parts_are_the_same_bytes(engine: Any, tmp_path: Path) -> None:
         feature_rows(source, options(tmp_path / name, coder, engine=by), 5, "rows", lambda *_: None)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
     assert len(list((tmp_path / "there").glob("part-*.parquet"))) == 5
+
+
+def test_a_backtest_leaves_the_same(engine: Any, tmp_path: Path) -> None:
+    opening = two_partitions(tmp_path)
+    for name, elsewhere in (("here", None), ("there", (engine, opening))):
+        replay, folder = opening.replay(CPU), tmp_path / name
+        ran = run_side(replay, "live", None, None, lambda rows: None, folder, True, elsewhere=elsewhere)
+        assert {each.partition.partition for each in ran.result.begun} == {0, 1}
+    assert left_by(tmp_path / "there") == left_by(tmp_path / "here")
 
 
 def test_what_a_process_that_died_had_begun_is_done_again_but_not_for_ever(engine: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from models.spec import ImageShape
 from pipeline.formats.arrow_tensors import TensorFormat
 from pipeline.formats.fields import Malformed
 from tests.arrows import file_of, stream_of
-from tests.pictures import COLOURED, SHAPE, coloured, digits, png, tensors
+from tests.images import COLOURED, SHAPE, coloured, digits, png, tensors
 
 LIMIT = 100_000
 

@@ -1,5 +1,6 @@
 """Alerts of a backtest -> incidents with what was said of them; two backtests side by side."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from pipeline.feedback import Feedback
 from pipeline.jobs.backtest import Begun
-from pipeline.jobs.backtest_result import Incident, compared, incidents_of
+from pipeline.jobs.backtest_result import Incident, Tally, compared, incidents_of
 from pipeline.protocols import TopicPartition
 from pipeline.stages.alerts import Alert
 from tests.pipeline.stages.test_alerts import alert
@@ -140,3 +141,16 @@ def test_records_of_features_are_the_same_by_their_ids() -> None:
     both = compared(a, b)
     assert [one.course.incident for one, _ in both.in_both] == ["y"]
     assert [one.course.incident for one in both.only_a] == ["x"]
+
+
+def test_tallies_that_are_joined_count_what_both_do() -> None:
+    told = [(BEGUN, each) for each in course("i", 100, 300)]
+    joined = Tally(1, 2, 3, 4, 5, 6, 100, 300, Counter(v1=1), {"a", "b"}, told[:1])
+    joined.join(Tally(10, 20, 30, 40, 50, 60, 50, 400, Counter(v1=2, v2=3), {"b", "c"}, told[1:]))
+    whole = Tally(11, 22, 33, 44, 55, 66, 50, 400, Counter(v1=3, v2=3), {"a", "b", "c"}, told)
+    assert joined == whole
+    joined.join(Tally())
+    assert joined == whole
+    first = Tally()
+    first.join(joined)
+    assert first == whole

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from pipeline.connectors.memory import MemoryStorage
-from pipeline.connectors.parquet import Coded, encode
+from pipeline.connectors.parquet import Coded, Reader, Writer, encode
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.blocks import Block, SnapshotInput, joined, recut
-from pipeline.jobs.parquet_input import ParquetInput
+from pipeline.jobs.parquet_input import FilePlace, ParquetInput
 from pipeline.jobs.sample import keys, look, rows_of_sample
 from tests.reducing import FEATURES, drawn, write_rows
 from tests.snapshots import FEATURES as OF_SNAPSHOTS
@@ -81,6 +81,24 @@ def test_a_row_group_of_any_size_is_read_in_pieces(tmp_path: Path) -> None:
     assert sum(sizes) == 300_000
     assert max(sizes) <= 131_072
     assert np.array_equal(blocks_of(source).values_NF, x_NF)
+
+
+def test_rows_of_later_row_groups_are_read_from_any_place_on(tmp_path: Path) -> None:
+    path, x_NF = tmp_path / "rows.parquet", drawn(200)
+    writer = Writer({}, path)
+    for part_NF in np.split(x_NF, [70, 170]):
+        writer.add(dict(zip(FEATURES, np.ascontiguousarray(part_NF.T), strict=True)))
+    writer.close()
+    source, reader = ParquetInput([path], None), Reader(path)
+    assert reader.groups == 3
+    for row in (0, 1, 69, 70, 71, 169, 170, 199):
+        block = joined(list(source.blocks(FilePlace(0, row))))
+        assert np.array_equal(block.values_NF, x_NF[row:]), row
+        assert np.asarray(block.columns["file_row"]).tolist() == list(range(row, 200)), row
+        batches = [batch.array("f5") for batch in reader.batches(["f5"], 30, row)]
+        assert max(map(len, batches)) <= 30, row
+        assert np.array_equal(np.concatenate(batches), x_NF[row:, 5]), row
+    assert not list(reader.batches(["f5"], 30, 200))
 
 
 def test_rows_without_offsets_are_named_by_file_and_place(tmp_path: Path) -> None:

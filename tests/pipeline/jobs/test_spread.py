@@ -1,6 +1,5 @@
 """Parts, and backtests, that several processes make: the bytes are those of one."""
 
-import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,15 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from pipeline.config import load_settings
 from pipeline.connectors.memory import MemoryStorage
 from pipeline.connectors.snapshots import StoredSnapshots
-from pipeline.connectors.storage import ObjectStorage
 from pipeline.errors import SnapshotError
 from pipeline.interrupting import Stopped
-from pipeline.jobs.backtest_opening import Opening
 from pipeline.jobs.backtest_run import run_side
 from pipeline.jobs.blocks import Block, Divisible, SnapshotInput, joined, recut
 from pipeline.jobs.features import feature_rows
@@ -26,14 +21,12 @@ from pipeline.jobs.reduce import decode_rows
 from pipeline.jobs.spread import Begins, as_seen
 from pipeline.protocols import OffsetRange, TopicPartition
 from pipeline.snapshots import SnapshotRows
-from tests.commands import configured, promote
 from tests.engines import Copies
 from tests.reducing import contents, drawn, model, options, run, write_rows
+from tests.replays import left_by, two_partitions
 from tests.snapshots import FEATURES as OF_SNAPSHOTS
-from tests.snapshots import NAMES, TOPIC_ID, at_day, rows_of
-from tests.streams import BEGIN_MS, HISTORY, STEP_MS, series_rows
-
-CPU = torch.device("cpu")
+from tests.snapshots import NAMES, TOPIC_ID, at_day
+from tests.streams import CPU
 
 
 def files(tmp_path: Path, rows: int = 2_700) -> Path:
@@ -188,28 +181,6 @@ def test_a_run_that_was_stopped_goes_on_with_either(tmp_path: Path, engines: tup
     features("cut", lambda *_: None, engine=engines[1], resume=True)
     features("whole", lambda *_: None)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
-
-
-def two_partitions(tmp_path: Path) -> Opening:
-    """Return a stream with a model and snapshots of two partitions."""
-    path = configured(tmp_path)
-    promote(path)
-    settings = load_settings(path)
-    time_ms = BEGIN_MS + STEP_MS * (HISTORY + np.arange(300))
-    for number, names in enumerate((["a", "b"], ["c", "d"])):
-        x_STF = series_rows(names, 300, 2 + number, {names[0]: [100, 200]})
-        made = rows_of(x_STF.transpose(1, 0, 2), time_ms, names, place=TopicPartition("metrics", number))
-        snapshots = StoredSnapshots(ObjectStorage(settings.storage))
-        snapshots.write("machines", made, OffsetRange(0, len(made)), int(time_ms[-1]))
-    return Opening("machines", settings.streams["machines"], settings.storage, settings.storage, "v1", None)
-
-
-def left_by(folder: Path) -> dict[str, Any]:
-    """Return what a backtest has left, without the time that it took."""
-    left: dict[str, Any] = {path.name: path.read_bytes() for path in folder.iterdir()}
-    summary = json.loads(left.pop("summary.json"))
-    del left["report.html"], summary["seconds"], summary["rows_per_s"]
-    return {**left, "summary": summary}
 
 
 def test_partitions_that_are_judged_elsewhere_come_to_the_same(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pipeline.fields import decoder_of
 from pipeline.protocols import PartitionRecords
 from pipeline.stages import dead_letters
 from pipeline.stages.images import VALUES_AT_ONCE, ImageDecoder
-from tests.pictures import COLOURED, IMAGES, SHAPE, coloured, digits, jpeg, png, tensors
+from tests.images import COLOURED, IMAGES, SHAPE, coloured, digits, jpeg, png, tensors
 from tests.records import NOW_MS, PLACE, Record, arrived, record
 
 X_NF = digits()[0]

@@ -1,4 +1,4 @@
-"""One of several processes that train every architecture: `python -m tests.together RANK COUNT FILE`.
+"""One of several processes that train every architecture: `python -m tests.ranks RANK WORLD_SIZE FILE`.
 
 The first one prints the held-out loss and the epochs of each as JSON.
 """
@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 
 from models.fitting import fit_detector
+from models.helping import help_training
 from models.plan import plan_of
-from models.ranks import ALONE, Ranks, Together
+from models.ranks import ALONE, ProcessGroup, Ranks
 from models.spec import ImageShape
-from models.together import help_training
 
 ARCHITECTURES = ("vanilla", "sparse", "denoising", "variational", "convolutional", "recurrent", "residual")
 _ROWS, _CPU = 700, torch.device("cpu")
@@ -51,17 +51,17 @@ def _of_images(ranks: Ranks) -> list[Any]:
 
 
 def main() -> None:
-    number, count, meeting = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    rank, world_size, meeting = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=number, world_size=count, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
     )
-    ranks = Together()
-    if number:
+    ranks = ProcessGroup()
+    if rank:
         help_training(ranks, _CPU)
     else:
         print(json.dumps(losses(ranks)))
-        ranks.told(None)
+        ranks.broadcast(None)
     dist.destroy_process_group()
 
 

@@ -50,7 +50,7 @@ def coloured() -> Pixels:
     return np.stack([x_NF, x_NF // 2, 255 - x_NF], axis=2).reshape(len(x_NF), -1)
 
 
-def picture(x_F: Pixels, shape: ImageShape) -> Image.Image:
+def image_of(x_F: Pixels, shape: ImageShape) -> Image.Image:
     return Image.fromarray(x_F.reshape(shape[:2] if shape.channels == 1 else shape))
 
 
@@ -61,11 +61,11 @@ def bytes_of(image: Image.Image, kind: str, **how: Any) -> bytes:
 
 
 def png(x_F: Pixels, shape: ImageShape = SHAPE) -> bytes:
-    return bytes_of(picture(x_F, shape), "PNG")
+    return bytes_of(image_of(x_F, shape), "PNG")
 
 
 def jpeg(x_F: Pixels, shape: ImageShape = SHAPE, **how: Any) -> bytes:
-    return bytes_of(picture(x_F, shape), "JPEG", **{"quality": 95, **how})
+    return bytes_of(image_of(x_F, shape), "JPEG", **{"quality": 95, **how})
 
 
 def tensors(x_NF: npt.NDArray[Any], shape: tuple[int, ...] = SHAPE, **columns: Any) -> bytes:

@@ -17,7 +17,7 @@ _Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainingTask:
     """A network that the first process has all of them train."""
 
     features: int
@@ -40,12 +40,11 @@ def help_training(ranks: Ranks, device: torch.device) -> None:
     Raises:
         PeerLost: it, or another one, has ended.
     """
-    asked: Asked | None
-    while (asked := ranks.told()) is not None:
+    task: TrainingTask | None
+    while (task := ranks.broadcast()) is not None:
         # What is stored beside a network takes no part in its training.
-        view = View(asked.features, replace(asked.config, stored=0), asked.image).to(device)
-        view.step_F.copy_(torch.from_numpy(asked.step_F))
-        learning_N, stopping_N = asked.parts
-        train(
-            view, windows_of(asked.scaled, asked.config.window), learning_N, stopping_N, asked.training, ranks=ranks
-        )
+        view = View(task.features, replace(task.config, stored=0), task.image).to(device)
+        view.step_F.copy_(torch.from_numpy(task.step_F))
+        learning_N, stopping_N = task.parts
+        windows = windows_of(task.scaled, task.config.window)
+        train(view, windows, learning_N, stopping_N, task.training, ranks=ranks)

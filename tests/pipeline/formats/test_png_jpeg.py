@@ -14,8 +14,8 @@ from PIL import Image
 from models.spec import ImageShape
 from pipeline.formats.fields import Malformed
 from pipeline.formats.image_bytes import JPEG, PNG, jpeg_header, png_header
-from pipeline.formats.pictures import PictureFormat, encode_png
-from tests.pictures import COLOURED, SHAPE, Pixels, bytes_of, coloured, digits, jpeg, picture, png
+from pipeline.formats.png_jpeg import PngJpegFormat, encode_png
+from tests.images import COLOURED, SHAPE, Pixels, bytes_of, coloured, digits, image_of, jpeg, png
 
 RGBA = ImageShape(8, 8, 4)
 
@@ -23,7 +23,7 @@ RGBA = ImageShape(8, 8, 4)
 def refused(kind: str, value: bytes, shape: ImageShape = SHAPE) -> tuple[str, str]:
     """Return the reason and the text with which a value is refused."""
     with pytest.raises(Malformed) as caught:
-        PictureFormat(kind, shape).decode(value)  # type: ignore[arg-type]
+        PngJpegFormat(kind, shape).decode(value)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     return caught.value.reason, str(caught.value)
 
@@ -45,7 +45,7 @@ def rgba() -> Pixels:
     ("shape", "images"), [(SHAPE, digits()[0]), (COLOURED, coloured()), (RGBA, rgba())], ids=["grey", "rgb", "rgba"]
 )
 def test_a_png_holds_what_was_put_in(shape: ImageShape, images: Pixels) -> None:
-    decoded = PictureFormat("png", shape)
+    decoded = PngJpegFormat("png", shape)
     for x_F in images[:5]:
         assert np.array_equal(decoded.decode(png(x_F, shape))[0], x_F)
         assert np.array_equal(decoded.decode(encode_png(x_F, shape))[0], x_F)
@@ -54,7 +54,7 @@ def test_a_png_holds_what_was_put_in(shape: ImageShape, images: Pixels) -> None:
 @pytest.mark.parametrize(("shape", "images"), [(SHAPE, digits()[0]), (COLOURED, coloured())], ids=["grey", "rgb"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_holds_nearly_what_was_put_in(shape: ImageShape, images: Pixels, progressive: bool) -> None:
-    decoded = PictureFormat("jpeg", shape)
+    decoded = PngJpegFormat("jpeg", shape)
     for x_F in images[:5]:
         found_F = decoded.decode(jpeg(x_F, shape, progressive=progressive, subsampling=0))[0]
         assert np.abs(found_F.astype(int) - x_F).mean() < 6
@@ -79,7 +79,7 @@ def test_no_changed_byte_of_a_png_goes_unseen() -> None:
 def test_a_changed_jpeg_is_decoded_to_its_size_or_refused(place: int, with_: bytes) -> None:
     value = jpeg(coloured()[1], COLOURED)
     try:
-        found_NF = PictureFormat("jpeg", COLOURED).decode(value[:place] + with_ + value[place + len(with_) :])
+        found_NF = PngJpegFormat("jpeg", COLOURED).decode(value[:place] + with_ + value[place + len(with_) :])
     except Malformed:
         return
     assert found_NF.shape == (1, COLOURED.values)
@@ -112,7 +112,7 @@ def test_a_bomb_is_told_by_its_header() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 9 * 5, 9 * 7, 9 * 8 - 1, 9 * 8 + 1, 50_000_000])
 def test_pixels_are_as_many_as_the_header_says(size: int) -> None:
-    assert not PictureFormat("png", SHAPE).decode(made_png(8, 8, bytes(9 * 8))).any()
+    assert not PngJpegFormat("png", SHAPE).decode(made_png(8, 8, bytes(9 * 8))).any()
     assert refused("png", made_png(8, 8, bytes(size)))[0] == "bad_image"
 
 
@@ -127,17 +127,17 @@ def test_an_interlaced_png_is_taken(width: int, height: int) -> None:
         parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(size))) + chunk(b"IEND", b"")
         return PNG + parts
 
-    assert PictureFormat("png", shape).decode(value(sizes[width, height])).shape == (1, shape.values)
+    assert PngJpegFormat("png", shape).decode(value(sizes[width, height])).shape == (1, shape.values)
     assert refused("png", value(sizes[width, height] - 1), shape)[0] == "bad_image"
 
 
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (lambda: bytes_of(picture(coloured()[0], COLOURED), "PNG"), "3 channels"),
-        (lambda: bytes_of(picture(coloured()[0], COLOURED).convert("P"), "PNG"), "a palette"),
-        (lambda: bytes_of(picture(digits()[0][0], SHAPE).convert("LA"), "PNG"), "grey with alpha"),
-        (lambda: bytes_of(picture(digits()[0][0], SHAPE).convert("1"), "PNG"), "1 bits a value"),
+        (lambda: bytes_of(image_of(coloured()[0], COLOURED), "PNG"), "3 channels"),
+        (lambda: bytes_of(image_of(coloured()[0], COLOURED).convert("P"), "PNG"), "a palette"),
+        (lambda: bytes_of(image_of(digits()[0][0], SHAPE).convert("LA"), "PNG"), "grey with alpha"),
+        (lambda: bytes_of(image_of(digits()[0][0], SHAPE).convert("1"), "PNG"), "1 bits a value"),
         (lambda: bytes_of(Image.new("I;16", (8, 8)), "PNG"), "16 bits a value"),
     ],
 )
@@ -149,12 +149,12 @@ def test_another_mode_is_refused_by_its_name(value: Callable[[], bytes], said: s
 
 
 def test_a_jpeg_for_printing_is_refused() -> None:
-    value = bytes_of(picture(coloured()[0], COLOURED).convert("CMYK"), "JPEG")
+    value = bytes_of(image_of(coloured()[0], COLOURED).convert("CMYK"), "JPEG")
     assert refused("jpeg", value, COLOURED)[1].startswith("it has 4 components")
 
 
 def test_several_frames_are_no_image() -> None:
-    frames = [picture(x_F, SHAPE) for x_F in digits()[0][:3]]
+    frames = [image_of(x_F, SHAPE) for x_F in digits()[0][:3]]
     value = bytes_of(frames[0], "PNG", save_all=True, append_images=frames[1:])
     assert refused("png", value) == ("wrong_mode", "the PNG is animated; send one image a record")
 

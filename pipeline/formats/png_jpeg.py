@@ -29,7 +29,7 @@ Pixels = npt.NDArray[np.uint8]
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-class PictureFormat:
+class PngJpegFormat:
     """Decodes one image a value."""
 
     def __init__(self, kind: Literal["png", "jpeg"], shape: ImageShape) -> None:
@@ -43,16 +43,16 @@ class PictureFormat:
         Raises:
             Malformed: with the reason; see `REASONS` in `pipeline.stages.decode`.
         """
-        said, shape = self._header(value), self._shape
-        if said[:2] != shape[:2]:
-            raise wrong_size(said[:2], shape)
-        if said.channels != shape.channels:
-            found = f"{said.channels} channels" if said.channels else said.other
+        header, shape = self._header(value), self._shape
+        if header[:2] != shape[:2]:
+            raise wrong_size(header[:2], shape)
+        if header.channels != shape.channels:
+            found = f"{header.channels} channels" if header.channels else header.other
             raise Malformed(
                 "wrong_mode", f"it has {found}, and `image` asks for {shape.channels} channels of 8 bits"
             )
         if self._kind == "png":
-            check_pixels(said)
+            check_pixels(header)
         try:
             with Image.open(io.BytesIO(value), formats=[self._kind.upper()]) as image:
                 if (image.size, image.mode) != ((shape.width, shape.height), _MODES[shape.channels]):
