@@ -164,6 +164,20 @@ class Shell:
         if module.startswith("kafka."):
             importlib.import_module(module.replace("kafka.", "kafka.cli.")).main_parser().parse_args(words)
 
+    def python3(self, m: str, module: str, *words: str) -> None:
+        self.python(m, module, *words)
+
+    def activate(self, path: str) -> None:
+        """The shell's own, after `python3 -m venv`."""
+        assert path == "own/bin/activate"
+
+    def prometheus_alertmanager(self, *words: str) -> None:
+        """`tests/receiving.py` starts one with the same options, and amtool checks the file."""
+        given = dict(word.removeprefix("--").split("=", 1) for word in words)
+        assert (ROOT / given["config.file"]).exists()
+        text = (ROOT / "tests" / "receiving.py").read_text()
+        assert all(f"--{option}=" in text for option in given)
+
     def docker(self, compose: str, f: str, path: str, up: str, build: str) -> None:
         """No engine is here to run it; `tests/deploy/test_compose.py` checks the file."""
         assert (compose, f, up, build) == ("compose", "-f", "up", "--build")
@@ -202,13 +216,13 @@ class Shell:
     def loop(self, *words: str) -> None:
         """The shell's own."""
 
-    for_ = do = done = loop
+    do = done = loop
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.where)
 def test_a_line_is_one_that_can_be_typed(line: Line) -> None:
-    name = Path(line.words[0]).stem
-    check: Callable[..., None] | None = getattr(Shell(), f"{name}_" if name == "for" else name, None)
+    name = {".": "activate", "for": "loop"}.get(line.words[0], Path(line.words[0]).stem.replace("-", "_"))
+    check: Callable[..., None] | None = getattr(Shell(), name, None)
     assert check is not None, f"nothing checks a line of {name}"
     if "/" in line.words[0]:
         assert (ROOT / line.words[0]).exists()
