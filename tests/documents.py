@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_LEFT_OUT = re.compile(r"(^|/)(\.|demo-output|build|[^/]*egg-info)")
+_LEFT_OUT = re.compile(r"(^|/)(\.|venv|demo-output|build|[^/]*egg-info)")
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not _LEFT_OUT.search(str(path.relative_to(ROOT))))
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -169,7 +169,7 @@ class Shell:
 
     def activate(self, path: str) -> None:
         """The shell's own, after `python3 -m venv`."""
-        assert path == "own/bin/activate"
+        assert path == "venv/bin/activate"
 
     def prometheus_alertmanager(self, *words: str) -> None:
         """`tests/receiving.py` starts one with the same options, and amtool checks the file."""
