@@ -5,6 +5,7 @@ Commands are taken apart by the command itself here and run elsewhere: `RUN_BY` 
 
 import ast
 import importlib.util
+import json
 import re
 import subprocess
 import tomllib
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import typer
 import yaml
@@ -20,6 +22,7 @@ from typer.main import get_command
 from pipeline.cli import app
 from pipeline.config import Settings, StreamSettings, load_settings
 from pipeline.environment import below
+from pipeline.stages.alerts import json_schema
 from tests.documents import DOCUMENTS, ROOT, Line, blocks, inline, lines
 from tests.metrics_page import all_metrics
 from tests.programs import program
@@ -277,6 +280,13 @@ def test_metrics_within_a_line_are_there(path: Path) -> None:
             family = re.sub(r"_(bucket|sum|count)$", "", name)
             shortened = any(each.startswith(name) for each in all_metrics()) and name.endswith("_")
             assert {name, family} & set(all_metrics()) or shortened or name in rules, code
+
+
+@pytest.mark.parametrize("block", [each for each in blocks("json") if "..." not in each.text], ids=str)
+def test_an_alert_is_one(block: Any) -> None:
+    """One that is cut off with dots is none."""
+    schema = json_schema()
+    jsonschema.validate(json.loads(block.text), {"$defs": schema["$defs"], "$ref": "#/$defs/Alert"})
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
