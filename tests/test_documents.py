@@ -17,6 +17,7 @@ import jsonschema
 import pytest
 import typer
 import yaml
+from kafka.admin import ACLOperation
 from typer.main import get_command
 
 from pipeline.cli import app
@@ -145,6 +146,9 @@ def test_modules_within_a_line_are_there() -> None:
             assert importlib.util.find_spec(module) is not None, code
 
 
+OF_SHELL = {".": "activate", "for": "loop", "grant()": "loop", "}": "loop"}
+
+
 class Shell:
     """What is asked of a line in a block, by its program; a program that is none of these is not checked at all."""
 
@@ -200,6 +204,12 @@ class Shell:
         text = (ROOT / "tests" / "buckets.py").read_text()
         assert all(word.partition("=")[0] in text for word in words)
 
+    def grant(self, *words: str) -> None:
+        """What `deploy/rights.md` calls Kafka's own command; `tests/pipeline/test_rights.py` gives these rights."""
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        assert set(given) <= {"--operation", "--topic", "--group", "--transactional-id", "--resource-pattern-type"}
+        assert re.sub(r"(?<=.)(?=[A-Z])", "_", given["--operation"]).upper() in ACLOperation.__members__
+
     def useradd(self, *words: str) -> None:
         """Not run: it would change the machine."""
 
@@ -224,7 +234,7 @@ class Shell:
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.where)
 def test_a_line_is_one_that_can_be_typed(line: Line) -> None:
-    name = {".": "activate", "for": "loop"}.get(line.words[0], Path(line.words[0]).stem.replace("-", "_"))
+    name = OF_SHELL.get(line.words[0], Path(line.words[0]).stem.replace("-", "_"))
     check: Callable[..., None] | None = getattr(Shell(), name, None)
     assert check is not None, f"nothing checks a line of {name}"
     if "/" in line.words[0]:
