@@ -110,6 +110,7 @@ def test_only_commands_build_connectors() -> None:
     assert {path for path in importers("pipeline.connectors") if not path.startswith(outside)} == {
         "pipeline/cli.py",
         "pipeline/cli_backtest.py",
+        "pipeline/cli_endpoint.py",
         "pipeline/cli_feedback.py",
         "pipeline/cli_generate.py",
         "pipeline/cli_letters.py",
@@ -169,7 +170,7 @@ def test_the_recorder_works_without_torch() -> None:
     asked = (
         "import sys, pipeline.recorder, pipeline.connectors.snapshots, pipeline.connectors.kafka, pipeline.fields; "
     )
-    asked += "import pipeline.connectors.registry, pipeline.health; print('torch' in sys.modules)"
+    asked += "import pipeline.connectors.registry, pipeline.endpoint; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
 
@@ -177,7 +178,7 @@ def test_the_recorder_works_without_torch() -> None:
 def test_the_scheduler_works_without_torch() -> None:
     """It trains in processes of their own."""
     asked = (
-        "import sys, pipeline.scheduler, pipeline.training_process, pipeline.connectors.kafka, pipeline.health; "
+        "import sys, pipeline.scheduler, pipeline.training_process, pipeline.connectors.kafka, pipeline.endpoint; "
     )
     asked += "import pipeline.connectors.registry, pipeline.connectors.storage; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
@@ -186,7 +187,7 @@ def test_the_scheduler_works_without_torch() -> None:
 
 def test_who_tells_receivers_works_without_torch() -> None:
     asked = (
-        "import sys, pipeline.notify, pipeline.connectors.kafka, pipeline.connectors.http_post, pipeline.health; "
+        "import sys, pipeline.notify, pipeline.connectors.kafka, pipeline.connectors.http_post, pipeline.endpoint; "
     )
     asked += "import pipeline.receivers.alertmanager, pipeline.secret_files; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)

@@ -19,6 +19,7 @@ import yaml
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster
+from tests.certificates import Authority
 from tests.deploy.images import DOCKERFILE, only, steps
 from tests.programs import program
 from tests.prometheus import DEPLOY
@@ -141,15 +142,23 @@ def listens(port: int) -> bool:
         return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_whose_loop_stands_still_is_not_healthy() -> None:
-    from pipeline.health import Health, serve
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_whose_loop_stands_still_is_not_healthy(encrypted: bool, tmp_path: Path) -> None:
+    from pipeline.connectors.door import Door
+    from pipeline.endpoint import serve
+    from pipeline.health import Health
+    from pipeline.metrics_settings import MetricsSettings
 
+    certificate = str(Authority(tmp_path).sign("metrics", ["metrics.example"])) if encrypted else None
     now_s = 0.0
-    port = serve("127.0.0.1", 0, Health(10.0, clock=lambda: now_s))
+    health = Health(10.0, clock=lambda: now_s)
+    port = serve("127.0.0.1", 0, health, door=Door(MetricsSettings(certificate_file=certificate)))
+    # Proxies are for others than this machine.
+    env = {**os.environ, "http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
     asked = [sys.executable, str(DEPLOY / "image" / "healthy.py"), str(port)]
-    assert subprocess.run(asked, timeout=30).returncode == 0
+    assert subprocess.run(asked, timeout=30, env=env).returncode == 0
     now_s = 11.0
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=30, env=env)
     assert done.returncode == 1
     assert "the loop has not turned for 11 s" in done.stderr
 
