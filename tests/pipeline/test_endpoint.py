@@ -46,7 +46,7 @@ def opened() -> Callable[..., int]:
 
     def begin(**metrics: Any) -> int:
         given = {key: str(value) if isinstance(value, Path) else value for key, value in metrics.items()}
-        return serve("127.0.0.1", 0, Health(60.0), door=Door(MetricsSettings(**given)))
+        return serve("127.0.0.1", 0, Health(60.0), door=Door(MetricsSettings.model_validate(given)))
 
     return begin
 
@@ -284,7 +284,8 @@ def test_a_wrong_file_is_a_line(authority: Authority, certificate: Path, passwor
     ]
     for files, said in mistakes:
         given = {name: str(path) for name, path in files.items()}
-        settings = MetricsSettings(**given, username=USER if "password_file" in files else None)
+        given |= {"username": USER} if "password_file" in files else {}
+        settings = MetricsSettings.model_validate(given)
         with pytest.raises(ConfigError) as raised:
             Door(settings)
         line = str(raised.value)
