@@ -9,12 +9,16 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from contextlib import closing
 from fnmatch import fnmatch
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import free_port
@@ -101,6 +105,7 @@ def test_its_steps_leave_something_that_starts(embedded_broker: str, tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("offkey 0.1.0\n")
     assert not (built / "bin" / "pip").exists()
+    check_sbom(built / "sbom.cdx.json")
 
     (entry,) = only("ENTRYPOINT", "runtime").words
     env = {
@@ -135,6 +140,28 @@ def test_its_steps_leave_something_that_starts(embedded_broker: str, tmp_path: P
     gone = subprocess.run(words, capture_output=True, text=True, timeout=30)
     assert (gone.returncode, gone.stderr.split(":")[0]) == (1, f"port {port}")
     assert list(empty.iterdir()) == []
+
+
+def check_sbom(path: Path) -> None:
+    """See that it is what CycloneDX's schema says, and names offkey, its version and what it needs."""
+    document = json.loads(path.read_text())
+    main, components = document["metadata"]["component"], document["components"]
+    assert (document["bomFormat"], main["name"], main["version"]) == ("CycloneDX", "offkey", "0.1.0")
+    found = {each["name"].lower().replace("_", "-"): each for each in components}
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+    assert names | {"pyarrow"} <= set(found)
+    for name in names:
+        assert found[name]["purl"].startswith(f"pkg:pypi/{name}@{found[name]['version'].partition('+')[0]}")
+        assert found[name]["version"] == metadata.version(name)
+    (needed,) = [each["dependsOn"] for each in document["dependencies"] if each["ref"] == main["bom-ref"]]
+    assert {found[name]["bom-ref"] for name in names} <= set(needed)
+    for each in components:
+        # Whether each of a thousand addresses is one takes a minute.
+        each.pop("externalReferences", None)
+    schema = SchemaVersion.from_version(document["specVersion"])
+    assert JsonStrictValidator(schema).validate_str(json.dumps(document)) is None
+    assert JsonStrictValidator(schema).validate_str(json.dumps(document | {"components": {}})) is not None
 
 
 def listens(port: int) -> bool:
