@@ -1,5 +1,6 @@
 """The port of metrics and probes: who is let in over what, who is told what, and who can hold nobody up."""
 
+import json
 import logging
 import socket
 import ssl
@@ -306,3 +307,18 @@ def test_each_command_refuses_to_start_with_it(
     status, printed, errors = run(command, str(config))
     assert (status, printed) == (2, "")
     assert only_line(errors).startswith(f"metrics.certificate_file: {nowhere} cannot be read (No such file")
+
+
+def test_check_looks_at_the_files(
+    run: Callable[..., tuple[int, str, str]], certificate: Path, password: Path, tmp_path: Path
+) -> None:
+    def row() -> tuple[str, str]:
+        _, printed, _ = run("check", str(config), "--json")
+        (found,) = [row for row in json.loads(printed) if row["what"] == "metrics"]
+        return found["verdict"], found["found"]
+
+    metrics = {"certificate_file": str(certificate), "username": USER, "password_file": str(password)}
+    config = configured(tmp_path, metrics=metrics)
+    assert row() == ("ok", "TLS, for prometheus by password")
+    password.unlink()
+    assert row() == ("wrong", f"metrics.password_file: {password} cannot be read (No such file or directory)")
