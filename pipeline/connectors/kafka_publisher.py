@@ -135,6 +135,11 @@ class KafkaPublisher:
                 f"is the broker at {self._connection.bootstrap_servers} running?"
             ) from error
         except (client_errors.KafkaError, OSError, ValueError) as error:
+            if client_errors.ClusterAuthorizationFailedError.__name__ in str(error):
+                # Who may write to no topic at all is refused as a producer, in a text of the client's.
+                raise ConfigError(
+                    f"{about}no right to write to any topic, {topic} neither; grant it to this user"
+                ) from error
             # ValueError: the client forgot the topic between its look-up and the choice of a partition.
             raise DeliveryError(f"{about}not confirmed by topic {topic} ({error!r})") from error
 

@@ -1,0 +1,84 @@
+"""Write the table of rights: `python -m deploy.rights_page`."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from deploy.rights import COMMANDS, NOTHING, OF_ITS_OWN, Command, Right, filled
+
+PAGE = Path(__file__).parent / "rights.md"
+_BEGIN = """\
+# Rights on Kafka
+
+Where the cluster keeps rules (`authorizer.class.name`), a user needs those that are listed here for the commands that
+it runs, and no other. The page is written from [`rights.py`](rights.py), and tested on Apache Kafka with SASL_SSL: each
+command does its work with exactly these, and each is taken away in turn to see what is said then.
+
+`{topics.alerts}` stands for what that key of your configuration says. Kafka lets who may read or write a topic describe
+it too. Nobody needs a right to the cluster (before Kafka 2.8 who writes needs `IdempotentWrite` there), nor to create a
+topic: create them first. A missing right is one line and status 2, before anything is read or written; where a right is
+taken away while a command runs, it ends so as well, and has committed nothing past what is confirmed. What is marked
+*may be missing* only costs what it says.
+
+The lines that grant it are for the names that a configuration has where it does not say otherwise, for one user; the
+scheduler, say, may be another. `admin.properties` says how an administrator logs in.
+
+```sh
+grant() { kafka-acls.sh --bootstrap-server localhost:9092 --command-config admin.properties --add --allow-principal User:offkey "$@"; }
+```
+"""
+_CHECK = """
+`offkey check` asks as whoever runs it: run it as the user of the worker.
+"""
+
+
+def written() -> str:
+    """Return the page."""
+    parts = [_BEGIN]
+    for name, commands in groupby(COMMANDS, lambda each: each.name):
+        parts.append(f"\n## offkey {name}\n")
+        parts += [_CHECK] if name == "check" else []
+        for command in commands:
+            parts.append(f"\n{command.given[:1].upper()}{command.given[1:]}:\n" if command.given else "")
+            parts.append(_table(command.rights))
+            parts.append("\n```sh\n" + "".join(f"{line}\n" for line in grants(command)) + "```\n")
+    parts.append("\n## Those that need none\n")
+    none, own = (", ".join(f"`offkey {name}`" for name in names) for names in (NOTHING, OF_ITS_OWN))
+    parts.append(f"\nThey do not talk to Kafka: {none}. {own} brings a broker of its own.\n")
+    return "".join(parts)
+
+
+def grants(command: Command) -> Iterator[str]:
+    """Yield the lines that grant a command's rights, by the names of `KEYS`: one for what one rule can say."""
+
+    def how(right: Right) -> tuple[str, bool]:
+        return right.operation, right.prefixed
+
+    for (operation, prefixed), rights in groupby(sorted(command.rights, key=how), how):
+        told = [f"--{right.resource} '{filled(right.name)}'" for right in rights]
+        pattern = " --resource-pattern-type prefixed" if prefixed else ""
+        yield f"grant --operation {operation} {' '.join(told)}{pattern}"
+
+
+def _table(rights: Sequence[Right]) -> str:
+    rows = [("right", "to", "for what", "without it"), ("---",) * 4, *map(_row, rights)]
+    return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def _row(right: Right) -> tuple[str, str, str, str]:
+    kind = right.resource.replace("-", " ") + ("s that begin with" if right.prefixed else "")
+    missing = "*may be missing*: " if right.optional else ""
+    return right.operation, f"{kind} `{right.name}`", right.why, f"{missing}`{right.without}`"
+
+
+def rules_of(commands: Iterable[Command]) -> set[tuple[str, str, str, bool]]:
+    """Return what is granted: resource, name, operation, and whether to all names that begin so."""
+    return {
+        (right.resource, filled(right.name), right.operation, right.prefixed)
+        for command in commands
+        for right in command.rights
+    }
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written())
