@@ -81,6 +81,7 @@ class Ground:
             "username": self.user,
             "password_file": str(self.folder / "password"),
         }
+        receiver = {"type": "webhook", "url": self.hook.url, "start": "earliest"}
         at = {"bootstrap_servers": self.broker.addresses["SECURE"], "security": security}
         topics = {key: self.named(f"{{topics.{key}}}") for key in ("alerts", "dead_letters", "feedback", "control")}
         stream = SERIES.model_dump(mode="json", exclude_unset=True) | {"topic": self.named("{streams.*.topic}")}
@@ -101,7 +102,7 @@ class Ground:
             streams={"machines": stream},
             recorder={"port": 0, "file_age": 0.2},
             scheduler={"port": 0},
-            notify={"port": 0, "receivers": {self.named("{notify.receivers.*}"): {"type": "webhook", "url": self.hook.url}}},
+            notify={"port": 0, "receivers": {self.named("{notify.receivers.*}"): receiver}},
         )
 
     def named(self, template: str) -> str:
@@ -114,6 +115,15 @@ class Ground:
 
     def records(self, topic: str) -> int:
         return KafkaLog(self.open, self.named(topic)).retained()
+
+    def end(self, topic: str) -> int:
+        """Return where whoever has read all of a topic goes on: not behind the end of a transaction."""
+        read = KafkaLog(self.open, self.named(topic)).read()
+        return max((record.offset + 1 for arrived in read for record in arrived.records), default=0)
+
+    def read(self, topic: str) -> int:
+        """Return how many records whoever reads committed ones finds."""
+        return sum(len(arrived.records) for arrived in KafkaLog(self.open, self.named(topic)).read())
 
     def rules(self, rights: Sequence[Right]) -> list[ACL]:
         return [

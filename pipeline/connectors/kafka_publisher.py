@@ -119,6 +119,10 @@ class KafkaPublisher:
                 f"{about}{_size(message)} bytes are more than topic {topic} takes; raise its max.message.bytes, "
                 "then start again"
             ) from error
+        except client_errors.TransactionalIdAuthorizationFailedError:
+            # A message finds out first that the right was taken away.
+            with translated(f"transaction {self._options['transactional_id']}"):
+                raise
         except client_errors.AuthorizationError as error:
             refused = error.args[0] if error.args and isinstance(error.args[0], set) else {topic}
             if topic not in refused:
