@@ -41,6 +41,7 @@ benchmark: $(VENV)/test.stamp
 schemas: $(VENV)/test.stamp
 	$(BIN)/python -m tests.schemas
 	$(BIN)/python -m deploy.grafana.write
+	$(BIN)/python -m deploy.rights_page
 
 clean:
 	rm -rf $(VENV) demo-output build dist *.egg-info .coverage* .*_cache .hypothesis

@@ -17,7 +17,7 @@ KEYS = {
     "kafka.instance_id": "replica-0",
     "notify.receivers.*": "pager",
 }
-"""What names are made of: keys of the configuration, and what they are where it does not say, or in its template."""
+"""What names are made of: keys of the configuration, and what they are where it does not say, or as `init` writes."""
 IN, ALERTS, LETTERS, FEEDBACK, CONTROL, GROUP, INSTANCE, RECEIVER = (f"{{{key}}}" for key in KEYS)
 
 
@@ -120,8 +120,7 @@ _CHECK = (
     ),
     replace(
         _read(FEEDBACK, "as the worker"),
-        without=f"topic {FEEDBACK}: no right to read; to use `offkey feedback`, create {FEEDBACK} with "
-        "cleanup.policy=compact",
+        without=f"topic {FEEDBACK}: no right to read; to use `offkey feedback`, grant it to this user",
         optional=True,
     ),
     _configs(IN, "how large its records may be", "max.message.bytes"),

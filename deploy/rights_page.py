@@ -10,21 +10,22 @@ PAGE = Path(__file__).parent / "rights.md"
 _BEGIN = """\
 # Rights on Kafka
 
-Where the cluster keeps rules (`authorizer.class.name`), a user needs those that are listed here for the commands that
-it runs, and no other. The page is written from [`rights.py`](rights.py), and tested on Apache Kafka with SASL_SSL: each
-command does its work with exactly these, and each is taken away in turn to see what is said then.
+Where the cluster keeps rules (`authorizer.class.name`), a user needs those that are listed here for the commands
+that it runs, and no other. The page is written from [`rights.py`](rights.py), and tested on Apache Kafka with
+SASL_SSL: each command does its work with exactly these, and each is taken away in turn to see what is said then.
 
-`{topics.alerts}` stands for what that key of your configuration says. Kafka lets who may read or write a topic describe
-it too. Nobody needs a right to the cluster (before Kafka 2.8 who writes needs `IdempotentWrite` there), nor to create a
-topic: create them first. A missing right is one line and status 2, before anything is read or written; where a right is
-taken away while a command runs, it ends so as well, and has committed nothing past what is confirmed. What is marked
-*may be missing* only costs what it says.
+`{topics.alerts}` stands for what that key of your configuration says. Kafka lets who may read or write a topic
+describe it too. Nobody needs a right to the cluster (before Kafka 2.8, who writes needs `IdempotentWrite`), nor
+to create topics: create them first. A missing right is one line and status 2, and nothing was committed or
+published; a command whose right is taken away while it runs ends so as well, and whoever starts it again, with the
+right, goes on where it was. What is marked *may be missing* costs what it says and no more.
 
-The lines that grant it are for the names that a configuration has where it does not say otherwise, for one user; the
-scheduler, say, may be another. `admin.properties` says how an administrator logs in.
+The lines that grant it are for the names of a configuration that leaves them as they are, and for one user: the
+scheduler, say, may log in as another. `admin.properties` says how an administrator logs in.
 
 ```sh
-grant() { kafka-acls.sh --bootstrap-server localhost:9092 --command-config admin.properties --add --allow-principal User:offkey "$@"; }
+admin="--bootstrap-server localhost:9092 --command-config admin.properties"
+grant() { kafka-acls.sh $admin --add --allow-principal User:offkey "$@"; }
 ```
 """
 _CHECK = """

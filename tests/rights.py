@@ -113,9 +113,6 @@ class Ground:
         offsets = self._admin.list_group_offsets({self.named(group): None})[self.named(group)]
         return max((at.offset for at in offsets.values()), default=0)
 
-    def records(self, topic: str) -> int:
-        return KafkaLog(self.open, self.named(topic)).retained()
-
     def end(self, topic: str) -> int:
         """Return where whoever has read all of a topic goes on: not behind the end of a transaction."""
         read = KafkaLog(self.open, self.named(topic)).read()
@@ -144,6 +141,17 @@ class Ground:
         for _, taken, _ in self._admin.delete_acls(self.rules(rights)):
             assert len(taken) == 1
 
+    def alert(self) -> None:
+        """Have one alert more on its topic."""
+        topic = self.named("{streams.*.topic}")
+        self._publish(alerts.message(alert(incident=INCIDENT, topic=topic), self.named("{topics.alerts}")))
+
+    def _publish(self, *messages: Message) -> None:
+        with closing(KafkaPublisher(self.open)) as publisher:
+            for each in messages:
+                publisher.send(each)
+            publisher.flush(30)
+
     def _fill(self) -> None:
         """Write a topic that a model can learn from, a letter and an alert; keep rows as a recorder does."""
         names, points = ["a", "b"], 900
@@ -151,12 +159,9 @@ class Ground:
         topic, letters = self.named("{streams.*.topic}"), self.named("{topics.dead_letters}")
         produce(self.open, topic, [*payloads_of(names, x_STF), (b"a", b"no JSON")])
         letter = rejected(0, topic=topic)
-        told = alerts.message(alert(incident=INCIDENT, topic=topic), self.named("{topics.alerts}"))
         before = message_of_feedback(said(SAID, topic=topic), self.named("{topics.feedback}"))
-        with closing(KafkaPublisher(self.open)) as publisher:
-            for each in (Message(letters, letter.key, letter.value, letter.headers), told, before):
-                publisher.send(each)
-            publisher.flush(30)
+        self._publish(Message(letters, letter.key, letter.value, letter.headers), before)
+        self.alert()
         snapshots = StoredSnapshots(ObjectStorage(load_settings(self.configured()).storage))
         time_ms_T = now_ms() - STEP_MS * np.arange(points, 0, -1)
         rows = rows_of(x_STF.transpose(1, 0, 2), time_ms_T, names, place=TopicPartition(topic, 0))

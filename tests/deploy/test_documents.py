@@ -11,7 +11,7 @@ from pipeline.cli import app
 from tests.prometheus import DEPLOY
 
 README = DEPLOY.parent / "README.md"
-DOCUMENTS = [DEPLOY / "README.md", DEPLOY / "runbooks.md"]
+DOCUMENTS = [DEPLOY / "README.md", DEPLOY / "runbooks.md", DEPLOY / "rights.md"]
 
 
 def anchor_of(heading: str) -> str:

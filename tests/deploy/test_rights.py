@@ -56,8 +56,8 @@ def test_its_lines_grant_what_it_lists(
     if request.config.getoption("every_right"):
         some = list(zip(COMMANDS, blocks, strict=True))
     tool = tmp_path / "kafka-acls.sh"
-    jars = f"{os.environ['KAFKA_HOME']}/libs/*"
-    tool.write_text(f"#!/bin/sh\nexec java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp '{jars}' org.apache.kafka.tools.AclCommand \"$@\"\n")
+    java = f"java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp '{os.environ['KAFKA_HOME']}/libs/*'"
+    tool.write_text(f'#!/bin/sh\nexec {java} org.apache.kafka.tools.AclCommand "$@"\n')
     tool.chmod(0o755)
     (tmp_path / "admin.properties").write_text("")
     script = "set -e\n" + own + "".join(block for _, block in some)
