@@ -17,7 +17,7 @@ KEYS = {
     "kafka.instance_id": "replica-0",
     "notify.receivers.*": "pager",
 }
-"""What names are made of: keys of the configuration, and what they are where it does not say, or as `init` writes."""
+"""What names are made of: keys of the configuration, and what those are that nobody has changed."""
 IN, ALERTS, LETTERS, FEEDBACK, CONTROL, GROUP, INSTANCE, RECEIVER = (f"{{{key}}}" for key in KEYS)
 
 
