@@ -49,7 +49,6 @@ audit: $(VENV)/test.stamp
 schemas: $(VENV)/test.stamp
 	$(BIN)/python -m tests.schemas
 	$(BIN)/python -m deploy.grafana.write
-	$(BIN)/python -m deploy.rights_page
 
 clean:
 	rm -rf $(VENV) demo-output build dist *.egg-info .coverage* .*_cache .hypothesis

@@ -1,12 +1,10 @@
-"""Write the table of rights: `python -m deploy.rights_page`."""
+"""The page of rights: a table for each command, and the lines that grant what stands there."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 
 from deploy.rights import COMMANDS, NOTHING, OF_ITS_OWN, Command, Right, filled
 
-PAGE = Path(__file__).parent / "rights.md"
 _BEGIN = """\
 # Rights on Kafka
 
@@ -24,8 +22,8 @@ The lines that grant it are for the names of a configuration that leaves them as
 scheduler, say, may log in as another. `admin.properties` says how an administrator logs in.
 
 ```sh
-admin="--bootstrap-server localhost:9092 --command-config admin.properties"
-grant() { kafka-acls.sh $admin --add --allow-principal User:offkey "$@"; }
+ADMIN="--bootstrap-server localhost:9092 --command-config admin.properties"
+grant() { kafka-acls.sh $ADMIN --add --allow-principal User:offkey "$@"; }
 ```
 """
 _CHECK = """
@@ -33,7 +31,7 @@ _CHECK = """
 """
 
 
-def written() -> str:
+def page() -> str:
     """Return the page."""
     parts = [_BEGIN]
     for name, commands in groupby(COMMANDS, lambda each: each.name):
@@ -79,7 +77,3 @@ def rules_of(commands: Iterable[Command]) -> set[tuple[str, str, str, bool]]:
         for command in commands
         for right in command.rights
     }
-
-
-if __name__ == "__main__":
-    PAGE.write_text(written())

@@ -1,4 +1,4 @@
-"""The page of rights is written from `deploy/rights.py`, knows every command, and its lines grant what it lists."""
+"""The page of rights knows every command, and its lines grant what it lists."""
 
 import os
 import re
@@ -21,13 +21,9 @@ from kafka.admin import (
 from typer.main import get_command
 
 from deploy.rights import COMMANDS, NOTHING, OF_ITS_OWN
-from deploy.rights_page import PAGE, rules_of, written
+from deploy.rights_page import page, rules_of
 from pipeline.cli import app
 from tests.secured import SecuredBroker
-
-
-def test_the_page_is_as_it_is_written() -> None:
-    assert PAGE.read_text() == written(), "run: python -m deploy.rights_page"
 
 
 def commands_of(found: Any, name: str = "") -> Iterator[str]:
@@ -49,8 +45,8 @@ def test_its_lines_grant_what_it_lists(
     secured_broker: SecuredBroker, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """By Kafka's own tool: those of the worker, with `--every-right` all."""
-    page = PAGE.read_text().replace("localhost:9092", secured_broker.open)
-    own, *blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    text = page().replace("localhost:9092", secured_broker.open)
+    own, *blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == len(COMMANDS)
     some = [(each, block) for each, block in zip(COMMANDS, blocks, strict=True) if each.name == "worker"]
     if request.config.getoption("every_right"):
