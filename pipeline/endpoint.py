@@ -12,15 +12,17 @@ of them: more would take the process' descriptors, and who holds them all on pur
 What a client does wrong is said at level `debug`, for anybody can make lines of it.
 """
 
+import io
 import json
 import logging
 import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from socketserver import ThreadingMixIn
-from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer, make_server
 
 from pipeline import metrics
@@ -167,6 +169,10 @@ class _Handler(WSGIRequestHandler):
     timeout = _REQUEST_S
     server: _Server
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = cast(BinaryIO, io.BufferedReader(_Within(self.connection, _REQUEST_S)))
+
     def handle(self) -> None:
         """Answer one request, as the class above does, but that `_Answering` says what goes wrong."""
         self.raw_requestline = self.rfile.readline(_LONGEST_LINE + 1)
@@ -174,6 +180,7 @@ class _Handler(WSGIRequestHandler):
             self.requestline = self.request_version = self.command = ""
             self.send_error(414)
         elif self.parse_request():
+            self.connection.settimeout(_REQUEST_S)
             answering = _Answering(self.rfile, cast(IO[bytes], self.wfile), sys.stderr, self.get_environ())
             answering.request_handler = self
             application = self.server.get_app()
@@ -187,6 +194,24 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: a probe comes every few seconds."""
+
+
+class _Within(io.RawIOBase):
+    """What a client says, all of it within one time: that of a socket begins anew with each byte."""
+
+    def __init__(self, connection: socket.socket, most_s: float) -> None:
+        super().__init__()
+        self._connection, self._until_s = connection, time.monotonic() + most_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("it has not said in time what it wants")
+        self._connection.settimeout(left_s)
+        return self._connection.recv_into(buffer)
 
 
 class _Answering(ServerHandler):

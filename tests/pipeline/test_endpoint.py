@@ -184,6 +184,36 @@ def test_who_is_silent_holds_nobody_up(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_who_drips_is_let_go(
+    encrypted: bool,
+    opened: Callable[..., int],
+    authority: Authority,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.endpoint._REQUEST_S", 1.0)
+    port = opened(**({"certificate_file": certificate} if encrypted else {}))
+    with ExitStack() as held:
+        each = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+        if encrypted:
+            context = ssl.create_default_context(cafile=authority.certificate)
+            each = held.enter_context(context.wrap_socket(each, server_hostname="127.0.0.1"))
+        each.settimeout(0.2)
+        each.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        for _ in range(25):
+            try:
+                each.sendall(b"x")
+                assert each.recv(1) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                # Gone with what it had not read.
+                pass
+            return
+    raise AssertionError("it is waited for as long as it says something")
+
+
 def test_the_process_keeps_its_descriptors(
     opened: Callable[..., int], authority: Authority, certificate: Path
 ) -> None:
