@@ -15,6 +15,7 @@ What a client does wrong is said at level `debug`, for anybody can make lines of
 import io
 import json
 import logging
+import re
 import socket
 import ssl
 import sys
@@ -45,6 +46,8 @@ _AT_ONCE = 64
 _HANDSHAKE = b"\x16"
 """How a connection begins that is to be encrypted."""
 _IN_CLEAR = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nThis port speaks HTTPS.\n"
+_ODD_VERSION = re.compile(r"version=(?!\d+(\.\d+)*\s*(?:[;,]|$))")
+"""Of a format, in an `Accept`: the client that writes metrics fails on one that is no numbers."""
 _CERTIFIED = "offkey.certified"
 _LONGEST_LINE = 65_536
 
@@ -103,7 +106,13 @@ def _application(health: "Health", door: Door) -> Callable[..., Iterable[bytes]]
             asked = [("WWW-Authenticate", 'Basic realm="offkey"')] if refused.startswith("401") else []
             body = _answer(start_response, refused, {"why": _ASKED[refused[:3]]}, asked)
         else:
-            body = metrics.EXPOSITION(environ, start_response)
+            asked_for = environ.get("HTTP_ACCEPT", "")
+            if _ODD_VERSION.search(asked_for):
+                asked_for = ""
+            # That one answers GET alone.
+            body = metrics.EXPOSITION(
+                {**environ, "REQUEST_METHOD": "GET", "HTTP_ACCEPT": asked_for}, start_response
+            )
         return body if environ["REQUEST_METHOD"] == "GET" else ()
 
     return application

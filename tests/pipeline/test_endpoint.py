@@ -5,7 +5,8 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,27 @@ def test_files_are_renewed_in_place(
     assert is_told(ask(port, "/metrics", login(USER, "another"), later.certificate))
 
 
+@pytest.mark.parametrize("version", ["abc", "1.x", "1.0.0"])
+def test_a_format_of_no_known_version_is_no_bug(
+    version: str, opened: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = {"Accept": f"application/openmetrics-text;version={version};q=0.5,*/*;q=0.1"}
+    with closing(HTTPConnection("127.0.0.1", opened(), timeout=5)) as connection:
+        connection.request("GET", "/metrics", headers=asked)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert ("openmetrics" in answer.headers["Content-Type"]) == (version == "1.0.0")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz"])
+def test_a_head_is_a_get_without_a_body(path: str, opened: Callable[..., int]) -> None:
+    with closing(HTTPConnection("127.0.0.1", opened(), timeout=5)) as connection:
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
+
+
 def test_what_is_a_bug_is_told(
     opened: Callable[..., int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,10 +301,11 @@ def test_what_is_a_bug_is_told(
 
 def test_a_wrong_file_is_a_line(authority: Authority, certificate: Path, password: Path, tmp_path: Path) -> None:
     hidden, other = authority.sign("hidden", ["a"], password="x"), authority.sign("other", ["a"])
-    nowhere, text, two, umlaut = (tmp_path / name for name in ("nowhere", "text", "two", "umlaut"))
+    nowhere, text, two, umlaut, long = (tmp_path / name for name in ("nowhere", "text", "two", "umlaut", "long"))
     text.write_text("no certificate")
     two.write_text("planted\nplanted\n")
     umlaut.write_text("plantéd\n")
+    long.write_text("planted" * 200)
     key = tmp_path / "key"
     key.write_text(other.read_text().partition("-----BEGIN CERTIFICATE-----")[0])
     tls = {"certificate_file": certificate}
@@ -296,6 +319,12 @@ def test_a_wrong_file_is_a_line(authority: Authority, certificate: Path, passwor
         (
             {"certificate_file": hidden},
             f"certificate_file: {hidden} is encrypted; name a file with its pass",
+        ),
+        # It can be opened, and not read: as one that goes in between.
+        ({"certificate_file": Path("/proc/self/mem")}, "certificate_file: /proc/self/mem cannot be read (Input/"),
+        (
+            {"certificate_file": hidden, "key_password_file": long},
+            "key_password_file: password cannot be longer than 1024 bytes; give the pass",
         ),
         ({**tls, "key_file": nowhere}, f"key_file: {nowhere} cannot be read (No such file"),
         ({**tls, "key_file": text}, f"key_file: {text}: no certificate with its key can be read from there"),
