@@ -63,10 +63,11 @@ class ImageNumbers:
         return np.concatenate([*means, *spreads, *steps, (x_NF - self._mean_F) @ self._direction_FP], axis=1)
 
     def _named(self) -> list[str]:
+        channels = [channel.replace(".", ", ") for channel in CHANNELS[self._shape.channels]]
         return [
             f"rows {rows.start}-{rows.stop - 1}, columns {columns.start}-{columns.stop - 1}{channel}"
             for rows, columns in self._regions
-            for channel in CHANNELS[self._shape.channels]
+            for channel in channels
         ]
 
 

@@ -43,6 +43,7 @@ class Learned:
 
 
 def varied_record(generator: Generator, x_F: FloatArray, options: Options, folder: Path) -> dict[str, Any]:
+    """Write variations of a record, or of an image."""
     (name,) = generator.scale_of
     x_B1F = generator.variations(name, x_F[None], options.variations, options.strength, options.seed)
     if generator.image is None:
@@ -60,6 +61,7 @@ def varied_record(generator: Generator, x_F: FloatArray, options: Options, folde
 
 
 def made_images(generator: Generator, options: Options, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Write images, with faults in some where they are asked for."""
     assert generator.image is not None
     rows = options.rows or ROWS["images"]
     (name,) = generator.scale_of
@@ -80,6 +82,7 @@ def made_images(generator: Generator, options: Options, folder: Path, progress: 
 def varied_window(
     generator: Generator, learned: Learned, name: str, options: Options, folder: Path, what: str
 ) -> dict[str, Any]:
+    """Write variations of the window of a series that ends at a moment; raises `ConfigError` where none does."""
     assert options.at_ms is not None
     own = learned.newest[name]
     x_TF = own.window_at(options.at_ms, generator.window)
