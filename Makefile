@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test coverage chaos benchmark schemas clean
+.PHONY: demo test coverage chaos benchmark audit schemas clean
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/offkey demo
@@ -36,6 +36,14 @@ benchmark: $(VENV)/test.stamp
 	$(BIN)/python -m tests.benchmarks.worker_throughput
 	$(BIN)/python -m tests.benchmarks.arrow_throughput
 	$(BIN)/python -m tests.benchmarks.recorder
+
+# Packages with known holes among those that are installed. It asks PyPI, so it is no part of `test`; one that PyPI
+# does not know fails it, for nobody can tell then.
+audit: $(VENV)/test.stamp
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit; }
+	$(BIN)/pip list --format=freeze --exclude-editable --disable-pip-version-check | sed 's/+.*//' > $(VENV)/audited.txt
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)/audited.txt
 
 # What is generated from the code and shipped with it.
 schemas: $(VENV)/test.stamp

@@ -66,12 +66,15 @@ class Outside:
     """(topic, most records) -> its newest records."""
     refuses_zombies: Callable[[], bool]
     """Whether the cluster refuses the transactions of a process that another one has replaced."""
+    door: Callable[[], object]
+    """Reads the files of `metrics`."""
 
 
 def check_all(settings: Settings, outside: Outside) -> list[Row]:
     """Ask everything; return the answers in order."""
     rows = [Row("ok", "configuration", f"streams: {', '.join(settings.streams)}")]
     rows += _option_rows(settings)
+    rows += _metrics_rows(settings, outside)
     storage = _storage_row(settings, outside)
     rows.append(storage)
     models = []
@@ -100,6 +103,18 @@ def _option_rows(settings: Settings) -> Iterator[Row]:
             found, _, remedy = wrong[1].partition("; ")
             place = settings.place_of("streams", name, "model", wrong[0])
             yield Row("wrong", f"{name}: model's options", f"{place}: {found}", remedy)
+
+
+def _metrics_rows(settings: Settings, outside: Outside) -> Iterator[Row]:
+    """Look at the files by which the port of metrics lets in, where there are any."""
+    if settings.metrics.certificate_file is None and not settings.metrics.asks_password:
+        return
+    try:
+        outside.door()
+    except OffkeyError as error:
+        yield _wrong("metrics", error)
+    else:
+        yield Row("ok", "metrics", settings.metrics.in_words())
 
 
 def _storage_row(settings: Settings, outside: Outside) -> Row:

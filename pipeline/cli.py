@@ -108,6 +108,7 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
     from pipeline.check import Outside, check_all
     from pipeline.config import load_settings
     from pipeline.connectors.connection import Connection
+    from pipeline.connectors.door import Door
     from pipeline.connectors.kafka import KafkaCluster, history, refuses_zombies
     from pipeline.connectors.registry import StoredRegistry
 
@@ -123,6 +124,7 @@ def check(config: ConfigPath, as_json: AsJson = False) -> None:
         cluster=lambda: KafkaCluster(connection()),
         history=lambda topic, most: history(connection(), topic, most),
         refuses_zombies=lambda: refuses_zombies(connection(), settings.kafka.group_id),
+        door=lambda: Door(settings.metrics),
     )
     rows = check_all(settings, outside)
     if as_json:

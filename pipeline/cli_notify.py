@@ -38,18 +38,18 @@ def notify(
     logs.use(settings.logs.format)
     chosen = _chosen(settings, receivers)
 
-    from pipeline.health import Health, serve
+    from pipeline.cli_endpoint import open_endpoint
+    from pipeline.health import Health
     from pipeline.stopping import Stop, stop_on_signals
 
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="cluster")
     stop_on_signals(stop, health.unfinished)
-    host = settings.metrics.host
-    port = serve(host, settings.notify.port, health, "notify.port")
+    address = open_endpoint(settings.metrics, settings.notify.port, health, "notify.port")
     with _notify(settings, chosen, stop) as built:
         from pipeline.collector import quiet_collector
 
-        logger.info("telling %s; metrics on http://%s:%d/metrics", ", ".join(chosen), host, port)
+        logger.info("telling %s; metrics on %s", ", ".join(chosen), address)
         health.worker = built
         quiet_collector()
         built.run(stop)

@@ -31,18 +31,18 @@ def record(
     logs.use(settings.logs.format)
     chosen = settings.chosen(streams)
 
-    from pipeline.health import Health, serve
+    from pipeline.cli_endpoint import open_endpoint
+    from pipeline.health import Health
     from pipeline.stopping import Stop, stop_on_signals
 
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
     stop_on_signals(stop, health.unfinished)
-    host = settings.metrics.host
-    port = serve(host, settings.recorder.port, health, "recorder.port")
+    address = open_endpoint(settings.metrics, settings.recorder.port, health, "recorder.port")
     with _recorder(settings, chosen, stop) as built:
         from pipeline.collector import quiet_collector
 
-        logger.info("recording %s; metrics on http://%s:%d/metrics", ", ".join(chosen), host, port)
+        logger.info("recording %s; metrics on %s", ", ".join(chosen), address)
         health.worker = built
         quiet_collector()
         built.run(stop)

@@ -33,20 +33,20 @@ def schedule(config: ConfigPath) -> None:
     settings = load_settings(config)
     logs.use(settings.logs.format)
 
-    from pipeline.health import Health, serve
+    from pipeline.cli_endpoint import open_endpoint
+    from pipeline.health import Health
     from pipeline.stopping import Stop, stop_on_signals
     from pipeline.training_process import memory_is_told
 
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
     stop_on_signals(stop, health.unfinished)
-    host = settings.metrics.host
-    port = serve(host, settings.scheduler.port, health, "scheduler.port")
+    address = open_endpoint(settings.metrics, settings.scheduler.port, health, "scheduler.port")
     with _scheduler(config, settings, stop) as built:
         from pipeline.collector import quiet_collector
 
         scheduled = [name for name, stream in settings.streams.items() if stream.retrain.scheduled]
-        logger.info("metrics on http://%s:%d/metrics", host, port)
+        logger.info("metrics on %s", address)
         if scheduled:
             logger.info("trains %s when it is time; all streams on request", ", ".join(scheduled))
         else:

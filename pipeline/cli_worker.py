@@ -41,7 +41,8 @@ def worker(
 
         return supervise(config, settings, processes, leave)
 
-    from pipeline.health import Health, serve
+    from pipeline.cli_endpoint import open_endpoint
+    from pipeline.health import Health
     from pipeline.stopping import Stop, stop_on_signals
 
     settings = settings_of(settings, place.number) if place else settings
@@ -52,12 +53,12 @@ def worker(
     stop_on_signals(stop, health.unfinished)
     if place:
         place.tie(health, stop)
-    host, port = settings.metrics.host, serve(settings.metrics.host, settings.metrics.port, health)
+    address = open_endpoint(settings.metrics, settings.metrics.port, health)
     with _worker(settings, stop) as built:
         from pipeline.collector import quiet_collector
         from pipeline.heap import give_back_large_pieces
 
-        logger.info("scoring %s; metrics on http://%s:%d/metrics", ", ".join(settings.streams), host, port)
+        logger.info("scoring %s; metrics on %s", ", ".join(settings.streams), address)
         health.worker = built
         quiet_collector()
         give_back_large_pieces()

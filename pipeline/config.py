@@ -29,6 +29,7 @@ from pipeline.errors import ConfigError
 from pipeline.kafka_settings import KafkaSettings
 from pipeline.kind_settings import ImageSettings, check_kind
 from pipeline.log_settings import LogSettings
+from pipeline.metrics_settings import MetricsSettings, metrics_secrets_written
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting, unknown
 from pipeline.notify_settings import NotifySettings, notify_secrets_written
 from pipeline.record_settings import RecorderSettings, RecordSettings
@@ -40,7 +41,6 @@ from pipeline.setting_types import (
     DurationOrNever,
     FieldPath,
     FieldPaths,
-    Name,
     Section,
     StorageUrl,
     Topic,
@@ -63,13 +63,6 @@ class TopicSettings(Section):
     """What people say about incidents, by `offkey feedback`; compacted. All workers read all of it."""
     control: Topic = "offkey.control"
     """Where `offkey retrain --now` asks `offkey schedule`; its one partition's owner is who trains."""
-
-
-class MetricsSettings(Section):
-    host: Name = "127.0.0.1"
-    """Address that `/metrics`, `/healthz` and `/readyz` listen on; 0.0.0.0 opens them to the network."""
-    port: Annotated[int, Field(ge=0, le=65_535), BeforeValidator(no_truth)] = 9108
-    """0 takes a free port and logs it."""
 
 
 class WorkerSettings(Section):
@@ -325,7 +318,11 @@ def load_settings(path: Path) -> Settings:
         if key.startswith("_"):
             # BaseSettings takes arguments of its own that begin so.
             raise ConfigError(f"{places[key,]}: {no_setting(Settings, (key,))}")
-    for keys in (*security_secrets_written(values), *notify_secrets_written(values)):
+    for keys in (
+        *security_secrets_written(values),
+        *metrics_secrets_written(values),
+        *notify_secrets_written(values),
+    ):
         raise ConfigError(
             f"{places[nearest(places, keys)]}: {shown(keys)} is a secret; name a file that holds it as "
             f"{keys[-1]}_file, or set the environment variable OFFKEY_{'__'.join(keys).upper()}"

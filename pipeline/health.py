@@ -1,31 +1,18 @@
-"""The probes of a worker or recorder, and the one small server for them and its metrics.
+"""What the probes of a worker, recorder, scheduler or notifier say.
 
 `/healthz` says whether the loop turns, `/readyz` whether the worker does its work now: a member of its group, with
 the state of every partition in place and replayed, and nothing that makes it try again. Both look at the worker
 itself at each question; nothing is set to "ready" in advance. A member that owns no partition, for its group has
 more members than partitions, is ready: it takes over at once, and a rollout that waits for it would wait for ever.
 
-The answer is JSON with the reasons, 200 where all is well and 503 where not.
+`pipeline.endpoint` serves them.
 """
 
-import json
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any, Protocol
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from typing import Any, Protocol
 
-from pipeline import metrics
-from pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-_REQUEST_S = 10.0
-"""How long a client may take to say what it wants."""
 _MOST_NAMED = 20
 """Reasons in one answer."""
 
@@ -110,52 +97,3 @@ class Health:
 
     def _stuck(self, age_s: float) -> str:
         return f"the loop has not turned for {age_s:.0f} s, and may take {self.turn_limit_s:.0f} s"
-
-
-def serve(host: str, port: int, health: Health, key: str = "metrics.port") -> int:
-    """Serve `/metrics`, `/healthz` and `/readyz`; return the port, which is a free one where 0 was asked for.
-
-    Raises:
-        ConfigError: the address cannot be bound.
-    """
-
-    def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path not in ("/metrics", "/healthz", "/readyz"):
-            return _answer(start_response, "404 Not Found", {"paths": ["/metrics", "/healthz", "/readyz"]})
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _answer(start_response, "405 Method Not Allowed", {"methods": ["GET", "HEAD"]})
-        if path == "/metrics":
-            body: Iterable[bytes] = metrics.EXPOSITION(environ, start_response)
-        else:
-            well, facts = health.alive() if path == "/healthz" else health.ready()
-            body = _answer(start_response, "200 OK" if well else "503 Service Unavailable", facts)
-        return body if environ["REQUEST_METHOD"] == "GET" else ()
-
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = type("Server", (_Server,), {"address_family": family})
-        server: WSGIServer = make_server(str(address[0]), port, application, bound, _Handler)
-    except OSError as error:
-        raise ConfigError(
-            f"metrics: cannot listen on {host}:{port} ({error.strerror}); set `metrics.host` and `{key}`"
-        ) from error
-    threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
-    return int(server.server_port)
-
-
-def _answer(start_response: "StartResponse", status: str, facts: dict[str, Any]) -> Sequence[bytes]:
-    content = json.dumps(facts).encode() + b"\n"
-    start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(content)))])
-    return [content]
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = _REQUEST_S
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: a probe comes every few seconds."""

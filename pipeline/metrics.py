@@ -11,7 +11,7 @@ What the stages do with points (scored, warming, held, late, excused, moved seri
 is counted as often as it is done, replays included; `offkey_records_replayed_total` says how many records those
 were.
 
-Defined at import, since the client's registry is global; `pipeline.health` serves them.
+Defined at import, since the client's registry is global; `pipeline.endpoint` serves them.
 """
 
 from collections.abc import Iterable

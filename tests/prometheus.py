@@ -23,8 +23,10 @@ DEPLOY = Path(__file__).parent.parent / "deploy"
 class PrometheusProcess:
     """Scrapes as `deploy/prometheus/prometheus.yml` says, from other addresses and every half second."""
 
-    def __init__(self, folder: Path, ports: Mapping[str, int]) -> None:
-        """`ports`: of each of the configuration's jobs that is there, by name."""
+    def __init__(
+        self, folder: Path, ports: Mapping[str, int], more: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """`ports`: of each of the configuration's jobs that is there, by name; `more`: what else a job says."""
         prometheus = program("prometheus", "apt-get install prometheus")
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -33,7 +35,11 @@ class PrometheusProcess:
         written["rule_files"] = [str(DEPLOY / "prometheus" / "offkey.rules.yml")]
         del written["alerting"]
         written["scrape_configs"] = [
-            {"job_name": job["job_name"], "static_configs": [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]}
+            {
+                **(more or {}).get(job["job_name"], {}),
+                "job_name": job["job_name"],
+                "static_configs": [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}],
+            }
             for job in written["scrape_configs"]
             if job["job_name"] in ports
         ]

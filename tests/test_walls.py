@@ -62,9 +62,14 @@ FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py", "manager.py", "misc.py
 
 
 @cache
+def parsed(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def imports(path: Path) -> frozenset[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -110,6 +115,7 @@ def test_only_commands_build_connectors() -> None:
     assert {path for path in importers("pipeline.connectors") if not path.startswith(outside)} == {
         "pipeline/cli.py",
         "pipeline/cli_backtest.py",
+        "pipeline/cli_endpoint.py",
         "pipeline/cli_feedback.py",
         "pipeline/cli_generate.py",
         "pipeline/cli_letters.py",
@@ -144,7 +150,7 @@ def test_no_wait_and_no_age_rests_on_a_clock_that_can_be_set() -> None:
     readers = [
         str(path.relative_to(ROOT))
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in parsed(path)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         if (node.value.id, node.attr) in wall
     ]
@@ -169,7 +175,7 @@ def test_the_recorder_works_without_torch() -> None:
     asked = (
         "import sys, pipeline.recorder, pipeline.connectors.snapshots, pipeline.connectors.kafka, pipeline.fields; "
     )
-    asked += "import pipeline.connectors.registry, pipeline.health; print('torch' in sys.modules)"
+    asked += "import pipeline.connectors.registry, pipeline.endpoint; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
 
@@ -177,7 +183,7 @@ def test_the_recorder_works_without_torch() -> None:
 def test_the_scheduler_works_without_torch() -> None:
     """It trains in processes of their own."""
     asked = (
-        "import sys, pipeline.scheduler, pipeline.training_process, pipeline.connectors.kafka, pipeline.health; "
+        "import sys, pipeline.scheduler, pipeline.training_process, pipeline.connectors.kafka, pipeline.endpoint; "
     )
     asked += "import pipeline.connectors.registry, pipeline.connectors.storage; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
@@ -186,7 +192,7 @@ def test_the_scheduler_works_without_torch() -> None:
 
 def test_who_tells_receivers_works_without_torch() -> None:
     asked = (
-        "import sys, pipeline.notify, pipeline.connectors.kafka, pipeline.connectors.http_post, pipeline.health; "
+        "import sys, pipeline.notify, pipeline.connectors.kafka, pipeline.connectors.http_post, pipeline.endpoint; "
     )
     asked += "import pipeline.receivers.alertmanager, pipeline.secret_files; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
@@ -197,6 +203,42 @@ def test_receivers_know_no_network() -> None:
     """What a receiver takes is a pure function of the alert; who sends it is in one place."""
     for module in ("pipeline.connectors", "http", "socket", "kafka"):
         assert not [path for path in importers(module) if path.startswith("pipeline/receivers/")]
+
+
+def test_nothing_that_is_read_can_run_code() -> None:
+    """Whoever can write models, checkpoints, records or a configuration can put none of theirs into a process.
+
+    The two that unpickle do so with what they have sent to processes of their own run.
+    """
+    assert importers("pickle") == {"pipeline/connectors/ray.py", "pipeline/jobs/spread.py"}
+    for module in ("marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy", "code", "pickletools"):
+        assert not importers(module), module
+    runs = {"eval", "exec", "compile", "__import__"}
+    loads = {("torch", "load"), ("yaml", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load"), ("os", "system")}
+    loads |= {
+        ("os", "popen"),
+        ("pandas", "read_pickle"),
+        ("torch.jit", "load"),
+        ("torch.package", "PackageImporter"),
+    }
+    found = []
+    for path in SOURCES:
+        for node in parsed(path):
+            if not isinstance(node, ast.Call):
+                continue
+            given = {
+                key.arg: ast.unparse(key.value) for key in node.keywords if key.arg in ("shell", "allow_pickle")
+            }
+            bad = given.get("shell", "False") != "False"
+            if isinstance(node.func, ast.Name):
+                bad |= node.func.id in runs
+            elif isinstance(node.func, ast.Attribute):
+                called = ast.unparse(node.func.value), node.func.attr
+                bad |= called in loads
+                bad |= called in (("np", "load"), ("numpy", "load")) and given.get("allow_pickle") != "False"
+            if bad:
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert found == []
 
 
 def test_no_name_that_explains_nothing() -> None:

@@ -16,11 +16,31 @@ def trusting(ca_file: str | None, key: str) -> ssl.SSLContext:
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
-    except ssl.SSLError as error:
-        raise ConfigError(f"{key}: {ca_file} holds no certificate; name a file in PEM") from error
     except OSError as error:
-        raise _unreadable(key, ca_file, error) from error
+        raise _untrusting(key, ca_file, error) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def serving(
+    keys: str, certificate_file: str, key_file: str | None, password: str | None, ca_file: str | None
+) -> ssl.SSLContext:
+    """Return what a server of ours is spoken to by; `ca_file`: who signed the certificates of clients.
+
+    A client need not show one, and one that is shown has to be trusted. The other arguments are those of `present`.
+
+    Raises:
+        ConfigError: as `present`, and of `ca_file` as `trusting`.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    present(context, keys, certificate_file, key_file, password)
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as error:
+            raise _untrusting(f"{keys}.ca_file", ca_file, error) from error
+        context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 
@@ -56,6 +76,12 @@ def present(
             f"{where}: no certificate with its key can be read from there ({error.reason or 'not PEM'}); name "
             f"files in PEM, and the password of an encrypted key as {keys}.key_password_file"
         ) from error
+
+
+def _untrusting(key: str, ca_file: str | None, error: OSError) -> ConfigError:
+    if isinstance(error, ssl.SSLError):
+        return ConfigError(f"{key}: {ca_file} holds no certificate; name a file in PEM")
+    return _unreadable(key, ca_file, error)
 
 
 def _unreadable(key: str, file: str | None, error: OSError) -> ConfigError:

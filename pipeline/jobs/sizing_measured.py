@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import pipeline.connectors.kafka
-import pipeline.health  # noqa: F401  # a worker holds these too
+import pipeline.endpoint  # noqa: F401  # a worker holds these too
 from models.detector import Detector
 from models.files import from_files
 from pipeline.collector import quiet_collector

@@ -12,13 +12,14 @@ from tests.prometheus import DEPLOY
 
 README = DEPLOY.parent / "README.md"
 DOCUMENTS = [DEPLOY / "README.md", DEPLOY / "runbooks.md"]
+LINKING = [README, *DOCUMENTS, DEPLOY / "security.md"]
 
 
 def anchor_of(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("path", [README, *DOCUMENTS], ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", LINKING, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_links_lead_somewhere(path: Path) -> None:
     found = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
     links = [link for link in found if not link.startswith("http")]

@@ -9,16 +9,21 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from contextlib import closing
 from fnmatch import fnmatch
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster
+from tests.certificates import Authority
 from tests.deploy.images import DOCKERFILE, only, steps
 from tests.programs import program
 from tests.prometheus import DEPLOY
@@ -100,6 +105,7 @@ def test_its_steps_leave_something_that_starts(embedded_broker: str, tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("offkey 0.1.0\n")
     assert not (built / "bin" / "pip").exists()
+    check_sbom(built / "sbom.cdx.json")
 
     (entry,) = only("ENTRYPOINT", "runtime").words
     env = {
@@ -136,20 +142,50 @@ def test_its_steps_leave_something_that_starts(embedded_broker: str, tmp_path: P
     assert list(empty.iterdir()) == []
 
 
+def check_sbom(path: Path) -> None:
+    """See that it is what CycloneDX's schema says, and names offkey, its version and what it needs."""
+    document = json.loads(path.read_text())
+    main, components = document["metadata"]["component"], document["components"]
+    assert (document["bomFormat"], main["name"], main["version"]) == ("CycloneDX", "offkey", "0.1.0")
+    found = {each["name"].lower().replace("_", "-"): each for each in components}
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+    assert names | {"pyarrow"} <= set(found)
+    for name in names:
+        assert found[name]["purl"].startswith(f"pkg:pypi/{name}@{found[name]['version'].partition('+')[0]}")
+        assert found[name]["version"] == metadata.version(name)
+    (needed,) = [each["dependsOn"] for each in document["dependencies"] if each["ref"] == main["bom-ref"]]
+    assert {found[name]["bom-ref"] for name in names} <= set(needed)
+    for each in components:
+        # Whether each of a thousand addresses is one takes a minute.
+        each.pop("externalReferences", None)
+    schema = SchemaVersion.from_version(document["specVersion"])
+    assert JsonStrictValidator(schema).validate_str(json.dumps(document)) is None
+    assert JsonStrictValidator(schema).validate_str(json.dumps(document | {"components": {}})) is not None
+
+
 def listens(port: int) -> bool:
     with socket.socket() as asking:
         return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_whose_loop_stands_still_is_not_healthy() -> None:
-    from pipeline.health import Health, serve
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_whose_loop_stands_still_is_not_healthy(encrypted: bool, tmp_path: Path) -> None:
+    from pipeline.connectors.door import Door
+    from pipeline.endpoint import serve
+    from pipeline.health import Health
+    from pipeline.metrics_settings import MetricsSettings
 
+    certificate = str(Authority(tmp_path).sign("metrics", ["metrics.example"])) if encrypted else None
     now_s = 0.0
-    port = serve("127.0.0.1", 0, Health(10.0, clock=lambda: now_s))
+    health = Health(10.0, clock=lambda: now_s)
+    port = serve("127.0.0.1", 0, health, door=Door(MetricsSettings(certificate_file=certificate)))
+    # Proxies are for others than this machine.
+    env = {**os.environ, "http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
     asked = [sys.executable, str(DEPLOY / "image" / "healthy.py"), str(port)]
-    assert subprocess.run(asked, timeout=30).returncode == 0
+    assert subprocess.run(asked, timeout=30, env=env).returncode == 0
     now_s = 11.0
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=30, env=env)
     assert done.returncode == 1
     assert "the loop has not turned for 11 s" in done.stderr
 

@@ -1,5 +1,6 @@
 """What kustomize makes of base and overlays: valid, hardened, probed where it answers, and of one configuration."""
 
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.programs import program
 from tests.prometheus import DEPLOY
 
 KUBERNETES = DEPLOY / "kubernetes"
-FOLDERS = ("base", "overlays/gpu", "overlays/keda", "overlays/monitoring")
+FOLDERS = ("base", "overlays/gpu", "overlays/keda", "overlays/monitoring", "overlays/tls")
 CUSTOM = {"ScaledObject", "PodMonitor"}
 """Kinds that others bring; their schemas are not Kubernetes' own."""
 COMMANDS = {"worker": "worker", "recorder": "record", "scheduler": "schedule", "notify": "notify"}
@@ -98,8 +99,9 @@ def test_probes_ask_where_offkey_answers(folder: str, tmp_path: Path) -> None:
         arguments = [word for word in inside["args"] if word != "--leave"]
         assert arguments == [COMMANDS[name], "/etc/offkey/offkey.yaml"]
         assert inside["ports"] == [{"name": "metrics", "containerPort": ports[name]}]
-        assert inside["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
-        assert inside["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+        asked = {"port": "metrics"} | ({"scheme": "HTTPS"} if folder == "overlays/tls" else {})
+        assert inside["readinessProbe"]["httpGet"] == asked | {"path": "/readyz"}
+        assert inside["livenessProbe"]["httpGet"] == asked | {"path": "/healthz"}
         stopping_s = workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
         assert stopping_s > settings.worker.stop_timeout
         (volume,) = (each for each in workload["spec"]["template"]["spec"]["volumes"] if each["name"] == "config")
@@ -159,3 +161,28 @@ def test_jobs_are_called_as_the_rules_expect() -> None:
     maps = of_kind("overlays/monitoring", "ConfigMap")
     assert maps["rules"]["data"]["offkey.rules.yml"] == (DEPLOY / "prometheus" / "offkey.rules.yml").read_text()
     assert set(maps["dashboards"]["data"]) == {path.name for path in (DEPLOY / "grafana").glob("*.json")}
+
+
+def test_metrics_are_served_and_asked_for_by_one_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = (DEPLOY / "README.md").read_text().partition("create secret generic offkey-metrics")[2].split("`")[0]
+    keys = set(re.findall(r"--from-(?:file|literal)=([\w.]+)", command))
+    (monitor,) = of_kind("overlays/tls", "PodMonitor").values()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["scheme"]) == ("metrics", "https")
+    read = [endpoint["tlsConfig"]["ca"]["secret"], *endpoint["basicAuth"].values()]
+    for workload in workloads("overlays/tls").values():
+        inside, pod = container(workload), workload["spec"]["template"]["spec"]
+        (mount,) = (each for each in inside["volumeMounts"] if each["name"] == "metrics")
+        (volume,) = (each for each in pod["volumes"] if each["name"] == "metrics")
+        read.append({"name": volume["secret"]["secretName"], "key": "tls.crt"})
+        for variable in inside["env"]:
+            if "METRICS" in variable["name"]:
+                monkeypatch.setenv(variable["name"], variable.get("value", "prometheus"))
+                read += [variable["valueFrom"]["secretKeyRef"]] if "valueFrom" in variable else []
+        metrics = load_settings(KUBERNETES / "base" / "offkey.yaml").metrics
+        assert metrics.in_words() == "TLS, for prometheus by password"
+        files = [metrics.certificate_file, metrics.key_file, metrics.password_file]
+        assert {str(Path(file or "").parent) for file in files} == {mount["mountPath"]}
+        assert {Path(file or "").name for file in files} <= keys
+    assert {each["name"] for each in read} == {"offkey-metrics"}
+    assert {each["key"] for each in read} <= keys

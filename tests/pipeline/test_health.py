@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from pipeline.endpoint import serve
 from pipeline.errors import ConfigError, TransientError
-from pipeline.health import Health, serve
+from pipeline.health import Health
 from pipeline.stopping import Stop
 from pipeline.worker import Worker, WorkerOptions
 from tests.streams import Bench, drain, series_payloads
