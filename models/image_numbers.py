@@ -9,8 +9,10 @@ Legend: N images, F values of each, H height, W width, C channels, P directions.
 """
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from models.apart import FloatArray
 from models.spec import CHANNELS, ImageShape
@@ -24,7 +26,7 @@ MEASURES = ("mean", "spread", "step")
 class ImageNumbers:
     """Measures images of one shape."""
 
-    def __init__(self, shape: ImageShape, learned_NF: FloatArray) -> None:
+    def __init__(self, shape: ImageShape, learned_NF: npt.NDArray[Any]) -> None:
         """Take the directions of variation from images, of which there is one at least."""
         self._shape = shape
         some_NF = learned_NF[:: -(-len(learned_NF) // _MOST_LEARNED)].astype(np.float64)
@@ -43,14 +45,14 @@ class ImageNumbers:
             *(f"direction {number}" for number in range(count)),
         )
 
-    def of(self, x_NF: FloatArray) -> FloatArray:
+    def of(self, x_NF: npt.NDArray[Any]) -> FloatArray:
         """Return the numbers of each image, x_ND."""
         none = np.empty((0, len(self.names)))
         at_once = max(1, _LOOKED_VALUES // self._shape.values)
         parts = [self._of(x_NF[begin : begin + at_once]) for begin in range(0, len(x_NF), at_once)]
         return np.concatenate([none, *parts])
 
-    def _of(self, x_NF: FloatArray) -> FloatArray:
+    def _of(self, x_NF: npt.NDArray[Any]) -> FloatArray:
         x_NF = x_NF.astype(np.float64)
         x_NHWC = x_NF.reshape(-1, *self._shape)
         step_NHWC = np.zeros_like(x_NHWC)

@@ -89,8 +89,7 @@ def write_images(
 
 def _label(injected: Injected, first: int, changed_F: npt.NDArray[np.bool_], shape: ImageShape) -> dict[str, Any]:
     """Return what is told of an anomaly: the rows and columns, first and last, that it has changed."""
-    changed_HWC = changed_F.reshape(*shape)
-    changed_HW = changed_HWC.any(axis=2)
+    changed_HW = np.any(changed_F.reshape(shape.height, shape.width, shape.channels), axis=2)
     where: Mapping[str, Array] = {
         "rows": np.flatnonzero(changed_HW.any(axis=1)),
         "columns": np.flatnonzero(changed_HW.any(axis=0)),
