@@ -96,10 +96,11 @@ def page(report: Mapping[str, Any], name: str, picture: bytes | None) -> str:
 
 def _tile(found: Mapping[str, Any]) -> str:
     apart, near = found["two_sample"], found["privacy"]
+    row = "image" if found["of"] == "images" else "row"
     figures = [
         ("?" if apart is None else f"{apart['auroc']:.3f}", "AUROC, .5 is best"),
-        ("?" if near is None else f"{near['median']:.3g}", "from the nearest training row"),
-        ("?" if near is None else f"{near['median_among_training']:.3g}", "training rows from one another"),
+        ("?" if near is None else f"{near['median']:.3g}", f"from the nearest training {row}"),
+        ("?" if near is None else f"{near['median_among_training']:.3g}", f"training {row}s from one another"),
     ]
     return tile(figures)
 
@@ -110,14 +111,15 @@ def _features(report: Mapping[str, Any]) -> str:
         return "<p>Nothing was held out to compare with.</p>"
     grids = next(iter(report["grids"].values())) if report["kind"] == "series" else report["grids"]
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{_grid(grids.get(name))}</td><td>{each['distance']:.3f}</td>"
+        f"<tr><td>{escape(name)}</td>{_grid(grids.get(name))}<td>{each['distance']:.3f}</td>"
         f"<td>{each['mean'][0]:.4g}</td><td>{each['mean'][1]:.4g}</td><td>{each['std'][0]:.4g}</td>"
         f"<td>{each['std'][1]:.4g}</td></tr>"
         for name, each in list(marginals.items())[:_MOST_FEATURES]
     )
     more = len(marginals) - _MOST_FEATURES
+    heads = "<th>feature</th><th>grid</th>" if grids else "<th>number</th>"
     return (
-        "<div class=scroll><table><thead><tr><th>feature</th><th>grid</th><th>marginals apart</th><th>mean, held "
+        f"<div class=scroll><table><thead><tr>{heads}<th>marginals apart</th><th>mean, held "
         "out</th><th>made up</th><th>spread, held out</th><th>made up</th></tr></thead><tbody>"
         f"{rows}</tbody></table></div>"
         + (f"<p class=soft>and {more:,} more in report.json</p>" if more > 0 else "")
@@ -129,5 +131,7 @@ def _grid(grid: Mapping[str, Any] | None) -> str:
         return ""
     span = f"{grid['low']:.6g} to {grid['high']:.6g}"
     if grid["grid"] == "levels":
-        return f"{len(grid['levels']):,} values, {span}"
-    return f"steps of {grid['step']:.6g}, {span}" if grid["grid"] == "step" else f"any, {span}"
+        told = f"{len(grid['levels']):,} values, {span}"
+    else:
+        told = f"steps of {grid['step']:.6g}, {span}" if grid["grid"] == "step" else f"any, {span}"
+    return f"<td>{told}</td>"
