@@ -3,7 +3,8 @@
 Legend: N rows or windows, T steps of a window, F features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,26 @@ def draw(path: Path, compared: Compared, report: Mapping[str, Any], title: str) 
     of_windows = compared.real.shape[1] > 1
     across = 4
     examples = of_windows or compared.images is not None
-    down = -(-len(shown) // across) + 1 + examples
+    drawn: list[Callable[[Any], None]] = [
+        partial(_marginal, real_N=real_NF[:, column], made_N=made_NF[:, column], name=compared.features[column])
+        for column in shown
+    ]
+    # Of one feature nothing is drawn that takes two.
+    if len(compared.features) > 1:
+        drawn.append(partial(_correlation, real_NF=real_NF, made_NF=made_NF))
+    if of_windows:
+        drawn.append(partial(_autocorrelation, compared=compared, column=shown[0]))
+    elif len(compared.features) > 1:
+        drawn.append(partial(_pair, compared=compared, real_NF=real_NF, made_NF=made_NF))
+    drawn += [partial(_apart, compared=compared), partial(_told, report=report)]
+    down = -(-len(drawn) // across) + examples
     with picture(path, 13, 2.5 * down + 0.5) as figure:
         panels = figure.subplots(down, across, squeeze=False)
-        for panel, column in zip(panels.flat, shown, strict=False):
-            _marginal(panel, real_NF[:, column], made_NF[:, column], compared.features[column])
+        for panel, draw_on in zip(panels.flat, drawn, strict=False):
+            draw_on(panel)
         panels.flat[0].legend(frameon=False, fontsize=8)
-        for panel in panels.flat[len(shown) : across * -(-len(shown) // across)]:
+        for panel in panels.flat[len(drawn) : across * (down - examples)]:
             panel.set_axis_off()
-        last = panels[-1 - examples]
-        _correlation(last[0], real_NF, made_NF)
-        if of_windows:
-            _autocorrelation(last[1], compared, shown[0])
-        else:
-            _pair(last[1], compared, real_NF, made_NF)
-        _apart(last[2], compared)
-        _told(last[3], report)
         if of_windows:
             for number, panel in enumerate(panels[-1]):
                 _examples(panel, compared, shown[number % len(shown)], number)
@@ -82,9 +87,6 @@ def _marginal(panel: Any, real_N: FloatArray, made_N: FloatArray, name: str) -> 
 
 def _correlation(panel: Any, real_NF: FloatArray, made_NF: FloatArray) -> None:
     pairs = np.triu_indices(real_NF.shape[1], 1)
-    if not len(pairs[0]):
-        panel.set_axis_off()
-        return
     panel.plot([-1, 1], [-1, 1], color=GRID, linewidth=1)
     real, made = (correlations(x_NF)[pairs] for x_NF in (real_NF, made_NF))
     panel.scatter(real, made, s=8, color=_REAL, alpha=0.6, linewidths=0)
@@ -153,7 +155,9 @@ def _told(panel: Any, report: Mapping[str, Any]) -> None:
 def _examples(panel: Any, compared: Compared, column: int, begin: int) -> None:
     """Draw some windows of a feature, real ones above made-up ones, from the one of this number on."""
     steps = compared.real.shape[1]
-    low, high = np.quantile(compared.real[:, :, column], [0.02, 0.98])
+    # Of both: by one alone the other might lie outside, and be drawn as what it is not.
+    both = np.concatenate([compared.real[:, :, column].ravel(), compared.made[:, :, column].ravel()])
+    low, high = np.quantile(both, [0.02, 0.98])
     spread = high - low or 1.0
     for x_NTF, colour, above in ((compared.real, _REAL, 1), (compared.made, _MADE, 0)):
         chosen = begin + np.linspace(0, len(x_NTF) - 1, min(_MOST_EXAMPLES, len(x_NTF))).astype(int)
