@@ -107,7 +107,7 @@ def test_a_ray_that_does_not_start_is_told_in_a_line(monkeypatch: pytest.MonkeyP
     def slow(*where: str, **how: object) -> None:
         raise Exception("The current node timed out during startup.\nMore of it.")
 
-    monkeypatch.setattr(connector.ray, "init", slow)
+    monkeypatch.setattr("ray.init", slow)
     said = r"--engine ray: Ray cannot be had on this machine \(The current node timed out during startup\.\); mend"
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(TransientError, match=said):
