@@ -64,8 +64,9 @@ _EPOCH_VALUES, _BATCH_VALUES, _LEAST_BATCH = 2**25, 2**21, 16
 """Of images: large ones are learned from less often, and fewer together."""
 _HELD_OUT = 0.15
 _RANKED_ROWS, _RANKED_VALUES = 262_144, 2**22
-_MOST_PIXELS = 4_096
-"""Values of an image of which each has ranks of its own; they take as long as all else."""
+_MOST_PIXELS = 1_024
+"""Values of an image of which each has ranks of its own. They tell small drawings, of pixels that are nearly always
+black, better; photographs are better without, and so many take as long as all else."""
 _MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL = 16_384, 2**23, 4_096
 _APART = 1.05
 """How much farther from training rows samples are to lie than these from one another: a median of few varies."""
