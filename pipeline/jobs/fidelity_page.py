@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.demo.frame import framed, tile
+from pipeline.jobs.reduce_report import counted
 
 _MOST_FEATURES = 40
 
@@ -31,7 +32,7 @@ def lines(report: Mapping[str, Any], name: str, output: Path) -> Iterator[str]:
         yield f"{name}: {rows:,} images of {image}, in {output}"
     else:
         yield f"{name}: {rows:,} records, in {output}"
-    of = "images" if image else f"rows of {len(report['features'])} features"
+    of = "images" if image else f"rows of {counted(len(report['features']), 'feature')}"
     yield f"{name}: like {report['learned_rows']:,} of {read['rows']:,} {of}; {report['model']}"
     for count, why in ((read["unusable"], "lack a number"), (read["late"], "are late")):
         if count:
