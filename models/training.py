@@ -42,8 +42,11 @@ class TrainingConfig:
     """How long and how fast to learn."""
 
     seed: int = 0
+    """Of what is drawn: first weights, the order of windows, noise."""
     max_epochs: int = 8
+    """Times that the training goes through its windows, at most."""
     max_seconds: float = 60.0
+    """How long it lasts at most, all views of a model together."""
     patience: int = 100
     """Batches at the full learning rate that may bring less than `least_gain`; then it falls, and training ends.
 
@@ -51,12 +54,15 @@ class TrainingConfig:
     least_gain: float = 0.05
     """What they have to take off the least held-out loss so far, as a share of it; 0: anything."""
     batch_windows: int = 64
+    """Windows of one step."""
     epoch_windows: int = 40_000
     """Most windows of an epoch, drawn anew each time: a bound for streams of thousands of series."""
     least_epoch_windows: int = 0
     """Fewest windows of an epoch: it goes through a small training set several times."""
     learning_rate: float = 4e-3
+    """Of the first half; over the other it falls to nothing."""
     weight_decay: float = 1e-4
+    """How strongly weights are drawn to nothing (AdamW)."""
     trimmed: float = 0.05
     """Share of each batch's windows, those of largest loss, that nothing is learned from; 0 learns from all.
 

@@ -141,7 +141,9 @@ class Adopting:
                     adopted.last = own
                     return
             except (TransientError, ConfigError) as error:
-                logger.warning("%s: is taken over, but no entry says so yet: %s", _name(partition), error)
+                said = self._about(partition, first_offset, own.version)
+                text = "%s: is taken over, but no entry says so yet: %s"
+                logger.warning(text, _name(partition), error, extra=said)
                 adopted.unsaid, adopted.retry_at_s = True, self._clock() + _RETRY_S
                 return
         self.forget(partition)

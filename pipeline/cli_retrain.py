@@ -78,6 +78,10 @@ def retrain(
     from pipeline.cli_training import Opened, training_bar
 
     opened = Opened(config, streams)
+    if scheduled:
+        from pipeline import logs
+
+        logs.use(opened.settings.logs.format)
 
     from pipeline.retrain import retrain_stream
     from pipeline.train import read_history, read_snapshots

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline import metrics
 from pipeline.control import Request, Unreadable, request_of
+from pipeline.logs import about
 from pipeline.protocols import RawRecord, Source, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -125,22 +126,27 @@ class ControlQueue:
             logger.warning(
                 "topic %s: requests before offset %d are gone, or the topic was made anew; reading from there",
                 *(self._place.topic, held.begin),
+                extra=about(self._place, offset=held.begin),
             )
             begin = held.begin
         self._position = self._committed = begin
 
     def _take(self, record: RawRecord) -> None:
-        place = f"{self._place.topic}/0@{record.offset}"
+        place, said = f"{self._place.topic}/0@{record.offset}", about(self._place, offset=record.offset)
         try:
             request = request_of(record.value)
         except Unreadable as error:
             metrics.RETRAIN_REQUESTS.labels("unreadable").inc()
-            logger.warning("%s: %s; it is passed over", place, error)
+            logger.warning("%s: %s; it is passed over", place, error, extra=said)
             return
         if request.stream not in self._streams:
             metrics.RETRAIN_REQUESTS.labels("unknown").inc()
-            logger.warning("%s: there is no stream %r; it is passed over", place, request.stream[:200])
+            logger.warning("%s: there is no stream %r; it is passed over", place, request.stream[:200], extra=said)
             return
         metrics.RETRAIN_REQUESTS.labels("taken").inc()
-        logger.info("%s: %s asks for a training of stream %s", place, request.by or "somebody", request.stream)
+        logger.info(
+            "%s: %s asks for a training of stream %s",
+            *(place, request.by or "somebody", request.stream),
+            extra=about(self._place, offset=record.offset, stream=request.stream),
+        )
         self._waiting.append(_Waiting(request, record.offset))

@@ -20,6 +20,7 @@ from pipeline.drift import EARLIER, NEWEST, Drift, drift_of, level_of
 from pipeline.errors import ConfigError, RegistryError
 from pipeline.excluded import Span, excluded_rows, maintenance_of
 from pipeline.lanes import load_champion
+from pipeline.logs import about
 from pipeline.protocols import Registry
 from pipeline.snapshots import Snapshots
 from pipeline.train import read_snapshots
@@ -89,7 +90,8 @@ def _trained_ms(name: str, version: str, registry: Registry, otherwise_ms: int) 
     try:
         return otherwise_ms if content is None else from_file(content).trained_ms
     except OriginError as error:
-        logger.warning("model %s %s: %s; its promotion stands for its training", name, version, error)
+        said = about(stream=name, version=version)
+        logger.warning("model %s %s: %s; its promotion stands for its training", name, version, error, extra=said)
         return otherwise_ms
 
 

@@ -10,6 +10,7 @@ from pipeline import metrics
 from pipeline.attempts import Attempts
 from pipeline.errors import ConfigError, RegistryError, TransientError
 from pipeline.handled import Handled, Storage, read_handled, write_handled
+from pipeline.logs import about
 from pipeline.protocols import Registry
 from pipeline.retrain_settings import RetrainSettings
 from pipeline.timetable import Timetable
@@ -91,11 +92,14 @@ class DueTrainings:
             except (TransientError, ConfigError, RegistryError) as error:
                 metrics.SCHEDULER_STORAGE_FAILED.labels(stream).inc()
                 if self._troubles.get(stream) != str(error):
-                    logger.error("stream %s: what is due is not known: %s; it is asked again", stream, error)
+                    said = about(stream=stream)
+                    logger.error(
+                        "stream %s: what is due is not known: %s; it is asked again", stream, error, extra=said
+                    )
                 self._troubles[stream] = str(error)
                 continue
             if self._troubles.pop(stream, None):
-                logger.info("stream %s: what is due is known again", stream)
+                logger.info("stream %s: what is due is known again", stream, extra=about(stream=stream))
             if task is not None:
                 return task
         return None
@@ -135,7 +139,11 @@ class DueTrainings:
         handled, now = self._handled[stream], self._now()
         for key in ("planned_ms", "looked_ms"):
             if not Timetable.is_believed(_moment(getattr(handled, key)), now):
-                logger.warning("stream %s: what it is due for counts from now on: a clock was far ahead", stream)
+                logger.warning(
+                    "stream %s: what it is due for counts from now on: a clock was far ahead",
+                    stream,
+                    extra=about(stream=stream),
+                )
                 handled = replace(handled, **{key: _ms(now)})
                 self._note(stream, handled)
 
@@ -150,6 +158,7 @@ class DueTrainings:
             logger.warning(
                 "stream %s: no training for %s: it is more than %.1f h late (`retrain.misfire_grace`)",
                 *(stream, due.missed.isoformat(timespec="seconds"), grace_s / 3600),
+                extra=about(stream=stream),
             )
             metrics.RETRAIN_RUNS.labels(stream, str(Cause.SCHEDULE), MISSED).inc()
             self._note(stream, replace(handled, planned_ms=_ms(due.missed)))

@@ -11,6 +11,8 @@ from typing import Annotated, Protocol
 
 import msgspec
 
+from pipeline.logs import about
+
 logger = logging.getLogger(__name__)
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_000)]
@@ -45,7 +47,8 @@ def read_handled(storage: Storage, stream: str, promoted_ms: int) -> Handled:
         try:
             return msgspec.json.decode(content, type=Handled)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            logger.warning("%s: damaged (%s); times count from the champion's promotion", _place(stream), error)
+            text, said = "%s: damaged (%s); times count from the champion's promotion", about(stream=stream)
+            logger.warning(text, _place(stream), error, extra=said)
     return Handled(promoted_ms, promoted_ms)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pipeline import metrics
 from pipeline.errors import ConfigError, TransientError
 from pipeline.feedback import Book, FeedbackSlot, FeedbackTopic
+from pipeline.logs import about
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ class Listening:
         for stream, slot in self._slots.items():
             words = self._book.of(stream)
             if slot.words is None or slot.words.name != words.name:
-                logger.info("stream %s: feedback on incidents: %d", stream, len(words.said))
+                said = about(stream=stream)
+                logger.info("stream %s: feedback on incidents: %d", stream, len(words.said), extra=said)
                 slot.words = words
             metrics.FEEDBACK.labels(stream).set(len(words.said))
         self._tell_of_others()

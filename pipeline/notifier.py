@@ -27,10 +27,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline import metrics
 from pipeline.errors import AssignmentLost, ReceiverAway, TransientError
+from pipeline.logs import about
 from pipeline.patience import Patience
 from pipeline.protocols import Delivery, PartitionRecords, RawRecord, Source, TopicPartition
 from pipeline.receivers.told import Receiver, Told
@@ -211,6 +212,7 @@ class Notifier:
                 "receiver %s: the topic holds no offset %d of %s/%d any more, or was made anew; %d alerts were not "
                 "told, and the first is now %d",
                 *(self.name, committed, place.topic, place.partition, lost, held.begin),
+                extra=about(place, receiver=self.name, offset=held.begin),
             )
         elif self.settings.start == "latest" and not self._has_begun():
             owed_from = None if follows else held.end
@@ -305,21 +307,27 @@ class Notifier:
     def _through(self, count: int, failed: dict[int, tuple[UndeliveredReason, str]]) -> None:
         """Have done with what waits first; what failed becomes a dead letter."""
         for index in range(count):
-            place, record, _ = self._waiting.popleft()
+            place, record, alert = self._waiting.popleft()
             reason, text = failed.get(index, (None, ""))
             if reason is not None:
                 logger.warning(
                     "receiver %s: %s/%d@%d becomes a dead letter: %s",
                     *(self.name, place.topic, place.partition, record.offset, text or reason),
+                    extra=self._about(place, record, alert),
                 )
                 self.delivery.send(undelivered(place, record, self.name, reason, text, self.settings.dead_letters))
             metrics.NOTIFY_ALERTS.labels(self.name, reason or "delivered").inc()
             self._partitions[place].done = record.offset + 1
         self._tried_since_s = None
 
+    def _about(self, place: TopicPartition, record: RawRecord, alert: Alert | None) -> dict[str, Any]:
+        """Return what a line on one alert is about."""
+        stream = {} if alert is None else {"stream": alert.stream}
+        return about(place, receiver=self.name, offset=record.offset, **stream)
+
     def _took(self) -> None:
         if self._away:
-            logger.info("receiver %s: takes alerts again", self.name)
+            logger.info("receiver %s: takes alerts again", self.name, extra=about(receiver=self.name))
         self._away, self._wait_s = "", _FIRST_WAIT_S
         metrics.NOTIFY_LAST_SUCCESS.labels(self.name).set(self.now_ms() / 1000)
 
@@ -336,7 +344,8 @@ class Notifier:
         self._due_s = self.clock() + wait_s
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
         if str(error) != self._away:
-            logger.error("receiver %s: %s; tried again, nothing is lost meanwhile", self.name, error)
+            said = self._about(*self._waiting[0]) if self._waiting else about(receiver=self.name)
+            logger.error("receiver %s: %s; tried again, nothing is lost meanwhile", self.name, error, extra=said)
         self._away = str(error)
 
     def _commit(self) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.logs import about
 from pipeline.notifier import Notifier
 from pipeline.stopping import Stop
 
@@ -76,7 +77,10 @@ class Notify:
         for thread, notifier in zip(threads, self.notifiers, strict=True):
             thread.join(stop.left_s(_SHARE))
             if thread.is_alive():
-                logger.warning("receiver %s: still waits for an answer; %s", notifier.name, self.unfinished())
+                said = about(receiver=notifier.name)
+                logger.warning(
+                    "receiver %s: still waits for an answer; %s", notifier.name, self.unfinished(), extra=said
+                )
         if self._failures:
             raise self._failures[0]
 

@@ -255,6 +255,7 @@ class Partitions:
             "%s: the partition was added after the group began on the topic; it begins at its earliest offset, %d, "
             "whatever `start` says; series whose keys now go there have moved, and warm up again",
             *(_name(partition), held.begin),
+            extra=about(partition, stream=lane.name, offset=held.begin),
         )
         return held.begin
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from models.spec import ImageShape
 from pipeline import metrics
 from pipeline.errors import ConfigError, SnapshotDamaged, SnapshotError, TransientError
+from pipeline.logs import about
 from pipeline.open_rows import OpenRows, SeenSeries
 from pipeline.protocols import OffsetRange, Source, TopicPartition
 from pipeline.snapshots import Kept, Snapshots
@@ -113,6 +114,7 @@ class RecordedPartitions:
             logger.warning(
                 "%s: more than %d series since it was taken over: which of their next rows are late is not known",
                 *(_name(partition), stream.max_series),
+                extra=about(partition, stream=stream.name),
             )
             del self.seen[partition]
 
@@ -144,6 +146,7 @@ class RecordedPartitions:
             logger.warning(
                 "%s: the partition was added after recording began; it is recorded from its earliest offset, %d",
                 *(_name(partition), held.begin),
+                extra=about(partition, stream=stream.name, offset=held.begin),
             )
             at = self._mark(stream, partition, topic_id, held.begin)
         elif at is None:
@@ -157,16 +160,19 @@ class RecordedPartitions:
             logger.warning(
                 "%s: offset %d is committed, but files end before it: what they lack is read again from %d on",
                 *(_name(partition), committed, at),
+                extra=about(partition, stream=stream.name, offset=at),
             )
         rows = OpenRows(partition, topic_id, stream.features, at, stream.image)
         rows.committed = at if committed is None else committed
         self.source.start(partition, at)
         self.open[partition] = rows
-        logger.info("%s: records from offset %d on", _name(partition), at)
+        said = about(partition, stream=stream.name, offset=at)
+        logger.info("%s: records from offset %d on", _name(partition), at, extra=said)
 
     def _learned(self, partition: TopicPartition, topic_id: str, kept: Kept, held: OffsetRange) -> Kept:
         """Learn from the newest file which series were seen; return what is kept without one that is damaged."""
         stream = self.stream_of[partition.topic]
+        said = about(partition, stream=stream.name)
         while kept.last:
             seen = SeenSeries()
             try:
@@ -175,9 +181,9 @@ class RecordedPartitions:
                     seen.learn(rows)
             except SnapshotDamaged as error:
                 if kept.last_range is None or kept.last_range.begin < held.begin:
-                    logger.error("%s; it stays, for its records are not held any more", error)
+                    logger.error("%s; it stays, for its records are not held any more", error, extra=said)
                     return kept
-                logger.error("%s; its records are read again, and it is removed", error)
+                logger.error("%s; its records are read again, and it is removed", error, extra=said)
                 self.snapshots.discard(stream.name, kept.last)
                 kept = self.snapshots.kept(stream.name, {partition: topic_id})[partition]
             except SnapshotError as error:
@@ -210,6 +216,7 @@ class RecordedPartitions:
             logger.error(
                 "%s: %s; recording from the %s one, %d; records that are not read: %d",
                 *(_name(partition), gap, stream.start, at, unread),
+                extra=about(partition, stream=stream.name, offset=at),
             )
         return at
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 
 from pipeline import metrics
 from pipeline.errors import AssignmentLost, ConfigError, TransientError
+from pipeline.logs import about
 from pipeline.open_rows import OpenRows
 from pipeline.patience import Patience
 from pipeline.protocols import PartitionRecords, Source, TopicPartition
@@ -266,9 +267,14 @@ class Recorder:
             self.partitions.forget([rows.partition])
 
     def _note_failure(self, rows: OpenRows, error: Exception) -> None:
-        metrics.SNAPSHOT_WRITES_FAILED.labels(self._stream_of[rows.partition.topic].name).inc()
+        stream = self._stream_of[rows.partition.topic]
+        metrics.SNAPSHOT_WRITES_FAILED.labels(stream.name).inc()
         if not self._storage_trouble:
-            logger.error("no file: %s; it is tried again, and nothing is lost while the topic holds it", error)
+            logger.error(
+                "no file: %s; it is tried again, and nothing is lost while the topic holds it",
+                error,
+                extra=about(rows.partition, stream=stream.name, offset=rows.begin),
+            )
         self._storage_trouble = str(error)
         self._storage_due_s = self.clock() + self._storage_wait_s
         self._storage_wait_s = min(2 * self._storage_wait_s, _LONGEST_WAIT_S)
@@ -318,7 +324,8 @@ class Recorder:
                 done = self.snapshots.tidy(name, self.now_ms(), limits, self.partitions.open.__contains__)
         except (TransientError, ConfigError) as error:
             metrics.SNAPSHOT_WRITES_FAILED.labels(name).inc()
-            logger.warning("stream %s: old snapshots are left as they are: %s", name, error)
+            said = about(stream=name)
+            logger.warning("stream %s: old snapshots are left as they are: %s", name, error, extra=said)
             self._untidy.clear()
             return
         metrics.SNAPSHOT_FILES_HELD.labels(name).set(done.files)

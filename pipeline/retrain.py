@@ -28,6 +28,7 @@ from pipeline.gate import judge
 from pipeline.held_out import HeldOut, cut_of, held_out_of
 from pipeline.history import Read
 from pipeline.lanes import load_champion, series_in_budget
+from pipeline.logs import about
 from pipeline.protocols import Registry
 from pipeline.stages.thresholds import halvings_of
 from pipeline.train import fit_stream, origin_of, plan_of_settings, publish, store
@@ -153,6 +154,7 @@ def retrain_stream(
         name,
         f"promoted as {promoted}" if promoted else ("accepted" if verdict.accepted else "refused"),
         "; ".join(verdict.reasons),
+        extra=about(stream=name, version=promoted or stored, champion=version),
     )
     return Retrained(
         name,

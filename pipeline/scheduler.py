@@ -29,6 +29,7 @@ from pipeline.control_queue import ControlQueue
 from pipeline.due_trainings import Cause, DueTrainings, Task
 from pipeline.errors import AssignmentLost, TransientError
 from pipeline.handled import Storage
+from pipeline.logs import about
 from pipeline.patience import Patience
 from pipeline.protocols import Registry, Source
 from pipeline.retrain_settings import RetrainSettings
@@ -215,15 +216,15 @@ class Scheduler:
                 self._give_up("the group has given the control topic away")
             metrics.SCHEDULER_LEADER.set(self.leads)
         if self._queue.term != term:
-            logger.info("leads: %s is ours", self.topic)
+            logger.info("leads: %s is ours", self.topic, extra=about(topic=self.topic))
             self._attempts.clear()
             self._due.begin_anew()
         elif led and not self.leads:
-            logger.warning("leads no more: %s is another scheduler's", self.topic)
+            logger.warning("leads no more: %s is another scheduler's", self.topic, extra=about(topic=self.topic))
 
     def _lose(self, why: str) -> None:
         if self.leads:
-            logger.warning("leads no more: %s", why)
+            logger.warning("leads no more: %s", why, extra=about(topic=self.topic))
         self._give_up(why)
         self._queue.forget()
         metrics.SCHEDULER_LEADER.set(0)
@@ -234,7 +235,8 @@ class Scheduler:
             running = self._running
             ended = running.training.ended()
             running.training.kill()
-            logger.warning("stream %s: its training is given up: %s", running.task.stream, why)
+            said = about(stream=running.task.stream, cause=str(running.task.cause))
+            logger.warning("stream %s: its training is given up: %s", running.task.stream, why, extra=said)
             self._count(running.task, running.since_s, STOPPED if ended is None else outcome_of(ended))
 
     def _count(self, task: Task, since_s: float, outcome: str) -> None:
@@ -288,7 +290,10 @@ class Scheduler:
                 self._due.done(task)
         level = logging.INFO if outcome in SUCCESSES else logging.ERROR
         logger.log(
-            level, "stream %s: training (%s): %s: %s%s", task.stream, task.cause, outcome, told(ended), again
+            level,
+            "stream %s: training (%s): %s: %s%s",
+            *(task.stream, task.cause, outcome, told(ended), again),
+            extra=about(stream=task.stream, cause=str(task.cause), outcome=outcome),
         )
 
     def _begin_next(self) -> None:
@@ -307,7 +312,8 @@ class Scheduler:
         self.turned_s = self.clock()
         if task.cause is Cause.REQUEST:
             self._queue.take(task.stream)
-        logger.info("stream %s: training (%s) begins", task.stream, task.cause)
+        said = about(stream=task.stream, cause=str(task.cause))
+        logger.info("stream %s: training (%s) begins", task.stream, task.cause, extra=said)
         metrics.RETRAIN_RUNNING.labels(task.stream).set(1)
         try:
             training = self.begin(task)

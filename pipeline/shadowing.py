@@ -24,6 +24,7 @@ from pipeline.agreement import Agreement
 from pipeline.errors import ConfigError, TransientError
 from pipeline.feedback import Words
 from pipeline.flight import Flight
+from pipeline.logs import about
 from pipeline.partitions import Standing
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.shadows import SIDES, Example, Shadows, Tally
@@ -100,18 +101,21 @@ class Shadowing:
         self._beside[lane.name] = _Beside(lane, model)
         metrics.SHADOW.labels(lane.name, model.version).set(1)
         logger.info(
-            "stream %s: model %s is in shadow, beside %s", lane.name, model.version, lane.slot.champion.version
+            "stream %s: model %s is in shadow, beside %s",
+            *(lane.name, model.version, lane.slot.champion.version),
+            extra=about(stream=lane.name, version=model.version),
         )
 
     def _end(self, stream: str, most_s: float) -> None:
         beside = self._beside.pop(stream)
         metrics.SHADOW.remove(stream, beside.model.version)
-        logger.info("stream %s: model %s is in shadow no more", stream, beside.model.version)
+        version, said = beside.model.version, about(stream=stream, version=beside.model.version)
+        logger.info("stream %s: model %s is in shadow no more", stream, version, extra=said)
         try:
             beside.store(self._shadows, most_s)
         except Exception:
             # What is wrong with storing it may be what has ended it; the champion goes on.
-            logger.exception("stream %s: what was seen of model %s is not stored", stream, beside.model.version)
+            logger.exception("stream %s: what was seen of model %s is not stored", stream, version, extra=said)
 
     @contextmanager
     def _guarded(self, stream: str, model: StreamModel) -> Iterator[None]:
@@ -123,6 +127,7 @@ class Shadowing:
                 "stream %s: model %s has failed in shadow, and the champion goes on without it until the worker is "
                 "restarted or another version is named",
                 *(stream, model.version),
+                extra=about(stream=stream, version=model.version),
             )
             metrics.SHADOW_FAILED.labels(stream).inc()
             self._failed[stream] = model
@@ -200,7 +205,8 @@ class _Beside:
                 flight.result()
             except (TransientError, ConfigError) as error:
                 self._stored = None
-                logger.warning("stream %s: what was seen in shadow is not stored: %s", stream, error)
+                said = about(stream=stream)
+                logger.warning("stream %s: what was seen in shadow is not stored: %s", stream, error, extra=said)
         if tally.records and tally != self._stored:
             self._stored = tally
             self._flight = Flight(partial(shadows.keep, stream, self._run, tally), "shadow")
@@ -227,6 +233,7 @@ class _Beside:
                 "stream %s: %s alone had an incident of %s from %s to %s, highest score %.1f",
                 *(stream, f"model {now.version} in shadow" if example.side == "shadow" else "the champion"),
                 *(example.series or "the stream", _at(example.begun_ms), _at(example.ended_ms), example.score),
+                extra=about(stream=stream, version=now.version),
             )
 
 

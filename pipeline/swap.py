@@ -16,6 +16,7 @@ from functools import partial
 
 from pipeline import metrics
 from pipeline.errors import ConfigError, RegistryError, TransientError
+from pipeline.logs import about
 from pipeline.protocols import Registry
 from pipeline.shadows import Shadows
 from pipeline.stream_model import ModelSlot, StreamModel
@@ -69,7 +70,7 @@ class _Tries:
             # Also what is no error of ours, such as a device without memory for two: one that serves is there.
             refused.times, refused.passed = refused.times + 1, 0
             self._refused = refused
-            self.refuse(error)
+            self.refuse(error, version)
             return None
         self.settle()
         return model
@@ -78,16 +79,17 @@ class _Tries:
         """Note that nothing is wrong."""
         self._refused, self._said = None, ""
 
-    def refuse(self, error: Exception) -> None:
-        """Count and say what is wrong."""
+    def refuse(self, error: Exception, version: str | None = None) -> None:
+        """Count and say what is wrong, with a version where that is known."""
         self._count()
         told = str(error) if isinstance(error, RegistryError | ConfigError) else f"{type(error).__name__}: {error}"
-        self.say(f"{self._without()}: {told}", logging.ERROR)
+        self.say(f"{self._without()}: {told}", logging.ERROR, version)
 
-    def say(self, text: str, level: int) -> None:
+    def say(self, text: str, level: int, version: str | None = None) -> None:
         """Log a line that was not the last one."""
         if self._said != text:
-            logger.log(level, "stream %s: %s", self._stream, text)
+            said = about(stream=self._stream) if version is None else about(stream=self._stream, version=version)
+            logger.log(level, "stream %s: %s", self._stream, text, extra=said)
         self._said = text
 
 
@@ -146,7 +148,8 @@ class Watcher:
         if model is not None:
             slot.champion = model
             metrics.MODEL_PROMOTED.labels(stream).set(champion.promoted_ms / 1000)
-            logger.info("stream %s: model %s is loaded; partitions adopt it", stream, champion.version)
+            said = about(stream=stream, version=champion.version)
+            logger.info("stream %s: model %s is loaded; partitions adopt it", stream, champion.version, extra=said)
 
     def _follow_shadow(self, stream: str, slot: ModelSlot) -> None:
         """Have the slot hold the version in shadow; raises as `_follow`."""

@@ -27,6 +27,7 @@ from pipeline.errors import ConfigError, PromotionLost, SnapshotError
 from pipeline.fields import MOST_VALUES, decoder_of, features_of, label_warning
 from pipeline.history import Read, read_columns, read_rows
 from pipeline.lanes import Support, support_of
+from pipeline.logs import about
 from pipeline.protocols import ModelVersion, PartitionRecords, Registry
 from pipeline.snapshots import SnapshotRows, Snapshots, mismatch
 from pipeline.versions.log import PromotionLog
@@ -130,7 +131,7 @@ def read_history(
     sample = _sample(arrived)
     names = settings.features or features_of(sample, settings)
     if odd := label_warning(names, settings):
-        logger.warning("stream %s: %s; %s", name, *odd)
+        logger.warning("stream %s: %s; %s", name, *odd, extra=about(stream=name))
     read = read_columns(_chained(sample, arrived), decoder_of(settings, names))
     if read.records - read.rejected < _LEAST_RECORDS:
         raise SnapshotError(

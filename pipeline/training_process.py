@@ -1,8 +1,8 @@
 """One training in a process of its own: how the scheduler starts, watches and ends it, and its own side of it.
 
 It is `offkey retrain CONFIG STREAM --json`, with the lowest priority (nice 19): what scores on the machine goes
-first. Its one line on standard output is its result. What it says on standard error is passed on with the stream's
-name in front, but for the line that it ends with, which is told as what became of it.
+first. Its one line on standard output is its result. What it says on standard error is passed on, text with the
+stream's name in front, but for the line that it ends with, which is told as what became of it.
 
 Its tie to the scheduler is the standard input, as that of a worker to its supervisor (`pipeline.supervised`): when
 the scheduler is gone, however that came, the file ends, and the training with it, where it stands. Stopped in
@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from pipeline.logs import about
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +116,10 @@ class TrainingProcess:
         try:
             result = json.loads(lines[-1]) if lines else None
         except ValueError as error:
-            logger.warning("stream %s: the result of its training cannot be read: %s", self._stream, error)
+            said = about(stream=self._stream)
+            logger.warning(
+                "stream %s: the result of its training cannot be read: %s", self._stream, error, extra=said
+            )
             result = None
         how = f"ended by signal {-code}" if code < 0 else f"ended with status {code}"
         why = "; ".join(self._words[-_MOST_WORDS:]) or (
@@ -134,7 +139,9 @@ class TrainingProcess:
             elif text:
                 self._last = text
                 try:
-                    print(f"[{self._stream}] {text}", file=sys.stderr, flush=True)
+                    # A line of JSON says itself of which stream it is.
+                    said = text if text.startswith("{") else f"[{self._stream}] {text}"
+                    print(said, file=sys.stderr, flush=True)
                 except OSError:
                     logger.debug("stderr is closed")
 

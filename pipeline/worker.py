@@ -331,9 +331,9 @@ class Worker:
             if outcome.series_moved and lane.name not in self._told_of_moves:
                 self._told_of_moves.add(lane.name)
                 logger.warning(
-                    "stream %s: %d series and maybe more are in two partitions, each of which judges them by "
-                    "itself; key topic %s by series",
+                    "stream %s: %d series or more are in two partitions, judged in each; key topic %s by series",
                     *(lane.name, outcome.series_moved, lane.topic),
+                    extra=about(stream=lane.name, topic=lane.topic),
                 )
             for place, offset, why in outcome.evicted:
                 if self._is_new(place, offset):
@@ -354,17 +354,17 @@ class Worker:
         if (place, reason) in self._told_evicted:
             return
         self._told_evicted.add((place, reason))
-        where = (f"{place.topic}/{place.partition}", offset, lane.name)
+        at, said = f"{place.topic}/{place.partition}", about(place, stream=lane.name, offset=offset)
         if reason == "max_series":
             logger.warning(
                 "%s: more series than its share, from offset %d on: a new one takes the place of the one least "
                 "recently seen, which warms up again when it comes back; raise streams.%s.max_series, or find out "
                 "what makes so many names (offkey_series_evicted_total counts on)",
-                *where,
-                extra=about(place, stream=lane.name, offset=offset),
+                *(at, offset, lane.name),
+                extra=said,
             )
         else:
-            logger.info("%s: series leave after streams.%s.series_ttl without a record", where[0], lane.name)
+            logger.info("%s: series leave after streams.%s.series_ttl without a record", at, lane.name, extra=said)
 
     def _report(self) -> None:
         lag = self.source.lag()

@@ -14,6 +14,7 @@ import msgspec
 from pipeline.adoptions import Adoption, AdoptionLog
 from pipeline.connectors.objects import Storage
 from pipeline.feedback import Unreadable, Words
+from pipeline.logs import about
 from pipeline.protocols import TopicPartition
 from pipeline.sealed import SealError, sealed, unsealed
 
@@ -67,6 +68,7 @@ class StoredAdoptions:
             logger.error(
                 "%s/%s %s: what acted on records that are read again is not known, so they are judged without it",
                 *(self._storage.url, at, error),
+                extra=about(stream=stream),
             )
             return None
         return words

@@ -41,6 +41,7 @@ import safetensors.numpy
 from pipeline import metrics
 from pipeline.connectors.objects import Storage
 from pipeline.errors import CheckpointError, ConfigError, TransientError
+from pipeline.logs import about
 from pipeline.part_memory import Arrays, read_part
 from pipeline.protocols import Chain, Checkpoint, Part, TopicPartition
 
@@ -244,7 +245,8 @@ class StoredCheckpoints:
         if name not in self._refused:
             self._refused.add(name)
             metrics.CHECKPOINTS_REFUSED.labels(stream).inc()
-            logger.error("checkpoint %s is refused, the one before is taken: %s", name, why)
+            said = about(stream=stream)
+            logger.error("checkpoint %s is refused, the one before is taken: %s", name, why, extra=said)
 
     def _look_around(self, folder: str, stream: str, chain: Chain) -> None:
         """Note whether another worker has begun a newer chain, and remove old ones.
@@ -266,7 +268,7 @@ class StoredCheckpoints:
                 self._storage.delete(place.name)
             chain.pruned = len(old) <= _PRUNED_AT_ONCE
         except (TransientError, ConfigError) as error:
-            logger.warning("old checkpoints in %s are left: %s", folder, error)
+            logger.warning("old checkpoints in %s are left: %s", folder, error, extra=about(stream=stream))
             chain.pruned = True
 
 

@@ -32,6 +32,7 @@ from pipeline.connectors.snapshot_names import (
     units_of,
 )
 from pipeline.errors import SnapshotError
+from pipeline.logs import about
 from pipeline.protocols import OffsetRange, TopicPartition
 from pipeline.snapshots import Limits, Schema, SnapshotRows, Tidied, joined
 
@@ -59,7 +60,8 @@ def tidy(
             del sizes[name]
         metrics.SNAPSHOT_FILES_REMOVED.labels(stream, why).inc(len(names))
         if names:
-            logger.info("stream %s: removed %d snapshot files (%s)", stream, len(names), why)
+            said = about(stream=stream)
+            logger.info("stream %s: removed %d snapshot files (%s)", stream, len(names), why, extra=said)
         gone = set(chosen)
         units[:] = [unit for unit in units if unit not in gone]
         return len(names)
@@ -162,7 +164,7 @@ class _Merging:
             contents = {day: self._merged(day) for day in days}
         except SnapshotError as error:
             metrics.SNAPSHOT_FILES_REFUSED.labels(self._stream).inc()
-            logger.error("%s; files beside it are not merged", error)
+            logger.error("%s; files beside it are not merged", error, extra=about(stream=self._stream))
             return []
         if None in contents.values():
             return []

@@ -44,6 +44,7 @@ from pipeline.connectors.snapshot_names import (
 )
 from pipeline.connectors.snapshot_tidying import tidy
 from pipeline.errors import ConfigError, SnapshotDamaged, SnapshotError, TransientError
+from pipeline.logs import about
 from pipeline.protocols import OffsetRange, TopicPartition
 from pipeline.snapshots import Gap, Kept, Limits, Position, Schema, SnapshotRows, Tidied, in_order, joined
 from pipeline.stages.decode import MAX_TIME_MS
@@ -118,7 +119,7 @@ class StoredSnapshots:
                 with _counted(stream):
                     return self.decoder(stream, unit.files[-1].name).schema
             except SnapshotDamaged as error:
-                logger.error("%s", error)
+                logger.error("%s", error, extra=about(stream=stream))
         return None
 
     def write(self, stream: str, rows: SnapshotRows, covered: OffsetRange, newest_ms: int) -> int:

@@ -25,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline.logs import about
 from pipeline.protocols import TopicPartition
 from pipeline.receivers.answers import Poster
 from pipeline.receivers.links import link_of
@@ -130,7 +131,10 @@ class Alertmanager:
         for low in range(0, len(mine), self.at_once):
             refused = self._post(mine[low : low + self.at_once])
             for incident, why in refused.items():
-                logger.error("receiver %s: incident %s is not told again: %s", self._name, shown(incident), why)
+                said = about(receiver=self._name)
+                logger.error(
+                    "receiver %s: incident %s is not told again: %s", self._name, shown(incident), why, extra=said
+                )
 
     def open(self) -> int:
         return sum(bool(course.firing) for course in self._courses.values())
@@ -152,6 +156,7 @@ class Alertmanager:
                 "receiver %s: nothing was told of incident %s for %g days, and it is not told again; "
                 "set alerts.repeat_after below notify's `horizon`",
                 *(self._name, shown(incident), self._horizon_ms / 86_400_000),
+                extra=about(receiver=self._name),
             )
         self._drop(old)
 

@@ -13,8 +13,9 @@ import yaml
 
 from deploy.grafana.write import written
 from tests.deploy.watched import watched
+from tests.metrics_page import all_metrics, labels_of, processes_of
 from tests.programs import program
-from tests.prometheus import DEPLOY
+from tests.prometheus import DEPLOY, PrometheusProcess
 from tests.receiving import until
 
 RULES = [
@@ -25,6 +26,8 @@ RULES = [
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
 SETS = {"and", "or", "unless"}
+SELDOM = {("offkey_shadow_info", "offkey-worker")}
+"""Nothing is in shadow there."""
 DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted((DEPLOY / "grafana").glob("*.json"))}
 PANELS = [panel for page in DASHBOARDS.values() for panel in page["panels"] if panel["type"] != "row"]
 
@@ -66,6 +69,20 @@ def selectors(expression: Any) -> set[str]:
     return found
 
 
+def untold(prometheus: PrometheusProcess) -> list[tuple[str, str]]:
+    """Return the metrics with labels that a process tells of, or is said to tell of, and not both.
+
+    Those without labels are there in every process: the client shows them from its import on.
+    """
+    labelled = {name: metric for name, metric in all_metrics().items() if labels_of(metric)}
+    said = {(name, f"offkey-{process}") for name in labelled for process in processes_of(name)}
+    told = {
+        (re.sub(r"_(bucket|sum|count|created)$", "", each["__name__"]), each["job"])
+        for each in prometheus.ask("series", **{"match[]": '{__name__=~"offkey_.+"}'})
+    }
+    return sorted((said ^ {each for each in told if each[0] in labelled}) - SELDOM)
+
+
 def test_rules_and_dashboards_find_what_they_ask_for(embedded_broker: str, tmp_path: Path) -> None:
     """One test, so that one deployment does for all of them."""
     with watched(tmp_path, embedded_broker) as deployed:
@@ -86,6 +103,7 @@ def test_rules_and_dashboards_find_what_they_ask_for(embedded_broker: str, tmp_p
                 if not deployed.prometheus.ask(f"label/{label}/values", **{"match[]": query}):
                     missing.append((name, variable["query"]))
         assert missing == []
+        assert untold(deployed.prometheus) == []
         # Alerts wait for minutes, and what one waits for is told at once. While a worker reads what it found at its
         # start, its lag may be one.
         until(lambda: deployed.prometheus.ask("alerts")["alerts"] == [], "something is wrong where all is well")

@@ -129,6 +129,7 @@ def counted(port: int, cause: str, outcome: str) -> bool:
 def test_a_first_model_and_one_on_request(any_broker: str, unique: Callable[[str], str], tmp_path: Path) -> None:
     """Snapshots come while it runs; what is no request is passed over; a request is done when it is committed."""
     deployed = Deployed(tmp_path, any_broker, unique)
+    deployed.config.write_text(json.dumps(json.loads(deployed.config.read_text()) | {"logs": {"format": "json"}}))
     deployed.record()
     produce(Connection(any_broker), deployed.control, [(None, b"what is this?")])
     with Running(deployed.config, "info", "schedule") as running:
@@ -151,6 +152,12 @@ def test_a_first_model_and_one_on_request(any_broker: str, unique: Callable[[str
     assert "stream machines: training (first): promoted: " in said
     assert "stream machines: training (request): refused: not better: " in said
     assert len(deployed.promoted) == 2
+    # Also those of the trainings, which are processes of their own.
+    lines = [json.loads(line) for line in said.splitlines()]
+    judged = [line for line in lines if line["logger"] == "pipeline.retrain"]
+    assert [(line["stream"], line["version"]) for line in judged] == [
+        ("machines", version) for version in (deployed.promoted[0], None, deployed.promoted[1])
+    ]
 
 
 def test_a_training_that_takes_too_much_is_killed_and_leaves_nothing_behind(
