@@ -176,8 +176,10 @@ def _feedback_row(topic: str, cluster: Cluster) -> Row:
     except TransientError as error:
         return _wrong(what, error)
     except ConfigError as error:
-        found_out = str(error).partition("; ")[0]
-        return Row("warning", what, found_out, f"to use `offkey feedback`, create {topic} with {COMPACTED}")
+        found_out, _, remedy = str(error).partition("; ")
+        if not remedy.startswith("grant"):
+            remedy = f"create {topic} with {COMPACTED}"
+        return Row("warning", what, found_out, f"to use `offkey feedback`, {remedy}")
     policy = cluster.setting(topic, "cleanup.policy")
     try:
         require_compacted(topic, policy)

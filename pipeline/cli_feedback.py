@@ -78,7 +78,7 @@ def _give(
     from pipeline.incident_log import feedback_on, looked_up, read_incidents
     from pipeline.mistakes import unknown
 
-    _check_topic(settings, connection)
+    _check_topic(settings, connection, kept=True)
     topic = settings.topics.alerts
     found = read_incidents(KafkaLog(connection, topic), lambda course: course.incident.startswith(asked))
     course = looked_up(found, asked, topic)
@@ -100,6 +100,7 @@ def _retract(settings: "Settings", connection: "Connection", asked: str, as_json
 
     from pipeline.feedback import tombstone
 
+    _check_topic(settings, connection, kept=False)
     said = _book(settings, connection).said
     matching = [asked] if asked in said else [incident for incident in said if incident.startswith(asked)]
     if not matching:
@@ -136,8 +137,8 @@ def _list(book: "Book", as_json: bool) -> None:
         print(f"offkey: messages that could not be read and are left out: {book.unreadable}", file=sys.stderr)
 
 
-def _check_topic(settings: "Settings", connection: "Connection") -> None:
-    """See that what is said will be kept.
+def _check_topic(settings: "Settings", connection: "Connection", *, kept: bool) -> None:
+    """See that the topic takes what is said, and with `kept` that it stays there.
 
     Raises:
         ConfigError: the topic is not there, may not be written, or forgets in time.
@@ -148,7 +149,7 @@ def _check_topic(settings: "Settings", connection: "Connection") -> None:
     topic = settings.topics.feedback
     with contextlib.closing(KafkaCluster(connection)) as cluster:
         cluster.topic(topic, "WRITE")
-        policy = cluster.setting(topic, "cleanup.policy")
+        policy = cluster.setting(topic, "cleanup.policy") if kept else None
     require_compacted(topic, policy)
 
 

@@ -120,6 +120,9 @@ def replay_letters(
         raise ConfigError("a replay asks before it sends, and there is no terminal; give --yes, or --dry-run")
     log = KafkaLog(connection, topic)
     total = log.retained()
+    if not dry_run:
+        with contextlib.closing(KafkaCluster(connection)) as cluster:
+            cluster.topic(topic, "WRITE")
     with contextlib.ExitStack() as opened:
         delivery, timeout_s = None, settings.kafka.delivery_timeout
         if not dry_run:

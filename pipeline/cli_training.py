@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pipeline.incident_log import Course
     from pipeline.protocols import PartitionRecords
     from pipeline.snapshots import Snapshots
+
+logger = logging.getLogger(__name__)
 
 _NEWEST_RECORDS = 64
 """So many of a topic tell how many rows its records have."""
@@ -83,6 +86,12 @@ class Opened:
         topics, said = self.settings.topics, {}
         with contextlib.closing(KafkaCluster(self._connection)) as cluster:
             there = [topic for topic in (topics.feedback, topics.alerts) if cluster.has(topic)]
+        lost = {
+            topics.alerts: "no span of an incident is left out",
+            topics.feedback: "what was said of incidents does not count",
+        }
+        for topic in lost.keys() - set(there):
+            logger.info("topic %s is not there, or this user may not see it: %s", topic, lost[topic])
         if topics.feedback in there:
             said = read_book(KafkaLog(self._connection, topics.feedback), topics.feedback).said
         if topics.alerts not in there:

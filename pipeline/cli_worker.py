@@ -148,5 +148,7 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
             slots = {lane.name: lane.feedback for lane in lanes}
             worker.listening = Listening(said, settings.topics.feedback, slots)
         else:
-            logger.info("topic %s is not there, so no feedback is heard", settings.topics.feedback)
+            logger.info(
+                "topic %s is not there, or this user may not see it: no feedback is heard", settings.topics.feedback
+            )
         yield worker

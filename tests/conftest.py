@@ -29,6 +29,10 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-right", action="store_true", help="take each right of deploy/rights.md away in turn")
+
+
 @pytest.fixture(autouse=True)
 def _signals_stay_whose_they_are() -> Iterator[None]:
     """Fail a test that keeps them: at a signal of a later test, what waits for them would end all tests."""

@@ -1,12 +1,14 @@
 """Write what is generated from the code and kept beside it: `python -m tests.schemas`.
 
-The JSON Schemas that ship with the package, and the pages of all keys and all metrics.
+The JSON Schemas that ship with the package, and the pages of all keys, all metrics and the rights of each
+command.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
+from deploy import rights_page
 from pipeline.config import Settings
 from pipeline.stages.alerts import json_schema
 from tests import configuration_page, metrics_page
@@ -22,6 +24,7 @@ def generated() -> dict[str, str]:
         "pipeline/config.schema.json": _text_of(config | {"title": "offkey configuration"}),
         "deploy/configuration.md": configuration_page.page(),
         "deploy/metrics.md": metrics_page.page(),
+        "deploy/rights.md": rights_page.page(),
     }
 
 

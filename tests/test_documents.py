@@ -149,6 +149,13 @@ def test_modules_within_a_line_are_there() -> None:
 OF_SHELL = {".": "activate", "for": "loop", "grant()": "loop", "}": "loop"}
 
 
+def test_paths_within_a_line_are_there() -> None:
+    """Those of this repository, in commands too; `models/` is a folder of storage as well."""
+    for code in INLINE:
+        for path in re.findall(r"(?:^| )((?:deploy|tests|pipeline)/[\w./-]*)", code):
+            assert (ROOT / path).exists(), code
+
+
 class Shell:
     """What is asked of a line in a block, by its program; a program that is none of these is not checked at all."""
 

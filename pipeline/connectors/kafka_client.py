@@ -157,6 +157,21 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             found += [each.__cause__, each.__context__]
 
 
+def _lacking(error: BaseException, what: str) -> str:
+    """Return to what there is no right, by name, and which; `what` was done, or its name."""
+    named = error.args[0] if error.args else None
+    if isinstance(error, client_errors.TopicAuthorizationFailedError):
+        # What is asked of topics here is to be read; who writes names its own messages.
+        names = sorted(named) if isinstance(named, set) else []
+        return f"topic {', '.join(names)}: no right to read" if names else f"{what}: no right to read"
+    if isinstance(error, client_errors.GroupAuthorizationFailedError):
+        of_group = what.startswith("group ") or not isinstance(named, str)
+        return f"{what if of_group else f'group {named}'}: no right to read"
+    if isinstance(error, client_errors.TransactionalIdAuthorizationFailedError):
+        return f"{what}: no right to write by that transactional id"
+    return f"{what}: no right ({error})"
+
+
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Turn the client's exceptions into ours; those that a caller tells apart pass as they are."""
@@ -167,7 +182,7 @@ def translated(what: str) -> Iterator[None]:
     except client_errors.FencedInstanceIdError as error:
         raise ConfigError(f"{what}: another process has the same kafka.instance_id; give each its own") from error
     except client_errors.AuthorizationError as error:
-        raise ConfigError(f"{what}: no right ({error}); grant it to this user") from error
+        raise ConfigError(f"{_lacking(error, what)}; grant it to this user") from error
     except (client_errors.UnknownTopicOrPartitionError, client_errors.InvalidTopicError) as error:
         raise ConfigError(f"{what}: not there; create it, or set another one in the configuration") from error
     except client_errors.InvalidSessionTimeoutError as error:

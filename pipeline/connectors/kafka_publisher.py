@@ -119,6 +119,10 @@ class KafkaPublisher:
                 f"{about}{_size(message)} bytes are more than topic {topic} takes; raise its max.message.bytes, "
                 "then start again"
             ) from error
+        except client_errors.TransactionalIdAuthorizationFailedError:
+            # A message finds out first that the right was taken away.
+            with translated(f"transaction {self._options['transactional_id']}"):
+                raise
         except client_errors.AuthorizationError as error:
             refused = error.args[0] if error.args and isinstance(error.args[0], set) else {topic}
             if topic not in refused:
@@ -135,6 +139,11 @@ class KafkaPublisher:
                 f"is the broker at {self._connection.bootstrap_servers} running?"
             ) from error
         except (client_errors.KafkaError, OSError, ValueError) as error:
+            if client_errors.ClusterAuthorizationFailedError.__name__ in str(error):
+                # Who may write to no topic at all is refused as a producer, in a text of the client's.
+                raise ConfigError(
+                    f"{about}no right to write to any topic, {topic} neither; grant it to this user"
+                ) from error
             # ValueError: the client forgot the topic between its look-up and the choice of a partition.
             raise DeliveryError(f"{about}not confirmed by topic {topic} ({error!r})") from error
 

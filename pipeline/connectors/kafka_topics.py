@@ -1,5 +1,6 @@
 """Questions about a cluster's topics and groups, and the creation of topics."""
 
+import logging
 from collections.abc import Mapping
 from typing import Literal
 
@@ -16,6 +17,10 @@ from pipeline.connectors.kafka_contact import client_options
 from pipeline.errors import ConfigError, TransientError
 from pipeline.protocols import TopicPartition
 
+logger = logging.getLogger(__name__)
+
+Right = Literal["READ", "WRITE", "DESCRIBE_CONFIGS", "DESCRIBE"]
+
 
 class KafkaCluster:
     """Questions about topics and groups."""
@@ -25,7 +30,7 @@ class KafkaCluster:
         with translated(f"Kafka at {connection.bootstrap_servers}"):
             self._admin = KafkaAdminClient(**client_options(connection))
 
-    def topic(self, name: str, right: Literal["READ", "WRITE"] | None = None) -> Topic:
+    def topic(self, name: str, right: Right | None = None) -> Topic:
         """Return what the broker says of a topic, and of this user's `right` where it tells of rights.
 
         Raises:
@@ -34,6 +39,9 @@ class KafkaCluster:
         """
         with translated(f"topic {name}"):
             (found,) = self._admin.describe_topics([name])
+        if found.get("error_code") == client_errors.TopicAuthorizationFailedError.errno:
+            # Said of topics that are not there as well.
+            raise _lacking(name, right or "DESCRIBE")
         if found.get("error_code"):
             raise ConfigError(
                 f"topic {name} is not there, or this user may not see it (Kafka error {found['error_code']}); "
@@ -41,7 +49,7 @@ class KafkaCluster:
             )
         allowed = found.get("authorized_operations")
         if right and allowed and right not in allowed:
-            raise ConfigError(f"topic {name}: no right to {right.lower()}; grant it to this user")
+            raise _lacking(name, right)
         topic_id = str(found.get("topic_id") or "")
         return Topic(name, "" if set(topic_id) <= {"0", "-"} else topic_id, len(found["partitions"]))
 
@@ -60,7 +68,7 @@ class KafkaCluster:
                 )
 
     def setting(self, topic: str, name: str) -> str | None:
-        """Return a topic's setting, or None where the broker does not tell."""
+        """Return a topic's setting, or None where the broker does not tell; to whom has no right it is said why."""
         try:
             with translated(f"settings of topic {topic}"):
                 described = self._admin.describe_configs(
@@ -70,6 +78,12 @@ class KafkaCluster:
             return None
         (by_topic,) = described.values()
         found: str | None = by_topic[topic].get(name, {}).get("value")
+        if found is None:
+            # The client passes over the broker's reason.
+            try:
+                self.topic(topic, "DESCRIBE_CONFIGS")
+            except (ConfigError, TransientError) as error:
+                logger.warning("%s is not known of %s", name, error)
         return found
 
     def committed(self, group: str) -> Mapping[TopicPartition, int]:
@@ -101,3 +115,7 @@ class KafkaCluster:
 
     def close(self) -> None:
         self._admin.close()
+
+
+def _lacking(topic: str, right: Right) -> ConfigError:
+    return ConfigError(f"topic {topic}: no right to {right.lower().replace('_', ' ')}; grant it to this user")

@@ -32,7 +32,7 @@ from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka_client import NO_MEMBER, ConsumerGroupMetadata, client_errors, translated
 from pipeline.connectors.kafka_publisher import KafkaPublisher
 from pipeline.connectors.kafka_source import KafkaSource, as_client
-from pipeline.errors import AssignmentLost, ConfigError, DeliveryError, OffkeyError, TransientError
+from pipeline.errors import AssignmentLost, DeliveryError, OffkeyError, TransientError
 from pipeline.protocols import Message, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -216,10 +216,6 @@ class _Transaction:
                     yield
                 except _FENCED as error:
                     raise self._fenced() from error
-                except client_errors.TransactionalIdAuthorizationFailedError as error:
-                    raise ConfigError(
-                        f"{self._name}: no right to that transactional id; grant write and describe to this user"
-                    ) from error
         except NO_MEMBER as error:
             raise AssignmentLost(f"{self._name}: the group has moved on without this member ({error})") from error
 

@@ -222,5 +222,5 @@ def test_no_right_to_the_group_is_named(
 ) -> None:
     forbid(admin, ACLOperation.READ, ResourceType.GROUP, f"group-{place.topic}")
     source = join()
-    with pytest.raises(ConfigError, match=f"no right .*group-{place.topic}"):
+    with pytest.raises(ConfigError, match=f"^group group-{place.topic}: no right to read; grant"):
         source.poll(20)

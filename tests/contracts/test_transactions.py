@@ -217,8 +217,22 @@ def test_no_right_to_the_transactional_id_is_named(place: Place, apache_broker: 
     name = f"{place.group}/replica-0"
     with closing(KafkaAdminClient(bootstrap_servers=apache_broker)) as admin:
         forbid(admin, ACLOperation.WRITE, ResourceType.TRANSACTIONAL_ID, name)
-    with pytest.raises(ConfigError, match=f"transaction {name}: no right to that transactional id; grant write"):
+    with pytest.raises(ConfigError, match=f"transaction {name}: no right to write by"):
         place.transactions(place.member())
+
+
+def test_a_transactional_id_is_named_whose_right_is_taken_away(place: Place, apache_broker: str) -> None:
+    """And not the topic, though its message is what is refused."""
+    name = f"{place.group}/replica-0"
+    transactions = place.transactions(place.member())
+    with closing(KafkaAdminClient(bootstrap_servers=apache_broker)) as admin:
+        forbid(admin, ACLOperation.WRITE, ResourceType.TRANSACTIONAL_ID, name)
+    place.send(transactions, b"refused")
+    with pytest.raises(
+        ConfigError, match=f"^transaction {name}: no right to write by that transactional id; grant"
+    ):
+        transactions.finish({place.partition: 5}, 20)
+    assert place.seen() == []
 
 
 @pytest.mark.parametrize("step", ["send_offsets_to_transaction", "begin_commit"])

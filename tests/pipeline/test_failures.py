@@ -243,6 +243,6 @@ def test_no_right_to_transactions_is_said(world: World, admin: KafkaAdminClient)
     name = f"{world.group}/replica-0"
     forbid(admin, ACLOperation.WRITE, ResourceType.TRANSACTIONAL_ID, name)
     assert world.fails(config, 2) == (
-        f"transaction {name}: no right to that transactional id; grant write and describe to this user"
+        f"transaction {name}: no right to write by that transactional id; grant it to this user"
     )
     assert committed(world.broker, world.group) == {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.admin import ACLOperation, ResourceType
 
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaCluster, KafkaPublisher, history
@@ -15,7 +16,7 @@ from pipeline.errors import ConfigError, Refused, TransientError
 from pipeline.kafka_settings import KafkaSettings
 from pipeline.protocols import Message
 from tests.certificates import Authority
-from tests.secured import PASSWORD, PLAIN_PASSWORD, USER, SecuredBroker, token
+from tests.secured import PASSWORD, PLAIN_PASSWORD, USER, SecuredBroker, rule, token
 
 NEVER_S = 1000
 """A test that waited for it would be ended before."""
@@ -193,6 +194,23 @@ def test_a_producer_that_was_let_in_before_is_refused_for_a_while_only(
             publisher.producer()
         secured_broker.let_in("leaver")
         publisher.producer()
+
+
+def test_who_may_write_to_no_topic_is_told_so(
+    secured_broker: SecuredBroker, connect: Callable[..., Connection], unique: Callable[[str], str]
+) -> None:
+    """The broker refuses it as a producer, and names no topic."""
+    topic = unique("in")
+    with closing(KafkaCluster(connect("open"))) as cluster:
+        cluster.create_topics({topic: 1})
+    secured_broker.let_in("reader", with_all_rights=False)
+    secured_broker.grant([rule("reader", ResourceType.TOPIC, topic, ACLOperation.READ)])
+    with closing(KafkaPublisher(connect("SECURE", **SCRAM | {"username": "reader"}))) as publisher:
+        publisher.send(Message(topic, b"key", b"value", origin="in/0@3"))
+        with pytest.raises(
+            ConfigError, match=f"^in/0@3: no right to write to any topic, {topic} neither; grant it"
+        ):
+            publisher.flush(30)
 
 
 @pytest.mark.parametrize(
