@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from socketserver import ThreadingMixIn
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer, make_server
 
 from pipeline import metrics
@@ -180,7 +180,8 @@ class _Handler(WSGIRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = cast(BinaryIO, io.BufferedReader(_Within(self.connection, _REQUEST_S)))
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Within(self.connection, _REQUEST_S))
 
     def handle(self) -> None:
         """Answer one request, as the class above does, but that `_Answering` says what goes wrong."""
