@@ -4,6 +4,8 @@ import json
 import logging
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
@@ -353,6 +355,26 @@ def test_each_command_refuses_to_start_with_it(
     status, printed, errors = run(command, str(config))
     assert (status, printed) == (2, "")
     assert only_line(errors).startswith(f"metrics.certificate_file: {nowhere} cannot be read (No such file")
+
+
+@pytest.mark.parametrize(("place", "ends_with"), [("1/0", 2), ("1/1", 1)])
+def test_a_process_that_is_started_again_meanwhile_does_not_end_all(
+    place: str, ends_with: int, tmp_path: Path
+) -> None:
+    half = tmp_path / "half.pem"
+    half.write_text("half of it")
+    config = configured(tmp_path, metrics={"port": 0, "certificate_file": str(half)})
+    asked = ["worker", str(config), "--supervised", place]
+    with subprocess.Popen(
+        [sys.executable, "-c", "from pipeline.cli import main; main()", *asked],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait(30) == ends_with
+    assert only_line(said).startswith(f"metrics.certificate_file: {half}: no certificate with its key can be read")
 
 
 def test_check_looks_at_the_files(
