@@ -159,6 +159,9 @@ class Generator:
             x_TF: a record is a window of one row.
             strength: 0 is the window itself, 1 lies as far off as samples lie from the rows around them.
         """
+        if strength == 0:
+            # By way of scores a value that was never seen would come back as the nearest one that was.
+            return np.repeat(x_TF[None], count, axis=0)
         random = np.random.default_rng([seed, len(self.scale_of)])
         center_F, scale_F = self.scale_of[name]
         y_TF = self.marginals.scores((x_TF - center_F) / scale_F).astype(np.float32)
