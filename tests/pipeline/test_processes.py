@@ -232,9 +232,11 @@ def test_two_share_the_partitions_and_one_that_is_killed_comes_back(deployed: De
     assert len(found) == len(expected) or not once
 
 
-def test_the_supervisor_costs_little_memory(on_apache: Deployed) -> None:
+def test_the_supervisor_costs_little_memory_and_passes_lines_of_json_on(on_apache: Deployed) -> None:
     """One process: what is said here is of the supervisor."""
-    with Several(on_apache.config(), processes=1) as several:
+    config = on_apache.config()
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"logs": {"format": "json"}}))
+    with Several(config, processes=1) as several:
         several.until(lambda: several.ready(1))
         status = Path(f"/proc/{several.process.pid}/status").read_text()
         maps = Path(f"/proc/{several.process.pid}/maps").read_text()
@@ -243,6 +245,7 @@ def test_the_supervisor_costs_little_memory(on_apache: Deployed) -> None:
         resident_kib = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
         assert resident_kib < 100 * 1024
         assert several.end()[0] == 0
+        assert {json.loads(line).get("process") for line in several.said().splitlines()} == {None, 0}
 
 
 def test_a_model_for_another_window_ends_all_with_one_reason(on_apache: Deployed) -> None:
