@@ -53,7 +53,7 @@ def worker(
     stop_on_signals(stop, health.unfinished)
     if place:
         place.tie(health, stop)
-    address = open_endpoint(settings.metrics, settings.metrics.port, health)
+    address = open_endpoint(settings, "metrics", health)
     with _worker(settings, stop) as built:
         from pipeline.collector import quiet_collector
         from pipeline.heap import give_back_large_pieces
@@ -134,9 +134,9 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
     )
     with contextlib.ExitStack() as opened:
         source = KafkaSource(connection, group, [lane.topic for lane in lanes])
-        opened.callback(lambda: source.close(min(5.0, stop.left_s())))
+        opened.callback(lambda: source.close(stop.closing_s()))
         delivery = open_delivery(kafka.delivery, connection, group, source, kafka.delivery_timeout)
-        opened.callback(lambda: delivery.close(min(5.0, stop.left_s())))
+        opened.callback(lambda: delivery.close(stop.closing_s()))
         shadows = StoredShadows(storage)
         watcher = Watcher({lane.name: lane.slot for lane in lanes}, registry, shadows)
         opened.callback(watcher.begin(settings.worker.watch_every).set)
