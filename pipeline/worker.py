@@ -349,24 +349,22 @@ class Worker:
                 if self._is_new(reject.partition, reject.record.offset):
                     metrics.RECORDS_REJECTED.labels(lane.name, reject.reason).inc()
 
-    def _tell_evicted(self, lane: Lane, place: TopicPartition, offset: int, reason: Reason) -> None:
+    def _tell_evicted(self, lane: Lane, at: TopicPartition, offset: int, reason: Reason) -> None:
         """Say once of each partition that series leave, and what can be done."""
-        if (place, reason) in self._told_evicted:
+        if (at, reason) in self._told_evicted:
             return
-        self._told_evicted.add((place, reason))
-        said = about(place, stream=lane.name, offset=offset)
+        self._told_evicted.add((at, reason))
+        said = about(at, stream=lane.name, offset=offset)
         if reason == "max_series":
             logger.warning(
                 "%s: more series than its share, from offset %d on: a new one takes the place of the one least "
                 "recently seen, which warms up again when it comes back; raise streams.%s.max_series, or find out "
                 "what makes so many names (offkey_series_evicted_total counts on)",
-                *(place, offset, lane.name),
+                *(at, offset, lane.name),
                 extra=said,
             )
         else:
-            logger.info(
-                "%s: series leave after streams.%s.series_ttl without a record", place, lane.name, extra=said
-            )
+            logger.info("%s: series leave after streams.%s.series_ttl without a record", at, lane.name, extra=said)
 
     def _report(self) -> None:
         lag = self.source.lag()
