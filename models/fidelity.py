@@ -35,9 +35,15 @@ class Privacy:
         return self.median >= self.median_among_training
 
 
-def privacy(made_MD: FloatArray, training_SD: FloatArray, without: Span | None = None) -> Privacy:
-    """Measure distances of samples to training rows; rows that are nobody's other `without` do not count."""
-    unit_D = deviations(training_SD)
+def privacy(
+    made_MD: FloatArray, training_SD: FloatArray, without: Span | None = None, unit_D: FloatArray | None = None
+) -> Privacy:
+    """Measure distances of samples to training rows; rows that are nobody's other `without` do not count.
+
+    Args:
+        unit_D: what distances are measured in, in place of standard deviations.
+    """
+    unit_D = deviations(training_SD) if unit_D is None else unit_D
     made_MD = np.unique(made_MD, axis=0)
     alone_SD, same_S, count_S = np.unique(training_SD, axis=0, return_inverse=True, return_counts=True)
     if without is None:

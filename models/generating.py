@@ -8,6 +8,10 @@ values to the series' own scale, and onto the grid that the series' own rows sho
 A series is longer than a window: its windows follow each other as `walking` has it, and two that follow fade into
 each other.
 
+Images are records of as many values as they have pixels; of large ones all pixels share one spread, their grid is
+that of a byte, and distances are told with all pixels alike. The network is dense, for what is drawn is not what it
+decodes alone: edges and texture come with the residuals of images that look alike.
+
 No record is a copy: one that was there once only is drawn anew. What many share is nobody's secret, and stays.
 
 Legend: N rows or windows, R rows of a series, B windows of a chunk, T steps of a window, F features.
@@ -16,6 +20,7 @@ Legend: N rows or windows, R rows of a series, B windows of a chunk, T steps of 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,20 +32,19 @@ from models.dataset import FloatArray, Windows
 from models.detector import Detector
 from models.fitting import one_thread
 from models.grid import Grid, grids_of, snapped
-from models.marginals import Marginals
+from models.marginals import Marginals, OfPixels
 from models.plan import DEFAULT, plan_of
 from models.sampling import Network, Sampler
-from models.scaling import LIMIT, expanded, fit_features, fit_series
-from models.spec import Kind
+from models.sampling_networks import SAMPLES, Given, Trained, flat, sampling_view
+from models.scaling import fit_features, fit_images, fit_series
+from models.spec import ImageShape, Kind
 from models.training import train
 from models.views import View
 from models.walking import Walk
 
-SAMPLES = "variational"
-"""The architecture that is trained for the purpose, and what others are asked to be."""
 Pieces = Mapping[str, Sequence[FloatArray]]
 """Of each series stretches of finite rows that follow each other; of records one entry."""
-_LEARNING = {
+_LEARNING: Mapping[str, Any] = {
     "network": SAMPLES,
     "hidden": 128,
     "trimmed": 0.0,
@@ -54,64 +58,22 @@ _LEARNING = {
 }
 """The same course for every table, whatever the speed of the machine. Nothing is trimmed: what is rare is to be
 rare in what is made up, too."""
-_LATENT: Mapping[Kind, int] = {"features": 8, "series": 4}
+_LATENT: Mapping[Kind, int] = {"features": 8, "series": 4, "images": 16}
 """Numbers of a code. Of windows few: where it tells noise, too, the nearest codes are those of the least noise."""
+_EPOCH_VALUES, _BATCH_VALUES, _LEAST_BATCH = 2**25, 2**21, 16
+"""Of images: large ones are learned from less often, and fewer together."""
 _HELD_OUT = 0.15
-_RANKED_ROWS = 262_144
+_RANKED_ROWS, _RANKED_VALUES = 262_144, 2**22
+_MOST_PIXELS = 1_024
+"""Values of an image of which each has ranks of its own. They tell small drawings, of pixels that are nearly always
+black, better; photographs are better without, and so many take as long as all else."""
 _MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL = 16_384, 2**23, 4_096
 _APART = 1.05
 """How much farther from training rows samples are to lie than these from one another: a median of few varies."""
-_WIDEST: Mapping[Kind, float] = {"features": 16.0, "series": 1.0}
+_WIDEST: Mapping[Kind, float] = {"features": 16.0, "series": 1.0, "images": 16.0}
 """Of samples; beyond 1 they vary more than the original, and windows get noise that the series never had."""
 _TRIES = 50
-CHUNK = 8_192
-"""Records that are drawn together, from a seed of their own: the first ones are the same however many are asked
-for."""
-
-
-class Trained:
-    """The network that was trained on scores."""
-
-    def __init__(self, view: View) -> None:
-        self._view, self.window = view, view.config.window
-
-    def encode(self, y_BTF: Tensor) -> Tensor:
-        return self._view.network.encode(y_BTF)
-
-    def decode(self, z_BL: Tensor) -> Tensor:
-        return self._view.network.decode(z_BL)
-
-
-class Given:
-    """A view of a detector, which reads scaled values."""
-
-    def __init__(self, view: View, marginals: Marginals) -> None:
-        self._view, self._marginals, self.window = view, marginals, view.config.window
-
-    def encode(self, y_BTF: Tensor) -> Tensor:
-        z_BTF = _flatly(y_BTF, self._marginals.values).float()
-        return self._view.network.encode(self._view.inputs(z_BTF.clamp(-LIMIT, LIMIT)))
-
-    def decode(self, z_BL: Tensor) -> Tensor:
-        x_BTF = self._view.network.decode(z_BL)[:, :, : self._view.features]
-        if self._view.config.inputs == "compressed":
-            x_BTF = expanded(x_BTF)
-        return _flatly(x_BTF, self._marginals.scores).float()
-
-
-def sampling_view(detector: Detector, name: str) -> View:
-    """Return the view of a detector that samples.
-
-    Raises:
-        ValueError: none does; the text says which model to train.
-    """
-    for view in detector.views:
-        if view.config.architecture == SAMPLES and view.config.inputs != "centred":
-            return view
-    raise ValueError(
-        f"{name}: a {detector.name} model cannot sample; leave it out, and a {SAMPLES} one is trained for the "
-        f"purpose, or train the stream with `model: {{architecture: {SAMPLES}}}`"
-    )
+_CHUNK, _LEAST_CHUNK, _CHUNK_VALUES = 8_192, 16, 2**22
 
 
 @dataclass
@@ -121,12 +83,13 @@ class Generator:
     kind: Kind
     features: tuple[str, ...]
     sampler: Sampler
-    marginals: Marginals
+    marginals: Marginals | OfPixels
     scale_of: Mapping[str, tuple[FloatArray, FloatArray]]
     """Centre and scale of each series."""
     grids_of: Mapping[str, Sequence[Grid]]
     series_N: IntArray
     """The number of each window's series, in the order of `scale_of`."""
+    image: ImageShape | None = None
     once: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, np.dtype("V1")))
     """Training records that were there once only."""
     redrawn: int = 0
@@ -141,15 +104,21 @@ class Generator:
         """Rows from a window to the next."""
         return self.window - self.window // 2
 
+    @property
+    def chunk(self) -> int:
+        """Records that are drawn together, from a seed of their own: the first ones are the same however many are
+        asked for."""
+        return max(_LEAST_CHUNK, min(_CHUNK, _CHUNK_VALUES // len(self.features)))
+
     @cached_property
     def _walk(self) -> Walk:
         return Walk(self.sampler, self._step)
 
     def records(self, count: int, seed: int) -> Iterator[FloatArray]:
         """Yield so many records, x_NF, some thousands at a time."""
-        for number, begin in enumerate(range(0, count, CHUNK)):
+        for number, begin in enumerate(range(0, count, self.chunk)):
             random = np.random.default_rng([seed, number])
-            x_NF = self._records(CHUNK, random)
+            x_NF = self._records(self.chunk, random)
             for _ in range(_TRIES):
                 copies = np.flatnonzero(np.isin(_whole(x_NF), self.once))
                 if not len(copies):
@@ -184,9 +153,10 @@ class Generator:
             yield self.values(name, torch.from_numpy(y_RF[None]))[0]
 
     def variations(self, name: str, x_TF: FloatArray, count: int, strength: float, seed: int) -> FloatArray:
-        """Return so many variations of a window of a series, x_BTF.
+        """Return so many variations of a window of a series, x_BTF; of a record, where series have no name.
 
         Args:
+            x_TF: a record is a window of one row.
             strength: 0 is the window itself, 1 lies as far off as samples lie from the rows around them.
         """
         random = np.random.default_rng([seed, len(self.scale_of)])
@@ -195,10 +165,13 @@ class Generator:
         return self.values(name, self.sampler.around(torch.from_numpy(y_TF), count, random, strength))
 
     def values(self, name: str, y_BTF: Tensor) -> FloatArray:
-        """Return windows of scores in the units of a series and on its grid, x_BTF."""
+        """Return windows of scores in the units of a series and on its grid, x_BTF; images as bytes."""
         center_F, scale_F = self.scale_of[name]
-        flat_NF = self.marginals.values(_flat(y_BTF))
-        return snapped(self.grids_of[name], center_F + scale_F * flat_NF).reshape(y_BTF.shape)
+        x_NF = center_F + scale_F * self.marginals.values(flat(y_BTF))
+        if self.image is None:
+            return snapped(self.grids_of[name], x_NF).reshape(y_BTF.shape)
+        (grid,) = self.grids_of[name]
+        return cast(FloatArray, grid.snapped(x_NF).astype(np.uint8).reshape(y_BTF.shape))
 
 
 def fit_generator(
@@ -209,6 +182,7 @@ def fit_generator(
     *,
     detector: Detector | None = None,
     name: str = "the model",
+    image: ImageShape | None = None,
     seed: int = 0,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Generator:
@@ -219,6 +193,7 @@ def fit_generator(
         window: rows of a window of series; of a detector that is given, its own counts.
         detector: one whose network samples; without one a network is trained.
         name: what to call the detector in an error.
+        image: of images, whose values are bytes.
 
     Raises:
         ValueError: the detector cannot sample, or there are too few rows.
@@ -231,11 +206,11 @@ def fit_generator(
         longest = max((len(x_RF) for own in pieces.values() for x_RF in own), default=0)
         raise ValueError(
             f"the longest stretch without a gap has {longest:,} rows, and a window has {window:,}; give more rows"
-            + ("" if kind == "features" or view is not None else ", or a shorter --window")
+            + ("" if kind != "series" or view is not None else ", or a shorter --window")
         )
-    scale_of = _scales(kind, held, detector)
+    scale_of = _scales(kind, held, detector, image)
     scaled = {each: [_scaled(x_RF, scale_of[each]) for x_RF in own] for each, own in held.items()}
-    marginals = _marginals([x_RF for own in scaled.values() for x_RF in own], seed)
+    marginals = _marginals([x_RF for own in scaled.values() for x_RF in own], seed, image)
     scores = [marginals.scores(x_RF).astype(np.float32) for own in scaled.values() for x_RF in own]
     windows = windows_of_pieces(scores, window)
     owner_P = np.repeat(np.arange(len(held)), [len(own) for own in held.values()])
@@ -245,11 +220,11 @@ def fit_generator(
         if view is not None:
             network = Given(view.to(torch.device("cpu")), marginals)
         else:
-            network = Trained(_trained(kind, windows, seed, progress))
+            network = Trained(_trained(kind, windows, seed, progress, image))
         sampler = Sampler(network, windows)
-        grids = {each: grids_of(np.concatenate(own)) for each, own in held.items()}
-        generator = Generator(kind, tuple(features), sampler, marginals, scale_of, grids, owner_P[piece_N])
-        if kind == "features":
+        grids = {each: _grids(np.concatenate(own), image) for each, own in held.items()}
+        generator = Generator(kind, tuple(features), sampler, marginals, scale_of, grids, owner_P[piece_N], image)
+        if kind != "series":
             ((x_NF,),) = held.values()
             rows, count = np.unique(_whole(x_NF), return_counts=True)
             generator.once = rows[count == 1]
@@ -271,11 +246,19 @@ def windows_of_pieces(scores: Sequence[npt.NDArray[np.float32]], window: int) ->
     return Windows(np.concatenate(scores), np.concatenate(starts), window, first_S)
 
 
-def _scales(kind: Kind, held: Pieces, detector: Detector | None) -> dict[str, tuple[FloatArray, FloatArray]]:
+def _grids(x_NF: FloatArray, image: ImageShape | None) -> list[Grid]:
+    """Return a grid for each feature; of images one for all values."""
+    return grids_of(x_NF) if image is None else [Grid(float(x_NF.min()), float(x_NF.max()), 1.0)]
+
+
+def _scales(
+    kind: Kind, held: Pieces, detector: Detector | None, image: ImageShape | None
+) -> dict[str, tuple[FloatArray, FloatArray]]:
     whole = {each: np.concatenate(own) for each, own in held.items()}
-    if kind == "features":
+    if kind != "series":
         ((name, x_NF),) = whole.items()
-        scaling = fit_features(x_NF, "deviation") if detector is None else detector.scaling
+        scaling = fit_features(x_NF, "deviation") if image is None else fit_images(x_NF, image)
+        scaling = scaling if detector is None else detector.scaling
         return {name: (scaling.center_F, scaling.scale_F)}
     if detector is None:
         own = fit_series(whole, "deviation")
@@ -289,8 +272,11 @@ def _scaled(x_RF: FloatArray, scale: tuple[FloatArray, FloatArray]) -> FloatArra
     return (x_RF - scale[0]) / scale[1]
 
 
-def _marginals(scaled: Sequence[FloatArray], seed: int) -> Marginals:
+def _marginals(scaled: Sequence[FloatArray], seed: int, image: ImageShape | None) -> Marginals | OfPixels:
     rows = sum(map(len, scaled))
+    if image is not None and image.values > _MOST_PIXELS:
+        every = -(-rows * image.values // _RANKED_VALUES)
+        return OfPixels.of(np.concatenate(scaled)[::every], image.channels)
     if rows <= _RANKED_ROWS:
         return Marginals.of(np.concatenate(scaled))
     every = -(-rows // _RANKED_ROWS)
@@ -298,30 +284,44 @@ def _marginals(scaled: Sequence[FloatArray], seed: int) -> Marginals:
     return Marginals.of(np.concatenate([x_RF[random.random(len(x_RF)) < 1 / every] for x_RF in scaled]))
 
 
-def _trained(kind: Kind, windows: Windows, seed: int, progress: Callable[[float], None]) -> View:
+def _trained(
+    kind: Kind, windows: Windows, seed: int, progress: Callable[[float], None], image: ImageShape | None
+) -> View:
     features = windows.z_RF.shape[1]
     latent = min(_LATENT[kind], windows.window * features)
     wanted = {"window": windows.window, "inputs": "values", "measure": "whole", "fade": None}
-    plan = plan_of(kind, features, DEFAULT, {**_LEARNING, "latent": latent, "seed": seed}, views=[wanted])
+    course = _LEARNING if image is None else _course(image)
+    plan = plan_of(kind, features, DEFAULT, {**course, "latent": latent, "seed": seed}, views=[wanted])
     torch.manual_seed(seed)
-    view = View(features, plan.views[0])
+    view = View(features, plan.views[0], image)
     every_N = np.arange(len(windows.start_N))
-    if kind == "features":
+    if kind != "series":
         every_N = np.random.default_rng(seed).permutation(every_N)
     cut = max(1, len(every_N) - int(_HELD_OUT * len(every_N)))
     train(view, windows, np.sort(every_N[:cut]), np.sort(every_N[cut:]), plan.training, progress)
     return view.eval()
 
 
+def _course(image: ImageShape) -> dict[str, Any]:
+    """Return how images of a size are learned from, in about the same time whatever the size."""
+    epoch, least = (
+        min(int(_LEARNING[name]), max(_LEAST_BATCH, _EPOCH_VALUES // image.values))
+        for name in ("epoch_windows", "least_epoch_windows")
+    )
+    batch = min(int(_LEARNING["batch_windows"]), max(_LEAST_BATCH, _BATCH_VALUES // image.values))
+    return {**_LEARNING, "epoch_windows": epoch, "least_epoch_windows": least, "batch_windows": batch}
+
+
 def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
     """Fit how wide samples are drawn around training rows, by distances in standard deviations of the features."""
     sampler, random = generator.sampler, np.random.default_rng([seed, 1])
-    if generator.kind == "features":
+    if generator.kind != "series":
         ((x_NF,),) = held.values()
-        unit_F = deviations(x_NF)
+        # Of pixels by themselves a corner that is nearly always black would count more than all others.
+        (name,) = generator.scale_of
+        unit_F = deviations(x_NF) if generator.image is None else np.ones(x_NF.shape[1])
         reference_SD = np.unique(x_NF, axis=0) / unit_F
         without = itself(len(reference_SD))
-        (name,) = generator.scale_of
 
         def rows_of(y_BTF: Tensor) -> FloatArray:
             return np.unique(generator.values(name, y_BTF)[:, 0], axis=0) / unit_F
@@ -332,7 +332,7 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
         chosen = np.sort(random.permutation(count)[: max(2, _MOST_REFERENCE_VALUES // values)])
 
         def rows_of(y_BTF: Tensor) -> FloatArray:
-            return generator.marginals.values(_flat(y_BTF)).reshape(len(y_BTF), -1)
+            return generator.marginals.values(flat(y_BTF)).reshape(len(y_BTF), -1)
 
         reference_SD = np.concatenate([rows_of(sampler.taken(part)) for part in np.array_split(chosen, 16)])
         first_N, end_N = (each[chosen] for each in sampler.overlapping)
@@ -354,17 +354,7 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
     sampler.fit_width(apart, _APART * float(np.median(usual_S)), widest, random)
 
 
-def _flat(y_BTF: Tensor) -> FloatArray:
-    """Return rows of windows below each other."""
-    return np.asarray(y_BTF.reshape(-1, y_BTF.shape[2]).numpy(), np.float64)
-
-
-def _flatly(y_BTF: Tensor, of_rows: Callable[[FloatArray], FloatArray]) -> Tensor:
-    """Return windows with their rows made into others."""
-    return torch.from_numpy(of_rows(_flat(y_BTF))).reshape(y_BTF.shape)
-
-
 def _whole(x_NF: FloatArray) -> npt.NDArray[np.void]:
     """Return rows as one value each, to be told from one another; zeros are of one sign."""
-    x_NF = np.ascontiguousarray(x_NF + 0.0)
+    x_NF = np.ascontiguousarray(x_NF if x_NF.dtype == np.uint8 else x_NF + 0.0)
     return x_NF.view(np.dtype((np.void, x_NF.dtype.itemsize * x_NF.shape[1])))[:, 0]

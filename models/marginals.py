@@ -6,10 +6,12 @@ still goes on to. On the way back a score falls between two values that were see
 proportion; a value that was seen c times has a stretch of scores for itself that is c ranks wide. Nothing lies
 outside of what was seen.
 
-Legend: N rows, F features, K knots of a feature.
+Pixels of large images have one spread together, channel by channel (`OfPixels`): so many by themselves take long.
+
+Legend: N rows, F features, K knots of a feature, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +83,30 @@ class Marginals:
 
     def values(self, score_NF: FloatArray) -> FloatArray:
         return np.column_stack([own.values(y_N) for own, y_N in zip(self.of_F, score_NF.T, strict=True)])
+
+
+@dataclass(frozen=True)
+class OfPixels:
+    """All values of images: those of a channel are alike."""
+
+    of_C: Sequence[Marginal]
+
+    @classmethod
+    def of(cls, x_NF: FloatArray, channels: int) -> "OfPixels":
+        return cls([Marginal.of(x_NF.reshape(-1, channels)[:, channel]) for channel in range(channels)])
+
+    def scores(self, x_NF: FloatArray) -> FloatArray:
+        return self._each(x_NF, Marginal.scores)
+
+    def values(self, score_NF: FloatArray) -> FloatArray:
+        return self._each(score_NF, Marginal.values)
+
+    def _each(self, x_NF: FloatArray, of: Callable[[Marginal, FloatArray], FloatArray]) -> FloatArray:
+        x_MC = x_NF.reshape(-1, len(self.of_C))
+        found_MC = np.empty(x_MC.shape)
+        for channel, own in enumerate(self.of_C):
+            found_MC[:, channel] = of(own, x_MC[:, channel])
+        return found_MC.reshape(x_NF.shape)
 
 
 def scores_of_shares(share_N: FloatArray) -> FloatArray:

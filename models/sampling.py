@@ -33,7 +33,8 @@ from models.dataset import Windows
 NEIGHBOURS = 10
 _LEAST_SPREAD = 0.05
 """Of a number of a code, for a distance: what has collapsed to one value is no direction."""
-_CHUNK, _CHUNK_VALUES, _PILOTS = 1_024, 2**20, 2_048
+_CHUNK, _CHUNK_VALUES = 1_024, 2**20
+_PILOTS, _LEAST_PILOTS, _PILOT_VALUES = 2_048, 64, 2**24
 _NARROWEST, _HALVINGS = 0.25, 10
 
 
@@ -101,7 +102,8 @@ class Sampler:
             random_of: draws the samples that are tried, the same ones at every width.
         """
         seed = int(random_of.integers(2**63))
-        count = min(2 * len(self.windows.start_N), _PILOTS)
+        values = self.windows.window * self.windows.z_RF.shape[1]
+        count = min(2 * len(self.windows.start_N), _PILOTS, max(_LEAST_PILOTS, _PILOT_VALUES // values))
 
         def enough(width: float) -> bool:
             random = np.random.default_rng(seed)

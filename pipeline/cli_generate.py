@@ -13,9 +13,10 @@ from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from models.injection import Fault
-    from pipeline.jobs.generate import Model
+    from pipeline.jobs.generate_options import Model
+    from pipeline.jobs.generated_images import Format
 
-_FAULTS = ("spike", "level", "drift", "flat", "correlation", "period")
+_FAULTS = ("spike", "level", "drift", "flat", "correlation", "period", "cover", "noise", "shade")
 
 
 def generate(
@@ -24,7 +25,11 @@ def generate(
     output: Output,
     rows: Annotated[
         int | None,
-        typer.Option(min=1, help="Records, or rows of each series.", show_default="10000; of series 2000"),
+        typer.Option(
+            min=1,
+            help="Records, images, or rows of each series.",
+            show_default="10000; of series 2000, images 1000",
+        ),
     ] = None,
     series: Annotated[
         list[str] | None,
@@ -37,11 +42,22 @@ def generate(
             help="Vary the window of the --series that ends then, as 2026-03-01T00:00:00Z, or so long ago.",
         ),
     ] = None,
-    variations: Annotated[int | None, typer.Option(min=1, help="With --at: so many.", show_default="10")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECORD",
+            help="Vary this record of `kind: features` or `images`: PARTITION/OFFSET, or of files FILE/ROW.",
+        ),
+    ] = None,
+    variations: Annotated[
+        int | None, typer.Option(min=1, help="With --at or --like: so many.", show_default="10")
+    ] = None,
     strength: Annotated[
         float | None,
         typer.Option(
-            min=0, help="With --at: 0 is the window itself, 1 as far off as rows lie apart.", show_default="1"
+            min=0,
+            help="With --at or --like: 0 is the original itself, 1 as far off as rows lie apart.",
+            show_default="1",
         ),
     ] = None,
     window: Annotated[
@@ -76,17 +92,20 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run has left.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make up records, or series, like those of a stream: in their units, on their grid, no copies.
+    """Make up records, images, or series, like those of a stream: in their units, on their grid, no copies.
 
     They are drawn by a variational autoencoder, which is trained on the stream's snapshots, or on Parquet files, or
     is one of the stream's own versions. The report says how true they are.
     """
-    _refuse_alone("--at", at, {"--variations": variations, "--strength": strength})
+    varied = at if at is not None else like
+    _refuse_alone("--at or --like", varied, {"--variations": variations, "--strength": strength})
     _refuse_alone("--inject", inject or None, {"--fault": fault, "--size": size, "--points": points})
     if version is not None and model is not None:
         raise ConfigError("--version and --model each name a model; leave one of them out")
-    if at is not None and rows is not None:
-        raise ConfigError("--rows: variations are as long as the window; leave it out")
+    if varied is not None and rows is not None:
+        raise ConfigError(
+            "--rows: variations are as long as what is varied, and --variations says how many; leave it out"
+        )
 
     import torch
 
@@ -94,18 +113,15 @@ def generate(
     from pipeline.cli_who_when import now_ms
     from pipeline.interrupting import interrupted_between_steps
     from pipeline.jobs.fidelity_page import lines
-    from pipeline.jobs.generate import Options, check_model, check_options, ours
     from pipeline.jobs.generate import generate as make
+    from pipeline.jobs.generate import ours
+    from pipeline.jobs.generate_options import Options, check_model, check_options
+    from pipeline.jobs.generated_images import as_records
     from pipeline.jobs.new_folder import check_folder, unfinished
 
     # A chunk of windows is too small for a second thread.
     torch.set_num_threads(1)
     opened = Rows(config, stream)
-    if opened.image is not None:
-        raise ConfigError(
-            f"stream {opened.name}: images are not made up; `offkey generate` takes streams of `kind: series` and "
-            "`features`, and of images `offkey reduce` makes codes that `--decode` brings back"
-        )
     check_folder(output, overwrite, ours(output), "run of `offkey generate`")
     if report:
         # They say at once what is missing.
@@ -117,6 +133,7 @@ def generate(
         rows=rows,
         series=tuple(series or ()),
         at_ms=moment_ms("--at", at, now_ms),
+        like=like,
         variations=variations or 10,
         strength=1.0 if strength is None else strength,
         window=window or opened.stream.window,
@@ -126,13 +143,18 @@ def generate(
         points=points,
         seed=seed,
         report=report,
+        image=opened.image,
+        format=_format(opened),
     )
     check_options(options, kind, source.features)
+    if opened.image is not None:
+        # Here, where it says at once what is missing.
+        as_records(options.format, opened.image)
     sampled = _model(opened, version, model)
     if sampled is not None:
         if window is not None:
             raise ConfigError(f"--window: {sampled.name} has windows of its own; leave it out")
-        check_model(sampled, kind, source.features)
+        check_model(sampled, kind, source.features, opened.image)
     try:
         with interrupted_between_steps() as step, unfinished(output) as folder:
             with progress_bar(step, hidden=as_json) as progress:
@@ -152,8 +174,14 @@ def generate(
         print(f"{stream}: report in {output / 'report.html'}")
 
 
+def _format(opened: Rows) -> "Format":
+    """Return what an image is written as: as the stream's records are."""
+    kind = opened.stream.format
+    return "png" if kind == "json" else kind
+
+
 def _model(opened: Rows, version: str | None, folder: Path | None) -> "Model | None":
-    from pipeline.jobs.generate import Model
+    from pipeline.jobs.generate_options import Model
 
     if folder is not None:
         from models.files import from_files

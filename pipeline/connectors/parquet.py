@@ -1,8 +1,9 @@
 """Parquet files <-> columns of numpy: the one place that knows pyarrow's files.
 
 A column is an array of numbers or truth values, or `Coded` names; NaN is stored as null. One of two axes holds
-bytes, of each row so many, and is stored as binary of a fixed size. What the columns mean is
-told by those who write them: `pipeline.connectors.labelled` and `pipeline.connectors.snapshot_files`.
+bytes, of each row so many, and is stored as binary of a fixed size; one of objects holds `bytes`, and `Tensors`
+hold arrays. What the columns mean is told by those who write them: `pipeline.connectors.labelled` and
+`pipeline.connectors.snapshot_files`.
 
 Integers that mostly rise, such as offsets and times, are stored as differences; of names each once. Pages have
 checksums, which are checked as they are read.
@@ -48,6 +49,13 @@ class Coded:
 
     names: Sequence[str]
     code_N: npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """A column of arrays of one shape, the first axis of which are rows: `arrow.fixed_shape_tensor`."""
+
+    of_N: Array
 
 
 class Columns:
@@ -212,7 +220,7 @@ class Writer:
         self._sink = pyarrow.BufferOutputStream() if path is None else pyarrow.OSFile(str(path), "wb")
         self._writer: Any = None
 
-    def add(self, columns: Mapping[str, Array | Coded]) -> None:
+    def add(self, columns: Mapping[str, Array | Coded | Tensors]) -> None:
         """Append rows; each portion has the same columns, of the same types."""
         arrays = {name: _arrow(column) for name, column in columns.items()}
         table = pyarrow.table(arrays).replace_schema_metadata(dict(self._facts))
@@ -251,17 +259,23 @@ def encode(columns: Mapping[str, Array | Coded], facts: Mapping[str, str]) -> me
     return writer.finish()
 
 
-def _width(column: Array | Coded) -> int:
+def _width(column: Array | Coded | Tensors) -> int:
+    if isinstance(column, Tensors):
+        return int(np.prod(column.of_N.shape[1:]))
     return 1 if isinstance(column, Coded) or column.ndim == 1 else int(column.shape[1])
 
 
-def _arrow(column: Array | Coded) -> Any:
+def _arrow(column: Array | Coded | Tensors) -> Any:
+    if isinstance(column, Tensors):
+        return pyarrow.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(column.of_N))
     if isinstance(column, Coded):
         codes = pyarrow.array(column.code_N.astype(np.int32))
         return pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(column.names, pyarrow.string()))
     if column.ndim == 2:
         kind = pyarrow.binary(column.shape[1])
         return pyarrow.FixedSizeBinaryArray.from_buffers(kind, len(column), [None, pyarrow.py_buffer(column)])
+    if column.dtype.kind == "O":
+        return pyarrow.array(column, pyarrow.binary())
     if column.dtype.kind == "f" and np.isnan(column).any():
         return pyarrow.array(column, from_pandas=True)
     return pyarrow.array(column)

@@ -206,7 +206,8 @@ def _start() -> None:
             else:
                 with _unheard():
                     ray.init("local", **here, **quiet)
-    except (ray.exceptions.RayError, ConnectionError, RuntimeError, TimeoutError, OSError) as error:
+    except Exception as error:
+        # Of a node that was too slow to start, it raises that class itself.
         where = os.environ.get("RAY_ADDRESS", "this machine")
         raise TransientError(
             f"--engine ray: Ray cannot be had on {where} ({str(error).splitlines()[0]}); mend that, or take "

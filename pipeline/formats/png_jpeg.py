@@ -1,4 +1,4 @@
-"""PNG and JPEG -> the values of their pixels, and back to PNG. The one place that knows Pillow.
+"""PNG and JPEG -> the values of their pixels, and back. The one place that knows Pillow.
 
 An image has to be of the size and the channels that are asked for: nothing is resized, no palette is resolved, no
 colour profile, gamma or turning (EXIF) is applied. What its header claims is looked at before Pillow sees it
@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
 
 Pixels = npt.NDArray[np.uint8]
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_QUALITY = 95
 
 
 class PngJpegFormat:
@@ -47,9 +48,9 @@ class PngJpegFormat:
         if header[:2] != shape[:2]:
             raise wrong_size(header[:2], shape)
         if header.channels != shape.channels:
-            found = f"{header.channels} channels" if header.channels else header.other
+            found = _counted(header.channels) if header.channels else header.other
             raise Malformed(
-                "wrong_mode", f"it has {found}, and `image` asks for {shape.channels} channels of 8 bits"
+                "wrong_mode", f"it has {found}, and `image` asks for {_counted(shape.channels)} of 8 bits"
             )
         if self._kind == "png":
             check_pixels(header)
@@ -71,9 +72,22 @@ class PngJpegFormat:
         return 1
 
 
+def _counted(channels: int) -> str:
+    return f"{channels} channel" + "s" * (channels > 1)
+
+
 def encode_png(x_F: Pixels, shape: ImageShape) -> bytes:
     """Return an image as PNG."""
+    return _encoded(x_F, shape, "PNG")
+
+
+def encode_jpeg(x_F: Pixels, shape: ImageShape) -> bytes:
+    """Return an image of 1 or 3 channels as JPEG, with every pixel's colour; values move by some."""
+    return _encoded(x_F, shape, "JPEG", quality=_QUALITY, subsampling=0)
+
+
+def _encoded(x_F: Pixels, shape: ImageShape, kind: str, **how: int) -> bytes:
     sides = shape[:2] if shape.channels == 1 else shape
     file = io.BytesIO()
-    Image.fromarray(x_F.reshape(sides)).save(file, "PNG")
+    Image.fromarray(x_F.reshape(sides)).save(file, kind, **how)
     return file.getvalue()

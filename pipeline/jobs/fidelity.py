@@ -23,11 +23,23 @@ from models.fidelity import (
     privacy,
     window_numbers,
 )
-from models.generating import CHUNK, Generator
+from models.generating import Generator
+from models.image_numbers import ImageNumbers
+from models.spec import ImageShape
 from pipeline.jobs.two_sample import FOLDS, two_sample
 
 _MOST_ROWS, _MOST_SERIES, _MOST_VALUES, _MOST_LEARNED = 10_000, 64, 2**23, 8_192
 _LEAST = 4 * FOLDS
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that are compared, as bytes."""
+
+    shape: ImageShape
+    real_NF: FloatArray
+    made_MF: FloatArray
+    learned_SF: FloatArray
 
 
 @dataclass(frozen=True)
@@ -40,14 +52,35 @@ class Compared:
     learned: FloatArray
     overlapping: Span | None = None
     """Of learned windows: which share rows."""
+    images: Images | None = None
+    """Whose numbers the rows are."""
+
+    @property
+    def of(self) -> str:
+        """What is compared, in a word."""
+        return "images" if self.images else "windows" if self.real.shape[1] > 1 else "records"
+
+    @property
+    def near(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What distances are of: what was made, what was learned from, and the units."""
+        if self.images is not None:
+            unit_F = np.full(self.images.shape.values, np.sqrt(self.images.shape.values))
+            return self.images.made_MF, self.images.learned_SF, unit_F
+        learned_SD = self.learned.reshape(len(self.learned), -1)
+        return self.made.reshape(len(self.made), -1), learned_SD, deviations(learned_SD)
 
 
 def compared_records(generator: Generator, learned: FloatArray, held_out: FloatArray, seed: int) -> Compared:
-    """Set records side by side: the first ones that are made."""
+    """Set records, or images, side by side: the first ones that are made."""
     count = min(len(held_out), _MOST_ROWS)
-    parts = islice(generator.records(count, seed), -(-count // CHUNK))
-    made = np.concatenate([np.empty((0, len(generator.features))), *parts])
-    return Compared(generator.features, held_out[:count, None], made[:, None], learned[:, None])
+    parts = islice(generator.records(count, seed), -(-count // generator.chunk))
+    made = np.concatenate([np.empty((0, len(generator.features)), held_out.dtype), *parts])
+    if generator.image is None:
+        return Compared(generator.features, held_out[:count, None], made[:, None], learned[:, None])
+    numbers = ImageNumbers(generator.image, learned)
+    real, fake, known = (numbers.of(each)[:, None] for each in (held_out[:count], made, learned))
+    images = Images(generator.image, held_out[:count], made, learned)
+    return Compared(numbers.names, real, fake, known, images=images)
 
 
 def compared_series(
@@ -97,7 +130,7 @@ def measured(compared: Compared, seed: int) -> dict[str, Any]:
         "held_out": len(compared.real),
         "compared": len(compared.made),
         "learned": len(compared.learned),
-        "of": "windows" if of_windows else "records",
+        "of": compared.of,
     }
     if not len(real_NF) or not len(made_MF):
         return report | {"marginals": None, "correlations": None, "privacy": None, "two_sample": None}
@@ -126,9 +159,8 @@ def measured(compared: Compared, seed: int) -> dict[str, Any]:
 
 
 def _privacy(compared: Compared) -> dict[str, Any]:
-    flat_SD = compared.learned.reshape(len(compared.learned), -1)
-    flat_MD = compared.made.reshape(len(compared.made), -1)
-    found = privacy(flat_MD, flat_SD, compared.overlapping)
+    made_MD, learned_SD, unit_D = compared.near
+    found = privacy(made_MD, learned_SD, compared.overlapping, unit_D)
     return {**asdict(found), "kept": found.kept}
 
 

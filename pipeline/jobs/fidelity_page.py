@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.demo.frame import framed, tile
+from pipeline.jobs.reduce_report import counted
 
 _MOST_FEATURES = 40
 
@@ -14,18 +15,25 @@ _MOST_FEATURES = 40
 def lines(report: Mapping[str, Any], name: str, output: Path) -> Iterator[str]:
     """Yield lines about a run; `name` is the stream's."""
     rows, read = report["rows"], report["read"]
-    if "variations" in report:
+    image = report.get("image")
+    if "record" in report.get("varied", {}):
+        off, what = report["varied"]["mean_off"], "image" if image else "record"
+        yield (
+            f"{name}: {report['variations']:,} variations of {what} {report['varied']['record']}, strength "
+            f"{report['strength']:g}, {off:.3g} scales off on the mean, in {output}"
+        )
+    elif "variations" in report:
         what = f"{report['variations']:,} variations of {report['window']} rows of {report['series'][0]}"
         off = report["varied"]["mean_off"]
         yield f"{name}: {what}, strength {report['strength']:g}, {off:.3g} scales off on the mean, in {output}"
     elif report["kind"] == "series":
         yield f"{name}: {rows:,} rows of {len(report['series']):,} series, in {output}"
+    elif image:
+        yield f"{name}: {rows:,} images of {image}, in {output}"
     else:
         yield f"{name}: {rows:,} records, in {output}"
-    yield (
-        f"{name}: like {report['learned_rows']:,} of {read['rows']:,} rows of {len(report['features'])} features; "
-        f"{report['model']}"
-    )
+    of = "images" if image else f"rows of {counted(len(report['features']), 'feature')}"
+    yield f"{name}: like {report['learned_rows']:,} of {read['rows']:,} {of}; {report['model']}"
     for count, why in ((read["unusable"], "lack a number"), (read["late"], "are late")):
         if count:
             yield f"{name}: {count:,} rows {why}, and nothing was learned from them"
@@ -35,7 +43,8 @@ def lines(report: Mapping[str, Any], name: str, output: Path) -> Iterator[str]:
         room = "" if report["anomalies"] == report["asked"] else f" of {report['asked']:,}: there is no more room"
         yield f"{name}: {report['anomalies']:,} anomalies injected{room}; what and where is in anomalies.jsonl"
     if report.get("redrawn"):
-        yield f"{name}: {report['redrawn']:,} records were copies of one, and were drawn anew"
+        what = "images" if image else "records"
+        yield f"{name}: {report['redrawn']:,} {what} were copies of one, and were drawn anew"
     if "fidelity" in report:
         yield from _fidelity(report["fidelity"], name)
 
@@ -49,9 +58,11 @@ def _fidelity(found: Mapping[str, Any], name: str) -> Iterator[str]:
     else:
         yield f"{name}: {found['held_out']:,} {found['of']} held out are too few to tell made-up ones from them"
     if (near := found["privacy"]) is not None:
+        what = "image" if found["of"] == "images" else "row"
         yield (
-            f"{name}: median distance to the nearest training row {near['median']:.3g}, among training rows "
+            f"{name}: median distance to the nearest training {what} {near['median']:.3g}, among training {what}s "
             f"{near['median_among_training']:.3g}; {near['copies_of_one']:,} copies of one"
+            + (" (root mean square of pixels, of 255)" if what == "image" else "")
         )
 
 
@@ -66,9 +77,10 @@ def page(report: Mapping[str, Any], name: str, picture: bytes | None) -> str:
             '<section><h2>Beside each other</h2><article class=card><img style="width:100%" alt="marginals, '
             f'correlations, distances and examples" src="data:image/png;base64,{encoded}"></article></section>'
         )
+    what = "Numbers of an image" if found["of"] == "images" else "Features"
     body = (
         f"<header><h1>Made up like {escape(name)}</h1>{said}<div class=tiles>{_tile(found)}</div></header>{drawn}"
-        f"<section><h2>Features</h2><article class=card>{_features(report)}</article></section>"
+        f"<section><h2>{what}</h2><article class=card>{_features(report)}</article></section>"
     )
     return framed(
         f"offkey generate: {name}",
@@ -76,16 +88,20 @@ def page(report: Mapping[str, Any], name: str, picture: bytes | None) -> str:
         "<p><b>Told from held-out rows</b>: gradient boosting learns to tell made-up rows from real ones "
         "that nothing was learned from, over five folds; .5 is a guess. Beside it the same of rows that were "
         "learned from: what time has changed tells real ones apart, too.</p><p><b>Distances</b> are in standard "
-        "deviations of the features, equal rows count once, copies are left out and counted.</p>",
+        "deviations of the features, of images the root of the mean of squares over all pixels; equal rows count "
+        "once, copies are left out and counted.</p><p><b>Images</b> are compared by the mean, the spread and the "
+        "mean step from pixel to pixel of 4 x 4 regions, and by how far they lie along the directions in which "
+        "those learned from vary most.</p>",
     )
 
 
 def _tile(found: Mapping[str, Any]) -> str:
     apart, near = found["two_sample"], found["privacy"]
+    row = "image" if found["of"] == "images" else "row"
     figures = [
         ("?" if apart is None else f"{apart['auroc']:.3f}", "AUROC, .5 is best"),
-        ("?" if near is None else f"{near['median']:.3g}", "from the nearest training row"),
-        ("?" if near is None else f"{near['median_among_training']:.3g}", "training rows from one another"),
+        ("?" if near is None else f"{near['median']:.3g}", f"from the nearest training {row}"),
+        ("?" if near is None else f"{near['median_among_training']:.3g}", f"training {row}s from one another"),
     ]
     return tile(figures)
 
@@ -94,24 +110,29 @@ def _features(report: Mapping[str, Any]) -> str:
     marginals = report["fidelity"]["marginals"]
     if marginals is None:
         return "<p>Nothing was held out to compare with.</p>"
-    grids = report["grids"] if report["kind"] == "features" else next(iter(report["grids"].values()))
+    grids = next(iter(report["grids"].values())) if report["kind"] == "series" else report["grids"]
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{_grid(grids[name])}</td><td>{each['distance']:.3f}</td>"
+        f"<tr><td>{escape(name)}</td>{_grid(grids.get(name))}<td>{each['distance']:.3f}</td>"
         f"<td>{each['mean'][0]:.4g}</td><td>{each['mean'][1]:.4g}</td><td>{each['std'][0]:.4g}</td>"
         f"<td>{each['std'][1]:.4g}</td></tr>"
         for name, each in list(marginals.items())[:_MOST_FEATURES]
     )
     more = len(marginals) - _MOST_FEATURES
+    heads = "<th>feature</th><th>grid</th>" if grids else "<th>number</th>"
     return (
-        "<div class=scroll><table><thead><tr><th>feature</th><th>grid</th><th>marginals apart</th><th>mean, held "
+        f"<div class=scroll><table><thead><tr>{heads}<th>marginals apart</th><th>mean, held "
         "out</th><th>made up</th><th>spread, held out</th><th>made up</th></tr></thead><tbody>"
         f"{rows}</tbody></table></div>"
         + (f"<p class=soft>and {more:,} more in report.json</p>" if more > 0 else "")
     )
 
 
-def _grid(grid: Mapping[str, Any]) -> str:
+def _grid(grid: Mapping[str, Any] | None) -> str:
+    if grid is None:
+        return ""
     span = f"{grid['low']:.6g} to {grid['high']:.6g}"
     if grid["grid"] == "levels":
-        return f"{len(grid['levels']):,} values, {span}"
-    return f"steps of {grid['step']:.6g}, {span}" if grid["grid"] == "step" else f"any, {span}"
+        told = f"{len(grid['levels']):,} values, {span}"
+    else:
+        told = f"steps of {grid['step']:.6g}, {span}" if grid["grid"] == "step" else f"any, {span}"
+    return f"<td>{told}</td>"

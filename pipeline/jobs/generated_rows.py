@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.jobs.blocks import Block, FloatArray, recut
 
 STRETCH = 65_536
-_VARIATION = "variation"
+VARIATION = "variation"
 
 
 @dataclass(frozen=True)
@@ -147,14 +147,13 @@ def _label(
     return {**told, "features": [features[column] for column in injected.features], "moved": injected.moved}
 
 
-def write_variations(path: Path, x_BTF: FloatArray, features: Sequence[str], clock: Clock) -> None:
-    """Write windows that are variations of one, below each other; raises as `write_rows` does."""
+def write_variations(path: Path, x_BTF: FloatArray, features: Sequence[str], clock: Clock | None) -> None:
+    """Write windows, or records, that are variations of one, below each other; raises as `write_rows` does."""
     count, steps, _ = x_BTF.shape
-    columns: dict[str, Array | Coded] = {
-        _VARIATION: np.repeat(np.arange(count, dtype=np.int32), steps),
-        "timestamp": np.tile(clock.first_ms + np.arange(steps) * clock.interval_ms, count),
-        "label": np.zeros(count * steps, np.int8),
-    }
+    columns: dict[str, Array | Coded] = {VARIATION: np.repeat(np.arange(count, dtype=np.int32), steps)}
+    if clock:
+        columns["timestamp"] = np.tile(clock.first_ms + np.arange(steps) * clock.interval_ms, count)
+    columns["label"] = np.zeros(count * steps, np.int8)
     flat_NF = x_BTF.reshape(count * steps, -1)
     writer = Writer({"offkey.generated": "variations"}, path)
     writer.add(columns | dict(zip(features, np.ascontiguousarray(flat_NF.T), strict=True)))
@@ -167,7 +166,7 @@ def check_names(features: Sequence[str]) -> None:
     Raises:
         ConfigError: one has.
     """
-    taken = [name for name in features if name in (*ROLES, _VARIATION)]
+    taken = [name for name in features if name in (*ROLES, VARIATION)]
     if taken:
         raise ConfigError(
             f"feature {taken[0]!r} has the name of a column of generated files; leave it out of the stream's "

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from models.fidelity import autocorrelations, correlations, marginal_distances, 
 from models.fitting import fit_detector
 from models.generating import Generator, fit_generator
 from models.plan import plan_of
+from models.spec import ImageShape
 
 FEATURES = ("level", "count", "kind")
 QUICK = {"max_epochs": 4, "epoch_windows": 2_048, "least_epoch_windows": 2_048}
@@ -202,3 +204,22 @@ def test_constant_features_stay_constant() -> None:
     x_NF = np.column_stack([records()[:, :2], np.full(800, 7.0)])
     drawn_NF = made(fit_generator("features", FEATURES, {"": [x_NF]}), 200)
     assert set(drawn_NF[:, 2].tolist()) == {7.0}
+
+
+def test_large_images_are_bytes_that_look_like_their_own() -> None:
+    """Of 40 x 40 pixels each has no ranks of its own: a bright band on dark, at another height in each image."""
+    shape, random = ImageShape(40, 40, 1), np.random.default_rng(0)
+    x_NHW = random.integers(0, 30, (120, 40, 40)).astype(np.uint8)
+    for image, top in zip(x_NHW, random.integers(0, 36, 120).tolist(), strict=True):
+        image[top : top + 4] += 200
+    x_NF: Any = x_NHW.reshape(120, -1)
+    generator = fit_generator("images", shape.names, {"": [x_NF]}, image=shape)
+    drawn_NF = made(generator, 40)
+    assert drawn_NF.dtype == np.uint8
+    assert drawn_NF.shape == (40, 1600)
+    assert drawn_NF.max() <= x_NF.max()
+    assert abs(float(drawn_NF.mean()) - float(x_NF.mean())) < 10
+    bright_NR = (drawn_NF.reshape(40, 40, 40).mean(axis=2) > 100).sum(axis=1)
+    assert 1 <= np.median(bright_NR) <= 8
+    varied_BF = generator.variations("", x_NF[:1], 5, 0.0, 0)[:, 0]
+    assert (varied_BF == x_NF[0]).all()

@@ -75,19 +75,6 @@ def test_it_is_served_over_tls(opened: Callable[..., int], authority: Authority,
         assert (answer.status, answer.text) == (400, "This port speaks HTTPS.\n")
 
 
-def test_old_versions_of_tls_are_refused(opened: Callable[..., int], certificate: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    with (
-        socket.create_connection(("127.0.0.1", opened(certificate_file=certificate))) as connection,
-        pytest.raises(ssl.SSLError),
-    ):
-        context.wrap_socket(connection)
-
-
 @pytest.mark.parametrize(
     "authorization",
     [

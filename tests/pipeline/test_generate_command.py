@@ -181,7 +181,7 @@ def test_variations_of_a_window(run: Run, tmp_path: Path) -> None:
 REFUSED = [
     (["--series", "nobody"], 2, "--series nobody: stream machines has no such series; it has a, b/1"),
     (["--at", "2026-01-01T00:00:00Z"], 2, "--at is a moment of one series, and 0 are named; give one --series"),
-    (["--variations", "3"], 2, "--variations: it says something of --at; give that too, or leave it out"),
+    (["--variations", "3"], 2, "--variations: it says something of --at or --like; give that too, or leave it out"),
     (["--size", "3"], 2, "--size: it says something of --inject; give that too, or leave it out"),
     (
         ["--inject", "1", "--fault", "fire"],

@@ -99,6 +99,21 @@ def test_without_ray_its_extra_is_named() -> None:
     )
 
 
+def test_a_ray_that_does_not_start_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is not there after half a minute is a plain `Exception`; nobody waits that long here."""
+    pytest.importorskip("ray", reason="it comes with: pip install 'offkey[ray]'")
+    from pipeline.connectors import ray as connector
+
+    def slow(*where: str, **how: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr("ray.init", slow)
+    said = r"--engine ray: Ray cannot be had on this machine \(The current node timed out during startup\.\); mend"
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(TransientError, match=said):
+        connector._start()
+
+
 def test_an_engine_that_there_is_not_is_refused(tmp_path: Path) -> None:
     done = offkey("features", str(configured(tmp_path)), "machines", "--output", "out", "--engine", "dask")
     assert (done.returncode, done.stderr) == (2, "offkey: --engine dask: there are local and ray\n")

@@ -144,7 +144,7 @@ def test_an_interlaced_png_is_taken(width: int, height: int) -> None:
 def test_another_mode_is_refused_by_its_name(value: Callable[[], bytes], said: str) -> None:
     assert refused("png", value()) == (
         "wrong_mode",
-        f"it has {said}, and `image` asks for 1 channels of 8 bits",
+        f"it has {said}, and `image` asks for 1 channel of 8 bits",
     )
 
 
