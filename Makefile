@@ -9,16 +9,16 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 demo: $(VENV)/demo.stamp
 	@$(BIN)/offkey demo
 
-# Three processes on two cores: many tests wait for a broker.
+# Four processes on two cores: many tests wait for a broker.
 test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
+	$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal
 
 # The same tests, a fifth slower, and which lines and branches none of them has run.
 coverage: $(VENV)/test.stamp
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 # Faults, kills, malformed payloads and full load on Apache Kafka, for three quarters of an hour; KAFKA_HOME as for
 # `benchmark`.
