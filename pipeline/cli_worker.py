@@ -42,6 +42,7 @@ def worker(
         return supervise(config, settings, processes, leave)
 
     from pipeline.cli_endpoint import open_endpoint
+    from pipeline.errors import ConfigError, TransientError
     from pipeline.health import Health
     from pipeline.stopping import Stop, stop_on_signals
 
@@ -53,7 +54,13 @@ def worker(
     stop_on_signals(stop, health.unfinished)
     if place:
         place.tie(health, stop)
-    address = open_endpoint(settings, "metrics", health)
+    try:
+        address = open_endpoint(settings, "metrics", health)
+    except ConfigError as error:
+        if place is None or not place.restarts:
+            raise
+        # It was served before: whoever renews a certificate may not be done yet, and with 2 all would end.
+        raise TransientError(str(error)) from error
     with _worker(settings, stop) as built:
         from pipeline.collector import quiet_collector
         from pipeline.heap import give_back_large_pieces

@@ -12,12 +12,15 @@ of them: more would take the process' descriptors, and who holds them all on pur
 What a client does wrong is said at level `debug`, for anybody can make lines of it.
 """
 
+import io
 import json
 import logging
+import re
 import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from socketserver import ThreadingMixIn
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
@@ -43,6 +46,8 @@ _AT_ONCE = 64
 _HANDSHAKE = b"\x16"
 """How a connection begins that is to be encrypted."""
 _IN_CLEAR = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nThis port speaks HTTPS.\n"
+_ODD_VERSION = re.compile(r"version=(?!\d+(\.\d+)*\s*(?:[;,]|$))")
+"""Of a format, in an `Accept`: the client that writes metrics fails on one that is no numbers."""
 _CERTIFIED = "offkey.certified"
 _LONGEST_LINE = 65_536
 _ASKED = {"401": "a user and a password are asked for", "403": "a client's certificate is asked for"}
@@ -94,7 +99,13 @@ def _application(health: "Health", door: Door) -> Callable[..., Iterable[bytes]]
             asked = [("WWW-Authenticate", 'Basic realm="offkey"')] if refused.startswith("401") else []
             body = _answer(start_response, refused, {"why": _ASKED[refused[:3]]}, asked)
         else:
-            body = metrics.EXPOSITION(environ, start_response)
+            asked_for = environ.get("HTTP_ACCEPT", "")
+            if _ODD_VERSION.search(asked_for):
+                asked_for = ""
+            # That one answers GET alone.
+            body = metrics.EXPOSITION(
+                {**environ, "REQUEST_METHOD": "GET", "HTTP_ACCEPT": asked_for}, start_response
+            )
         return body if environ["REQUEST_METHOD"] == "GET" else ()
 
     return application
@@ -157,6 +168,11 @@ class _Handler(WSGIRequestHandler):
     timeout = _REQUEST_S
     server: _Server
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Within(self.connection, _REQUEST_S))
+
     def handle(self) -> None:
         """Answer one request, as the class above does, but that `_Answering` says what goes wrong."""
         self.raw_requestline = self.rfile.readline(_LONGEST_LINE + 1)
@@ -164,6 +180,7 @@ class _Handler(WSGIRequestHandler):
             self.requestline = self.request_version = self.command = ""
             self.send_error(414)
         elif self.parse_request():
+            self.connection.settimeout(_REQUEST_S)
             answering = _Answering(self.rfile, cast(IO[bytes], self.wfile), sys.stderr, self.get_environ())
             answering.request_handler = self
             application = self.server.get_app()
@@ -177,6 +194,24 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: a probe comes every few seconds."""
+
+
+class _Within(io.RawIOBase):
+    """What a client says, all of it within one time: that of a socket begins anew with each byte."""
+
+    def __init__(self, connection: socket.socket, most_s: float) -> None:
+        super().__init__()
+        self._connection, self._until_s = connection, time.monotonic() + most_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("it has not said in time what it wants")
+        self._connection.settimeout(left_s)
+        return self._connection.recv_into(buffer)
 
 
 class _Answering(ServerHandler):

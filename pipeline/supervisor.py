@@ -237,7 +237,8 @@ class Supervisor:
     def _say(self, child: _Child, line: bytes) -> None:
         number = f"[{child.number}] " if self._numbered else ""
         try:
-            print(f"{number}{line.decode(errors='replace')}", file=sys.stderr, flush=True)
+            # In one piece: a thread that turns the level has a line of its own to say.
+            print(f"{number}{line.decode(errors='replace')}\n", end="", file=sys.stderr, flush=True)
         except OSError:
             # Nobody reads it any more; a worker that runs alone goes on then too.
             logger.debug("stderr is closed")

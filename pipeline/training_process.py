@@ -141,7 +141,8 @@ class TrainingProcess:
                 try:
                     # A line of JSON says itself of which stream it is.
                     said = text if text.startswith("{") else f"[{self._stream}] {text}"
-                    print(said, file=sys.stderr, flush=True)
+                    # In one piece: the scheduler's own lines are of another thread, and might come in between.
+                    print(f"{said}\n", end="", file=sys.stderr, flush=True)
                 except OSError:
                     logger.debug("stderr is closed")
 

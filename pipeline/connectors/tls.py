@@ -76,6 +76,11 @@ def present(
             f"{where}: no certificate with its key can be read from there ({error.reason or 'not PEM'}); name "
             f"files in PEM, and the password of an encrypted key as {keys}.key_password_file"
         ) from error
+    except OSError as error:
+        # Also of one that has gone since it was looked at, as while it is renewed.
+        raise _unreadable(f"{keys}.certificate_file", certificate_file, error) from error
+    except ValueError as error:
+        raise ConfigError(f"{keys}.key_password_file: {error}; give the password of {where}") from error
 
 
 def _untrusting(key: str, ca_file: str | None, error: OSError) -> ConfigError:

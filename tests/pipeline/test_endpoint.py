@@ -4,8 +4,11 @@ import json
 import logging
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +174,36 @@ def test_who_is_silent_holds_nobody_up(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_who_drips_is_let_go(
+    encrypted: bool,
+    opened: Callable[..., int],
+    authority: Authority,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.endpoint._REQUEST_S", 1.0)
+    port = opened(**({"certificate_file": certificate} if encrypted else {}))
+    with ExitStack() as held:
+        each = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+        if encrypted:
+            context = ssl.create_default_context(cafile=authority.certificate)
+            each = held.enter_context(context.wrap_socket(each, server_hostname="127.0.0.1"))
+        each.settimeout(0.2)
+        each.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        for _ in range(25):
+            try:
+                each.sendall(b"x")
+                assert each.recv(1) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                # Gone with what it had not read.
+                pass
+            return
+    raise AssertionError("it is waited for as long as it says something")
+
+
 def test_the_process_keeps_its_descriptors(
     opened: Callable[..., int], authority: Authority, certificate: Path
 ) -> None:
@@ -222,6 +255,27 @@ def test_files_are_renewed_in_place(
     assert is_told(ask(port, "/metrics", login(USER, "another"), later.certificate))
 
 
+@pytest.mark.parametrize("version", ["abc", "1.x", "1.0.0"])
+def test_a_format_of_no_known_version_is_no_bug(
+    version: str, opened: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = {"Accept": f"application/openmetrics-text;version={version};q=0.5,*/*;q=0.1"}
+    with closing(HTTPConnection("127.0.0.1", opened(), timeout=5)) as connection:
+        connection.request("GET", "/metrics", headers=asked)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert ("openmetrics" in answer.headers["Content-Type"]) == (version == "1.0.0")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz"])
+def test_a_head_is_a_get_without_a_body(path: str, opened: Callable[..., int]) -> None:
+    with closing(HTTPConnection("127.0.0.1", opened(), timeout=5)) as connection:
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
+
+
 def test_what_is_a_bug_is_told(
     opened: Callable[..., int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,10 +290,11 @@ def test_what_is_a_bug_is_told(
 
 def test_a_wrong_file_is_a_line(authority: Authority, certificate: Path, password: Path, tmp_path: Path) -> None:
     hidden, other = authority.sign("hidden", ["a"], password="x"), authority.sign("other", ["a"])
-    nowhere, text, two, umlaut = (tmp_path / name for name in ("nowhere", "text", "two", "umlaut"))
+    nowhere, text, two, umlaut, long = (tmp_path / name for name in ("nowhere", "text", "two", "umlaut", "long"))
     text.write_text("no certificate")
     two.write_text("planted\nplanted\n")
     umlaut.write_text("plantéd\n")
+    long.write_text("planted" * 200)
     key = tmp_path / "key"
     key.write_text(other.read_text().partition("-----BEGIN CERTIFICATE-----")[0])
     tls = {"certificate_file": certificate}
@@ -253,6 +308,12 @@ def test_a_wrong_file_is_a_line(authority: Authority, certificate: Path, passwor
         (
             {"certificate_file": hidden},
             f"certificate_file: {hidden} is encrypted; name a file with its pass",
+        ),
+        # It can be opened, and not read: as one that goes in between.
+        ({"certificate_file": Path("/proc/self/mem")}, "certificate_file: /proc/self/mem cannot be read (Input/"),
+        (
+            {"certificate_file": hidden, "key_password_file": long},
+            "key_password_file: password cannot be longer than 1024 bytes; give the pass",
         ),
         ({**tls, "key_file": nowhere}, f"key_file: {nowhere} cannot be read (No such file"),
         ({**tls, "key_file": text}, f"key_file: {text}: no certificate with its key can be read from there"),
@@ -294,6 +355,26 @@ def test_each_command_refuses_to_start_with_it(
     status, printed, errors = run(command, str(config))
     assert (status, printed) == (2, "")
     assert only_line(errors).startswith(f"metrics.certificate_file: {nowhere} cannot be read (No such file")
+
+
+@pytest.mark.parametrize(("place", "ends_with"), [("1/0", 2), ("1/1", 1)])
+def test_a_process_that_is_started_again_meanwhile_does_not_end_all(
+    place: str, ends_with: int, tmp_path: Path
+) -> None:
+    half = tmp_path / "half.pem"
+    half.write_text("half of it")
+    config = configured(tmp_path, metrics={"port": 0, "certificate_file": str(half)})
+    asked = ["worker", str(config), "--supervised", place]
+    with subprocess.Popen(
+        [sys.executable, "-c", "from pipeline.cli import main; main()", *asked],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait(30) == ends_with
+    assert only_line(said).startswith(f"metrics.certificate_file: {half}: no certificate with its key can be read")
 
 
 def test_check_looks_at_the_files(

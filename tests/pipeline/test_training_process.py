@@ -1,5 +1,6 @@
 """A training's process: its result, its words, its end with the scheduler, its memory."""
 
+import io
 import os
 import signal
 import subprocess
@@ -45,6 +46,19 @@ def test_its_last_line_is_its_result_be_it_long(capfd: pytest.CaptureFixture[str
     assert (ended.result["version"], len(ended.result["more"])) == ("v2", 300_000)
     assert outcome_of(ended) == "promoted"
     assert capfd.readouterr().err == "[machines] a log\n"
+
+
+def test_a_line_is_passed_on_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Stderr(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Stderr())
+    end_of("import sys; print('a log', file=sys.stderr); print('{}', file=sys.stderr)")
+    assert [text for text in written if text] == ["[machines] a log\n", "{}\n"]
 
 
 @pytest.mark.parametrize(
