@@ -1,6 +1,7 @@
 import ast
 import json
 import logging
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,24 @@ def test_lines_of_one_kind_are_told_a_few_times_a_minute_and_then_counted() -> N
     second = record_of("no checkpoint of %s", 52)
     assert repeats.filter(second)
     assert second.getMessage() == "no checkpoint of 52"
+
+
+_CHATTY = """
+import logging
+from pipeline import logs
+
+logs.begin(logging.INFO)
+logs.use("json", 3)
+for number in range(30):
+    logging.getLogger("a").info("line %d", number)
+"""
+
+
+def test_a_command_that_runs_tells_them_so() -> None:
+    run = subprocess.run([sys.executable, "-c", _CHATTY], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in run.stderr.splitlines()]
+    assert [line["message"] for line in lines] == [f"line {n}" for n in range(20)]
+    assert {line["process"] for line in lines} == {3}
 
 
 def test_whoever_asks_for_everything_gets_it() -> None:

@@ -47,7 +47,7 @@ def test_they_count_what_happened() -> None:
         assert value("offkey_stage_duration_seconds_count", stage=stage) > 0
 
 
-def test_a_stage_of_several_rounds_is_timed_once_a_poll() -> None:
+def test_a_poll_of_several_rounds_is_timed_and_counted_as_one() -> None:
     """A series with more points in a poll than its buffer has room for is scored in rounds."""
     bench = Bench(partitions=1)
     bench.fill(series_payloads(4 * SLACK))
@@ -55,9 +55,15 @@ def test_a_stage_of_several_rounds_is_timed_once_a_poll() -> None:
     before = {
         stage: value("offkey_stage_duration_seconds_count", stage=stage) for stage in ("scoring", "incidents")
     }
+    counters = ("offkey_incidents_allowed_total", "offkey_points_scored_total")
+    allowed, scored = (value(name, stream="machines") for name in counters)
     worker.step()
     for stage, count in before.items():
         assert value("offkey_stage_duration_seconds_count", stage=stage) == count + 1
+    allowed, scored = (
+        value(name, stream="machines") - then for name, then in zip(counters, (allowed, scored), strict=True)
+    )
+    assert allowed == pytest.approx(scored / 1440)
 
 
 def test_promtool_accepts_them() -> None:
