@@ -126,7 +126,7 @@ class Adopting:
         """
         lane, flight = self._lane_of[partition.topic], self._flights.get(partition)
         if flight is not None and not flight.landed(_PATIENCE_S):
-            raise TransientError(f"{_name(partition)}: storage has not said whether it took what was adopted last")
+            raise TransientError(f"{partition}: storage has not said whether it took what was adopted last")
         for _ in range(_TRIES):
             self.follow(partition, topic_id, offset, version)
             adopted = self._adopted[partition]
@@ -143,11 +143,11 @@ class Adopting:
             except (TransientError, ConfigError) as error:
                 said = self._about(partition, first_offset, own.version)
                 text = "%s: is taken over, but no entry says so yet: %s"
-                logger.warning(text, _name(partition), error, extra=said)
+                logger.warning(text, partition, error, extra=said)
                 adopted.unsaid, adopted.retry_at_s = True, self._clock() + _RETRY_S
                 return
         self.forget(partition)
-        raise TransientError(f"{_name(partition)}: other workers take it over again and again")
+        raise TransientError(f"{partition}: other workers take it over again and again")
 
     def follow(self, partition: TopicPartition, topic_id: str, offset: int, version: str | None) -> None:
         """Find out by what a partition's records are judged from an offset on.
@@ -286,7 +286,7 @@ class Adopting:
             adopted.model = now.model
             metrics.MODEL_ADOPTIONS.labels(lane.name).inc()
             version, said = now.model.version, self._about(partition, offset, now.model.version)
-            logger.info("%s: judged by model %s from offset %d on", _name(partition), version, offset, extra=said)
+            logger.info("%s: judged by model %s from offset %d on", partition, version, offset, extra=said)
             self._tell(lane)
         if now.words.name != adopted.words.name:
             adopted.words = now.words
@@ -294,7 +294,7 @@ class Adopting:
             metrics.FEEDBACK_ADOPTIONS.labels(lane.name).inc()
             logger.info(
                 "%s: what was said of %d incidents acts from offset %d on",
-                *(_name(partition), len(now.words.said), offset),
+                *(partition, len(now.words.said), offset),
                 extra=self._about(partition, offset, now.model.version),
             )
 
@@ -316,7 +316,7 @@ class Adopting:
                 self._give_up(partition, adopted, str(error))
             return True
         if last is None:
-            raise AssignmentLost(f"{_name(partition)}: another worker has taken it over")
+            raise AssignmentLost(f"{partition}: another worker has taken it over")
         adopted.last, adopted.unsaid = last, False
         if ahead:
             ahead.flight = None
@@ -332,7 +332,7 @@ class Adopting:
         if given_up.model is adopted.model:
             now, later = f"what was said of {len(adopted.words.said)} incidents", "what was said since"
         said = self._about(partition, given_up.first_offset, adopted.model.version)
-        logger.error("%s: goes on with %s and adopts %s later: %s", _name(partition), now, later, why, extra=said)
+        logger.error("%s: goes on with %s and adopts %s later: %s", partition, now, later, why, extra=said)
 
     def _about(self, partition: TopicPartition, offset: int, version: str) -> dict[str, Any]:
         return about(partition, stream=self._lane_of[partition.topic].name, offset=offset, version=version)
@@ -376,7 +376,3 @@ def _cut(records: PartitionRecords, offset: int) -> tuple[PartitionRecords, list
         return records, []
     at = bisect_left(records.records, offset, key=lambda record: record.offset)
     return replace(records, records=records.records[:at]), [replace(records, records=records.records[at:])]
-
-
-def _name(partition: TopicPartition) -> str:
-    return f"{partition.topic}/{partition.partition}"

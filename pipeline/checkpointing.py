@@ -247,8 +247,8 @@ class Checkpointing:
         if self._failing_since_s is None:
             self._failing_since_s = time.monotonic()
             logger.error(
-                "%s/%d: no checkpoint: %s. Scoring goes on, and each is tried again when due; until then a restart "
+                "%s: no checkpoint: %s. Scoring goes on, and each is tried again when due; until then a restart "
                 "replays from the ones before",
-                *(*partition, error),
+                *(partition, error),
                 extra=about(partition, stream=self._lane_of[partition.topic].name),
             )

@@ -1,14 +1,16 @@
 """The server of metrics and probes, as the commands that run until they are stopped begin it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from pipeline.config import Settings
     from pipeline.health import Health
-    from pipeline.metrics_settings import MetricsSettings
+
+_Section = Literal["metrics", "recorder", "scheduler", "notify"]
 
 
-def open_endpoint(settings: "MetricsSettings", port: int, health: "Health", key: str = "metrics.port") -> str:
-    """Serve metrics and probes on a port of `metrics.host`; return the address of the metrics.
+def open_endpoint(settings: "Settings", section: _Section, health: "Health") -> str:
+    """Serve metrics and probes on `metrics.host`, and the port of a section; return the address of the metrics.
 
     Raises:
         ConfigError: the address cannot be bound, or a file of the settings holds something else than it should.
@@ -16,6 +18,7 @@ def open_endpoint(settings: "MetricsSettings", port: int, health: "Health", key:
     from pipeline.connectors.door import Door
     from pipeline.endpoint import serve
 
-    served = serve(settings.host, port, health, key, Door(settings))
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{'http' if settings.certificate_file is None else 'https'}://{host}:{served}/metrics"
+    metrics, port = settings.metrics, getattr(settings, section).port
+    served = serve(metrics.host, port, health, Door(metrics), f"{section}.port")
+    host = f"[{metrics.host}]" if ":" in metrics.host else metrics.host
+    return f"{'http' if metrics.certificate_file is None else 'https'}://{host}:{served}/metrics"

@@ -45,7 +45,7 @@ def notify(
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="cluster")
     stop_on_signals(stop, health.unfinished)
-    address = open_endpoint(settings.metrics, settings.notify.port, health, "notify.port")
+    address = open_endpoint(settings, "notify", health)
     with _notify(settings, chosen, stop) as built:
         from pipeline.collector import quiet_collector
 
@@ -121,7 +121,7 @@ def _notify(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Itera
 
 
 def _closing(what: "KafkaSource | Delivery", stop: "Stop") -> "Callable[[], None]":
-    return lambda: what.close(min(5.0, stop.left_s()))
+    return lambda: what.close(stop.closing_s())
 
 
 def _receiver(name: str, wanted: "ReceiverSettings", link: str | None) -> "Receiver":

@@ -38,7 +38,7 @@ def record(
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
     stop_on_signals(stop, health.unfinished)
-    address = open_endpoint(settings.metrics, settings.recorder.port, health, "recorder.port")
+    address = open_endpoint(settings, "recorder", health)
     with _recorder(settings, chosen, stop) as built:
         from pipeline.collector import quiet_collector
 
@@ -84,7 +84,7 @@ def _recorder(settings: "Settings", chosen: Sequence[str], stop: "Stop") -> "Ite
     group = replace(GroupOptions.of(kafka), group_id=f"{kafka.group_id}-recorder")
     with contextlib.ExitStack() as opened:
         source = KafkaSource(Connection.of(kafka), group, [stream.topic for stream in recorded])
-        opened.callback(lambda: source.close(min(5.0, stop.left_s())))
+        opened.callback(lambda: source.close(stop.closing_s()))
         yield Recorder(
             recorded,
             source,

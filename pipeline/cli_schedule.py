@@ -41,7 +41,7 @@ def schedule(config: ConfigPath) -> None:
     kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
     stop_on_signals(stop, health.unfinished)
-    address = open_endpoint(settings.metrics, settings.scheduler.port, health, "scheduler.port")
+    address = open_endpoint(settings, "scheduler", health)
     with _scheduler(config, settings, stop) as built:
         from pipeline.collector import quiet_collector
 
@@ -87,7 +87,7 @@ def _scheduler(config: "Path", settings: "Settings", stop: "Stop") -> "Iterator[
     group = replace(GroupOptions.of(kafka), group_id=f"{kafka.group_id}-scheduler", instance_id=None)
     with contextlib.ExitStack() as opened:
         source = KafkaSource(Connection.of(kafka), group, [topic])
-        opened.callback(lambda: source.close(min(5.0, stop.left_s())))
+        opened.callback(lambda: source.close(stop.closing_s()))
         require_one_partition(topic, source.partition_count(topic))
         yield Scheduler(
             {name: stream.retrain for name, stream in settings.streams.items()},

@@ -55,7 +55,7 @@ def worker(
     if place:
         place.tie(health, stop)
     try:
-        address = open_endpoint(settings.metrics, settings.metrics.port, health)
+        address = open_endpoint(settings, "metrics", health)
     except ConfigError as error:
         if place is None or not place.restarts:
             raise
@@ -141,9 +141,9 @@ def _worker(settings: "Settings", stop: "Stop") -> "Iterator[Worker]":
     )
     with contextlib.ExitStack() as opened:
         source = KafkaSource(connection, group, [lane.topic for lane in lanes])
-        opened.callback(lambda: source.close(min(5.0, stop.left_s())))
+        opened.callback(lambda: source.close(stop.closing_s()))
         delivery = open_delivery(kafka.delivery, connection, group, source, kafka.delivery_timeout)
-        opened.callback(lambda: delivery.close(min(5.0, stop.left_s())))
+        opened.callback(lambda: delivery.close(stop.closing_s()))
         shadows = StoredShadows(storage)
         watcher = Watcher({lane.name: lane.slot for lane in lanes}, registry, shadows)
         opened.callback(watcher.begin(settings.worker.watch_every).set)

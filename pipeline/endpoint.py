@@ -50,6 +50,7 @@ _ODD_VERSION = re.compile(r"version=(?!\d+(\.\d+)*\s*(?:[;,]|$))")
 """Of a format, in an `Accept`: the client that writes metrics fails on one that is no numbers."""
 _CERTIFIED = "offkey.certified"
 _LONGEST_LINE = 65_536
+_ASKED = {"401": "a user and a password are asked for", "403": "a client's certificate is asked for"}
 
 
 class Door(Protocol):
@@ -62,20 +63,12 @@ class Door(Protocol):
         """Return the status that refuses who shows no more than this; None: it is let in."""
 
 
-class Open:
-    """Lets everybody in."""
-
-    def tls(self) -> None: ...
-    def refusal(self, authorization: str, certified: bool) -> None: ...
-
-
-def serve(host: str, port: int, health: "Health", key: str = "metrics.port", door: Door | None = None) -> int:
+def serve(host: str, port: int, health: "Health", door: Door, key: str = "metrics.port") -> int:
     """Serve the three paths; return the port, which is a free one where 0 was asked for.
 
     Raises:
         ConfigError: the address cannot be bound.
     """
-    door = door or Open()
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = type("Server", (_Server,), {"address_family": family})
@@ -116,9 +109,6 @@ def _application(health: "Health", door: Door) -> Callable[..., Iterable[bytes]]
         return body if environ["REQUEST_METHOD"] == "GET" else ()
 
     return application
-
-
-_ASKED = {"401": "a user and a password are asked for", "403": "a client's certificate is asked for"}
 
 
 def _answer(

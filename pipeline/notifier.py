@@ -124,10 +124,10 @@ class Notifier:
     def missing(self) -> Iterator[str]:
         """Yield what keeps it from telling; may be asked on another thread."""
         for place in sorted(self._gained.copy()):
-            yield f"{place.topic}/{place.partition}: it is not taken over yet"
+            yield f"{place}: it is not taken over yet"
         for place, partition in sorted(self._partitions.copy().items()):
             if not partition.whole:
-                yield f"{place.topic}/{place.partition}: what is open is still being read"
+                yield f"{place}: what is open is still being read"
 
     def run(self, stop: Stop) -> None:
         """Tell until `stop` is set.
@@ -209,9 +209,9 @@ class Notifier:
             lost = max(held.begin - committed, 0)
             metrics.NOTIFY_OFFSETS_LOST.labels(self.name).inc(lost)
             logger.error(
-                "receiver %s: the topic holds no offset %d of %s/%d any more, or was made anew; %d alerts were not "
+                "receiver %s: the topic holds no offset %d of %s any more, or was made anew; %d alerts were not "
                 "told, and the first is now %d",
-                *(self.name, committed, place.topic, place.partition, lost, held.begin),
+                *(self.name, committed, place, lost, held.begin),
                 extra=about(place, receiver=self.name, offset=held.begin),
             )
         elif self.settings.start == "latest" and not self._has_begun():
@@ -311,8 +311,8 @@ class Notifier:
             reason, text = failed.get(index, (None, ""))
             if reason is not None:
                 logger.warning(
-                    "receiver %s: %s/%d@%d becomes a dead letter: %s",
-                    *(self.name, place.topic, place.partition, record.offset, text or reason),
+                    "receiver %s: %s@%d becomes a dead letter: %s",
+                    *(self.name, place, record.offset, text or reason),
                     extra=self._about(place, record, alert),
                 )
                 self.delivery.send(undelivered(place, record, self.name, reason, text, self.settings.dead_letters))

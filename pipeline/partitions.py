@@ -193,9 +193,7 @@ class Partitions:
             self._restore(lane, partition, checkpoint, committed, published_end)
         else:
             said = about(partition, stream=lane.name, offset=committed)
-            logger.warning(
-                "%s: begins at offset %d without state: %s", _name(partition), committed, unusable, extra=said
-            )
+            logger.warning("%s: begins at offset %d without state: %s", partition, committed, unusable, extra=said)
             self._begin(lane, partition, committed, topic_id, published_end)
 
     def _published_end(self, committed: int, held: OffsetRange) -> int:
@@ -204,20 +202,19 @@ class Partitions:
 
     def _commit_start(self, lane: Lane, partition: TopicPartition, gap: _Gap | None, held: OffsetRange) -> int:
         """Commit the offset that `start` says; a gap is reported once that has succeeded."""
-        place = _name(partition)
         if lane.start == "fail":
             raise _refused(lane, partition, gap.reason if gap else "the group has no committed offset")
         start = held.begin if lane.start == "earliest" else held.end
         self.source.commit({partition: start})
         if gap is None:
             said = about(partition, stream=lane.name, offset=start)
-            logger.info("%s: begins at offset %d, nothing to restore", place, start, extra=said)
+            logger.info("%s: begins at offset %d, nothing to restore", partition, start, extra=said)
         else:
             unread = max(start - gap.unread, 0)
             metrics.OFFSETS_LOST.labels(lane.name).inc(unread)
             logger.error(
                 "%s: %s; beginning at the %s one, %d; records that are not read: %d",
-                *(place, gap.reason, lane.start, start, unread),
+                *(partition, gap.reason, lane.start, start, unread),
                 extra=about(partition, stream=lane.name, offset=start),
             )
         return start
@@ -254,7 +251,7 @@ class Partitions:
         logger.warning(
             "%s: the partition was added after the group began on the topic; it begins at its earliest offset, %d, "
             "whatever `start` says; series whose keys now go there have moved, and warm up again",
-            *(_name(partition), held.begin),
+            *(partition, held.begin),
             extra=about(partition, stream=lane.name, offset=held.begin),
         )
         return held.begin
@@ -282,7 +279,7 @@ class Partitions:
             lane.pipeline.drop(partition)
             checkpoint.refuse(str(error))
             said = about(partition, stream=lane.name, offset=reached)
-            logger.error("%s: not restored at offset %d: %s", _name(partition), reached, error, extra=said)
+            logger.error("%s: not restored at offset %d: %s", partition, reached, error, extra=said)
             return
         topic_id = checkpoint.topic_id
         version = checkpoint.model_version
@@ -291,7 +288,7 @@ class Partitions:
         self.progress[partition] = Progress(reached, committed, reached, topic_id)
         metrics.STATE_RESTORED.labels(lane.name, "checkpoint").inc()
         said = about(partition, stream=lane.name, offset=reached, version=version)
-        logger.info("%s: restored at offset %d, replays to %d", _name(partition), reached, committed, extra=said)
+        logger.info("%s: restored at offset %d, replays to %d", partition, reached, committed, extra=said)
 
     def _divide(self, lane: Lane, partition: TopicPartition, topic_id: str) -> None:
         """Give a partition its share of the series that its stream may hold.
@@ -304,7 +301,7 @@ class Partitions:
 
 def _refused(lane: Lane, partition: TopicPartition, reason: str) -> ConfigError:
     return ConfigError(
-        f"{_name(partition)}: {reason}, and streams.{lane.name}.start is `fail`; set it to `earliest` or `latest`, "
+        f"{partition}: {reason}, and streams.{lane.name}.start is `fail`; set it to `earliest` or `latest`, "
         "or commit an offset for the group"
     )
 
@@ -335,7 +332,3 @@ def _why_unusable(checkpoint: Checkpoint | None, shape: str, held: OffsetRange) 
     if checkpoint.next_offset < held.begin:
         return f"records from the checkpoint's offset {checkpoint.next_offset} on have expired"
     return None
-
-
-def _name(partition: TopicPartition) -> str:
-    return f"{partition.topic}/{partition.partition}"

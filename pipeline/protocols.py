@@ -18,6 +18,9 @@ class TopicPartition(NamedTuple):
     topic: str
     partition: int
 
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}"
+
 
 class RawRecord(Protocol):
     """A record as it lies in the topic. The Kafka client's own records satisfy this: none is copied."""

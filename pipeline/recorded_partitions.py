@@ -113,7 +113,7 @@ class RecordedPartitions:
         if partition in self.seen and len(self.seen[partition]) > stream.max_series:
             logger.warning(
                 "%s: more than %d series since it was taken over: which of their next rows are late is not known",
-                *(_name(partition), stream.max_series),
+                *(partition, stream.max_series),
                 extra=about(partition, stream=stream.name),
             )
             del self.seen[partition]
@@ -145,7 +145,7 @@ class RecordedPartitions:
             metrics.OFFSETS_LOST.labels(stream.name).inc(held.begin)
             logger.warning(
                 "%s: the partition was added after recording began; it is recorded from its earliest offset, %d",
-                *(_name(partition), held.begin),
+                *(partition, held.begin),
                 extra=about(partition, stream=stream.name, offset=held.begin),
             )
             at = self._mark(stream, partition, topic_id, held.begin)
@@ -159,7 +159,7 @@ class RecordedPartitions:
         if committed is not None and at < committed and kept.ranges:
             logger.warning(
                 "%s: offset %d is committed, but files end before it: what they lack is read again from %d on",
-                *(_name(partition), committed, at),
+                *(partition, committed, at),
                 extra=about(partition, stream=stream.name, offset=at),
             )
         rows = OpenRows(partition, topic_id, stream.features, at, stream.image)
@@ -167,7 +167,7 @@ class RecordedPartitions:
         self.source.start(partition, at)
         self.open[partition] = rows
         said = about(partition, stream=stream.name, offset=at)
-        logger.info("%s: records from offset %d on", _name(partition), at, extra=said)
+        logger.info("%s: records from offset %d on", partition, at, extra=said)
 
     def _learned(self, partition: TopicPartition, topic_id: str, kept: Kept, held: OffsetRange) -> Kept:
         """Learn from the newest file which series were seen; return what is kept without one that is damaged."""
@@ -206,7 +206,7 @@ class RecordedPartitions:
         """Begin where `start` says; a gap is reported once storage and the group know of it."""
         if stream.start == "fail":
             raise ConfigError(
-                f"{_name(partition)}: {gap or 'there is neither a file nor a committed offset'}, and "
+                f"{partition}: {gap or 'there is neither a file nor a committed offset'}, and "
                 f"streams.{stream.name}.start is `fail`; set it to `earliest` or `latest`"
             )
         at = self._mark(stream, partition, topic_id, held.begin if stream.start == "earliest" else held.end)
@@ -215,7 +215,7 @@ class RecordedPartitions:
             metrics.OFFSETS_LOST.labels(stream.name).inc(unread)
             logger.error(
                 "%s: %s; recording from the %s one, %d; records that are not read: %d",
-                *(_name(partition), gap, stream.start, at, unread),
+                *(partition, gap, stream.start, at, unread),
                 extra=about(partition, stream=stream.name, offset=at),
             )
         return at
@@ -247,7 +247,3 @@ def _go_on(committed: int | None, kept: Kept, held: OffsetRange) -> int | None:
             return end
     ended = [each.end for each in kept.ranges if each.end < committed]
     return min(max(ended[-1], held.begin), committed) if ended else committed
-
-
-def _name(partition: TopicPartition) -> str:
-    return f"{partition.topic}/{partition.partition}"

@@ -107,7 +107,7 @@ class Recorder:
         read = self.partitions.open.copy()
         for partition in sorted(self.partitions.assigned):
             if partition not in read:
-                yield f"{partition.topic}/{partition.partition}: it is not taken over yet"
+                yield f"{partition}: it is not taken over yet"
 
     def run(self, stop: Stop) -> None:
         """Record until `stop` is set, then close all files and commit, within the stop's budget.

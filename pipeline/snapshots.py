@@ -104,8 +104,7 @@ class Gap:
     end: int
 
     def __str__(self) -> str:
-        place = f"{self.partition.topic}/{self.partition.partition}"
-        return f"stream {self.stream}: snapshots lack offsets {self.begin} to {self.end - 1} of {place}"
+        return f"stream {self.stream}: snapshots lack offsets {self.begin} to {self.end - 1} of {self.partition}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_CLOSED_WITHIN_S = 5.0
 
 
 class Stop(threading.Event):
@@ -41,6 +42,10 @@ class Stop(threading.Event):
         if self._deadline_s is None:
             return float("inf")
         return max(self._deadline_s - (1 - share) * self.budget_s - self._clock(), 0.0)
+
+    def closing_s(self) -> float:
+        """Return the seconds that a connection may take to close."""
+        return min(_CLOSED_WITHIN_S, self.left_s())
 
 
 def stop_on_signals(

@@ -111,11 +111,11 @@ class Worker:
         """Yield what keeps partitions from being scored; may be asked on another thread."""
         progress = self.partitions.progress.copy()
         for partition in sorted(self.partitions.assigned):
-            place, at = f"{partition.topic}/{partition.partition}", progress.get(partition)
+            at = progress.get(partition)
             if at is None:
-                yield f"{place}: its state is not restored yet"
+                yield f"{partition}: its state is not restored yet"
             elif at.next_offset < at.publish_from:
-                yield f"{place}: replays {at.publish_from - at.next_offset} records to restore its state"
+                yield f"{partition}: replays {at.publish_from - at.next_offset} records to restore its state"
 
     def run(self, stop: Stop) -> None:
         """Work until `stop` is set, then checkpoint, all within the stop's budget.
@@ -153,7 +153,7 @@ class Worker:
         behind = [(place, progress[place]) for place in self.partitions.checkpointing.behind() if place in progress]
         if not behind:
             return "nothing is lost: what is not committed is read again"
-        places = ", ".join(f"{place.topic}/{place.partition} after {at.checkpointed}" for place, at in behind[:5])
+        places = ", ".join(f"{place} after {at.checkpointed}" for place, at in behind[:5])
         more = f" and {len(behind) - 5} more" if len(behind) > 5 else ""
         return f"no checkpoint of {places}{more}; nothing is lost, the next start replays from there"
 
@@ -272,7 +272,7 @@ class Worker:
             run = run + 1 if reject.row == expected_row else 1
             expected_row = reject.row + 1
             if run > self.settings.max_rejects_in_a_row:
-                place = f"{records.partition.topic}/{records.partition.partition}@{reject.record.offset}"
+                place = f"{records.partition}@{reject.record.offset}"
                 raise RecordError(
                     f"stream {lane.name}: more than {self.settings.max_rejects_in_a_row} records in a row were "
                     f"rejected, the last at {place} ({reject.reason}: {reject.text}); run `offkey check`, or raise "
@@ -314,7 +314,7 @@ class Worker:
             first, last = records.records[0].offset, records.records[-1].offset
             version = self.partitions.adopting.version(records.partition)
             said = about(records.partition, stream=stream, offset=first, last_offset=last, version=version)
-            logger.debug("%s/%d: offsets %d to %d are done", *records.partition, first, last, extra=said)
+            logger.debug("%s: offsets %d to %d are done", records.partition, first, last, extra=said)
         for lane in self.lanes:
             if of_lane := sum(len(records.records) for records in polled if records.partition.topic == lane.topic):
                 metrics.BATCH_RECORDS.labels(lane.name).observe(of_lane)
@@ -349,12 +349,12 @@ class Worker:
                 if self._is_new(reject.partition, reject.record.offset):
                     metrics.RECORDS_REJECTED.labels(lane.name, reject.reason).inc()
 
-    def _tell_evicted(self, lane: Lane, place: TopicPartition, offset: int, reason: Reason) -> None:
+    def _tell_evicted(self, lane: Lane, at: TopicPartition, offset: int, reason: Reason) -> None:
         """Say once of each partition that series leave, and what can be done."""
-        if (place, reason) in self._told_evicted:
+        if (at, reason) in self._told_evicted:
             return
-        self._told_evicted.add((place, reason))
-        at, said = f"{place.topic}/{place.partition}", about(place, stream=lane.name, offset=offset)
+        self._told_evicted.add((at, reason))
+        said = about(at, stream=lane.name, offset=offset)
         if reason == "max_series":
             logger.warning(
                 "%s: more series than its share, from offset %d on: a new one takes the place of the one least "

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from kafka import KafkaAdminClient
+from typer.main import get_command
 
 from models.files import to_files
+from pipeline.cli import app
 from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.kafka import KafkaPublisher, history
@@ -110,6 +112,15 @@ def signals_given_back() -> Iterator[list[int]]:
 def offkey(*arguments: str) -> subprocess.CompletedProcess[str]:
     code = "from pipeline.cli import main; main()"
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def command_names(within: Any = None, name: str = "") -> Iterator[str]:
+    """Yield all commands, those of a group behind its name."""
+    inner = getattr(within or get_command(app), "commands", None)
+    if inner is None:
+        yield name
+    for each, command in (inner or {}).items():
+        yield from command_names(command, f"{name} {each}".strip())
 
 
 def metrics_of(config: Path) -> str:

@@ -8,10 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deploy import rights_page
 from pipeline.config import Settings
 from pipeline.stages.alerts import json_schema
-from tests import configuration_page, metrics_page
+from tests import configuration_page, metrics_page, rights_page
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pipeline.cli import app
 from pipeline.config import Settings, StreamSettings, load_settings
 from pipeline.environment import below
 from pipeline.stages.alerts import json_schema
+from tests.commands import command_names
 from tests.documents import DOCUMENTS, ROOT, Line, blocks, inline, lines
 from tests.metrics_page import all_metrics
 from tests.programs import program
@@ -73,14 +74,6 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def commands(found: Any = OFFKEY, name: str = "") -> Iterator[str]:
-    """Yield all commands, those of a group behind its name."""
-    if not hasattr(found, "commands"):
-        yield name
-    for each, inner in getattr(found, "commands", {}).items():
-        yield from commands(inner, f"{name} {each}".strip())
-
-
 def taken_apart(words: tuple[str, ...]) -> str:
     """Have the command look at its words, and return its name.
 
@@ -113,7 +106,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_every_command_is_run_by_a_test() -> None:
-    assert sorted(commands()) == sorted(RUN_BY)
+    assert sorted(command_names()) == sorted(RUN_BY)
     for command, path in RUN_BY.items():
         text = (ROOT / path).read_text()
         assert all(f'"{word}"' in text for word in command.split()), f"{path} does not run {command}"
@@ -146,14 +139,14 @@ def test_modules_within_a_line_are_there() -> None:
             assert importlib.util.find_spec(module) is not None, code
 
 
-OF_SHELL = {".": "activate", "for": "loop", "grant()": "loop", "}": "loop"}
-
-
 def test_paths_within_a_line_are_there() -> None:
     """Those of this repository, in commands too; `models/` is a folder of storage as well."""
     for code in INLINE:
         for path in re.findall(r"(?:^| )((?:deploy|tests|pipeline)/[\w./-]*)", code):
             assert (ROOT / path).exists(), code
+
+
+OF_SHELL = {".": "activate", "for": "loop", "grant()": "loop", "}": "loop"}
 
 
 class Shell:

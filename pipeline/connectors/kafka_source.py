@@ -115,13 +115,13 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         # A poll that ends while the client asks for the same leaves the answer there for whoever asks next, however
         # late that is: what was committed since would be missing.
         self._consumer._coordinator._offset_fetch_futures.pop(frozenset([place]), None)
-        with translated(_name(partition)):
+        with translated(str(partition)):
             found: int | None = self._consumer.committed(place, timeout_ms=REQUEST_TIMEOUT_MS)
         return found
 
     def offsets(self, partition: TopicPartition) -> OffsetRange:
         place = ClientPartition(*partition)
-        with translated(_name(partition)):
+        with translated(str(partition)):
             begin = self._consumer.beginning_offsets([place], timeout_ms=REQUEST_TIMEOUT_MS)[place]
             end = self._consumer.end_offsets([place], timeout_ms=REQUEST_TIMEOUT_MS)[place]
         if partition not in self._refused:
@@ -209,7 +209,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         with self._lock:
             gone = sorted(set(partitions) - (self._assigned - self._regained))
         if gone:
-            raise AssignmentLost(f"cannot commit {', '.join(map(_name, gone))}: no longer assigned here")
+            raise AssignmentLost(f"cannot commit {', '.join(map(str, gone))}: no longer assigned here")
 
     def on_partitions_assigned(self, assigned: Sequence[ClientPartition]) -> None:
         """Called on the I/O thread."""
@@ -230,7 +230,3 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
 def as_client(offsets: Mapping[TopicPartition, int]) -> dict[ClientPartition, OffsetAndMetadata]:
     """Return offsets to commit as the client takes them."""
     return {ClientPartition(*place): OffsetAndMetadata(at, "", -1) for place, at in offsets.items()}
-
-
-def _name(partition: TopicPartition) -> str:
-    return f"{partition.topic}/{partition.partition}"

@@ -150,9 +150,7 @@ class MemorySource:
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         gone = [place for place in offsets if place not in self._assigned]
         if gone or self not in self._broker.members:
-            raise AssignmentLost(
-                f"cannot commit {', '.join(f'{at.topic}/{at.partition}' for at in gone)}: no longer assigned here"
-            )
+            raise AssignmentLost(f"cannot commit {', '.join(map(str, gone))}: no longer assigned here")
         self._broker.committed.update(offsets)
 
     def lag(self) -> Mapping[TopicPartition, int]:

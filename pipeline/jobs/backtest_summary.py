@@ -129,7 +129,7 @@ def _beginnings(result: Result) -> list[str]:
     alike: dict[tuple[str, str], list[str]] = {}
     for each in result.begun:
         until = "" if each.warming_until_ms is None else moment(each.warming_until_ms)
-        place = f"{each.partition.topic}/{each.partition.partition} at offset {each.offset}"
+        place = f"{each.partition} at offset {each.offset}"
         alike.setdefault((each.way, until), []).append(place)
     return [
         f"begins {_BEGINS[way].format(until=until)}: {', '.join(places[:4])}"

@@ -49,7 +49,7 @@ class Repair:
 
 
 def place_of(letter: Letter) -> str:
-    return f"{letter.place.topic}/{letter.place.partition}@{letter.record.offset}"
+    return f"{letter.place}@{letter.record.offset}"
 
 
 def sha256_of(letter: Letter) -> str:
@@ -67,7 +67,7 @@ def line_of(letter: Letter, stream: str | None) -> str:
         "stream": stream,
         "reason": letter.reason,
         "text": letter.text,
-        "record": f"{letter.origin.topic}/{letter.origin.partition}@{letter.origin_offset}",
+        "record": f"{letter.origin}@{letter.origin_offset}",
         "time": iso(letter.record.timestamp),
         "replays": letter.replays,
         **_written("key", letter.record.key),

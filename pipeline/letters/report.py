@@ -46,7 +46,7 @@ def kinds_table(kinds: Iterable[Kind], streams: Streams) -> Table:
 
 def example_lines(letter: Letter) -> Iterator[str]:
     """Yield the lines that show one letter."""
-    origin = f"{letter.origin.topic}/{letter.origin.partition}@{letter.origin_offset}"
+    origin = f"{letter.origin}@{letter.origin_offset}"
     yield f"  {place_of(letter)} from {printable(origin)}: {printable(letter.text)}"
     yield f"      key {shown(letter.record.key)}  value {shown(letter.record.value)}"
 

@@ -239,6 +239,6 @@ def _marked(place: TopicPartition, record: RawRecord) -> list[tuple[int, int]]:
         return [(int(first), min(int(last), record.offset)) for first, last in content["offsets"]]
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(
-            f"{place.topic}/{place.partition}@{record.offset}: no mark of replayed letters that this version reads "
+            f"{place}@{record.offset}: no mark of replayed letters that this version reads "
             f"({error!r}); take the version of offkey that wrote it"
         ) from error

@@ -68,7 +68,7 @@ def _ours(
 def _letter(
     place: TopicPartition, record: RawRecord, value: bytes | None, headers: Sequence[tuple[str, bytes]], topic: str
 ) -> Message:
-    origin = f"{place.topic}/{place.partition}@{record.offset}"
+    origin = f"{place}@{record.offset}"
     return Message(topic, record.key, value, [*record.headers, *headers], origin)
 
 
@@ -116,7 +116,7 @@ def letter(place: TopicPartition, record: RawRecord) -> Letter | None:
 def returned(found: Letter, key: bytes | None, value: bytes | None) -> Message:
     """Return the record that goes back to its topic, with the letter's key and value or repaired ones."""
     headers = [*found.headers, (REPLAYS, str(found.replays + 1).encode())]
-    origin = f"{found.place.topic}/{found.place.partition}@{found.record.offset}"
+    origin = f"{found.place}@{found.record.offset}"
     return Message(found.origin.topic, key, value, headers, origin)
 
 

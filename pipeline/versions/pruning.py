@@ -59,12 +59,12 @@ def plan(
     unread = [each.partition for each in serving if each.model_version is None]
     if unread:
         raise RegistryError(
-            f"stream {stream}: the newest checkpoint of {unread[0].topic}/{unread[0].partition} does not tell "
-            "which version serves, and so nothing is removed; let a worker write another one, or remove it"
+            f"stream {stream}: the newest checkpoint of {unread[0]} does not tell which version "
+            "serves, and so nothing is removed; let a worker write another one, or remove it"
         )
     in_service = [version for version in versions if version not in log.removed]
     newest = set(in_service[len(in_service) - keep :]) if keep else set()
-    used = {each.model_version: f"{each.partition.topic}/{each.partition.partition}" for each in serving}
+    used = {each.model_version: str(each.partition) for each in serving}
     promoted = {entry.version for entry in log.entries}
     kept, removed = [], []
     for version in in_service:

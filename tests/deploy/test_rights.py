@@ -3,10 +3,8 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
@@ -18,26 +16,17 @@ from kafka.admin import (
     ResourcePatternFilter,
     ResourceType,
 )
-from typer.main import get_command
 
-from deploy.rights import COMMANDS, NOTHING, OF_ITS_OWN
-from deploy.rights_page import page, rules_of
-from pipeline.cli import app
+from deploy.rights import COMMANDS, NOTHING, OF_ITS_OWN, filled
+from tests.commands import command_names
+from tests.rights_page import page
 from tests.secured import SecuredBroker
-
-
-def commands_of(found: Any, name: str = "") -> Iterator[str]:
-    inner: Mapping[str, Any] = getattr(found, "commands", {})
-    for each, command in inner.items():
-        yield from commands_of(command, f"{name} {each}".strip())
-    if not inner:
-        yield name
 
 
 def test_every_command_is_told_of() -> None:
     listed = {command.name.partition(" --")[0] for command in COMMANDS}
     assert listed.isdisjoint(NOTHING)
-    assert {*listed, *NOTHING, *OF_ITS_OWN} == set(commands_of(get_command(app)))
+    assert {*listed, *NOTHING, *OF_ITS_OWN} == set(command_names())
 
 
 @pytest.mark.timeout(600)
@@ -62,11 +51,15 @@ def test_its_lines_grant_what_it_lists(
         ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert granted(secured_broker) == rules_of(command for command, _ in some)
+    assert granted(secured_broker) == {
+        (right.resource, filled(right.name), right.operation, right.prefixed)
+        for command, _ in some
+        for right in command.rights
+    }
 
 
 def granted(broker: SecuredBroker) -> set[tuple[str, str, str, bool]]:
-    """Return what the page's user may do, as `rules_of` tells it."""
+    """Return what the page's user may do: resource, name, operation, and whether to all names that begin so."""
     any_of = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
     wanted = ACLFilter("User:offkey", "*", ACLOperation.ANY, ACLPermissionType.ALLOW, any_of)
     with closing(KafkaAdminClient(bootstrap_servers=broker.open)) as admin:

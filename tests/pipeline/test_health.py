@@ -7,14 +7,18 @@ from typing import Any, cast
 
 import pytest
 
+from pipeline.connectors.door import Door
 from pipeline.endpoint import serve
 from pipeline.errors import ConfigError, TransientError
 from pipeline.health import Health
+from pipeline.metrics_settings import MetricsSettings
 from pipeline.stopping import Stop
 from pipeline.worker import Worker, WorkerOptions
 from tests.streams import Bench, drain, series_payloads
 
 Ask = Callable[..., tuple[int, Any]]
+OPEN = Door(MetricsSettings())
+"""Lets everybody in."""
 
 
 class Clock:
@@ -37,7 +41,7 @@ def health(clock: Clock) -> Health:
 
 @pytest.fixture
 def port(health: Health) -> int:
-    return serve("127.0.0.1", 0, health)
+    return serve("127.0.0.1", 0, health, OPEN)
 
 
 @pytest.fixture
@@ -166,14 +170,14 @@ def test_metrics_stand_beside_them_and_other_paths_are_not_found(ask: Ask, port:
         assert ask(path) == (404, {"paths": ["/metrics", "/healthz", "/readyz"]})
     assert ask("/healthz", "POST")[0] == 405
     with pytest.raises(ConfigError, match=rf"metrics: cannot listen on 127\.0\.0\.1:{port} .* set `metrics\.host`"):
-        serve("127.0.0.1", port, health)
+        serve("127.0.0.1", port, health, OPEN)
     with pytest.raises(ConfigError, match=r"cannot listen on nowhere\.invalid:0"):
-        serve("nowhere.invalid", 0, health)
+        serve("nowhere.invalid", 0, health, OPEN)
 
 
 def test_they_are_served_on_the_other_family_too(health: Health) -> None:
     try:
-        port = serve("::1", 0, health)
+        port = serve("::1", 0, health, OPEN)
     except ConfigError:
         pytest.skip("this machine has no loopback of IPv6; run where it has")
     connection = http.client.HTTPConnection("::1", port, timeout=5)

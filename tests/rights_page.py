@@ -1,6 +1,7 @@
-"""The page of rights: a table for each command, and the lines that grant what stands there."""
+"""The rights of each command as a page for people, `deploy/rights.md`: a table, and the lines that grant it;
+`tests.schemas` writes it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from deploy.rights import COMMANDS, NOTHING, OF_ITS_OWN, Command, Right, filled
@@ -68,12 +69,3 @@ def _row(right: Right) -> tuple[str, str, str, str]:
     kind = right.resource.replace("-", " ") + ("s that begin with" if right.prefixed else "")
     missing = "*may be missing*: " if right.optional else ""
     return right.operation, f"{kind} `{right.name}`", right.why, f"{missing}`{right.without}`"
-
-
-def rules_of(commands: Iterable[Command]) -> set[tuple[str, str, str, bool]]:
-    """Return what is granted: resource, name, operation, and whether to all names that begin so."""
-    return {
-        (right.resource, filled(right.name), right.operation, right.prefixed)
-        for command in commands
-        for right in command.rights
-    }
