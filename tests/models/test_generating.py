@@ -222,5 +222,6 @@ def test_large_images_are_bytes_that_look_like_their_own() -> None:
     bright_NR = (drawn_NF.reshape(40, 40, 40).mean(axis=2) > 100).sum(axis=1)
     assert 1 <= np.median(bright_NR) <= 8
     # Brighter than any that was learned, and as it was all the same.
-    for x_F in (x_NF[0], np.full(1600, 255, np.uint8)):
+    brightest_F: Any = np.full(1600, 255, np.uint8)
+    for x_F in (x_NF[0], brightest_F):
         assert (generator.variations("", x_F[None], 5, 0.0, 0)[:, 0] == x_F).all()
