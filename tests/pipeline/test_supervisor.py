@@ -1,9 +1,8 @@
 """Several processes kept running: real ones of a few lines each, and what the supervisor does about their end."""
 
 import logging
-import os
+import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -187,23 +186,31 @@ def test_threads_of_libraries_are_shared_and_the_users_own_number_goes_before(
         assert capfd.readouterr().err == f"[0] {found}\n"
 
 
-def test_nothing_is_left_open_after_it() -> None:
-    def left() -> tuple[int, int]:
-        for thread in threading.enumerate():
-            if thread.name.startswith("waitpid-"):  # It has told of an end, and ends itself a moment later.
-                thread.join(10)
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
+_TWICE = """
+import os, sys, threading
+from pipeline.supervisor import Backoff, Supervisor
 
+def child(place): return [sys.executable, "-c", sys.argv[1], str(place)]
+for _ in range(2):
+    Supervisor(child, 2, 30, backoff=Backoff(0.01, 0.03, 60)).run()
+    for thread in threading.enumerate():
+        if thread.name.startswith("waitpid-"):  # It has told of an end, and ends itself a moment later.
+            thread.join(10)
+    print(len(os.listdir("/proc/self/fd")), threading.active_count())
+"""
+
+
+def test_nothing_is_left_open_after_it() -> None:
+    """In a process of its own: in this one threads of other tests come and go."""
     # One of them stops all, for the other could die of its own while all are ended, which is an error.
     code = """
 ready()
 if number == 0: die() if restarts < 3 else stop_all()
 signal.pause()
 """
-    Supervisor(child(code), 2, 30, backoff=_QUICK).run()
-    before = left()
-    Supervisor(child(code), 2, 30, backoff=_QUICK).run()
-    assert left() == before
+    run = subprocess.run([sys.executable, "-c", _TWICE, _CHILD + code], capture_output=True, text=True, timeout=60)
+    first, second = run.stdout.splitlines()
+    assert first == second, run.stderr
 
 
 def settings(**sections: object) -> Settings:
