@@ -2,8 +2,6 @@
 
 import json
 import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,12 @@ from pipeline.connectors.storage import ObjectStorage
 from pipeline.jobs import generated_rows
 from pipeline.protocols import OffsetRange
 from tests.commands import Running, configured, only_line, promote, wait_for
+from tests.generating import Run, runner
 from tests.snapshots import rows_of
 from tests.streams import BEGIN_MS, FEATURES, SERIES, STEP_MS, feature_rows, features_detector, fit, series_rows
 
 NAMES = ["a", "b/1"]
 POINTS = 700
-QUICK = {"max_epochs": 2, "epoch_windows": 1_024, "least_epoch_windows": 1_024}
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -57,23 +54,7 @@ def write_records(path: Path, x_NF: np.ndarray[Any, Any], names: tuple[str, ...]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path) -> Run:
-    """Run the command in this process, with a short training."""
-    import models.generating as generating
-    from pipeline.cli import main
-
-    monkeypatch.setattr(generating, "_LEARNING", {**generating._LEARNING, **QUICK})
-
-    def run(stream: str, *options: str) -> tuple[int, str, str]:
-        asked = ["offkey", "--log-level", "error", "generate", str(config), stream, *options]
-        monkeypatch.setattr(sys, "argv", asked)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code, said.out, said.err
-
-    return run
+    return runner(monkeypatch, capsys, config, epochs=2)
 
 
 def test_series_come_out_as_evaluate_takes_them(run: Run, tmp_path: Path) -> None:

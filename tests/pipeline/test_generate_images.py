@@ -2,8 +2,6 @@
 
 import io
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,13 +18,12 @@ from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.connectors.storage import ObjectStorage
 from pipeline.protocols import OffsetRange
 from tests.commands import configured, only_line
+from tests.generating import Run, runner
 from tests.images import COLOURED, IMAGES, SHAPE, Pixels, coloured, digits, image_detector
 from tests.snapshots import rows_of
 from tests.streams import BEGIN_MS, FEATURES, FloatArray, feature_rows
 
 LEARNED = 400
-QUICK = {"max_epochs": 3, "epoch_windows": 1_024, "least_epoch_windows": 1_024}
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -54,23 +51,7 @@ def keep(folder: Path, stream: str, x_NF: Pixels | FloatArray, shape: ImageShape
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path) -> Run:
-    """Run the command in this process, with a short training."""
-    import models.generating as generating
-    from pipeline.cli import main
-
-    monkeypatch.setattr(generating, "_LEARNING", {**generating._LEARNING, **QUICK})
-
-    def run(stream: str, *options: str) -> tuple[int, str, str]:
-        asked = ["offkey", "--log-level", "error", "generate", str(config), stream, *options]
-        monkeypatch.setattr(sys, "argv", asked)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code, said.out, said.err
-
-    return run
+    return runner(monkeypatch, capsys, config, epochs=3)
 
 
 def pixels_of(path: Path) -> tuple[Any, FloatArray]:
