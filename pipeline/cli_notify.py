@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli_options import ConfigPath
+from pipeline.cli_running import begin
 from pipeline.cli_who_when import now_ms
 from pipeline.errors import ConfigError
 
@@ -31,28 +32,14 @@ def notify(
     receivers: Annotated[list[str] | None, typer.Argument(metavar="[RECEIVER]...", help="Default: all.")] = None,
 ) -> None:
     """Tell Alertmanager, Slack, PagerDuty and webhooks of incidents, until SIGTERM or Ctrl-C."""
-    from pipeline import logs
     from pipeline.config import load_settings
 
     settings = load_settings(config)
-    logs.use(settings.logs.format)
     chosen = _chosen(settings, receivers)
-
-    from pipeline.cli_endpoint import open_endpoint
-    from pipeline.health import Health
-    from pipeline.stopping import Stop, stop_on_signals
-
-    kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
-    health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="cluster")
-    stop_on_signals(stop, health.unfinished)
-    address = open_endpoint(settings, "notify", health)
-    with _notify(settings, chosen, stop) as built:
-        from pipeline.collector import quiet_collector
-
-        logger.info("telling %s; metrics on %s", ", ".join(chosen), address)
-        health.worker = built
-        quiet_collector()
-        built.run(stop)
+    begun = begin(settings, "notify", awaited="cluster")
+    with _notify(settings, chosen, begun.stop) as built:
+        logger.info("telling %s; metrics on %s", ", ".join(chosen), begun.address)
+        begun.run(built)
     logger.info("left the groups")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.cli_options import ConfigPath, Streams
+from pipeline.cli_running import begin
 from pipeline.cli_who_when import now_ms
 from pipeline.errors import ConfigError, RegistryError
 
@@ -24,28 +25,14 @@ def record(
     streams: Streams = None,
 ) -> None:
     """Keep every accepted record in storage, as Parquet files, until SIGTERM or Ctrl-C."""
-    from pipeline import logs
     from pipeline.config import load_settings
 
     settings = load_settings(config)
-    logs.use(settings.logs.format)
     chosen = settings.chosen(streams)
-
-    from pipeline.cli_endpoint import open_endpoint
-    from pipeline.health import Health
-    from pipeline.stopping import Stop, stop_on_signals
-
-    kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
-    health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
-    stop_on_signals(stop, health.unfinished)
-    address = open_endpoint(settings, "recorder", health)
-    with _recorder(settings, chosen, stop) as built:
-        from pipeline.collector import quiet_collector
-
-        logger.info("recording %s; metrics on %s", ", ".join(chosen), address)
-        health.worker = built
-        quiet_collector()
-        built.run(stop)
+    begun = begin(settings, "recorder", awaited="storage and cluster")
+    with _recorder(settings, chosen, begun.stop) as built:
+        logger.info("recording %s; metrics on %s", ", ".join(chosen), begun.address)
+        begun.run(built)
     logger.info("left the group")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.cli_options import ConfigPath
+from pipeline.cli_running import begin
 from pipeline.cli_who_when import now
 
 if TYPE_CHECKING:
@@ -27,26 +28,14 @@ def schedule(config: ConfigPath) -> None:
 
     Of several schedulers of one group one trains, and the others stand by.
     """
-    from pipeline import logs
     from pipeline.config import load_settings
-
-    settings = load_settings(config)
-    logs.use(settings.logs.format)
-
-    from pipeline.cli_endpoint import open_endpoint
-    from pipeline.health import Health
-    from pipeline.stopping import Stop, stop_on_signals
     from pipeline.training_process import memory_is_told
 
-    kafka, stop = settings.kafka, Stop(settings.worker.stop_timeout)
-    health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited="storage and cluster")
-    stop_on_signals(stop, health.unfinished)
-    address = open_endpoint(settings, "scheduler", health)
-    with _scheduler(config, settings, stop) as built:
-        from pipeline.collector import quiet_collector
-
+    settings = load_settings(config)
+    begun = begin(settings, "scheduler", awaited="storage and cluster")
+    with _scheduler(config, settings, begun.stop) as built:
         scheduled = [name for name, stream in settings.streams.items() if stream.retrain.scheduled]
-        logger.info("metrics on %s", address)
+        logger.info("metrics on %s", begun.address)
         if scheduled:
             logger.info("trains %s when it is time; all streams on request", ", ".join(scheduled))
         else:
@@ -55,9 +44,7 @@ def schedule(config: ConfigPath) -> None:
             logger.warning(
                 "`retrain.max_memory` bounds nothing: this machine has no /proc that tells what a training takes"
             )
-        health.worker = built
-        quiet_collector()
-        built.run(stop)
+        begun.run(built)
     logger.info("left the group")
 
 
