@@ -97,7 +97,7 @@ def _begin(config: "Path") -> "Callable[[Task], TrainingProcess]":
     isolated = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
     level = logging.getLevelName(logging.getLogger().level).lower()
 
-    def begin(task: "Task") -> "TrainingProcess":
+    def start(task: "Task") -> "TrainingProcess":
         offkey = [sys.executable, *isolated, "-c", "from pipeline.cli import main; main()", "--log-level", level]
         retrain = [
             "retrain",
@@ -111,4 +111,4 @@ def _begin(config: "Path") -> "Callable[[Task], TrainingProcess]":
         drifted = ["--if-drifted"] if task.cause is Cause.DRIFT else []
         return TrainingProcess(task.stream, [*offkey, *retrain, *drifted])
 
-    return begin
+    return start

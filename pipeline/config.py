@@ -29,12 +29,12 @@ from pipeline.errors import ConfigError
 from pipeline.kafka_settings import KafkaSettings
 from pipeline.kind_settings import ImageSettings, check_kind
 from pipeline.log_settings import LogSettings
-from pipeline.metrics_settings import MetricsSettings, metrics_secrets_written
+from pipeline.metrics_settings import MetricsSettings
 from pipeline.mistakes import explain, mistake_at, nearest, no_setting, unknown
-from pipeline.notify_settings import NotifySettings, notify_secrets_written
+from pipeline.notify_settings import NotifySettings, slack_addresses_written
 from pipeline.record_settings import RecorderSettings, RecordSettings
 from pipeline.retrain_settings import RetrainSettings, SchedulerSettings
-from pipeline.security_settings import security_secrets_written
+from pipeline.secret_settings import secrets_written
 from pipeline.setting_types import (
     LARGEST,
     Duration,
@@ -318,11 +318,7 @@ def load_settings(path: Path) -> Settings:
         if key.startswith("_"):
             # BaseSettings takes arguments of its own that begin so.
             raise ConfigError(f"{places[key,]}: {no_setting(Settings, (key,))}")
-    for keys in (
-        *security_secrets_written(values),
-        *metrics_secrets_written(values),
-        *notify_secrets_written(values),
-    ):
+    for keys in (*secrets_written(values, Settings), *slack_addresses_written(values)):
         raise ConfigError(
             f"{places[nearest(places, keys)]}: {shown(keys)} is a secret; name a file that holds it as "
             f"{keys[-1]}_file, or set the environment variable OFFKEY_{'__'.join(keys).upper()}"

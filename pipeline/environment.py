@@ -119,6 +119,10 @@ def keys_of(takes: Any) -> list[str]:
     return sorted(field.alias or name for name, field in takes.model_fields.items())
 
 
+def is_secret(takes: Any) -> bool:
+    return SecretStr in (takes, *get_args(takes))
+
+
 def _is_text(takes: Any) -> bool:
     if get_origin(takes) in (Annotated, Union, UnionType):
         return any(_is_text(each) for each in get_args(takes))

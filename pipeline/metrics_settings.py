@@ -5,15 +5,14 @@ password without TLS is refused on loopback too, as that of Kafka is: one key, `
 whatever host a variable of the environment sets later.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from pipeline.mistakes import mistake_at
+from pipeline.secret_settings import refuse_twice
 from pipeline.setting_types import Name, Section, no_truth, truth
 
-SECRETS = ("password", "key_password")
 _OF_CERTIFICATE = ("key_file", "key_password", "key_password_file", "ca_file")
 
 
@@ -52,9 +51,7 @@ class MetricsSettings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        for key in SECRETS:
-            if getattr(self, key) is not None and getattr(self, f"{key}_file") is not None:
-                raise mistake_at((f"{key}_file",), f"`{key}` is set too; keep one")
+        refuse_twice(self)
         for key in _OF_CERTIFICATE:
             if getattr(self, key) is not None and self.certificate_file is None:
                 raise mistake_at((key,), "it needs a certificate_file; add that, or take it out")
@@ -85,10 +82,3 @@ class MetricsSettings(Section):
         if self.username is not None:
             said += f", for {self.username} by password"
         return said
-
-
-def metrics_secrets_written(values: Any) -> Iterator[tuple[str, ...]]:
-    """Yield the keys of secrets that stand in a file's values themselves, whatever else these hold."""
-    metrics = values.get("metrics") if isinstance(values, dict) else None
-    if isinstance(metrics, dict):
-        yield from (("metrics", key) for key in SECRETS if metrics.get(key) is not None)

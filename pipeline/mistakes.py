@@ -2,13 +2,13 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from models.spec import shortened
-from pipeline.environment import Variable, below, keys_of
+from pipeline.environment import Variable, below, is_secret, keys_of
 from pipeline.yaml_lines import Keys, shown
 
 _TAKES = {
@@ -105,7 +105,7 @@ def _is_secret(settings: Any, keys: Keys) -> bool:
     takes = settings
     for key in keys:
         takes = below(takes, key)
-    return SecretStr in (takes, *get_args(takes))
+    return is_secret(takes)
 
 
 def _said(mistake: ErrorDetails, key: str, context: Mapping[str, Any], *, secret: bool) -> str:

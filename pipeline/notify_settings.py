@@ -14,12 +14,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_va
 
 from pipeline.mistakes import mistake_at
 from pipeline.receivers.links import PLACE, PLACES
+from pipeline.secret_settings import refuse_twice
 from pipeline.setting_types import LONGEST_WAIT, WRITTEN, Name, Section, Wait, between, no_truth
+from pipeline.yaml_lines import Keys
 
 PAGERDUTY = "https://events.pagerduty.com/v2/enqueue"
 _DAY_S = 86_400
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-SECRETS = ("authorization", "secret", "routing_key")
 _ONLY = {
     "secret": ("webhook",),
     "routing_key": ("pagerduty",),
@@ -97,9 +98,7 @@ class ReceiverSettings(Section):
             for name in (key, f"{key}_file"):
                 if name in self.model_fields_set and self.type not in types:
                     raise mistake_at((name,), f"it is of `type: {' or '.join(types)}`; take it out")
-        for key in ("url", *SECRETS):
-            if getattr(self, key) is not None and getattr(self, f"{key}_file") is not None:
-                raise mistake_at((f"{key}_file",), f"`{key}` is set too; keep one")
+        refuse_twice(self)
         if self.type != "pagerduty" and self.url is None and self.url_file is None:
             raise mistake_at(("url",), "it is missing; add it, or url_file")
         if self.type == "pagerduty" and self.routing_key is None and self.routing_key_file is None:
@@ -126,11 +125,10 @@ class NotifySettings(Section):
         return self
 
 
-def notify_secrets_written(values: Any) -> Iterator[tuple[str, ...]]:
-    """Yield the keys of secrets that stand in a file's values themselves, whatever else these hold."""
-    notify = values.get("notify") if isinstance(values, dict) else None
+def slack_addresses_written(values: dict[str, Any]) -> Iterator[Keys]:
+    """Yield the keys of addresses of Slack in a file's values, whatever else these hold: `url` itself is a text."""
+    notify = values.get("notify")
     receivers = notify.get("receivers") if isinstance(notify, dict) else None
     for name, receiver in receivers.items() if isinstance(receivers, dict) else ():
-        if isinstance(receiver, dict):
-            secrets = (*SECRETS, "url") if receiver.get("type") == "slack" else SECRETS
-            yield from (("notify", "receivers", name, key) for key in secrets if receiver.get(key) is not None)
+        if isinstance(receiver, dict) and receiver.get("type") == "slack" and receiver.get("url") is not None:
+            yield ("notify", "receivers", name, "url")

@@ -3,15 +3,14 @@
 A secret is given by the environment or by a file that `..._file` names, never in the configuration itself.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, SecretStr, model_validator
 
 from pipeline.mistakes import mistake_at
+from pipeline.secret_settings import refuse_twice
 from pipeline.setting_types import Name, Section, truth
 
-SECRETS = ("password", "key_password")
 _OF_TLS = ("ca_file", "certificate_file", "key_file", "key_password", "key_password_file")
 _OF_PASSWORDS = ("username", "password", "password_file")
 _TELLING = ("PLAIN", "OAUTHBEARER")
@@ -47,9 +46,7 @@ class SecuritySettings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        for key in SECRETS:
-            if getattr(self, key) is not None and getattr(self, f"{key}_file") is not None:
-                raise mistake_at((f"{key}_file",), f"`{key}` is set too; keep one")
+        refuse_twice(self)
         for key in _OF_TLS:
             if getattr(self, key) is not None and not self.tls:
                 raise mistake_at((key,), "it needs `tls: true`; add that, or take it out")
@@ -89,11 +86,3 @@ class SecuritySettings(Section):
             raise mistake_at(("password_file",), f"it is missing, and {self.mechanism} needs it; add it")
         if "token_file" in wanted and self.token_file is None:
             raise mistake_at(("token_file",), f"it is missing, and {self.mechanism} needs it; add it")
-
-
-def security_secrets_written(values: Any) -> Iterator[tuple[str, ...]]:
-    """Yield the keys of secrets that stand in a file's values themselves, whatever else these hold."""
-    kafka = values.get("kafka") if isinstance(values, dict) else None
-    security = kafka.get("security") if isinstance(kafka, dict) else None
-    if isinstance(security, dict):
-        yield from (("kafka", "security", key) for key in SECRETS if security.get(key) is not None)
