@@ -1,5 +1,6 @@
 """A user of Kafka with some of the rights that a command needs, and all that commands work on."""
 
+import re
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
@@ -29,17 +30,6 @@ from tests.secured import PASSWORD, SecuredBroker, rule
 from tests.snapshots import rows_of
 from tests.streams import SERIES, STEP_MS, payloads_of, series_rows
 
-_KINDS = {
-    "topic": ResourceType.TOPIC,
-    "group": ResourceType.GROUP,
-    "transactional-id": ResourceType.TRANSACTIONAL_ID,
-}
-_OPERATIONS = {
-    "Read": ACLOperation.READ,
-    "Write": ACLOperation.WRITE,
-    "Describe": ACLOperation.DESCRIBE,
-    "DescribeConfigs": ACLOperation.DESCRIBE_CONFIGS,
-}
 INCIDENT = "3f2a9c41d07be65890abf3e1c2d47765"
 SAID = "5a" * 16
 """Of something was said."""
@@ -126,9 +116,9 @@ class Ground:
         return [
             rule(
                 self.user,
-                _KINDS[right.resource],
+                ResourceType[constant_of(right.resource)],
                 self.named(right.name),
-                _OPERATIONS[right.operation],
+                ACLOperation[constant_of(right.operation)],
                 prefixed=right.prefixed,
             )
             for right in rights
@@ -166,6 +156,11 @@ class Ground:
         time_ms_T = now_ms() - STEP_MS * np.arange(points, 0, -1)
         rows = rows_of(x_STF.transpose(1, 0, 2), time_ms_T, names, place=TopicPartition(topic, 0))
         snapshots.write("machines", rows, OffsetRange(0, len(rows)), int(time_ms_T[-1]))
+
+
+def constant_of(word: str) -> str:
+    """Return what the client calls a resource or an operation of Kafka's command: `DescribeConfigs`."""
+    return re.sub(r"-|(?<=[a-z])(?=[A-Z])", "_", word).upper()
 
 
 def _unique(name: str) -> str:
