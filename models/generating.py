@@ -1,46 +1,38 @@
-"""Made-up records and series that look like those they were learned from, back in their units and on their grid.
+"""From rows to a generator of rows that look like them: scales, ranks, a network, and how wide samples are drawn.
 
 What a variational autoencoder reads are normal scores (`marginals`): values scaled for each series, then by their
 ranks. It is trained for the purpose, on the rows themselves; or it is one that was trained to detect, which reads
-the scaled values. Samples of either are drawn as `sampling` has it, and led back: scores to values of that rank,
-values to the series' own scale, and onto the grid that the series' own rows show (`grid`).
-
-A series is longer than a window: its windows follow each other as `walking` has it, and two that follow fade into
-each other.
+the scaled values.
 
 Images are records of as many values as they have pixels; of large ones all pixels share one spread, their grid is
 that of a byte, and distances are told with all pixels alike. The network is dense, for what is drawn is not what it
 decodes alone: edges and texture come with the residuals of images that look alike.
 
-No record is a copy: one that was there once only is drawn anew. What many share is nobody's secret, and stays.
-
 Legend: N rows or windows, R rows of a series, B windows of a chunk, T steps of a window, F features.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.apart import IntArray, deviations, distances, itself
+from models.apart import deviations, distances, itself
 from models.dataset import FloatArray, Windows
 from models.detector import Detector
 from models.fitting import one_thread
-from models.grid import Grid, grids_of, snapped
+from models.generator import Generator, as_values
+from models.grid import Grid, grids_of
 from models.marginals import Marginals, OfPixels
 from models.plan import DEFAULT, plan_of
 from models.sampling import Network, Sampler
 from models.sampling_networks import SAMPLES, Given, Trained, flat, sampling_view
 from models.scaling import fit_features, fit_images, fit_series
-from models.spec import ImageShape, Kind
+from models.spec import ImageShape, Kind, ModelSpec
 from models.training import train
 from models.views import View
-from models.walking import Walk
 
 Pieces = Mapping[str, Sequence[FloatArray]]
 """Of each series stretches of finite rows that follow each other; of records one entry."""
@@ -72,109 +64,6 @@ _APART = 1.05
 """How much farther from training rows samples are to lie than these from one another: a median of few varies."""
 _WIDEST: Mapping[Kind, float] = {"features": 16.0, "series": 1.0, "images": 16.0}
 """Of samples; beyond 1 they vary more than the original, and windows get noise that the series never had."""
-_TRIES = 50
-_CHUNK, _LEAST_CHUNK, _CHUNK_VALUES = 8_192, 16, 2**22
-
-
-@dataclass
-class Generator:
-    """Draws records, series, and variations of windows."""
-
-    kind: Kind
-    features: tuple[str, ...]
-    sampler: Sampler
-    marginals: Marginals | OfPixels
-    scale_of: Mapping[str, tuple[FloatArray, FloatArray]]
-    """Centre and scale of each series."""
-    grids_of: Mapping[str, Sequence[Grid]]
-    series_N: IntArray
-    """The number of each window's series, in the order of `scale_of`."""
-    image: ImageShape | None = None
-    once: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, np.dtype("V1")))
-    """Training records that were there once only."""
-    redrawn: int = 0
-    """Records that were copies and were drawn anew."""
-
-    @property
-    def window(self) -> int:
-        return self.sampler.windows.window
-
-    @property
-    def _step(self) -> int:
-        """Rows from a window to the next."""
-        return self.window - self.window // 2
-
-    @property
-    def chunk(self) -> int:
-        """Records that are drawn together, from a seed of their own: the first ones are the same however many are
-        asked for."""
-        return max(_LEAST_CHUNK, min(_CHUNK, _CHUNK_VALUES // len(self.features)))
-
-    @cached_property
-    def _walk(self) -> Walk:
-        return Walk(self.sampler, self._step)
-
-    def records(self, count: int, seed: int) -> Iterator[FloatArray]:
-        """Yield so many records, x_NF, some thousands at a time."""
-        for number, begin in enumerate(range(0, count, self.chunk)):
-            random = np.random.default_rng([seed, number])
-            x_NF = self._records(self.chunk, random)
-            for _ in range(_TRIES):
-                copies = np.flatnonzero(np.isin(_whole(x_NF), self.once))
-                if not len(copies):
-                    break
-                self.redrawn += len(copies)
-                x_NF[copies] = self._records(len(copies), random)
-            yield x_NF[: count - begin]
-
-    def _records(self, count: int, random: np.random.Generator) -> FloatArray:
-        source_B = random.integers(0, len(self.series_N), count)
-        (name,) = self.scale_of
-        return self.values(name, self.sampler.drawn(source_B, random))[:, 0]
-
-    def series(self, name: str, rows: int, seed: int) -> Iterator[FloatArray]:
-        """Yield so many rows of a series like the one of this name, x_RF, some windows at a time."""
-        number = list(self.scale_of).index(name)
-        random = np.random.default_rng([seed, number])
-        own_N = np.flatnonzero(self.series_N == number)
-        overlap, step = self.window // 2, self._step
-        rise_T1 = ((np.arange(overlap) + 0.5) / max(overlap, 1))[:, None]
-        fading_TF: FloatArray | None = None
-        for source_B, near_BK, normal_BK in self._walk.of(own_N, -(-rows // step), random):
-            y_BTF = self.sampler.mixed(source_B, near_BK, normal_BK).numpy().astype(np.float64)
-            parts = []
-            for y_TF in y_BTF:
-                if fading_TF is not None:
-                    y_TF[:overlap] = (1 - rise_T1) * fading_TF + rise_T1 * y_TF[:overlap]
-                parts.append(y_TF[:step])
-                fading_TF = y_TF[step:]
-            y_RF = np.concatenate(parts)[:rows]
-            rows -= len(y_RF)
-            yield self.values(name, torch.from_numpy(y_RF[None]))[0]
-
-    def variations(self, name: str, x_TF: FloatArray, count: int, strength: float, seed: int) -> FloatArray:
-        """Return so many variations of a window of a series, x_BTF; of a record, where series have no name.
-
-        Args:
-            x_TF: a record is a window of one row.
-            strength: 0 is the window itself, 1 lies as far off as samples lie from the rows around them.
-        """
-        if strength == 0:
-            # By way of scores a value that was never seen would come back as the nearest one that was.
-            return np.repeat(x_TF[None], count, axis=0)
-        random = np.random.default_rng([seed, len(self.scale_of)])
-        center_F, scale_F = self.scale_of[name]
-        y_TF = self.marginals.scores((x_TF - center_F) / scale_F).astype(np.float32)
-        return self.values(name, self.sampler.around(torch.from_numpy(y_TF), count, random, strength))
-
-    def values(self, name: str, y_BTF: Tensor) -> FloatArray:
-        """Return windows of scores in the units of a series and on its grid, x_BTF; images as bytes."""
-        center_F, scale_F = self.scale_of[name]
-        x_NF = center_F + scale_F * self.marginals.values(flat(y_BTF))
-        if self.image is None:
-            return snapped(self.grids_of[name], x_NF).reshape(y_BTF.shape)
-        (grid,) = self.grids_of[name]
-        return cast(FloatArray, grid.snapped(x_NF).astype(np.uint8).reshape(y_BTF.shape))
 
 
 def fit_generator(
@@ -211,7 +100,8 @@ def fit_generator(
             f"the longest stretch without a gap has {longest:,} rows, and a window has {window:,}; give more rows"
             + ("" if kind != "series" or view is not None else ", or a shorter --window")
         )
-    scale_of = _scales(kind, held, detector, image)
+    spec = ModelSpec(kind, tuple(features), window, image)
+    scale_of = _scales(spec, held, detector)
     scaled = {each: [_scaled(x_RF, scale_of[each]) for x_RF in own] for each, own in held.items()}
     marginals = _marginals([x_RF for own in scaled.values() for x_RF in own], seed, image)
     scores = [marginals.scores(x_RF).astype(np.float32) for own in scaled.values() for x_RF in own]
@@ -223,13 +113,13 @@ def fit_generator(
         if view is not None:
             network = Given(view.to(torch.device("cpu")), marginals)
         else:
-            network = Trained(_trained(kind, windows, seed, progress, image))
+            network = Trained(_trained(spec, windows, seed, progress))
         sampler = Sampler(network, windows)
         grids = {each: _grids(np.concatenate(own), image) for each, own in held.items()}
-        generator = Generator(kind, tuple(features), sampler, marginals, scale_of, grids, owner_P[piece_N], image)
+        generator = Generator(spec, sampler, marginals, scale_of, grids, owner_P[piece_N])
         if kind != "series":
             ((x_NF,),) = held.values()
-            rows, count = np.unique(_whole(x_NF), return_counts=True)
+            rows, count = np.unique(as_values(x_NF), return_counts=True)
             generator.once = rows[count == 1]
         _fit_width(generator, held, seed)
     return generator
@@ -254,20 +144,21 @@ def _grids(x_NF: FloatArray, image: ImageShape | None) -> list[Grid]:
     return grids_of(x_NF) if image is None else [Grid(float(x_NF.min()), float(x_NF.max()), 1.0)]
 
 
-def _scales(
-    kind: Kind, held: Pieces, detector: Detector | None, image: ImageShape | None
-) -> dict[str, tuple[FloatArray, FloatArray]]:
+def _scales(spec: ModelSpec, held: Pieces, detector: Detector | None) -> dict[str, tuple[FloatArray, FloatArray]]:
     whole = {each: np.concatenate(own) for each, own in held.items()}
-    if kind != "series":
+    if spec.kind != "series":
         ((name, x_NF),) = whole.items()
-        scaling = fit_features(x_NF, "deviation") if image is None else fit_images(x_NF, image)
-        scaling = scaling if detector is None else detector.scaling
+        if detector is not None:
+            scaling = detector.scaling
+        elif spec.image is not None:
+            scaling = fit_images(x_NF, spec.image)
+        else:
+            scaling = fit_features(x_NF, "deviation")
         return {name: (scaling.center_F, scaling.scale_F)}
     if detector is None:
         own = fit_series(whole, "deviation")
         return {name: (center_F, scale_F) for name, center_F, scale_F in zip(whole, *own.of_all, strict=True)}
-    scaling = detector.scaling
-    window = detector.spec.window
+    scaling, window = detector.scaling, detector.spec.window
     return {name: scaling.for_series(name) or scaling.for_new(x_RF[:window]) for name, x_RF in whole.items()}
 
 
@@ -287,18 +178,16 @@ def _marginals(scaled: Sequence[FloatArray], seed: int, image: ImageShape | None
     return Marginals.of(np.concatenate([x_RF[random.random(len(x_RF)) < 1 / every] for x_RF in scaled]))
 
 
-def _trained(
-    kind: Kind, windows: Windows, seed: int, progress: Callable[[float], None], image: ImageShape | None
-) -> View:
-    features = windows.z_RF.shape[1]
-    latent = min(_LATENT[kind], windows.window * features)
-    wanted = {"window": windows.window, "inputs": "values", "measure": "whole", "fade": None}
-    course = _LEARNING if image is None else _course(image)
-    plan = plan_of(kind, features, DEFAULT, {**course, "latent": latent, "seed": seed}, views=[wanted])
+def _trained(spec: ModelSpec, windows: Windows, seed: int, progress: Callable[[float], None]) -> View:
+    features = len(spec.features)
+    latent = min(_LATENT[spec.kind], spec.window * features)
+    wanted = {"window": spec.window, "inputs": "values", "measure": "whole", "fade": None}
+    course = _LEARNING if spec.image is None else _course(spec.image)
+    plan = plan_of(spec.kind, features, DEFAULT, {**course, "latent": latent, "seed": seed}, views=[wanted])
     torch.manual_seed(seed)
-    view = View(features, plan.views[0], image)
+    view = View(features, plan.views[0], spec.image)
     every_N = np.arange(len(windows.start_N))
-    if kind != "series":
+    if spec.kind != "series":
         every_N = np.random.default_rng(seed).permutation(every_N)
     cut = max(1, len(every_N) - int(_HELD_OUT * len(every_N)))
     train(view, windows, np.sort(every_N[:cut]), np.sort(every_N[cut:]), plan.training, progress)
@@ -318,11 +207,11 @@ def _course(image: ImageShape) -> dict[str, Any]:
 def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
     """Fit how wide samples are drawn around training rows, by distances in standard deviations of the features."""
     sampler, random = generator.sampler, np.random.default_rng([seed, 1])
-    if generator.kind != "series":
+    if generator.spec.kind != "series":
         ((x_NF,),) = held.values()
         # Of pixels by themselves a corner that is nearly always black would count more than all others.
         (name,) = generator.scale_of
-        unit_F = deviations(x_NF) if generator.image is None else np.ones(x_NF.shape[1])
+        unit_F = deviations(x_NF) if generator.spec.image is None else np.ones(x_NF.shape[1])
         reference_SD = np.unique(x_NF, axis=0) / unit_F
         without = itself(len(reference_SD))
 
@@ -353,11 +242,5 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
         found_B = found_B[found_B > 0]
         return float(np.median(found_B)) if len(found_B) else np.inf
 
-    widest = _WIDEST[generator.kind]
+    widest = _WIDEST[generator.spec.kind]
     sampler.fit_width(apart, _APART * float(np.median(usual_S)), widest, random)
-
-
-def _whole(x_NF: FloatArray) -> npt.NDArray[np.void]:
-    """Return rows as one value each, to be told from one another; zeros are of one sign."""
-    x_NF = np.ascontiguousarray(x_NF if x_NF.dtype == np.uint8 else x_NF + 0.0)
-    return x_NF.view(np.dtype((np.void, x_NF.dtype.itemsize * x_NF.shape[1])))[:, 0]

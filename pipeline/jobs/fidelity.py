@@ -23,7 +23,7 @@ from models.fidelity import (
     privacy,
     window_numbers,
 )
-from models.generating import Generator
+from models.generator import Generator
 from models.image_numbers import ImageNumbers
 from models.spec import ImageShape
 from pipeline.jobs.two_sample import FOLDS, two_sample
@@ -74,12 +74,12 @@ def compared_records(generator: Generator, learned: FloatArray, held_out: FloatA
     """Set records, or images, side by side: the first ones that are made."""
     count = min(len(held_out), _MOST_ROWS)
     parts = islice(generator.records(count, seed), -(-count // generator.chunk))
-    made = np.concatenate([np.empty((0, len(generator.features)), held_out.dtype), *parts])
-    if generator.image is None:
-        return Compared(generator.features, held_out[:count, None], made[:, None], learned[:, None])
-    numbers = ImageNumbers(generator.image, learned)
+    made = np.concatenate([np.empty((0, len(generator.spec.features)), held_out.dtype), *parts])
+    if generator.spec.image is None:
+        return Compared(generator.spec.features, held_out[:count, None], made[:, None], learned[:, None])
+    numbers = ImageNumbers(generator.spec.image, learned)
     real, fake, known = (numbers.of(each)[:, None] for each in (held_out[:count], made, learned))
-    images = Images(generator.image, held_out[:count], made, learned)
+    images = Images(generator.spec.image, held_out[:count], made, learned)
     return Compared(numbers.names, real, fake, known, images=images)
 
 
@@ -91,8 +91,8 @@ def compared_series(
     seed: int,
 ) -> Compared:
     """Set windows of series side by side: of some of those asked for, the first rows that are made."""
-    window = generator.window
-    most = max(_LEAST, min(_MOST_ROWS, _MOST_VALUES // (window * len(generator.features))))
+    window = generator.spec.window
+    most = max(_LEAST, min(_MOST_ROWS, _MOST_VALUES // (window * len(generator.spec.features))))
     names = [name for name in asked if name in held_out][:_MOST_SERIES]
     real, made, known, places = list[FloatArray](), list[FloatArray](), list[FloatArray](), list[IntArray]()
     first = 0
@@ -109,7 +109,7 @@ def compared_series(
             found.append((x_NTF - center_F) / spread_F)
         places.append(first + place_S)
         first += len(whole) + window * (len(learned[name]) + 1)
-    none = np.empty((0, window, len(generator.features)))
+    none = np.empty((0, window, len(generator.spec.features)))
     every = -(-sum(map(len, known)) // _MOST_LEARNED) or 1
     known_STF = np.concatenate([none, *known])[::every]
     place_S = np.concatenate([np.zeros(0, np.int64), *places])[::every]
@@ -118,7 +118,7 @@ def compared_series(
         np.searchsorted(place_S, place_S + window, side="left"),
     )
     return Compared(
-        generator.features, np.concatenate([none, *real]), np.concatenate([none, *made]), known_STF, spans
+        generator.spec.features, np.concatenate([none, *real]), np.concatenate([none, *made]), known_STF, spans
     )
 
 

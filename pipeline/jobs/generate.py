@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.generating import Generator, fit_generator
+from models.generating import fit_generator
+from models.generator import Generator
 from models.spec import Kind, shortened
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.blocks import FloatArray, Input, Progress
@@ -66,7 +67,7 @@ def generate(
         "width": generator.sampler.width,
     }
     if kind == "series":
-        report |= {"window": generator.window, "short_series": len(learned.newest) - len(generator.scale_of)}
+        report |= {"window": generator.spec.window, "short_series": len(learned.newest) - len(generator.scale_of)}
     if learned.varied_F is not None:
         report |= varied_record(generator, learned.varied_F, options, folder)
     elif options.at_ms is not None:
@@ -87,21 +88,21 @@ def generate(
 
 def _what(generator: Generator) -> dict[str, Any]:
     """Return for the report what is in a row; of images their size alone."""
-    if generator.image is None:
-        return {"features": list(generator.features)}
-    return {"features": [], "image": str(generator.image)}
+    if generator.spec.image is None:
+        return {"features": list(generator.spec.features)}
+    return {"features": [], "image": str(generator.spec.image)}
 
 
 def _grids(generator: Generator, names: Sequence[str]) -> dict[str, Any]:
-    if generator.image is not None:
+    if generator.spec.image is not None:
         return {}
     told = {
         name: {
-            feature: grid.told for feature, grid in zip(generator.features, generator.grids_of[name], strict=True)
+            feature: grid.told for feature, grid in zip(generator.spec.features, generator.grids_of[name], strict=True)
         }
         for name in names[:_TOLD_SERIES]
     }
-    return told if generator.kind == "series" else told[names[0]]
+    return told if generator.spec.kind == "series" else told[names[0]]
 
 
 def _learned(
@@ -166,7 +167,7 @@ def _asked(generator: Generator, learned: Learned, options: Options, what: str) 
     for name in options.series:
         if name not in generator.scale_of:
             raise SnapshotError(
-                f"{what}: series {name!r} has no {generator.window} rows that follow each other without a gap; "
+                f"{what}: series {name!r} has no {generator.spec.window} rows that follow each other without a gap; "
                 "give more rows, or a shorter --window"
             )
     return list(options.series) or list(generator.scale_of)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from models.generating import Generator
+from models.generator import Generator
 from models.injection import faults_of
 from models.spec import Kind
 from pipeline.errors import ConfigError
@@ -46,10 +46,10 @@ def varied_record(generator: Generator, x_F: FloatArray, options: Options, folde
     """Write variations of a record, or of an image."""
     (name,) = generator.scale_of
     x_B1F = generator.variations(name, x_F[None], options.variations, options.strength, options.seed)
-    if generator.image is None:
-        write_variations(folder / VARIATIONS, x_B1F, generator.features, None)
+    if generator.spec.image is None:
+        write_variations(folder / VARIATIONS, x_B1F, generator.spec.features, None)
     else:
-        write_image_variations(folder / VARIATIONS, x_B1F[:, 0], as_records(options.format, generator.image))
+        write_image_variations(folder / VARIATIONS, x_B1F[:, 0], as_records(options.format, generator.spec.image))
     off_BF = np.abs(x_B1F[:, 0].astype(np.float64) - x_F) / generator.scale_of[name][1]
     return {
         "files": [VARIATIONS],
@@ -62,14 +62,14 @@ def varied_record(generator: Generator, x_F: FloatArray, options: Options, folde
 
 def made_images(generator: Generator, options: Options, folder: Path, progress: Progress) -> dict[str, Any]:
     """Write images, with faults in some where they are asked for."""
-    assert generator.image is not None
+    assert generator.spec.image is not None
     rows = options.rows or ROWS["images"]
     (name,) = generator.scale_of
-    faults = options.faults or faults_of("images", len(generator.features))
+    faults = options.faults or faults_of("images", len(generator.spec.features))
     with Labels(folder / ANOMALIES) as labels:
         writing = write_images(
             *(folder / IMAGES, generator.records(rows, options.seed), rows),
-            *(as_records(options.format, generator.image), generator.image, generator.scale_of[name][1]),
+            *(as_records(options.format, generator.spec.image), generator.spec.image, generator.scale_of[name][1]),
             *(Injection(options.anomalies, faults, options.size), labels, options.seed),
         )
         for written in writing:
@@ -85,17 +85,17 @@ def varied_window(
     """Write variations of the window of a series that ends at a moment; raises `ConfigError` where none does."""
     assert options.at_ms is not None
     own = learned.newest[name]
-    x_TF = own.window_at(options.at_ms, generator.window)
+    x_TF = own.window_at(options.at_ms, generator.spec.window)
     if x_TF is None:
         first, last = (np.datetime64(int(each), "ms") for each in (own.time_ms_N[0], own.time_ms_N[-1]))
         raise ConfigError(
-            f"--at: series {name!r} of {what} has no {generator.window} rows without a gap that end then; those "
+            f"--at: series {name!r} of {what} has no {generator.spec.window} rows without a gap that end then; those "
             f"that are held are of {first}Z to {last}Z"
         )
     x_BTF = generator.variations(name, x_TF, options.variations, options.strength, options.seed)
     end = int(np.searchsorted(own.time_ms_N, options.at_ms, side="right"))
-    first_ms = int(own.time_ms_N[end - generator.window])
-    write_variations(folder / VARIATIONS, x_BTF, generator.features, Clock(first_ms, own.interval_ms))
+    first_ms = int(own.time_ms_N[end - generator.spec.window])
+    write_variations(folder / VARIATIONS, x_BTF, generator.spec.features, Clock(first_ms, own.interval_ms))
     off_B = np.abs((x_BTF - x_TF) / generator.scale_of[name][1]).mean(axis=(1, 2))
     return {
         "series": [name],
@@ -117,9 +117,9 @@ def made_rows(
     progress: Progress,
 ) -> dict[str, Any]:
     rows = options.rows or ROWS[kind]
-    faults = options.faults or faults_of(kind, len(generator.features))
-    points = options.points or (1 if kind == "features" else generator.window)
-    gap = 1 if kind == "features" else generator.window
+    faults = options.faults or faults_of(kind, len(generator.spec.features))
+    points = options.points or (1 if kind == "features" else generator.spec.window)
+    gap = 1 if kind == "features" else generator.spec.window
     injection = Injection(options.anomalies, faults, options.size, points, gap)
     files = _file_names(names) if kind == "series" else [RECORDS]
     done, of = 0, float(rows * len(names))
@@ -134,7 +134,7 @@ def made_rows(
                 clock = Clock(int(own.time_ms_N[-1]) + own.interval_ms, own.interval_ms)
                 parts = generator.series(name, rows, options.seed)
             writing = write_rows(
-                *(folder / file, parts, rows, generator.features, generator.grids_of[name], injection, labels),
+                *(folder / file, parts, rows, generator.spec.features, generator.grids_of[name], injection, labels),
                 np.random.default_rng([options.seed, number]).integers(2**32).item(),
                 series=name,
                 clock=clock,

@@ -11,7 +11,8 @@ import torch
 from models.dataset import FloatArray
 from models.fidelity import autocorrelations, correlations, marginal_distances, privacy
 from models.fitting import fit_detector
-from models.generating import Generator, fit_generator
+from models.generating import fit_generator
+from models.generator import Generator
 from models.plan import plan_of
 from models.spec import ImageShape
 
@@ -176,7 +177,7 @@ def test_a_series_detector_samples_windows_of_its_own_length() -> None:
     columns = {"a": (np.arange(1_200), cycles(seed=1))}
     detector = fit_detector("series", ("one", "other"), plan, columns, device=torch.device("cpu"))
     generator = fit_generator("series", ("one", "other"), {"a": [cycles(seed=1)]}, 99, detector=detector)
-    assert generator.window == 12
+    assert generator.spec.window == 12
     rows_RF = np.concatenate(list(generator.series("a", 200, 0)))
     assert np.abs(rows_RF.mean() - cycles(seed=1).mean()) < 10
 
