@@ -128,8 +128,8 @@ def generate(
         import pipeline.jobs.figure
         import pipeline.jobs.two_sample  # noqa: F401
     source = opened.source(begin, end, paths, model=model)
-    kind = opened.stream.kind
     options = Options(
+        opened.stream.kind,
         rows=rows,
         series=tuple(series or ()),
         at_ms=moment_ms("--at", at, now_ms),
@@ -146,7 +146,7 @@ def generate(
         image=opened.image,
         format=_format(opened),
     )
-    check_options(options, kind, source.features)
+    check_options(options, source.features)
     if opened.image is not None:
         # Here, where it says at once what is missing.
         as_records(options.format, opened.image)
@@ -154,11 +154,11 @@ def generate(
     if sampled is not None:
         if window is not None:
             raise ConfigError(f"--window: {sampled.name} has windows of its own; leave it out")
-        check_model(sampled, kind, source.features, opened.image)
+        check_model(sampled, options, source.features)
     try:
         with interrupted_between_steps() as step, unfinished(output) as folder:
             with progress_bar(step, hidden=as_json) as progress:
-                told = make(source, kind, options, sampled, folder, opened.what, progress)
+                told = make(source, options, sampled, folder, opened.what, progress)
             step()
     except KeyboardInterrupt as error:
         print("offkey: stopped; nothing was written, the same command begins anew", file=sys.stderr)

@@ -13,7 +13,7 @@ from typing import Any
 
 from models.generating import fit_generator
 from models.generator import Generator
-from models.spec import Kind, shortened
+from models.spec import shortened
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.blocks import FloatArray, Input, Progress
 from pipeline.jobs.generate_options import Model, Options
@@ -40,7 +40,7 @@ _TOLD_SERIES = 20
 
 
 def generate(
-    source: Input, kind: Kind, options: Options, model: Model | None, folder: Path, what: str, progress: Progress
+    source: Input, options: Options, model: Model | None, folder: Path, what: str, progress: Progress
 ) -> dict[str, Any]:
     """Make rows into a folder; return the report.
 
@@ -52,73 +52,69 @@ def generate(
         SnapshotError: there are too few rows to learn from.
         OSError: the folder cannot be written.
     """
-    learned = _learned(source, kind, options, model, what, progress)
-    generator = learned.generator
-    names = _asked(generator, learned, options, what)
+    learn = _of_series if options.kind == "series" else _of_records
+    learned = learn(source, options, model, what, progress)
+    generator, spec = learned.generator, learned.generator.spec
+    names = _asked(generator, options, what)
     report: dict[str, Any] = {
         "format": FORMAT,
         "command": "generate",
-        "kind": kind,
-        **_what(generator),
+        "kind": spec.kind,
+        "features": list(spec.features) if spec.image is None else [],
+        **({} if spec.image is None else {"image": str(spec.image)}),
         "seed": options.seed,
         "model": "trained for it" if model is None else model.name,
         "read": {"rows": learned.rows, "unusable": learned.unusable, "late": learned.late},
         "learned_rows": sum(len(x_RF) for own in learned.learned.values() for x_RF in own),
         "width": generator.sampler.width,
     }
-    if kind == "series":
-        report |= {"window": generator.spec.window, "short_series": len(learned.newest) - len(generator.scale_of)}
+    if spec.kind == "series":
+        report |= {"window": spec.window, "short_series": len(learned.newest) - len(generator.scale_of)}
     if learned.varied_F is not None:
-        report |= varied_record(generator, learned.varied_F, options, folder)
+        report |= varied_record(learned, options, folder)
     elif options.at_ms is not None:
-        report |= varied_window(generator, learned, names[0], options, folder, what)
-    elif kind == "images":
+        report |= varied_window(learned, names[0], options, folder, what)
+    elif spec.kind == "images":
         report |= made_images(generator, options, folder, progress)
     else:
-        report |= made_rows(generator, learned, names, kind, options, folder, progress)
+        report |= made_rows(learned, names, options, folder, progress)
     report["grids"] = _grids(generator, names)
     if options.report:
         progress("comparing", 0.0, None)
-        report["fidelity"] = _compare(generator, learned, kind, options, folder, report, what)
-    if kind != "series":
+        report["fidelity"] = _compare(learned, options.seed, folder, report, what)
+    if spec.kind != "series":
         report["redrawn"] = generator.redrawn
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
-def _what(generator: Generator) -> dict[str, Any]:
-    """Return for the report what is in a row; of images their size alone."""
-    if generator.spec.image is None:
-        return {"features": list(generator.spec.features)}
-    return {"features": [], "image": str(generator.spec.image)}
-
-
 def _grids(generator: Generator, names: Sequence[str]) -> dict[str, Any]:
+    features = generator.spec.features
     if generator.spec.image is not None:
         return {}
     told = {
-        name: {
-            feature: grid.told for feature, grid in zip(generator.spec.features, generator.grids_of[name], strict=True)
-        }
+        name: {feature: grid.told for feature, grid in zip(features, generator.grids_of[name], strict=True)}
         for name in names[:_TOLD_SERIES]
     }
     return told if generator.spec.kind == "series" else told[names[0]]
 
 
-def _learned(
-    source: Input, kind: Kind, options: Options, model: Model | None, what: str, progress: Progress
+def _of_records(
+    source: Input, options: Options, model: Model | None, what: str, progress: Progress
 ) -> Learned:
-    if kind != "series":
-        one = None if options.like is None else OneRecord("--like", options.like, source.names)
-        looked = look(
-            source, options.seed, lambda rows: progress("reading", rows, None), one.look_at if one else None
-        )
-        require_rows(what, looked.rows, looked.unusable, source.features)
-        varied_F = None if one is None else one.record(what)
-        learned = {"": [looked.learning.cut(0, _MOST_LEARNED).values_NF]}
-        held_out = {"": [looked.held_out.values_NF]}
-        generator = _fitted(source, kind, learned, options, model, what, progress)
-        return Learned(generator, learned, held_out, rows=looked.rows, unusable=looked.unusable, varied_F=varied_F)
+    one = None if options.like is None else OneRecord("--like", options.like, source.names)
+    looked = look(
+        source, options.seed, lambda rows: progress("reading", rows, None), one.look_at if one else None
+    )
+    require_rows(what, looked.rows, looked.unusable, source.features)
+    varied_F = None if one is None else one.record(what)
+    learned = {"": [looked.learning.cut(0, _MOST_LEARNED).values_NF]}
+    held_out = {"": [looked.held_out.values_NF]}
+    generator = _fitted(source, learned, options, model, what, progress)
+    return Learned(generator, learned, held_out, rows=looked.rows, unusable=looked.unusable, varied_F=varied_F)
+
+
+def _of_series(source: Input, options: Options, model: Model | None, what: str, progress: Progress) -> Learned:
     found = newest_rows(source, lambda rows: progress("reading", rows, None))
     require_rows(what, found.rows, found.unusable, source.features)
     _check_series(found, options.series, what)
@@ -127,13 +123,12 @@ def _learned(
     cut = {name: len(own.values_NF) - int(share * len(own.values_NF)) for name, own in found.of.items()}
     learned = {name: own.stretches(0, cut[name]) for name, own in found.of.items()}
     held_out = {name: own.stretches(cut[name], len(own.values_NF)) for name, own in found.of.items()}
-    generator = _fitted(source, kind, learned, options, model, what, progress)
+    generator = _fitted(source, learned, options, model, what, progress)
     return Learned(generator, learned, held_out, found.of, found.rows, found.unusable, found.late)
 
 
 def _fitted(
     source: Input,
-    kind: Kind,
     learned: Mapping[str, Sequence[FloatArray]],
     options: Options,
     model: Model | None,
@@ -142,10 +137,10 @@ def _fitted(
 ) -> Generator:
     try:
         return fit_generator(
-            kind,
+            options.kind,
             source.features,
             learned,
-            options.window or WINDOW if kind == "series" else 1,
+            options.window or WINDOW if options.kind == "series" else 1,
             detector=None if model is None else model.detector,
             name="" if model is None else model.name,
             image=options.image,
@@ -162,7 +157,7 @@ def _check_series(found: Newest, asked: Sequence[str], what: str) -> None:
             raise ConfigError(f"--series {name}: {what} has no such series; it has {shortened(sorted(found.of))}")
 
 
-def _asked(generator: Generator, learned: Learned, options: Options, what: str) -> list[str]:
+def _asked(generator: Generator, options: Options, what: str) -> list[str]:
     """Return the series that are to be made."""
     for name in options.series:
         if name not in generator.scale_of:
@@ -174,23 +169,18 @@ def _asked(generator: Generator, learned: Learned, options: Options, what: str) 
 
 
 def _compare(
-    generator: Generator,
-    learned: Learned,
-    kind: Kind,
-    options: Options,
-    folder: Path,
-    report: Mapping[str, Any],
-    what: str,
+    learned: Learned, seed: int, folder: Path, report: Mapping[str, Any], what: str
 ) -> dict[str, Any]:
     from pipeline.jobs.fidelity import compared_records, compared_series, measured
     from pipeline.jobs.fidelity_page import page
     from pipeline.jobs.fidelity_picture import draw
 
-    if kind != "series":
-        compared = compared_records(generator, learned.learned[""][0], learned.held_out[""][0], options.seed)
+    generator, known, held_out = learned.generator, learned.learned, learned.held_out
+    if generator.spec.kind != "series":
+        compared = compared_records(generator, known[""][0], held_out[""][0], seed)
     else:
-        compared = compared_series(generator, report["series"], learned.learned, learned.held_out, options.seed)
-    found = measured(compared, options.seed)
+        compared = compared_series(generator, report["series"], known, held_out, seed)
+    found = measured(compared, seed)
     if len(compared.real) and len(compared.made):
         draw(folder / PICTURE, compared, found, what)
     picture = (folder / PICTURE).read_bytes() if (folder / PICTURE).exists() else None

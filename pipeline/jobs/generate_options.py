@@ -17,6 +17,7 @@ from pipeline.jobs.generated_rows import check_names
 class Options:
     """What to make."""
 
+    kind: Kind
     rows: int | None = None
     """Records, images, or rows of each series."""
     series: tuple[str, ...] = ()
@@ -51,13 +52,14 @@ class Model:
     name: str
 
 
-def check_options(options: Options, kind: Kind, features: Sequence[str]) -> None:
+def check_options(options: Options, features: Sequence[str]) -> None:
     """See that what is asked for can be made, before anything is read.
 
     Raises:
         ConfigError: it cannot.
     """
     check_names(features)
+    kind = options.kind
     if kind != "series":
         for option, given in (("--series", options.series), ("--at", options.at_ms), ("--window", options.window)):
             if given:
@@ -85,19 +87,19 @@ def check_options(options: Options, kind: Kind, features: Sequence[str]) -> None
         )
 
 
-def check_model(model: Model, kind: Kind, features: Sequence[str], image: ImageShape | None) -> None:
+def check_model(model: Model, options: Options, features: Sequence[str]) -> None:
     """See that a model samples, and what is asked for.
 
     Raises:
         ConfigError: it is of another kind or other features, or cannot sample.
     """
     spec = model.detector.spec
-    if spec.kind != kind:
+    if spec.kind != options.kind:
         raise ConfigError(
-            f"{model.name}: it is of `kind: {spec.kind}`, and the stream of {kind}; take another model"
+            f"{model.name}: it is of `kind: {spec.kind}`, and the stream of {options.kind}; take another model"
         )
-    if spec.image != image:
-        raise ConfigError(f"{model.name}: it is for images of {spec.image}, and these are of {image}")
+    if spec.image != options.image:
+        raise ConfigError(f"{model.name}: it is for images of {spec.image}, and these are of {options.image}")
     require_features(spec.features, features, model.name)
     try:
         sampling_view(model.detector, model.name)

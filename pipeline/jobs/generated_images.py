@@ -56,7 +56,6 @@ def write_images(
     spread_F: FloatArray,
     injection: Injection,
     labels: Labels,
-    seed: int,
 ) -> Iterator[int]:
     """Write a file of so many images, which come in parts; yield how many are written, at each part.
 
@@ -74,9 +73,8 @@ def write_images(
         begun, ended = (place * injection.count // rows for place in (done, end))
         if ended > begun:
             asked = injection.numbered(begun, ended)
-            own_seed = int(np.random.default_rng([seed, number]).integers(2**32))
             every_N = np.ones(len(x_NF), np.bool_)
-            changed_NF, found = inject_images(x_NF, every_N, asked, shape, spread_F, own_seed)
+            changed_NF, found = inject_images(x_NF, every_N, asked, shape, spread_F, injection.seed_of(number))
             for each in found:
                 label_N[each.begin] = 1
                 labels.add(_label(each, done, x_NF[each.begin] != changed_NF[each.begin], shape))

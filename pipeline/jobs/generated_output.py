@@ -3,8 +3,8 @@
 Legend: N rows, B variations, F features, T steps of a window.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.jobs.blocks import FloatArray, Progress
 from pipeline.jobs.generate_options import Options
 from pipeline.jobs.generated_images import as_records, write_image_variations, write_images
-from pipeline.jobs.generated_rows import Clock, Injection, Labels, write_rows, write_variations
+from pipeline.jobs.generated_rows import Injection, Labels, Times, write_rows, write_variations
 from pipeline.jobs.newest_rows import SeriesRows
 
 RECORDS, IMAGES, SERIES, VARIATIONS = "records.parquet", "images.parquet", "series", "variations.parquet"
@@ -29,7 +29,7 @@ _LONGEST_NAME = 120
 
 @dataclass(frozen=True)
 class Learned:
-    """A generator, and the rows that it was not shown."""
+    """A generator, the rows that it was shown, and those that it was not."""
 
     generator: Generator
     learned: Mapping[str, Sequence[FloatArray]]
@@ -42,8 +42,10 @@ class Learned:
     """The record that is varied."""
 
 
-def varied_record(generator: Generator, x_F: FloatArray, options: Options, folder: Path) -> dict[str, Any]:
+def varied_record(learned: Learned, options: Options, folder: Path) -> dict[str, Any]:
     """Write variations of a record, or of an image."""
+    generator, x_F = learned.generator, learned.varied_F
+    assert x_F is not None
     (name,) = generator.scale_of
     x_B1F = generator.variations(name, x_F[None], options.variations, options.strength, options.seed)
     if generator.spec.image is None:
@@ -62,40 +64,36 @@ def varied_record(generator: Generator, x_F: FloatArray, options: Options, folde
 
 def made_images(generator: Generator, options: Options, folder: Path, progress: Progress) -> dict[str, Any]:
     """Write images, with faults in some where they are asked for."""
-    assert generator.spec.image is not None
-    rows = options.rows or ROWS["images"]
-    (name,) = generator.scale_of
-    faults = options.faults or faults_of("images", len(generator.spec.features))
+    rows, shape = options.rows or ROWS["images"], generator.spec.image
+    assert shape is not None
+    ((_, spread_F),) = generator.scale_of.values()
+    faults = options.faults or faults_of("images", shape.values)
+    injection = Injection(options.anomalies, faults, options.size, seed=options.seed)
+    encoded, parts = as_records(options.format, shape), generator.records(rows, options.seed)
     with Labels(folder / ANOMALIES) as labels:
-        writing = write_images(
-            *(folder / IMAGES, generator.records(rows, options.seed), rows),
-            *(as_records(options.format, generator.spec.image), generator.spec.image, generator.scale_of[name][1]),
-            *(Injection(options.anomalies, faults, options.size), labels, options.seed),
-        )
-        for written in writing:
+        for written in write_images(folder / IMAGES, parts, rows, encoded, shape, spread_F, injection, labels):
             progress("writing", written, float(rows))
     if not options.anomalies:
         (folder / ANOMALIES).unlink()
     return {"files": [IMAGES], "rows": rows, "anomalies": labels.count, "asked": options.anomalies}
 
 
-def varied_window(
-    generator: Generator, learned: Learned, name: str, options: Options, folder: Path, what: str
-) -> dict[str, Any]:
+def varied_window(learned: Learned, name: str, options: Options, folder: Path, what: str) -> dict[str, Any]:
     """Write variations of the window of a series that ends at a moment; raises `ConfigError` where none does."""
     assert options.at_ms is not None
-    own = learned.newest[name]
-    x_TF = own.window_at(options.at_ms, generator.spec.window)
+    generator, own = learned.generator, learned.newest[name]
+    window = generator.spec.window
+    x_TF = own.window_at(options.at_ms, window)
     if x_TF is None:
         first, last = (np.datetime64(int(each), "ms") for each in (own.time_ms_N[0], own.time_ms_N[-1]))
         raise ConfigError(
-            f"--at: series {name!r} of {what} has no {generator.spec.window} rows without a gap that end then; those "
+            f"--at: series {name!r} of {what} has no {window} rows without a gap that end then; those "
             f"that are held are of {first}Z to {last}Z"
         )
     x_BTF = generator.variations(name, x_TF, options.variations, options.strength, options.seed)
     end = int(np.searchsorted(own.time_ms_N, options.at_ms, side="right"))
-    first_ms = int(own.time_ms_N[end - generator.spec.window])
-    write_variations(folder / VARIATIONS, x_BTF, generator.spec.features, Clock(first_ms, own.interval_ms))
+    first_ms = int(own.time_ms_N[end - window])
+    write_variations(folder / VARIATIONS, x_BTF, generator.spec.features, Times(name, first_ms, own.interval_ms))
     off_B = np.abs((x_BTF - x_TF) / generator.scale_of[name][1]).mean(axis=(1, 2))
     return {
         "series": [name],
@@ -108,38 +106,29 @@ def varied_window(
 
 
 def made_rows(
-    generator: Generator,
-    learned: Learned,
-    names: Sequence[str],
-    kind: Kind,
-    options: Options,
-    folder: Path,
-    progress: Progress,
+    learned: Learned, names: Sequence[str], options: Options, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    rows = options.rows or ROWS[kind]
-    faults = options.faults or faults_of(kind, len(generator.spec.features))
-    points = options.points or (1 if kind == "features" else generator.spec.window)
-    gap = 1 if kind == "features" else generator.spec.window
-    injection = Injection(options.anomalies, faults, options.size, points, gap)
+    """Write records, or the rows of each of these series, with anomalies where they are asked for."""
+    generator, spec = learned.generator, learned.generator.spec
+    kind, rows = spec.kind, options.rows or ROWS[spec.kind]
+    faults = options.faults or faults_of(kind, len(spec.features))
+    points = options.points or spec.window
+    injection = Injection(options.anomalies, faults, options.size, points, spec.window, options.seed)
     files = _file_names(names) if kind == "series" else [RECORDS]
     done, of = 0, float(rows * len(names))
     if kind == "series":
         (folder / SERIES).mkdir()
     with Labels(folder / ANOMALIES) as labels:
         for number, (name, file) in enumerate(zip(names, files, strict=True)):
-            parts: Iterator[FloatArray] = generator.records(rows, options.seed)
-            clock = None
+            times: Times | None = None
+            parts = generator.records(rows, options.seed)
             if kind == "series":
                 own = learned.newest[name]
-                clock = Clock(int(own.time_ms_N[-1]) + own.interval_ms, own.interval_ms)
+                times = Times(name, int(own.time_ms_N[-1]) + own.interval_ms, own.interval_ms)
                 parts = generator.series(name, rows, options.seed)
-            writing = write_rows(
-                *(folder / file, parts, rows, generator.spec.features, generator.grids_of[name], injection, labels),
-                np.random.default_rng([options.seed, number]).integers(2**32).item(),
-                series=name,
-                clock=clock,
-            )
-            for written in writing:
+            grids = dict(zip(spec.features, generator.grids_of[name], strict=True))
+            drawn = replace(injection, seed=injection.seed_of(number))
+            for written in write_rows(folder / file, parts, rows, grids, drawn, labels, times):
                 progress("writing", done + written, of)
             done += rows
         injected = labels.count

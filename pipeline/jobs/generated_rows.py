@@ -8,7 +8,7 @@ Legend: N rows of a stretch, F features.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,11 @@ class Injection:
     """Rows of each."""
     gap: int = 1
     """Rows between two at least."""
+    seed: int = 0
+
+    def seed_of(self, number: int) -> int:
+        """Return the seed of one part of what anomalies are put into."""
+        return int(np.random.default_rng([self.seed, number]).integers(2**32))
 
     def numbered(self, begin: int, end: int) -> list[Anomaly]:
         """Return the anomalies from number `begin` to before `end`: each fault in turn."""
@@ -70,9 +75,10 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Clock:
+class Times:
     """Event times of a series that goes on."""
 
+    series: str
     first_ms: int
     interval_ms: int
 
@@ -84,27 +90,22 @@ def write_rows(
     path: Path,
     parts: Iterable[FloatArray],
     rows: int,
-    features: Sequence[str],
-    grids: Sequence[Grid],
+    grids: Mapping[str, Grid],
     injection: Injection,
     labels: Labels,
-    seed: int,
-    *,
-    series: str = "",
-    clock: Clock | None = None,
+    times: Times | None,
 ) -> Iterator[int]:
     """Write a file of so many rows, which come in parts; yield how many are written, each time that there are more.
 
     Args:
-        series: its name, for the labels.
-        clock: of a series; None: rows are records.
+        grids: of each feature.
+        times: of a series; None: rows are records.
 
     Raises:
         OSError: it cannot be written, as where the disk is full.
     """
-    writer = Writer({"offkey.generated": series or "records"}, path)
-    free = rows // 2 if clock else 0
-    done = 0
+    writer = Writer({"offkey.generated": times.series if times else "records"}, path)
+    features, free, done = list(grids), rows // 2 if times else 0, 0
     # Many rows at a time: an anomaly needs rows around it.
     for number, block in enumerate(recut((Block({}, x_NF) for x_NF in parts), STRETCH)):
         x_NF, end = block.values_NF, done + len(block)
@@ -114,19 +115,19 @@ def write_rows(
             # As many as there is free room in this stretch, of all.
             share = [max(0, place - free) * injection.count // (rows - free) for place in (done, end)]
             asked = injection.numbered(share[0], share[1])
-            own_seed = int(np.random.default_rng([seed, number]).integers(2**32))
-            changed_NF, found = inject(x_NF, free_N, asked, injection.gap, spread_of(x_NF), own_seed)
+            seed = injection.seed_of(number)
+            changed_NF, found = inject(x_NF, free_N, asked, injection.gap, spread_of(x_NF), seed)
             for each in found:
                 span = slice(each.begin, each.end)
                 label_N[span] = 1
                 for column in each.features:
-                    changed_NF[span, column] = grids[column].stepped(changed_NF[span, column])
-                labels.add(_label(each, done, features, series, clock))
+                    changed_NF[span, column] = grids[features[column]].stepped(changed_NF[span, column])
+                labels.add(_label(each, done, features, times))
             x_NF = changed_NF
         columns: dict[str, Array | Coded] = {}
-        if clock:
+        if times:
             train_N = ~free_N
-            columns = {"timestamp": clock.first_ms + np.arange(done, end) * clock.interval_ms}
+            columns = {"timestamp": times.first_ms + np.arange(done, end) * times.interval_ms}
             columns |= {"train": train_N.astype(np.int8), "scored": free_N.astype(np.int8)}
         columns["label"] = label_N
         writer.add(columns | dict(zip(features, np.ascontiguousarray(x_NF.T), strict=True)))
@@ -135,24 +136,22 @@ def write_rows(
     writer.close()
 
 
-def _label(
-    injected: Injected, first: int, features: Sequence[str], series: str, clock: Clock | None
-) -> dict[str, Any]:
+def _label(injected: Injected, first: int, features: Sequence[str], times: Times | None) -> dict[str, Any]:
     """Return what is told of an anomaly in a stretch that begins with row `first`."""
     begin, end = first + injected.begin, first + injected.end
-    told: dict[str, Any] = {"series": series} if clock else {}
+    told: dict[str, Any] = {"series": times.series} if times else {}
     told |= {"fault": injected.anomaly.fault, "size": injected.anomaly.size, "begin": begin, "end": end}
-    if clock:
-        told |= {"begin_ms": clock.at(begin), "end_ms": clock.at(end)}
+    if times:
+        told |= {"begin_ms": times.at(begin), "end_ms": times.at(end)}
     return {**told, "features": [features[column] for column in injected.features], "moved": injected.moved}
 
 
-def write_variations(path: Path, x_BTF: FloatArray, features: Sequence[str], clock: Clock | None) -> None:
+def write_variations(path: Path, x_BTF: FloatArray, features: Sequence[str], times: Times | None) -> None:
     """Write windows, or records, that are variations of one, below each other; raises as `write_rows` does."""
     count, steps, _ = x_BTF.shape
     columns: dict[str, Array | Coded] = {VARIATION: np.repeat(np.arange(count, dtype=np.int32), steps)}
-    if clock:
-        columns["timestamp"] = np.tile(clock.first_ms + np.arange(steps) * clock.interval_ms, count)
+    if times:
+        columns["timestamp"] = np.tile(times.first_ms + np.arange(steps) * times.interval_ms, count)
     columns["label"] = np.zeros(count * steps, np.int8)
     flat_NF = x_BTF.reshape(count * steps, -1)
     writer = Writer({"offkey.generated": "variations"}, path)
