@@ -174,11 +174,9 @@ class _Opened:
                 return _Side(asked, self._opening(stream, settings, champion))
             opening = self._opening(stream, settings, champion)
             return _Side(asked, replace(opening, models=other.settings.storage, version=champion))
-        from pipeline.versions.naming import resolve
+        from pipeline.versions.naming import meant
 
-        log = registry.log(stream)
-        known = [each for each in registry.versions(stream) if each not in log.removed]
-        version = resolve(stream, asked, known, log.champion.version if log.champion else None)
+        version = meant(stream, asked, registry, registry.log(stream))
         return _Side(version, replace(self._opening(stream, settings, version), version=version))
 
     def _opening(self, stream: str, settings: "StreamSettings", first: str) -> "Opening":

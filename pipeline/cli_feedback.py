@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli_options import AsJson, ConfigPath
+from pipeline.cli_options import AsJson, ConfigPath, moment_ms
 from pipeline.cli_who_when import now_ms, who
 from pipeline.errors import ConfigError
 
@@ -188,24 +188,15 @@ def _until_ms(verdict: "Verdict", text: str | None) -> int | None:
     Raises:
         ConfigError: it is none, it has passed, or it is missing or does not belong to the verdict.
     """
-    from pipeline.budgets import parse_duration
-    from pipeline.setting_types import parse_moment
     from pipeline.stages.decode import MAX_TIME_MS
 
     if verdict != "expected":
         if text is not None:
             raise ConfigError(f"--until belongs to `expected`, not to {verdict}; leave it out")
         return None
-    if text is None:
+    until_ms = moment_ms("--until", text, now_ms, ahead=True)
+    if until_ms is None:
         raise ConfigError("`expected` needs an end: --until 2026-03-01T22:00:00Z, or from now, as in --until 36h")
-    try:
-        until_ms = int(parse_moment(text).timestamp() * 1000)
-    except ValueError as error:
-        try:
-            # A number without a unit might be meant as a date.
-            until_ms = now_ms() + int(parse_duration(text if text[-1:].isalpha() else "none") * 1000)
-        except ValueError:
-            raise ConfigError(f"--until: {error}, or how long from now, as in 36h") from error
     if until_ms <= now_ms():
         raise ConfigError(f"--until {text}: that has passed; write a moment to come")
     if until_ms > MAX_TIME_MS:

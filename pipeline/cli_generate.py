@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli_options import AsJson, ConfigPath, To
+from pipeline.cli_options import AsJson, ConfigPath, To, moment_ms
 from pipeline.cli_rows import From, Output, Paths, Rows, Stream, progress_bar
 from pipeline.errors import ConfigError
 
@@ -109,7 +109,6 @@ def generate(
 
     import torch
 
-    from pipeline.cli_options import moment_ms
     from pipeline.cli_who_when import now_ms
     from pipeline.interrupting import interrupted_between_steps
     from pipeline.jobs.fidelity_page import lines
@@ -197,12 +196,10 @@ def _model(opened: Rows, version: str | None, folder: Path | None) -> "Model | N
     from pipeline.connectors.registry import StoredRegistry
     from pipeline.connectors.storage import ObjectStorage
     from pipeline.lanes import read_version
-    from pipeline.versions.naming import resolve
+    from pipeline.versions.naming import meant
 
     registry, stream = StoredRegistry(ObjectStorage(opened.settings.storage)), opened.name
-    log = registry.log(stream)
-    known = [each for each in registry.versions(stream) if each not in log.removed]
-    name = resolve(stream, version, known, log.champion.version if log.champion else None)
+    name = meant(stream, version, registry, registry.log(stream))
     return Model(read_version(registry.load(stream, name), opened.stream), f"version {name}")
 
 

@@ -60,11 +60,9 @@ class Opened:
 
     def version(self, stream: str, asked: str, log: "PromotionLog") -> str:
         """Return the version that is meant."""
-        from pipeline.versions.naming import resolve
+        from pipeline.versions.naming import meant
 
-        champion = log.champion
-        known = [version for version in self.registry.versions(stream) if version not in log.removed]
-        return resolve(stream, asked, known, champion.version if champion else None)
+        return meant(stream, asked, self.registry, log)
 
 
 @app.command("list")

@@ -40,11 +40,13 @@ def range_ms(begin: str | None, end: str | None, now_ms: Callable[[], int]) -> t
     return from_ms, to_ms
 
 
-def moment_ms(option: str, text: str | None, now_ms: Callable[[], int]) -> int | None:
+def moment_ms(option: str, text: str | None, now_ms: Callable[[], int], *, ahead: bool = False) -> int | None:
     """Return the moment that an option says, in ms since the epoch; None where it is not there.
 
+    `ahead`: what is no moment is how long from now, and not how long ago.
+
     Raises:
-        ConfigError: it is neither a moment with its zone nor how long ago.
+        ConfigError: it is neither.
     """
     from pipeline.budgets import parse_duration
     from pipeline.setting_types import parse_moment
@@ -56,6 +58,8 @@ def moment_ms(option: str, text: str | None, now_ms: Callable[[], int]) -> int |
     except ValueError as error:
         try:
             # A number without a unit might be meant as a date.
-            return now_ms() - int(parse_duration(text if text[-1:].isalpha() else "none") * 1000)
+            off_ms = int(parse_duration(text if text[-1:].isalpha() else "none") * 1000)
         except ValueError:
-            raise ConfigError(f"{option}: {error}, or how long ago, as 30d") from error
+            how = "from now, as in 36h" if ahead else "ago, as 30d"
+            raise ConfigError(f"{option}: {error}, or how long {how}") from error
+    return now_ms() + (off_ms if ahead else -off_ms)

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 from pipeline.errors import ConfigError
 from pipeline.mistakes import unknown
+from pipeline.protocols import Registry
+from pipeline.versions.log import PromotionLog
 
 CHAMPION = "champion"
 _MOST_TOLD = 5
@@ -22,6 +24,12 @@ def trained_ms(version: str) -> int | None:
     except ValueError:
         return None
     return int(at.timestamp() * 1000)
+
+
+def meant(stream: str, wanted: str, registry: Registry, log: PromotionLog) -> str:
+    """Return the version of those that were not removed that is meant; raises as `resolve` does."""
+    known = [version for version in registry.versions(stream) if version not in log.removed]
+    return resolve(stream, wanted, known, log.champion.version if log.champion else None)
 
 
 def resolve(stream: str, wanted: str, versions: Collection[str], champion: str | None) -> str:
