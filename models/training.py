@@ -23,13 +23,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from models.architectures import WARM_UP
+from models.apart import IntArray
 from models.dataset import Windows
 from models.images import OfImages
 from models.ranks import ALONE, Ranks
@@ -98,8 +100,8 @@ _READ_OF_IMAGES = 2**20
 def train(
     view: View,
     windows: Windows,
-    learning_N: np.ndarray[Any, np.dtype[np.int64]],
-    stopping_N: np.ndarray[Any, np.dtype[np.int64]],
+    learning_N: IntArray,
+    stopping_N: IntArray,
     config: TrainingConfig,
     progress: Callable[[float], None] = lambda share: None,
     unfinished: Unfinished | None = None,
@@ -224,12 +226,7 @@ def trimmed_part(loss_B: Tensor, trimmed: float, count: int, ranks: Ranks) -> Te
     return loss_B[kept_N[(own.start <= kept_N) & (kept_N < own.stop)] - own.start].sum() / kept
 
 
-def _start(
-    view: View,
-    windows: Windows,
-    learning_N: np.ndarray[Any, np.dtype[np.int64]],
-    config: TrainingConfig,
-) -> None:
+def _start(view: View, windows: Windows, learning_N: IntArray, config: TrainingConfig) -> None:
     """Give the network what it starts from, which training has to do better than."""
     random = np.random.default_rng(config.seed)
     drawn_N = np.sort(windows.drawn(learning_N, _most_started(view), random))
@@ -241,7 +238,7 @@ _TRIMMED, _TRIM_NEIGHBOUR_SHARE = 0.02, 0.08
 
 
 @torch.no_grad()
-def store_and_trim(view: View, windows: Windows, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def store_and_trim(view: View, windows: Windows, seed: int) -> npt.NDArray[np.bool_]:
     """Store a sample of the windows in the view; tell for each window whether a network should learn from it.
 
     An autoencoder learns to reconstruct the very anomalies that its training holds. Those that lie farthest from
@@ -258,33 +255,25 @@ def store_and_trim(view: View, windows: Windows, seed: int) -> np.ndarray[Any, n
         each = [view.nearest.squared(x_BD, _TRIM_NEIGHBOUR_SHARE, own).sum(dim=1).cpu().numpy() for own in (0, 1)]
         far_N.append(np.where(np.isin(chosen_B, chosen_S), each[1], each[0]))
     distance_N = np.concatenate(far_N)
-    usual_N: np.ndarray[Any, np.dtype[np.bool_]] = distance_N <= np.quantile(distance_N, 1 - _TRIMMED)
+    usual_N: npt.NDArray[np.bool_] = distance_N <= np.quantile(distance_N, 1 - _TRIMMED)
     return usual_N
 
 
 def _solved(
-    view: View,
-    windows: Windows,
-    learning_N: np.ndarray[Any, np.dtype[np.int64]],
-    stopping_N: np.ndarray[Any, np.dtype[np.int64]],
-    random: np.random.Generator,
+    view: View, windows: Windows, learning_N: IntArray, stopping_N: IntArray, random: np.random.Generator
 ) -> Trained:
     solve(view, windows, np.concatenate([learning_N, stopping_N]), random)
     return Trained(0, held_out_loss(view, windows, random.permutation(stopping_N)[: _most_solved(view)]))
 
 
-def solve(
-    view: View, windows: Windows, chosen_N: np.ndarray[Any, np.dtype[np.int64]], random: np.random.Generator
-) -> None:
+def solve(view: View, windows: Windows, chosen_N: IntArray, random: np.random.Generator) -> None:
     """Give the view's network its closed form for these windows, or for as many of them as memory allows."""
     drawn_N = np.sort(windows.drawn(chosen_N, _most_solved(view), random))
     view.network.solve(view.inputs(torch.from_numpy(windows.take(drawn_N)).to(view.step_F.device)))
     view.eval()
 
 
-def _read_at_once(
-    view: View, chosen_N: np.ndarray[Any, np.dtype[np.int64]]
-) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+def _read_at_once(view: View, chosen_N: IntArray) -> list[IntArray]:
     """Return these windows part by part, each such that memory holds what a network makes of it."""
     values = len(view.usual_C) * view.config.window
     is_image = isinstance(view.network, OfImages)
@@ -302,11 +291,7 @@ def _most_solved(view: View) -> int:
 
 @torch.no_grad()
 def held_out_loss(
-    view: View,
-    windows: Windows,
-    chosen_N: np.ndarray[Any, np.dtype[np.int64]],
-    robust: bool = True,
-    ranks: Ranks = ALONE,
+    view: View, windows: Windows, chosen_N: IntArray, robust: bool = True, ranks: Ranks = ALONE
 ) -> float:
     """Return the median of the windows' mean squared errors: a few anomalies do not decide when to stop.
 

@@ -175,8 +175,7 @@ def train(
         with joined(opened.device, nproc) as ranks:
             train_all(opened, max_records, as_json, ranks)
         return
-    level = logging.getLevelName(logging.getLogger().level).lower()
-    told = ["--log-level", level, "train", str(config), *opened.streams]
+    told = ["train", str(config), *opened.streams]
     told += ["--max-records", str(max_records), "--nproc", str(nproc), *(["--json"] if as_json else [])]
     launch(told, nproc)
 

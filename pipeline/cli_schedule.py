@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -91,24 +90,14 @@ def _scheduler(config: "Path", settings: "Settings", stop: "Stop") -> "Iterator[
 def _begin(config: "Path") -> "Callable[[Task], TrainingProcess]":
     """Return what starts a training."""
     from pipeline.due_trainings import Cause
+    from pipeline.own_program import own_program
     from pipeline.training_process import TrainingProcess
 
-    # It imports what we do: of the folder that we are called from only if we did.
-    isolated = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
-    level = logging.getLevelName(logging.getLogger().level).lower()
+    retrain = [sys.executable, *own_program(), "retrain", str(config)]
 
     def start(task: "Task") -> "TrainingProcess":
-        offkey = [sys.executable, *isolated, "-c", "from pipeline.cli import main; main()", "--log-level", level]
-        retrain = [
-            "retrain",
-            str(config),
-            task.stream,
-            "--snapshots",
-            f"{task.history_s}s",
-            "--json",
-            "--scheduled",
-        ]
+        asked = ["--snapshots", f"{task.history_s}s", "--json", "--scheduled"]
         drifted = ["--if-drifted"] if task.cause is Cause.DRIFT else []
-        return TrainingProcess(task.stream, [*offkey, *retrain, *drifted])
+        return TrainingProcess(task.stream, [*retrain, task.stream, *asked, *drifted])
 
     return start

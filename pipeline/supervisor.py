@@ -29,6 +29,7 @@ from pipeline import logs
 from pipeline.config import Settings
 from pipeline.cores import cores
 from pipeline.errors import ProcessError
+from pipeline.own_program import own_program
 from pipeline.stopping import SIGNALS
 from pipeline.supervised import READY, Place, settings_of
 
@@ -66,14 +67,11 @@ def supervise(config: Path, settings: Settings, processes: int, leave: bool) -> 
     """
     for number in range(processes):
         settings_of(settings, number)
-    # They import what we do: of the folder that we are called from only if we did.
-    isolated = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
     leaving = ["--leave"] if leave and settings.kafka.instance_id is not None else []
-    level = logging.getLevelName(logging.getLogger().level).lower()
+    worker = [sys.executable, *own_program(), "worker", str(config), *leaving]
 
     def command(place: Place) -> Sequence[str]:
-        offkey = [sys.executable, *isolated, "-c", "from pipeline.cli import main; main()", "--log-level", level]
-        return [*offkey, "worker", str(config), "--supervised", str(place), *leaving]
+        return [*worker, "--supervised", str(place)]
 
     there = cores()
     threads = max(there // processes, 1)

@@ -29,6 +29,7 @@ from models.helping import help_training
 from models.ranks import ALONE, PeerLost, ProcessGroup, Ranks
 from pipeline.cores import cores
 from pipeline.errors import ConfigError, ProcessError
+from pipeline.own_program import own_program
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,6 @@ def launch(arguments: Sequence[str], count: int) -> None:
 
     # What the agent logs of an end is told here in one line.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    isolated = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
-    command = [*isolated, "-c", "from pipeline.cli import main; main()", *arguments]
     with tempfile.TemporaryDirectory(prefix="offkey-training-") as name, _tied():
         folder = Path(name)
         os.environ |= _environment(count, folder / "processes")
@@ -91,7 +90,7 @@ def launch(arguments: Sequence[str], count: int) -> None:
             signals_to_handle="SIGTERM,SIGINT",
         )
         try:
-            elastic_launch(config, sys.executable)(*command)
+            elastic_launch(config, sys.executable)(*own_program(), *arguments)
         except ChildFailedError as error:
             raise _ended({rank: failure.exitcode for rank, failure in error.failures.items()}) from error
         except SignalException as error:
