@@ -30,8 +30,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from models.architectures import WARM_UP
 from models.apart import IntArray
+from models.architectures import WARM_UP
 from models.dataset import Windows
 from models.images import OfImages
 from models.ranks import ALONE, Ranks

@@ -99,13 +99,9 @@ def _grids(generator: Generator, names: Sequence[str]) -> dict[str, Any]:
     return told if generator.spec.kind == "series" else told[names[0]]
 
 
-def _of_records(
-    source: Input, options: Options, model: Model | None, what: str, progress: Progress
-) -> Learned:
+def _of_records(source: Input, options: Options, model: Model | None, what: str, progress: Progress) -> Learned:
     one = None if options.like is None else OneRecord("--like", options.like, source.names)
-    looked = look(
-        source, options.seed, lambda rows: progress("reading", rows, None), one.look_at if one else None
-    )
+    looked = look(source, options.seed, lambda rows: progress("reading", rows, None), one.look_at if one else None)
     require_rows(what, looked.rows, looked.unusable, source.features)
     varied_F = None if one is None else one.record(what)
     learned = {"": [looked.learning.cut(0, _MOST_LEARNED).values_NF]}
@@ -161,16 +157,15 @@ def _asked(generator: Generator, options: Options, what: str) -> list[str]:
     """Return the series that are to be made."""
     for name in options.series:
         if name not in generator.scale_of:
+            window = generator.spec.window
             raise SnapshotError(
-                f"{what}: series {name!r} has no {generator.spec.window} rows that follow each other without a gap; "
+                f"{what}: series {name!r} has no {window} rows that follow each other without a gap; "
                 "give more rows, or a shorter --window"
             )
     return list(options.series) or list(generator.scale_of)
 
 
-def _compare(
-    learned: Learned, seed: int, folder: Path, report: Mapping[str, Any], what: str
-) -> dict[str, Any]:
+def _compare(learned: Learned, seed: int, folder: Path, report: Mapping[str, Any], what: str) -> dict[str, Any]:
     from pipeline.jobs.fidelity import compared_records, compared_series, measured
     from pipeline.jobs.fidelity_page import page
     from pipeline.jobs.fidelity_picture import draw
