@@ -31,6 +31,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import FloatArray
+
 _LEAST_BLOCKS, _MOST_BLOCKS = 4, 1 << 24
 """A level is seen for so many blocks at least, however short `accept_after` is."""
 NO_HISTORY = -256
@@ -92,7 +94,7 @@ class Acceptance:
     far_by_gap: float
     """Of an accepted level the tail beyond the upper quantile is as wide as the gap, by this factor."""
 
-    def patience(self, points_S: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    def patience(self, points_S: FloatArray) -> npt.NDArray[np.int32]:
         """Return the blocks that so many points make."""
         return np.clip(np.ceil(points_S / self.block), _LEAST_BLOCKS, _MOST_BLOCKS).astype(np.int32)
 

@@ -4,12 +4,12 @@ Legend: B rows, S rows they are compared with, D values of a row, F features, N 
 """
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from models.arrays import FloatArray as FloatArray
+from models.arrays import IntArray as IntArray
+
 Span = tuple[IntArray, IntArray]
 """For each row, from which of the others on, and up to before which, they do not count."""
 _CHUNK_VALUES, _CANDIDATES = 2**24, 4

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import FloatArray
+
 
 class BySeries(Mapping[str, tuple[float, ...]]):
     """A row of numbers for each series, in the order of the names."""
@@ -37,7 +39,7 @@ class BySeries(Mapping[str, tuple[float, ...]]):
     def __len__(self) -> int:
         return len(self._row_of)
 
-    def take(self, names: Sequence[str], otherwise: Sequence[float]) -> npt.NDArray[np.float64]:
+    def take(self, names: Sequence[str], otherwise: Sequence[float]) -> FloatArray:
         """Return the rows [N, K] of some names; `otherwise` is that of an unknown one."""
         row_N = np.array([self._row_of.get(name, -1) for name in names], np.int64)
         found_NK = np.tile(np.asarray(otherwise, np.float64), (len(names), 1))

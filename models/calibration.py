@@ -21,7 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-FloatArray = npt.NDArray[np.float64]
+from models.arrays import FloatArray
+
 DECIBEL = 10 / math.log(10)
 """Mean of a normal score."""
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.dataset import FloatArray, padded
+from models.arrays import FloatArray
+from models.dataset import padded
 from models.detector import Detector, check_finite, windows_of_rows
 from models.fitting import fit_detector, one_thread
 from models.plan import DEFAULT, plan_of

@@ -10,17 +10,17 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.spec import shortened
 
-FloatArray = npt.NDArray[np.float64]
-Rows = tuple[npt.NDArray[np.int64], FloatArray]
+Rows = tuple[IntArray, FloatArray]
 Columns = Mapping[str, Rows]
 """Series name -> (event times in ms, strictly later each; values x_TF)."""
 LARGEST_VALUE = 1e150
 """A row with a larger value is left out of training: ranges and squares of such values overflow."""
 
 
-def usable_rows(x_NF: FloatArray) -> npt.NDArray[np.bool_]:
+def usable_rows(x_NF: FloatArray) -> BoolArray:
     """Tell for each row whether all of its values are finite and can be reckoned with."""
     # NaN compares as false. Where all rows are usable, which is nearly always, the extremes tell.
     if x_NF.size and x_NF.min() >= -LARGEST_VALUE and x_NF.max() <= LARGEST_VALUE:
@@ -28,7 +28,7 @@ def usable_rows(x_NF: FloatArray) -> npt.NDArray[np.bool_]:
     return np.asarray((np.abs(x_NF) <= LARGEST_VALUE).all(axis=1), dtype=np.bool_)
 
 
-def rows_where(which_N: npt.NDArray[np.bool_], time_ms_N: npt.NDArray[np.int64], x_NF: FloatArray) -> Rows:
+def rows_where(which_N: BoolArray, time_ms_N: IntArray, x_NF: FloatArray) -> Rows:
     """Return some rows of a series; the arrays themselves where it is all of them, for a history may be long."""
     return (time_ms_N, x_NF) if which_N.all() else (time_ms_N[which_N], x_NF[which_N])
 
@@ -38,19 +38,17 @@ class Windows:
     """Every window of several scaled series, as starts in one flat array; none crosses a series' end."""
 
     z_RF: npt.NDArray[np.float32]
-    start_N: npt.NDArray[np.int64]
+    start_N: IntArray
     window: int
-    first_S: npt.NDArray[np.int64]
+    first_S: IntArray
     """Number of each series' first window."""
 
-    def take(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def take(self, chosen: IntArray) -> npt.NDArray[np.float32]:
         """Return these windows as z_NWF."""
         rows: npt.NDArray[np.float32] = self.z_RF[self.start_N[chosen][:, None] + np.arange(self.window)]
         return rows
 
-    def drawn(
-        self, chosen_N: npt.NDArray[np.int64], count: int, random: np.random.Generator
-    ) -> npt.NDArray[np.int64]:
+    def drawn(self, chosen_N: IntArray, count: int, random: np.random.Generator) -> IntArray:
         """Draw so many of these windows, in which every series has its say.
 
         Half of the places are shared out evenly among series, as far as they have windows; the others are open to
@@ -92,7 +90,7 @@ class TooFewRows(ValueError):
     """No series is long enough to train on; where more rows come from, the caller knows."""
 
 
-def pieces_of(time_ms_T: npt.NDArray[np.int64], begins_ms: Sequence[int]) -> list[slice]:
+def pieces_of(time_ms_T: IntArray, begins_ms: Sequence[int]) -> list[slice]:
     """Return the rows of each piece of a series, the first of which ends before the first of these moments."""
     borders = np.unique(np.append(np.searchsorted(time_ms_T, np.asarray(begins_ms, np.int64)), [0, len(time_ms_T)]))
     return [slice(begin, end) for begin, end in pairwise(borders.tolist())]
@@ -104,7 +102,7 @@ def checked(
     features: Sequence[str],
     needed: int,
     begins_ms: Mapping[str, Sequence[int]] | None = None,
-) -> dict[str, tuple[npt.NDArray[np.int64], FloatArray]]:
+) -> dict[str, tuple[IntArray, FloatArray]]:
     """Return the series that can be trained on: finite rows, and at least twice the shortest `window` of them.
 
     `needed` is how many rows of one series are asked for where there is none. A piece, of those that begin at
@@ -146,7 +144,7 @@ def check_features(parts: Sequence[FloatArray], features: Sequence[str]) -> None
         raise ValueError(f"no row has a finite value of: {shortened(never)}; leave out such features")
 
 
-def _check_order(name: str, time_ms_T: npt.NDArray[np.int64]) -> None:
+def _check_order(name: str, time_ms_T: IntArray) -> None:
     still = np.flatnonzero(np.diff(time_ms_T) <= 0)
     if len(still):
         raise ValueError(

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import FloatArray
 from models.by_series import BySeries
 from models.calibration import PooledTail, alert_threshold
 from models.dataset import padded
@@ -28,7 +29,6 @@ from models.scaling import LIMIT, Scaling
 from models.spec import ModelSpec
 from models.views import View
 
-FloatArray = npt.NDArray[np.float64]
 _CHUNK_VALUES = 2**19
 
 

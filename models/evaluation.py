@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from models.arrays import BoolArray, FloatArray, IntArray
+
 Labels = npt.NDArray[Any]
 Scores = npt.NDArray[Any]
-Counts = npt.NDArray[np.int64]
+Counts = IntArray
 
 _THRESHOLDS = 250
 _PERIOD_ROWS = 20_000
@@ -110,7 +111,7 @@ def _areas(
     return area_pr, area_roc
 
 
-def _spans(label_N: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def _spans(label_N: BoolArray) -> IntArray:
     """Return (first, last) of each run of labelled points."""
     edges = np.flatnonzero(np.diff(label_N.astype(np.int8), prepend=0, append=0))
     return np.column_stack([edges[::2], edges[1::2] - 1])
@@ -122,9 +123,7 @@ class _Border:
     What does not depend on the width is laid out once, nearest points first: a width takes a prefix of it.
     """
 
-    def __init__(
-        self, label_N: npt.NDArray[np.bool_], spans: npt.NDArray[np.int64], reached_N: Counts, widest: int
-    ) -> None:
+    def __init__(self, label_N: BoolArray, spans: IntArray, reached_N: Counts, widest: int) -> None:
         distance = np.arange(1, widest // 2 + 1)
         # Rows are distances, so that the prefix of a width is a number of rows.
         at = np.concatenate([spans[:, 1] + distance[:, None], spans[:, 0] - distance[:, None]], axis=1)
@@ -144,7 +143,7 @@ class _Border:
         return soft_K
 
 
-def _seen(spans: npt.NDArray[np.int64], width: int, reached_N: Counts) -> FloatArray:
+def _seen(spans: IntArray, width: int, reached_N: Counts) -> FloatArray:
     """Return for each threshold the share of spans with a point that reaches it; those that touch are one."""
     half = width // 2
     apart = spans[:-1, 1] + half < spans[1:, 0] - half

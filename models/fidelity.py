@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.apart import FloatArray, Span, deviations, distances, itself
+from models.apart import Span, deviations, distances, itself
+from models.arrays import FloatArray
 
 _MOST_USUAL = 8_192
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import IntArray
 from models.by_series import BySeries
 from models.calibration import (
     CLUSTER_LEVELS,
@@ -204,7 +205,7 @@ def _usual_steps(scaled: Scaled) -> npt.NDArray[np.float32]:
     return np.where(std_F > 1e-6, std_F, 1.0).astype(np.float32)
 
 
-def _split(lengths: Sequence[int], window: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _split(lengths: Sequence[int], window: int) -> tuple[IntArray, IntArray]:
     """Return the rows of the earlier part of every series, and those of its last part; whole windows if it can."""
     learning, stopping, first = [], [], 0
     for length, begin in zip(lengths, _first_whole(lengths, window), strict=True):

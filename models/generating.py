@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from models.apart import deviations, distances, itself
-from models.dataset import FloatArray, Windows
+from models.arrays import FloatArray
+from models.dataset import Windows
 from models.detector import Detector
 from models.fitting import one_thread
 from models.generator import Generator, as_values

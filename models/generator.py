@@ -20,8 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.apart import IntArray
-from models.dataset import FloatArray
+from models.arrays import FloatArray, IntArray
 from models.grid import Grid, snapped
 from models.marginals import Marginals, OfPixels
 from models.sampling import Sampler

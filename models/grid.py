@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from models.arrays import FloatArray
+
 _MOST_LEVELS, _ROWS_A_LEVEL = 32, 8
 """Values that are all there are: so few, and each seen so often on the mean."""
 _MOST_DECIMALS = 9

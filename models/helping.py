@@ -1,19 +1,17 @@
 """What the other processes of a training do while the first one fits a detector."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.arrays import IntArray
 from models.dataset import windows_of
 from models.ranks import Ranks
 from models.spec import ImageShape
 from models.training import TrainingConfig, train
 from models.views import View, ViewConfig
-
-_Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class TrainingTask:
     step_F: npt.NDArray[np.float32]
     scaled: list[npt.NDArray[np.float32]]
     """Rows of each series, or of each piece of one."""
-    parts: tuple[_Numbers, _Numbers]
+    parts: tuple[IntArray, IntArray]
     """Windows to learn from, and to stop by."""
     training: TrainingConfig
     image: ImageShape | None = None

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.injection import Anomaly, BoolArray, FloatArray, Injected
+from models.arrays import BoolArray, FloatArray
+from models.injection import Anomaly, Injected
 from models.spec import ImageShape
 
 _LARGE = 8.0

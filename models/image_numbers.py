@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.apart import FloatArray
+from models.arrays import FloatArray
 from models.spec import CHANNELS, ImageShape
 
 _BANDS, _DIRECTIONS, _MOST_LEARNED = 4, 32, 1_024

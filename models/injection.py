@@ -19,12 +19,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray
 from models.spec import Kind
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 Fault = Literal["spike", "level", "drift", "flat", "correlation", "period", "cover", "noise", "shade"]
 _OF_SERIES: tuple[Fault, ...] = ("spike", "level", "drift", "flat", "correlation", "period")
 _OF_RECORDS: tuple[Fault, ...] = ("spike", "correlation")

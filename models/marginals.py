@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-FloatArray = npt.NDArray[np.float64]
+from models.arrays import FloatArray
+
 _LOST = 1e-12
 """Of a share, what is lost on the way to a score and back."""
 _MOST_KNOTS = 8_192

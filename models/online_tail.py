@@ -18,12 +18,11 @@ from torch import Tensor
 
 from models import acceptance
 from models.acceptance import Acceptance, Quantiles
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.by_series import BySeries
-from models.calibration import DECIBEL, FloatArray
+from models.calibration import DECIBEL
 from models.crossing import placed
 from models.snapshots import Memory, copied, fresh
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class OnlineTail:
         self._seen_S = np.zeros(0, np.int64)
         """Points that each slot has had. Kept on the host: where blocks end is known without asking the device."""
 
-    def begin(self, slots: npt.NDArray[np.int64], names: list[str]) -> None:
+    def begin(self, slots: IntArray, names: list[str]) -> None:
         """Give slots the state of a series that was never seen here."""
         self._reserve(int(slots.max(initial=-1)) + 1)
         index = placed(slots, self._device)
@@ -134,7 +133,7 @@ class OnlineTail:
             often = [0 if name in self.initial else acceptance.NO_HISTORY for name in names]
             self._columns["often"][index] = placed(np.array(often, np.int32), self._device)
 
-    def accept_after(self, slots: npt.NDArray[np.int64], points: FloatArray) -> None:
+    def accept_after(self, slots: IntArray, points: FloatArray) -> None:
         """Set how many points a level stays until it is accepted; until then a slot learns as without `accepting`.
 
         It follows from the settings, so `gather` leaves it out.
@@ -143,7 +142,7 @@ class OnlineTail:
         patience_S = placed(self._acceptance.patience(points), self._device)
         self._columns["patience"][placed(slots, self._device)] = patience_S
 
-    def gather(self, slots: npt.NDArray[np.int64], memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
+    def gather(self, slots: IntArray, memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
         """Return the state of these slots, for a checkpoint."""
         index = torch.from_numpy(slots).to(self._device)
         kept = {name: column for name, column in self._columns.items() if name != "patience"}
@@ -151,7 +150,7 @@ class OnlineTail:
             name: copied(name, column[index].cpu().numpy(), memory) for name, column in kept.items()
         }
 
-    def scatter(self, slots: npt.NDArray[np.int64], state: Mapping[str, npt.NDArray[Any]]) -> None:
+    def scatter(self, slots: IntArray, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put back what `gather` returned, here, without `accepting`, or in its first format: no far quantile."""
         self._reserve(int(slots.max(initial=-1)) + 1)
         index = torch.from_numpy(slots).to(self._device)
@@ -165,11 +164,11 @@ class OnlineTail:
             kept = state[name] if name in state else early.get(name, np.zeros(len(slots)))
             column[index] = torch.from_numpy(np.ascontiguousarray(kept)).to(self._device, column.dtype)
 
-    def have_learned(self, slots: npt.NDArray[np.int64], points_S: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def have_learned(self, slots: IntArray, points_S: IntArray) -> BoolArray:
         """Tell whose block has ended with one of so many last points; of the others only sums have moved."""
         return np.asarray(self._seen_S[slots] % self._pace.block < points_S, np.bool_)
 
-    def gather_sums(self, slots: npt.NDArray[np.int64], memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
+    def gather_sums(self, slots: IntArray, memory: Memory = fresh) -> dict[str, npt.NDArray[Any]]:
         """Return what moves within a block; counts are as narrow as a block's points allow."""
         index, counts = torch.from_numpy(slots).to(self._device), np.min_scalar_type(self._pace.block)
         arrays = {"seen": copied("seen", self._seen_S[slots], memory)}
@@ -179,7 +178,7 @@ class OnlineTail:
             arrays[name] = copied(name, kept_S, memory)
         return arrays
 
-    def scatter_sums(self, slots: npt.NDArray[np.int64], state: Mapping[str, npt.NDArray[Any]]) -> None:
+    def scatter_sums(self, slots: IntArray, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put back what `gather_sums` returned."""
         index = torch.from_numpy(slots).to(self._device)
         self._seen_S[slots] = state["seen"]

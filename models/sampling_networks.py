@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.arrays import FloatArray
 from models.detector import Detector
-from models.marginals import FloatArray, Marginals, OfPixels
+from models.marginals import Marginals, OfPixels
 from models.scaling import LIMIT, expanded
 from models.views import View
 

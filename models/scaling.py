@@ -27,10 +27,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import BoolArray, FloatArray
 from models.dataset import LARGEST_VALUE
 from models.spec import ImageShape
 
-FloatArray = npt.NDArray[np.float64]
 ScalingKind = Literal["range", "standard", "robust", "deviation"]
 LIMIT = 1e4
 """Scaled values are clipped here, far outside anything seen in training, so that squares stay finite."""
@@ -93,13 +93,13 @@ class Scaling:
         )
 
     @cached_property
-    def _alike_F(self) -> npt.NDArray[np.bool_]:
+    def _alike_F(self) -> BoolArray:
         """Tell for each feature whether the training series share one level and one width."""
         if self.center_SF is None or self.scale_SF is None:
             return np.ones(len(self.center_F), bool)
         low_F, high_F = np.quantile(self.center_SF, [0.1, 0.9], axis=0)
         narrow_F, wide_F = np.quantile(self.scale_SF, [0.1, 0.9], axis=0)
-        alike_F: npt.NDArray[np.bool_] = (high_F - low_F <= self.scale_F) & (wide_F <= 4 * narrow_F)
+        alike_F: BoolArray = (high_F - low_F <= self.scale_F) & (wide_F <= 4 * narrow_F)
         return alike_F
 
     @staticmethod
@@ -220,9 +220,9 @@ def expanded(y: Tensor) -> Tensor:
     return torch.where(beyond > 0, y.sign() * (_STRAIGHT + torch.expm1(beyond.clamp(min=0))), y)
 
 
-def _real(width_F: FloatArray, magnitude_F: FloatArray) -> npt.NDArray[np.bool_]:
+def _real(width_F: FloatArray, magnitude_F: FloatArray) -> BoolArray:
     # A width lost in rounding is no width: scaling by it would blow up the last bits.
-    real_F: npt.NDArray[np.bool_] = (width_F > 4 * np.finfo(np.float64).eps * magnitude_F) & (width_F > 0)
+    real_F: BoolArray = (width_F > 4 * np.finfo(np.float64).eps * magnitude_F) & (width_F > 0)
     return real_F
 
 

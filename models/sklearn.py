@@ -21,8 +21,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from models import architectures
+from models.arrays import FloatArray, IntArray
 from models.codes import REDUCER, Coder, fit_coder
-from models.dataset import FloatArray
 from models.detector import Detector
 from models.files import from_files, to_files
 from models.fitting import fit_detector, one_thread
@@ -294,7 +294,7 @@ class AutoencoderDetector(OutlierMixin, _KeptAsFiles):  # type: ignore[misc]  # 
         """Return `score_samples` less `offset_`: below 0 are outliers."""
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X: Any) -> npt.NDArray[np.int64]:
+    def predict(self, X: Any) -> IntArray:
         """Return -1 for outliers and 1 for the others."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 

@@ -26,12 +26,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from models.apart import IntArray
 from models.architectures import WARM_UP
+from models.arrays import BoolArray, IntArray
 from models.dataset import Windows
 from models.images import OfImages
 from models.ranks import ALONE, Ranks
@@ -238,7 +237,7 @@ _TRIMMED, _TRIM_NEIGHBOUR_SHARE = 0.02, 0.08
 
 
 @torch.no_grad()
-def store_and_trim(view: View, windows: Windows, seed: int) -> npt.NDArray[np.bool_]:
+def store_and_trim(view: View, windows: Windows, seed: int) -> BoolArray:
     """Store a sample of the windows in the view; tell for each window whether a network should learn from it.
 
     An autoencoder learns to reconstruct the very anomalies that its training holds. Those that lie farthest from
@@ -255,7 +254,7 @@ def store_and_trim(view: View, windows: Windows, seed: int) -> npt.NDArray[np.bo
         each = [view.nearest.squared(x_BD, _TRIM_NEIGHBOUR_SHARE, own).sum(dim=1).cpu().numpy() for own in (0, 1)]
         far_N.append(np.where(np.isin(chosen_B, chosen_S), each[1], each[0]))
     distance_N = np.concatenate(far_N)
-    usual_N: npt.NDArray[np.bool_] = distance_N <= np.quantile(distance_N, 1 - _TRIMMED)
+    usual_N: BoolArray = distance_N <= np.quantile(distance_N, 1 - _TRIMMED)
     return usual_N
 
 

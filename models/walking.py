@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.apart import FloatArray, IntArray
+from models.arrays import FloatArray, IntArray
 from models.dataset import Windows
 from models.sampling import Sampler
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.dataset import FloatArray
+from models.arrays import FloatArray
 
 STATISTICS = ("mean", "std", "min", "max", "slope")
 _CHUNK_VALUES = 2**20

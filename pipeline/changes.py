@@ -23,11 +23,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, IntArray
 from pipeline.protocols import TopicPartition
 from pipeline.stages.capacity import grown
 
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 RowArray = npt.NDArray[np.uint8]
 
 _ALL = 255

@@ -29,10 +29,8 @@ Legend: S series, B blocks.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from models.arrays import BoolArray, FloatArray
 
 EARLIER, NEWEST = 14, 7
 """Blocks."""

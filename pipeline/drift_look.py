@@ -10,8 +10,8 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import FloatArray
 from models.dataset import usable_rows
 from models.detector import Detector
 from models.spec import shortened
@@ -28,7 +28,6 @@ from pipeline.versions.origin import ORIGIN, OriginError, from_file
 
 logger = logging.getLogger(__name__)
 
-FloatArray = npt.NDArray[np.float64]
 _MOST_SERIES = 200
 _LEAST_ROWS = 20
 """Of a block, without which its median says nothing."""

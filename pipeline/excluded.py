@@ -15,8 +15,8 @@ from fnmatch import fnmatchcase
 from glob import escape
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import BoolArray, IntArray
 from models.dataset import Columns, rows_where
 from pipeline.alert_settings import AlertSettings
 from pipeline.feedback import Feedback
@@ -24,8 +24,6 @@ from pipeline.incident_log import Course
 from pipeline.jobs.false_incidents import widened
 
 _LATEST_MS = 2**53
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import BoolArray
 from models.detector import Detector
 from models.injection import Anomaly
 from pipeline.alert_settings import AlertSettings
@@ -46,8 +46,6 @@ from pipeline.chance import binomial_at_least, most_by_chance, sign_test
 from pipeline.held_out import SIZES, HeldOut, rounds_of
 from pipeline.trial import LATE, Trial, tried
 from pipeline.versions.origin import GateResult, GateRow
-
-BoolArray = npt.NDArray[np.bool_]
 
 _CHANCE = 0.01
 _CHANCE_OF_KIND = 0.001

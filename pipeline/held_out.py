@@ -17,18 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray
 from models.dataset import Columns
 from models.image_faults import inject_images
 from models.injection import Anomaly, Fault, Injected, faults_of, inject, spread_of
 from models.scaling import fit_images
 from models.spec import ImageShape, Kind
 from pipeline.excluded import Span, excluded_rows
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 HELD_OUT = 0.2
 """Share of all rows."""

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from pipeline.protocols import PartitionRecords
 from pipeline.snapshots import SnapshotRows
-from pipeline.stages.decode import Decoder, FloatArray, IntArray
+from pipeline.stages.decode import Decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class _Series:
 
     def __init__(self) -> None:
         self._parts: dict[str, list[tuple[IntArray, FloatArray]]] = {}
-        self._there_F: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._there_F: BoolArray = np.zeros(0, np.bool_)
 
     def add(
         self,

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.arrays import BoolArray, IntArray
 from models.spec import ImageShape
 from pipeline.protocols import OffsetRange, PartitionRecords, TopicPartition
-from pipeline.snapshots import BoolArray, IntArray, SnapshotRows, stacked
+from pipeline.snapshots import SnapshotRows, stacked
 from pipeline.stages.decode import MAX_TIME_MS, Batch
 
 _APART = 1 << 42

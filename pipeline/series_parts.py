@@ -26,17 +26,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, IntArray
 from models.online_tail import OnlineTail
 from models.snapshots import Memory, copied, fresh
 from pipeline.changes import Changes, Cut, Room
 from pipeline.errors import CheckpointError
 from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import TopicPartition
-from pipeline.stages.decode import IntArray
 from pipeline.stages.feedback import FeedbackEffect
 from pipeline.stages.incidents import Incidents, OpenIncident
 from pipeline.stages.muting import Muting
-from pipeline.stages.series import BoolArray, SeriesTable
+from pipeline.stages.series import SeriesTable
 from pipeline.stages.silence import Silence
 from pipeline.stages.windows import Windows
 

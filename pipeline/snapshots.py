@@ -16,12 +16,10 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.spec import ImageShape, Kind
 from pipeline.protocols import OffsetRange, TopicPartition
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 CodeArray = npt.NDArray[np.integer[Any]]
 
 

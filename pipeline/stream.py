@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import FloatArray, IntArray
 from pipeline.budgets import Budget
 from pipeline.changes import Cut
 from pipeline.feedback import Feedback, FeedbackSlot
@@ -21,7 +22,7 @@ from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert
 from pipeline.stages.bounds import Bounds, Reason
-from pipeline.stages.decode import Decoder, FloatArray, IntArray, Reject
+from pipeline.stages.decode import Decoder, Reject
 from pipeline.stages.muting import Maintenance, Muted, StormLimit
 from pipeline.stages.series import Points
 from pipeline.stream_model import ModelSlot, StreamModel

@@ -18,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.arrays import FloatArray, IntArray
 from models.online_tail import STREAM_PACE
 from pipeline.changes import Cut
 from pipeline.feedback import Feedback
 from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.stages.alerts import Alert, FeatureView, PixelView, feature_views, feedback_view
-from pipeline.stages.decode import Batch, FloatArray, IntArray
+from pipeline.stages.decode import Batch
 from pipeline.stages.feedback import FeedbackEffect, Heeded, Kinds, Moved, signs_of
 from pipeline.stages.incidents import SEVERITIES, derived_id, severity_of
 from pipeline.stages.muting import Muted

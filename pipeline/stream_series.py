@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.arrays import FloatArray, IntArray
 from models.online_tail import SERIES_PACE
 from pipeline.changes import Cut
 from pipeline.feedback import Feedback
@@ -18,7 +19,6 @@ from pipeline.part_memory import Arrays, PartMemory
 from pipeline.protocols import PartitionRecords, TopicPartition
 from pipeline.series_parts import SeriesParts
 from pipeline.stages.alerts import Alert, feature_views, feedback_view
-from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.feedback import FeedbackEffect, Heeded, Kinds, signs_of
 from pipeline.stages.incidents import (
     SEVERITIES,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import BoolArray, FloatArray
 from models.dataset import padded
 from models.detector import Detector, windows_of_rows
 from models.injection import Injected
@@ -29,10 +30,6 @@ from pipeline.budgets import Budget
 from pipeline.held_out import HeldOut, Round
 from pipeline.jobs.false_incidents import followed
 from pipeline.stages.incidents import ENDS, STARTS
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 LATE = 16
 """An incident may begin so many rows after an anomaly's end."""

@@ -10,6 +10,7 @@ import pyarrow
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from models.arrays import FloatArray, IntArray
 from models.detector import Detector
 from models.files import from_files, to_files
 from models.fitting import fit_detector
@@ -19,7 +20,7 @@ from pipeline.lanes import build_model, lane_around
 from pipeline.stream import Lane
 from pipeline.train import plan_of_settings
 from tests.arrows import stream_of
-from tests.streams import BEGIN_MS, CPU, FloatArray
+from tests.streams import BEGIN_MS, CPU
 
 Pixels = npt.NDArray[np.uint8]
 SHAPE = ImageShape(8, 8, 1)
@@ -37,7 +38,7 @@ IMAGES = StreamSettings.model_validate(
 
 
 @cache
-def digits() -> tuple[Pixels, npt.NDArray[np.int64]]:
+def digits() -> tuple[Pixels, IntArray]:
     """Return 1,797 images of 8 x 8 as x_NF, shuffled, and which digit each is."""
     held = load_digits()
     order_N = np.random.default_rng(0).permutation(len(held.data))

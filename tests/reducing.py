@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import FloatArray
 from models.codes import fit_coder
 from models.files import to_files
 from pipeline.connectors.parquet import Array, Coded, encode
@@ -22,7 +22,7 @@ FEATURES = tuple(f"f{number}" for number in range(6))
 PART_ROWS = 1_000
 
 
-def drawn(rows: int, seed: int = 0) -> npt.NDArray[np.float64]:
+def drawn(rows: int, seed: int = 0) -> FloatArray:
     fixed, random = np.random.default_rng(0), np.random.default_rng(seed + 1)
     hidden = random.standard_normal((rows, 3))
     return np.asarray(np.tanh(hidden @ fixed.standard_normal((3, 6))) + 0.05 * random.standard_normal((rows, 6)))
@@ -42,7 +42,7 @@ def model(folder: Path) -> Path:
     return folder
 
 
-def write_rows(path: Path, x_NF: npt.NDArray[np.float64], features: Sequence[str] = FEATURES, **more: Any) -> Path:
+def write_rows(path: Path, x_NF: FloatArray, features: Sequence[str] = FEATURES, **more: Any) -> Path:
     """Write a Parquet file of rows with offsets, and series `a` and `b` in turn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = np.arange(len(x_NF))

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import FloatArray, IntArray
 from pipeline.connectors.memory import MemoryStorage
 from pipeline.connectors.snapshot_names import DAY_MS
 from pipeline.errors import TransientError
@@ -56,8 +56,8 @@ def rows(
 
 
 def rows_of(
-    x_TSF: npt.NDArray[np.float64],
-    time_ms_T: npt.NDArray[np.int64],
+    x_TSF: FloatArray,
+    time_ms_T: IntArray,
     names: Sequence[str] | None,
     features: tuple[str, ...] = FEATURES,
     *,

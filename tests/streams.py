@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from prometheus_client import REGISTRY
 
+from models.arrays import FloatArray
 from models.dataset import Columns
 from models.detector import Detector
 from models.files import from_files, to_files
@@ -37,7 +37,6 @@ from pipeline.stream import Lane
 from pipeline.stream_model import StreamModel
 from pipeline.worker import Worker, WorkerOptions
 
-FloatArray = npt.NDArray[np.float64]
 CPU = torch.device("cpu")
 SERIES = StreamSettings.model_validate(
     {
@@ -155,7 +154,7 @@ def _series_payloads(points: int, seed: int) -> Sequence[Payload]:
     return payloads_of(names, series_rows(names, points, seed, {"a": [60, 140], "b": [100], "new": [150]}))
 
 
-def payloads_of(names: Sequence[str], values: npt.NDArray[np.float64]) -> list[Payload]:
+def payloads_of(names: Sequence[str], values: FloatArray) -> list[Payload]:
     """Records of these rows [series, points, 2], interleaved, a step after the history of training each."""
     return [
         (

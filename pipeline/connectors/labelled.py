@@ -19,14 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.spec import shortened
 from pipeline.connectors.parquet import Array, Coded, Columns, ParquetError, Reader, encode, of_user
 from pipeline.errors import ConfigError
 from pipeline.fields import is_called_like_a_label
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 ROLES = ("timestamp", "train", "scored", "label")
 _MOST_STEPS_BACK = 0.01

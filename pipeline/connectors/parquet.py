@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import FloatArray, IntArray
 from pipeline.errors import ConfigError
 
 try:
@@ -29,8 +30,6 @@ except ModuleNotFoundError as error:
         "where nothing is evaluated"
     ) from error
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
 _GROUP_BYTES = 2**23

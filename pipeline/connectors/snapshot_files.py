@@ -23,12 +23,13 @@ from typing import cast
 
 import numpy as np
 
+from models.arrays import FloatArray
 from models.spec import ImageShape, shortened
 from pipeline.connectors.parquet import Array, Coded, Columns, ParquetError, Reader, Writer
 from pipeline.connectors.snapshot_names import File, topic_of
 from pipeline.errors import SnapshotDamaged, SnapshotError
 from pipeline.protocols import OffsetRange, TopicPartition
-from pipeline.snapshots import FloatArray, Schema, SnapshotRows
+from pipeline.snapshots import Schema, SnapshotRows
 
 FORMAT = "1"
 _ROWS_AT_ONCE = 2_048

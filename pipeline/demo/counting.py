@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import IntArray
 from pipeline.demo.data import Recorded, Span
 from pipeline.stages.alerts import Alert
 
@@ -25,7 +25,6 @@ COUNTING = (
 
 DAY_MS = 86_400_000
 Verdict = Literal["found", "near", "false"]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

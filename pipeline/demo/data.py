@@ -19,8 +19,8 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from models.arrays import FloatArray, IntArray
+
 Span = tuple[int, int]
 """First and last row of a labelled incident."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import FloatArray
 from pipeline.demo.counting import Judged, Tally, judge_series, judge_table, tally_of
 from pipeline.demo.data import Recorded, Span
 from pipeline.demo.views import SeriesView, StreamView, incidents_of
@@ -113,5 +114,5 @@ def _table(outcome: StreamOutcome, recorded: Recorded, spans: Sequence[Span]) ->
     return judged, view
 
 
-def _floats(column_P: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+def _floats(column_P: npt.NDArray[np.generic]) -> FloatArray:
     return column_P.astype(np.float64)

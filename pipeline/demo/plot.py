@@ -15,7 +15,7 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from models.arrays import BoolArray, FloatArray, IntArray
 
 WIDTH, HEIGHT = 2000, 400
 """Units of every plot, whatever size it is shown at."""
@@ -128,9 +128,7 @@ def _ticks(at: npt.NDArray[np.floating], texts: Sequence[str], x_axis: Axis) -> 
     return "".join(f'<i style="left:{place:.2f}%">{escape(text)}</i>' for place, text in places if 3 <= place <= 95)
 
 
-def _thinned(
-    x_N: FloatArray, y_N: FloatArray, x_axis: Axis, buckets: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def _thinned(x_N: FloatArray, y_N: FloatArray, x_axis: Axis, buckets: int) -> tuple[IntArray, BoolArray]:
     """Return the points to draw, in order, and for each whether the curve is broken before it."""
     known = np.flatnonzero(np.isfinite(y_N))
     missing_N = np.cumsum(~np.isfinite(y_N))
@@ -143,7 +141,7 @@ def _thinned(
     return known, np.diff(missing_N[known], prepend=-1) > 0
 
 
-def _path(x_N: FloatArray, y_N: FloatArray, breaks_N: npt.NDArray[np.bool_], x_axis: Axis, y_axis: Axis) -> str:
+def _path(x_N: FloatArray, y_N: FloatArray, breaks_N: BoolArray, x_axis: Axis, y_axis: Axis) -> str:
     across = np.rint(x_axis.share(x_N) * WIDTH).astype(int).tolist()
     down = (HEIGHT - np.rint(y_axis.share(y_N) * HEIGHT)).astype(int).tolist()
     steps = []

@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import IntArray
 from pipeline.demo.data import Recorded
 from pipeline.protocols import Message
-
-IntArray = npt.NDArray[np.int64]
 
 TOPICS = {"machines": "demo.machines", "metrics": "demo.metrics", "requests": "demo.requests"}
 PARTITIONS = {

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import FloatArray
 from pipeline.demo.counting import Tally, Verdict
 from pipeline.stages.alerts import Alert, FeatureView
 from pipeline.stages.incidents import ENDS, Severity
 
-FloatArray = npt.NDArray[np.float64]
 BY_LABEL: Mapping[Verdict, str] = {"found": "found", "near": "beside a label", "false": "false alarm"}
 
 

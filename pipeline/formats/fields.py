@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, IntArray
 from models.spec import ImageShape
 
 Path = tuple[str, ...]
@@ -44,7 +45,7 @@ class Column:
 
     value_N: npt.NDArray[Any]
     """Numbers of any type; of no meaning where missing."""
-    missing_N: npt.NDArray[np.bool_] | None = None
+    missing_N: BoolArray | None = None
     """Where the field is null; None: nowhere."""
 
 
@@ -54,7 +55,7 @@ class Names:
 
     names: tuple[str | int | None, ...]
     """The same object for equal names of the same format, where that is known."""
-    code_N: npt.NDArray[np.int64]
+    code_N: IntArray
     """Index in `names` of each row; -1 where the field is null."""
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import IntArray
 from pipeline.demo.counting import Verdict
 from pipeline.demo.views import SeriesView, incidents_of
 from pipeline.jobs.backtest import FIRST_MS, LAST_MS, Begun, Replay
@@ -32,7 +32,6 @@ _VERDICT: Mapping[str | None, Verdict] = {
     None: "near",
 }
 
-IntArray = npt.NDArray[np.int64]
 _Part = tuple[Begun, str]
 """What is drawn by itself: a series of a partition."""
 

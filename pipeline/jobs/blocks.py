@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.dataset import usable_rows
 from pipeline.connectors.parquet import Array, Coded
 from pipeline.protocols import TopicPartition
 from pipeline.snapshots import Gap, Position, SnapshotRows, Snapshots
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 Column = Array | Coded
 Progress = Callable[[str, float, float | None], None]
 """Called with what is being done, how much of it is done, and of how much; None: that is not known."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import FloatArray, IntArray
 from models.codes import Coder
 from models.spec import ImageShape, shortened
 from pipeline.connectors.parquet import Coded
@@ -117,7 +118,7 @@ _Shown = tuple[Any, Any, str, str]
 """Two coordinates of each point, and what they are."""
 
 
-def _of_codes(z_SD: npt.NDArray[np.float64], error_S: npt.NDArray[Any]) -> _Shown:
+def _of_codes(z_SD: FloatArray, error_S: npt.NDArray[Any]) -> _Shown:
     """Return two dimensions of codes: of more than two their own principal components."""
     if z_SD.shape[1] == 1:
         return _beside_errors(z_SD, error_S, "code_0")
@@ -133,13 +134,13 @@ def _of_codes(z_SD: npt.NDArray[np.float64], error_S: npt.NDArray[Any]) -> _Show
     return centred_SD @ vectors_DD[:, -1], centred_SD @ vectors_DD[:, -2], first, second
 
 
-def _of_components(z_SD: npt.NDArray[np.float64], error_S: npt.NDArray[Any]) -> _Shown:
+def _of_components(z_SD: FloatArray, error_S: npt.NDArray[Any]) -> _Shown:
     if z_SD.shape[1] == 1:
         return _beside_errors(z_SD, error_S, "first component")
     return z_SD[:, 0], z_SD[:, 1], "first component", "second component"
 
 
-def _beside_errors(z_SD: npt.NDArray[np.float64], error_S: npt.NDArray[Any], name: str) -> _Shown:
+def _beside_errors(z_SD: FloatArray, error_S: npt.NDArray[Any], name: str) -> _Shown:
     return z_SD[:, 0], np.log10(np.maximum(error_S, _LEAST_ERROR)), name, "error (logarithm)"
 
 
@@ -182,7 +183,7 @@ def _shaded(panel: Any, x_S: Any, y_S: Any, shade_S: Any, colour: str) -> Any:
     )  # fmt: skip
 
 
-def _groups(shade: Coded) -> list[tuple[npt.NDArray[np.int64], str, str]]:
+def _groups(shade: Coded) -> list[tuple[IntArray, str, str]]:
     """Return the rows of each of the most frequent names, and of all others first: they lie below."""
     count = np.bincount(shade.code_N, minlength=len(shade.names))
     often = np.argsort(-count, kind="stable")[:_MOST_NAMES]

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from models.apart import deviations
+from models.arrays import BoolArray, FloatArray
 from models.codes import Coder, fit_coder
 from models.files import from_files, to_files
 from models.manifest import MANIFEST, TENSORS, ModelFileError, read_manifest
@@ -27,7 +28,6 @@ from models.manifest import image_of as size_in
 from models.spec import ImageShape, shortened
 from pipeline.cores import cores
 from pipeline.errors import ConfigError, SnapshotError
-from pipeline.jobs.blocks import FloatArray
 from pipeline.jobs.parts import MODEL, Parts
 from pipeline.jobs.sample import Look, r_squared, r_squared_of_all
 from pipeline.stages.regions import Regions
@@ -78,7 +78,7 @@ def threads_beside_others(device: torch.device) -> int | None:
 def code_rows(
     coder: Coder,
     values_NF: FloatArray,
-    usable_N: npt.NDArray[np.bool_],
+    usable_N: BoolArray,
     *,
     each: bool = False,
     threads: int | None = None,

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from models.arrays import BoolArray, FloatArray
 from models.codes import Coder
 from pipeline.connectors.parquet import Array
 from pipeline.connectors.snapshot_files import PIXELS
 from pipeline.jobs import coding
-from pipeline.jobs.blocks import Block, BoolArray, Column, FloatArray, named_apart
+from pipeline.jobs.blocks import Block, Column, named_apart
 
 _DECODED_VALUES = 2**22
 """Of images that are decoded together: 32 MiB of each of the arrays on the way."""

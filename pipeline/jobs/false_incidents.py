@@ -9,17 +9,13 @@ Legend: N scored rows.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from pipeline.alert_settings import AlertSettings
 from pipeline.budgets import Budget
 from pipeline.protocols import TopicPartition
 from pipeline.stages.incidents import STARTS, Incidents, Transition
 from pipeline.stages.series import Points
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 WEEK_MS = 7 * 86_400_000.0
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from models.apart import FloatArray, IntArray, Span, deviations
+from models.apart import Span, deviations
+from models.arrays import FloatArray, IntArray
 from models.fidelity import (
     autocorrelations,
     correlations,

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.apart import FloatArray, distances, itself, nearest
+from models.apart import distances, itself, nearest
+from models.arrays import FloatArray
 from models.fidelity import autocorrelations, correlations
 from pipeline.jobs.fidelity import Compared, Images
 from pipeline.jobs.figure import FAINT, GRID, INK, picture

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray
 from pipeline.connectors.labelled import Labelled, read_labelled, read_scores
 from pipeline.errors import ConfigError
 from pipeline.jobs.results import Result
@@ -208,7 +209,7 @@ def _title(figure: Figure | SubFigure, result: Result, before: str = "") -> None
     figure.suptitle(f"{name}     {told}     {result.architecture}", x=0.01, ha="left", fontsize=11, color=INK)
 
 
-def _shown_spans(label_N: npt.NDArray[np.bool_], time_N: npt.NDArray[Any]) -> list[tuple[Any, Any]]:
+def _shown_spans(label_N: BoolArray, time_N: npt.NDArray[Any]) -> list[tuple[Any, Any]]:
     """Return the times of the labelled spans, none too narrow to be seen."""
     edges = np.flatnonzero(np.diff(label_N.astype(np.int8), prepend=0, append=0))
     least = (time_N[-1] - time_N[0]) // 400

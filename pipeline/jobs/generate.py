@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.arrays import FloatArray
 from models.generating import fit_generator
 from models.generator import Generator
 from models.spec import shortened
 from pipeline.errors import ConfigError, SnapshotError
-from pipeline.jobs.blocks import FloatArray, Input, Progress
+from pipeline.jobs.blocks import Input, Progress
 from pipeline.jobs.generate_options import Model, Options
 from pipeline.jobs.generated_output import (
     ANOMALIES,

@@ -14,11 +14,11 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray
 from models.image_faults import inject_images
 from models.injection import Injected
 from models.spec import ImageShape
 from pipeline.connectors.parquet import Array, Coded, Tensors, Writer
-from pipeline.jobs.blocks import FloatArray
 from pipeline.jobs.generated_rows import VARIATION, Injection, Labels
 
 IMAGE = "image"
@@ -85,7 +85,7 @@ def write_images(
     writer.close()
 
 
-def _label(injected: Injected, first: int, changed_F: npt.NDArray[np.bool_], shape: ImageShape) -> dict[str, Any]:
+def _label(injected: Injected, first: int, changed_F: BoolArray, shape: ImageShape) -> dict[str, Any]:
     """Return what is told of an anomaly: the rows and columns, first and last, that it has changed."""
     changed_HW = np.any(changed_F.reshape(shape.height, shape.width, shape.channels), axis=2)
     where: Mapping[str, Array] = {

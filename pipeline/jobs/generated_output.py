@@ -11,11 +11,12 @@ from urllib.parse import quote
 
 import numpy as np
 
+from models.arrays import FloatArray
 from models.generator import Generator
 from models.injection import faults_of
 from models.spec import Kind
 from pipeline.errors import ConfigError
-from pipeline.jobs.blocks import FloatArray, Progress
+from pipeline.jobs.blocks import Progress
 from pipeline.jobs.generate_options import Options
 from pipeline.jobs.generated_images import as_records, write_image_variations, write_images
 from pipeline.jobs.generated_rows import Injection, Labels, Times, write_rows, write_variations

@@ -16,12 +16,13 @@ from typing import Any, Self
 
 import numpy as np
 
+from models.arrays import FloatArray
 from models.grid import Grid
 from models.injection import Anomaly, Fault, Injected, inject, spread_of
 from pipeline.connectors.labelled import ROLES
 from pipeline.connectors.parquet import Array, Coded, Writer
 from pipeline.errors import ConfigError
-from pipeline.jobs.blocks import Block, FloatArray, recut
+from pipeline.jobs.blocks import Block, recut
 
 STRETCH = 65_536
 VARIATION = "variation"

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.dataset import Columns, TooFewRows
 from models.detector import Detector
 from models.evaluation import auc_pr, auroc
@@ -34,10 +34,6 @@ from pipeline.connectors.labelled import Labelled, read_labelled, write_scores
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.jobs.false_incidents import FalseIncidents, false_incidents
 from pipeline.jobs.results import CAUSAL, SETTLED, Result, series_measures
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 PER_DAY, PER_1000 = parse_budget("1 per day"), parse_budget("1 per 1000 points")
 _SHORT_S = 0.2

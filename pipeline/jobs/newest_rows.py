@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from models.arrays import FloatArray, IntArray
 from models.dataset import usable_rows
-from pipeline.jobs.blocks import Block, FloatArray, Input, IntArray, series_of
+from pipeline.jobs.blocks import Block, Input, series_of
 
 _MOST_ROWS, _MOST_VALUES = 2**21, 2**24
 """Of all series together: 128 MiB of values at most."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from models.arrays import FloatArray
 from pipeline.connectors.parquet import Coded
 from pipeline.errors import ConfigError
-from pipeline.jobs.blocks import Block, FloatArray
+from pipeline.jobs.blocks import Block
 
 _PLACE, _WHERE = ("partition", "offset", "row"), ("file", "file_row")
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.arrays import FloatArray
 from models.spec import shortened
 from pipeline.connectors.parquet import Coded, Columns, Reader, of_user
 from pipeline.errors import ConfigError
-from pipeline.jobs.blocks import LATE, SERIES, TIME, Block, Column, FloatArray
+from pipeline.jobs.blocks import LATE, SERIES, TIME, Block, Column
 from pipeline.jobs.parts import complete
 
 NAMING = ("partition", "offset", "row", TIME, "timestamp", SERIES, LATE)

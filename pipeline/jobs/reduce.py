@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.arrays import BoolArray
 from models.codes import Coder
 from models.manifest import MANIFEST as MODEL_MANIFEST
 from models.spec import ImageShape, shortened
@@ -28,7 +29,7 @@ from pipeline.connectors.parquet import Array
 from pipeline.errors import ConfigError, SnapshotError
 from pipeline.interrupting import Stopped
 from pipeline.jobs import coding
-from pipeline.jobs.blocks import Block, BoolArray, Column, Divisible, Input, Progress, named_apart
+from pipeline.jobs.blocks import Block, Column, Divisible, Input, Progress, named_apart
 from pipeline.jobs.decoding import Decoding
 from pipeline.jobs.engine import Engine
 from pipeline.jobs.parts import MODEL, PICTURE, REPORT, Parts, opened

@@ -13,13 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from models.arrays import BoolArray, FloatArray
 from models.evaluation import auc_pr, auroc, period, vus
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 Key = tuple[str, str, str, int, str, str]
 
 CAUSAL, SETTLED = "causal", "settled"

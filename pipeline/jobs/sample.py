@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import FloatArray
 from models.spec import shortened
 from pipeline.connectors.parquet import Array, Coded
 from pipeline.errors import SnapshotError
-from pipeline.jobs.blocks import Block, FloatArray, Input, joined
+from pipeline.jobs.blocks import Block, Input, joined
 
 HELD_OUT = 0.2
 _LEAST_ROWS = 50

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.window_statistics import window_statistics
-from pipeline.jobs.blocks import PARTITION, Block, BoolArray, FloatArray, IntArray, series_of
+from pipeline.jobs.blocks import PARTITION, Block, series_of
 
 
 class SeriesCodes:

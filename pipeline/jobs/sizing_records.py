@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import FloatArray
 from models.dataset import Columns
 from pipeline.config import StreamSettings
 from pipeline.connectors.rehearsed import Payload
@@ -24,7 +24,6 @@ ROWS_OF_ARROW = 1_000
 _CYCLE, _PHASES, _NOISE = 97, 89, 0.1
 _BEGIN_MS = 86_400_000
 _PER_MS = {"ms": 1.0, "s": 1e-3, "us": 1e3, "ns": 1e6}
-FloatArray = npt.NDArray[np.float64]
 
 
 class MadeUp:

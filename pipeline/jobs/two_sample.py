@@ -8,8 +8,8 @@ needs scikit-learn.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import FloatArray
 from pipeline.errors import ConfigError
 
 try:
@@ -36,7 +36,7 @@ class TwoSample:
     """Of either kind."""
 
 
-def two_sample(real_NF: npt.NDArray[np.float64], made_NF: npt.NDArray[np.float64], seed: int = 0) -> TwoSample:
+def two_sample(real_NF: FloatArray, made_NF: FloatArray, seed: int = 0) -> TwoSample:
     """Tell real rows from as many made-up ones; rows beyond the shorter one's are left out."""
     count = min(len(real_NF), len(made_NF))
     assert count >= FOLDS, "each fold needs rows"

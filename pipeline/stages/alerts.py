@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import FloatArray
 from pipeline.protocols import Message, TopicPartition
-from pipeline.stages.decode import FloatArray
 from pipeline.stages.feedback import Moved
 from pipeline.stages.incidents import Severity, State, derived_id
 

@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.stages.decode import IntArray
+from models.arrays import IntArray
 
 SPANS = 64
 """Spans of a `series_ttl`."""
@@ -100,7 +99,7 @@ class PartitionBounds:
                     return slot
             self._list(last_row_S, held(), names)
 
-    def _list(self, last_row_S: npt.NDArray[np.int64], slots: IntArray, names: Sequence[str]) -> None:
+    def _list(self, last_row_S: IntArray, slots: IntArray, names: Sequence[str]) -> None:
         row_S = last_row_S[slots]
         listed = min(max(_LEAST_LISTED, len(slots) // _LISTED_SHARE), len(slots))
         latest = np.partition(row_S, listed - 1)[listed - 1]

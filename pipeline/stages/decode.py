@@ -25,8 +25,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from pipeline.formats.fields import Fields, Malformed
 from pipeline.formats.json import JsonFormat
 from pipeline.protocols import PartitionRecords, RawRecord, TopicPartition
@@ -60,10 +60,6 @@ MAX_TIME_MS = 4_102_444_800_000
 TimeUnit = Literal["ms", "s", "us", "ns", "iso8601"]
 _MS_PER_UNIT = {"ms": 1.0, "s": 1e3, "us": 1e-3, "ns": 1e-6, "iso8601": 1.0}
 _LARGEST = float(np.finfo(np.float32).max)
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

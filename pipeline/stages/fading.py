@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import IntArray
 from models.mapping import Reach
 from pipeline.stages.capacity import grown
-from pipeline.stages.decode import IntArray
 from pipeline.stages.runs import runs
 from pipeline.stages.slot_arrays import SlotArray
 

@@ -53,12 +53,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from pipeline.feedback import Feedback
 from pipeline.protocols import TopicPartition
-from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.incidents import LEAST_BOUND
-
-BoolArray = npt.NDArray[np.bool_]
 
 SAME_KIND = 2 / 3
 REPEATED = 0.1

@@ -11,19 +11,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from models.arrays import FloatArray
 from pipeline.formats.fields import Fields, ImageFormat, Malformed
 from pipeline.protocols import PartitionRecords
-from pipeline.stages.decode import (
-    REASONS,
-    Batch,
-    Candidates,
-    Decoder,
-    FloatArray,
-    Reject,
-    cut_up,
-    places,
-    unreadable,
-)
+from pipeline.stages.decode import REASONS, Batch, Candidates, Decoder, Reject, cut_up, places, unreadable
 
 VALUES_AT_ONCE = 2**22
 """Most values of a poll that are in memory together: in 64 bits, where they are scaled, they are 32 MiB."""

@@ -30,10 +30,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from pipeline.protocols import TopicPartition
-from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.runs import runs
-from pipeline.stages.series import BoolArray, Points
+from pipeline.stages.series import Points
 from pipeline.stages.silence import Quiet
 
 State = Literal["opened", "reopened", "worsened", "repeated", "resolved", "accepted", "silent", "stale", "storm"]

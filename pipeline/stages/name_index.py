@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.stages.decode import IntArray
+from models.arrays import IntArray
 
 _EMPTY, _LEFT = -1, -2
 _LEAST_CELLS = 128

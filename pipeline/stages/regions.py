@@ -9,9 +9,9 @@ Legend: K images, F values of each, H height, W width, C channels, R regions.
 
 import numpy as np
 
+from models.arrays import FloatArray
 from models.spec import ImageShape
 from pipeline.stages.alerts import PixelView, pixel_view
-from pipeline.stages.decode import FloatArray
 
 BANDS = 4
 """Of rows and of columns at most."""

@@ -5,11 +5,8 @@ Legend: M points.
 
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
+from models.arrays import BoolArray, IntArray
 from models.mapping import Reach
-from pipeline.stages.decode import IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +29,7 @@ class Round:
     """Where each point stands among the admitted `Points`."""
     end_M: IntArray
     """Row of each point in the flat buffers; its window is the T rows that end there."""
-    read_M: npt.NDArray[np.bool_]
+    read_M: BoolArray
     """Whether the point's window is to be read: not that of a held one."""
-    judge_M: npt.NDArray[np.bool_]
+    judge_M: BoolArray
     """Whether the row that has waited for this point is to be judged."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.stages.decode import IntArray
+from models.arrays import IntArray
 
 
 class Runs(NamedTuple):

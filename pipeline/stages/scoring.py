@@ -18,14 +18,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.by_series import BySeries
 from models.crossing import captured, fetched, placed
 from models.detector import Detector
 from models.online_tail import OnlineTail, Pace
 from models.spec import ImageShape
-from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.rounds import Near, Round
-from pipeline.stages.series import BoolArray, Points
+from pipeline.stages.series import Points
 from pipeline.stages.windows import Windows
 
 CHUNK_WINDOWS: Mapping[str, int] = {"cpu": 512, "cuda": 4096}

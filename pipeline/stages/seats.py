@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, IntArray
 from models.snapshots import Memory, copied, fresh
 from pipeline.protocols import TopicPartition
 from pipeline.stages.bounds import GONE, Bounds, Evicted, PartitionBounds, Reason
 from pipeline.stages.capacity import grown
-from pipeline.stages.decode import Batch, IntArray
+from pipeline.stages.decode import Batch
 from pipeline.stages.name_index import NO_GROUP, NameIndex
 
 _SPANS, _LAST, _ROWS = "spans", "last_row", "rows_seen"
@@ -35,7 +36,7 @@ class PlaceOfSlot(Sequence[TopicPartition]):
             self.places.append(place)
         return self.places.index(place)
 
-    def are(self, place: TopicPartition, slot_K: IntArray) -> npt.NDArray[np.bool_]:
+    def are(self, place: TopicPartition, slot_K: IntArray) -> BoolArray:
         """Tell which of these slots are those of a partition."""
         return np.asarray(self.number_S[slot_K] == self.number(place), np.bool_)
 
@@ -84,7 +85,7 @@ class Seats:
         """Return the slots of a partition's series."""
         return self._index.of_group(self.partitions.number(partition))
 
-    def are_held(self, partition: TopicPartition) -> npt.NDArray[np.bool_]:
+    def are_held(self, partition: TopicPartition) -> BoolArray:
         """Tell of each slot whether it has a series of this partition."""
         return np.asarray(self._index.group_S == self.partitions.number(partition), np.bool_)
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.snapshots import Memory, copied, fresh
 from pipeline.protocols import TopicPartition
 from pipeline.stages.bounds import Bounds, Evicted
-from pipeline.stages.decode import MAX_TIME_MS, Batch, FloatArray, IntArray
+from pipeline.stages.decode import MAX_TIME_MS, Batch
 from pipeline.stages.runs import runs
 from pipeline.stages.seats import Seats
 
-BoolArray = npt.NDArray[np.bool_]
 KnownScaling = Callable[[str], tuple[FloatArray, FloatArray] | None]
 
 _STEPS = "warming_steps_ms"

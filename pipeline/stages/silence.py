@@ -35,10 +35,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.arrays import FloatArray, IntArray
 from models.snapshots import Memory, copied, fresh
 from pipeline.protocols import TopicPartition
 from pipeline.stages.bounds import Evicted
-from pipeline.stages.decode import Batch, FloatArray, IntArray
+from pipeline.stages.decode import Batch
 from pipeline.stages.series import Points, SeriesTable
 
 STOPPED_AFTER = 100

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.stages.decode import IntArray
+from models.arrays import IntArray
 
 
 def slices(track: Tensor, start_B: Tensor, length: int) -> Tensor:

@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from pipeline.formats.fields import Column, Fields, Malformed, Names, Rows, TableFormat
 from pipeline.protocols import PartitionRecords, RawRecord, TopicPartition
 from pipeline.stages.decode import (
     REASONS,
     Batch,
-    BoolArray,
     Candidates,
     Decoder,
-    FloatArray,
-    IntArray,
     Reject,
     cut_up,
     key_of,

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from models.arrays import FloatArray, IntArray
 from pipeline.protocols import TopicPartition
-from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.series import SeriesTable
 from pipeline.stages.silence import Passed
 

@@ -25,13 +25,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.crossing import placed
 from models.snapshots import Memory, copied, fresh
-from pipeline.stages.decode import FloatArray, IntArray
 from pipeline.stages.fading import FadingErrors
 from pipeline.stages.rounds import Near, Round
 from pipeline.stages.runs import ranks, runs
-from pipeline.stages.series import BoolArray, Points, SeriesTable
+from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.slices import copy_slices, slices
 from pipeline.stages.slot_arrays import SlotArray
 
@@ -388,7 +388,7 @@ def _scaled(values: FloatArray, center: FloatArray, scale: FloatArray) -> npt.ND
     return np.clip((values - center) / scale, -_LARGEST, _LARGEST).astype(np.float32)
 
 
-def _blank(rows_SD: npt.NDArray[Any], short: IntArray, missing_SD: npt.NDArray[np.bool_], empty: float) -> None:
+def _blank(rows_SD: npt.NDArray[Any], short: IntArray, missing_SD: BoolArray, empty: float) -> None:
     """Empty the rows that nothing was written to, of series that are warming."""
     if len(short):
         rows = rows_SD[short]

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.dataset import FloatArray, padded
+from models.arrays import FloatArray
+from models.dataset import padded
 from models.detector import Detector
 from models.evaluation import period, vus
 from models.fitting import fit_detector

@@ -19,9 +19,9 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import FloatArray
 from models.dataset import Columns
 from models.detector import Detector
 from models.injection import Anomaly, Injected
@@ -38,7 +38,6 @@ from pipeline.stages.incidents import STARTS
 from pipeline.train import fit_stream, publish
 from pipeline.trial import LATE, Trial, tried
 
-FloatArray = npt.NDArray[np.float64]
 CPU = torch.device("cpu")
 BEGIN_MS, INTERVAL_MS, DAY = 1_700_000_000_000, 600_000, 144
 WEEK, MONTH, WEEKS, EVERY = 7 * DAY, 28 * DAY, 16, 2

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import FloatArray
 from models.detector import Detector
 from models.files import from_files, to_files
 from pipeline.config import StreamSettings
@@ -41,7 +41,6 @@ from pipeline.stages.incidents import STARTS
 from pipeline.stream_series import SeriesPipeline
 from pipeline.train import fit_stream
 
-FloatArray = npt.NDArray[np.float64]
 CPU, PLACE = torch.device("cpu"), TopicPartition("metrics", 0)
 BEGIN_MS, INTERVAL_MS, DAY = 1_700_000_000_000, 600_000, 144
 LEARNED, SEEN, EVERY = 28 * DAY, 40 * 7 * DAY, 7 * DAY

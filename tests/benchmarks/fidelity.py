@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.dataset import FloatArray
+from models.arrays import FloatArray
 from models.fidelity import privacy
 from models.generating import fit_generator
 from models.grid import grids_of, snapped

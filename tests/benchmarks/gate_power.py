@@ -21,9 +21,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import FloatArray
 from models.dataset import Columns
 from models.detector import Detector
 from models.fitting import fit_detector
@@ -33,7 +33,6 @@ from pipeline.gate import judge
 from pipeline.held_out import HeldOut, cut_of, held_out_of
 from pipeline.versions.origin import GateResult
 
-FloatArray = npt.NDArray[np.float64]
 CPU = torch.device("cpu")
 NAMES, FEATURES = ["a", "b", "c"], ["cpu", "mem"]
 ROWS, CUT, LEARNED = 1500, 1200, 600

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.arrays import FloatArray
 from models.detector import Detector
 from models.spec import ModelSpec
 from pipeline.config import StreamSettings
@@ -33,7 +34,6 @@ SETTINGS = StreamSettings.model_validate(
     }
 )
 _HISTORY, _TRAINED, _WARM, _PHASES = 2_000, 8, 4 * WINDOW, 97
-FloatArray = npt.NDArray[np.float64]
 
 
 def values(first: int, points: int, series: int) -> FloatArray:

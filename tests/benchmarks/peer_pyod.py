@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import FloatArray
 from pipeline.connectors.labelled import Labelled, configuration_of, read_labelled, write_scores
 from pipeline.jobs.results import CAUSAL, SETTLED, Result, read_results, series_measures, write_results
 
-FloatArray = npt.NDArray[np.float64]
 NAME, WINDOW = "pyod-window-50", 50
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from models.arrays import FloatArray
 from pipeline.jobs.results import Result, read_results
 
-FloatArray = npt.NDArray[np.float64]
 Value = Callable[[Result], float | None]
 Series = tuple[str, str]
 """Group and series."""

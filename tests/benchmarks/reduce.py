@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import FloatArray
 from models.codes import Coder, fit_coder
 from models.files import from_files, to_files
 from pipeline.connectors.snapshots import StoredSnapshots
@@ -42,7 +42,7 @@ THREADS = len(os.sched_getaffinity(0))
 _FORWARD_ROWS, _CHUNK = 1_000_000, 1_024
 
 
-def drawn(count: int, number: int) -> npt.NDArray[np.float64]:
+def drawn(count: int, number: int) -> FloatArray:
     """Return rows that eight hidden numbers tell, bent and with noise."""
     fixed, random = np.random.default_rng(0), np.random.default_rng(number + 1)
     mixing = fixed.standard_normal((DIMENSIONS, FEATURES))

@@ -26,6 +26,7 @@ import torch
 
 from models import fitting
 from models.architectures import squared_error
+from models.arrays import BoolArray, FloatArray, IntArray
 from models.dataset import Windows, padded
 from models.detector import Detector
 from models.evaluation import vus
@@ -41,9 +42,7 @@ ROWS, FEATURES, WINDOW, SPIKE = 6_000, 3, 32, 3
 _APART = 3 * WINDOW
 CPU = torch.device("cpu")
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-Rows = npt.NDArray[np.int64]
+Rows = IntArray
 
 
 def drawn(seed: int, kind: str, rate: float) -> tuple[FloatArray, npt.NDArray[np.int8]]:

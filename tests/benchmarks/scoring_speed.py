@@ -16,9 +16,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import FloatArray
 from models.detector import Detector
 from models.fitting import fit_detector
 from models.online_tail import SERIES_PACE
@@ -31,7 +31,6 @@ from pipeline.stages.windows import Windows
 
 FEATURES, ROWS, SERIES, RUNS = (1, 8, 19, 55), 16_384, 64, 5
 CPU = torch.device("cpu")
-FloatArray = npt.NDArray[np.float64]
 
 
 def drawn(features: int) -> FloatArray:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import FloatArray
 from models.detector import Judgement
 from models.fitting import fit_detector
 from models.online_tail import SERIES_PACE
@@ -30,8 +30,6 @@ TRAINED, POINTS, EACH = 30 * DAY, 365 * DAY, 4
 BUDGETS = ("1 per day", "1 per 1000 points", "1 per week")
 STREAM_BUDGETS = ("1 per day", "1 per week")
 """For series that may each raise one incident a day."""
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def year() -> Mapping[str, FloatArray]:

@@ -12,9 +12,9 @@ import platform
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from models.arrays import BoolArray, FloatArray
 from models.by_series import BySeries
 from models.calibration import CLUSTER_LEVELS, DECIBEL, alert_threshold
 from models.online_tail import STREAM_PACE, OnlineTail, Pace, quantiles
@@ -24,7 +24,7 @@ THRESHOLD = float(alert_threshold(np.array([float(BUDGET)]), (1.0,) * len(CLUSTE
 GRID = itertools.product((0.002, 0.005, 0.01), (512, 1024, 2048, 4096), (1.0, 2.0, 4.0, 8.0), (2, 4, 8))
 """Share of the followed quantile, block, step, and most points above it as a multiple of the expected ones."""
 
-Surprise = npt.NDArray[np.float64]
+Surprise = FloatArray
 TRAINING: Surprise = np.random.default_rng(0).exponential(DECIBEL, RECORDS)
 
 
@@ -52,7 +52,7 @@ def streams() -> dict[str, Surprise]:
     }
 
 
-def alerting(pace: Pace, surprise_N: Surprise) -> npt.NDArray[np.bool_]:
+def alerting(pace: Pace, surprise_N: Surprise) -> BoolArray:
     """Tell which records reach the threshold, after a training without surprises."""
     tail = OnlineTail(torch.device("cpu"), pace, BySeries.of({"": quantiles(TRAINING, pace)}))
     tail.begin(np.array([0]), [""])

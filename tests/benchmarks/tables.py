@@ -28,7 +28,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from models.dataset import FloatArray
+from models.arrays import FloatArray
 from models.sklearn import AutoencoderFeatures
 from pipeline.connectors.labelled import read_labelled
 

@@ -17,12 +17,11 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from models.architectures.variational import Autoencoder
-from models.dataset import FloatArray
+from models.arrays import BoolArray, FloatArray
 from models.evaluation import period, vus
 from models.fitting import fit_detector
 from models.mapping import Delay
@@ -35,7 +34,7 @@ KINDS, SEEDS, SAMPLES = ("outages", "faults", "spikes"), (0, 1, 2), (1, 4, 16)
 DELAYS: tuple[Delay, ...] = (0, None)
 CPU = torch.device("cpu")
 
-Series = tuple[str, FloatArray, FloatArray, npt.NDArray[np.bool_]]
+Series = tuple[str, FloatArray, FloatArray, BoolArray]
 """Kind, rows to learn from, rows to score, their labels."""
 
 

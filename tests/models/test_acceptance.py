@@ -6,13 +6,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models import acceptance
+from models.arrays import BoolArray, FloatArray
 from models.by_series import BySeries
 from models.calibration import DECIBEL
 from models.online_tail import SERIES_PACE, OnlineTail, Usual
@@ -22,7 +22,6 @@ NORMAL: Usual = (DECIBEL * math.log(2), SERIES_PACE.gap, DECIBEL * math.log(8))
 BLOCK = SERIES_PACE.block
 PATIENCE = 320
 """Points, a whole number of blocks."""
-FloatArray = npt.NDArray[np.float64]
 Scored = tuple[FloatArray, list[int]]
 
 
@@ -78,7 +77,7 @@ def test_polls_do_not_matter(spells: list[tuple[int, int, float]], cuts: list[in
     surprise_N = np.concatenate([value + random.exponential(DECIBEL, count) for _, count, value in spells])
     surprise_N = surprise_N.astype(np.float32)
 
-    def run(edges: list[int]) -> tuple[FloatArray, npt.NDArray[np.bool_], dict[str, Any]]:
+    def run(edges: list[int]) -> tuple[FloatArray, BoolArray, dict[str, Any]]:
         tail, score_N, accepted_N = tail_of(64), np.zeros(len(slot_N)), np.zeros(len(slot_N), np.bool_)
         for low, high in pairwise(edges):
             order = low + np.argsort(slot_N[low:high], kind="stable")

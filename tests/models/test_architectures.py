@@ -4,11 +4,11 @@ import json
 from dataclasses import astuple, fields
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
 from models import architectures
+from models.arrays import FloatArray, IntArray
 from models.detector import Detector
 from models.files import from_files, to_files
 from models.online_tail import SERIES_PACE
@@ -22,7 +22,7 @@ SPEC = ModelSpec("series", ("a", "b", "c"), 16)
 QUICK = {"max_epochs": 3}
 
 
-def waves(points: int, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def waves(points: int, seed: int = 0) -> tuple[IntArray, FloatArray]:
     time_T = np.arange(points)
     noise = np.random.default_rng(seed).normal(0, 0.05, (points, 3))
     return 60_000 * time_T, np.sin(time_T[:, None] / np.array([5.0, 8, 13])) + noise

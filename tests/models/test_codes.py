@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.arrays import FloatArray
 from models.codes import Coder, fit_coder
-from models.dataset import FloatArray
 from models.files import from_files, to_files
 from models.fitting import fit_detector
 from models.plan import plan_of

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.architectures import available
-from models.dataset import FloatArray
+from models.arrays import FloatArray
 from models.detector import Detector
 from models.evaluation import auroc
 from models.files import from_files, to_files

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.dataset import FloatArray
+from models.arrays import FloatArray
 from models.fidelity import autocorrelations, correlations, marginal_distances, privacy
 from models.fitting import fit_detector
 from models.generating import fit_generator

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.dataset import FloatArray
+from models.arrays import FloatArray
 from models.grid import Grid
 
 RANDOM = np.random.default_rng(0)

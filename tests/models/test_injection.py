@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.arrays import FloatArray
 from models.injection import Anomaly, Fault, Injected, faults_of, inject, spread_of
-from tests.streams import FloatArray, series_rows
+from tests.streams import series_rows
 
 
 def series(points: int = 600, features: int = 2) -> FloatArray:

@@ -6,8 +6,9 @@ import torch
 
 from models import architectures
 from models.architectures import residual
+from models.arrays import FloatArray
 from models.codes import Coder, fit_coder
-from models.dataset import FloatArray, windows_of
+from models.dataset import windows_of
 from models.training import TrainingConfig, held_out_loss, train
 from models.views import View, ViewConfig
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.dataset import FloatArray
+from models.arrays import FloatArray
 from models.detector import Detector
 from models.fitting import fit_detector
 from models.plan import plan_of, whole_windows

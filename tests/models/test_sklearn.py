@@ -17,8 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from models.arrays import FloatArray
 from models.codes import Coder
-from models.dataset import FloatArray
 from models.evaluation import auroc
 from models.files import from_files, to_files
 from models.fitting import fit_detector

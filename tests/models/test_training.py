@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from numpy.random import Generator
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 
 from models import architectures
 from models.architectures import vanilla
+from models.arrays import IntArray
 from models.dataset import windows_of
 from models.plan import plan_of
 from models.resume import Course, Unfinished
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 QUICK = {"max_epochs": 2, "hidden": 8}
 
 
-def times(count: int) -> npt.NDArray[np.int64]:
+def times(count: int) -> IntArray:
     return 60_000 * np.arange(count)
 
 

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.arrays import IntArray
 from models.detector import Detector
 from models.files import from_files, to_files
 from models.online_tail import SERIES_PACE, OnlineTail
 from models.scaling import Scaling
 from pipeline.lanes import build_lane
 from pipeline.protocols import PartitionRecords, TopicPartition
-from pipeline.stages.decode import IntArray
 from pipeline.stages.scoring import Scorer
 from pipeline.stages.series import Points, SeriesTable
 from pipeline.stages.windows import Windows

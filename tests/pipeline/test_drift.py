@@ -1,16 +1,15 @@
 """Drift is found on slow shifts, on an outage it is not, and without drift at the stated rate."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.arrays import FloatArray
 from pipeline.drift import EARLIER, NEWEST, Drift, drift_of, level_of
 
 DAY_S = 86_400
 LEVEL = level_of(DAY_S)
-FloatArray = npt.NDArray[np.float64]
 SEEDS = st.integers(0, 2**32 - 1)
 
 

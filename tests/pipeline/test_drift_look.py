@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.arrays import FloatArray
 from pipeline.config import StreamSettings
 from pipeline.connectors.memory import MemoryRegistry, MemoryStorage
 from pipeline.connectors.snapshots import StoredSnapshots
@@ -21,7 +22,6 @@ from tests.streams import (
     HISTORY,
     SERIES,
     STEP_MS,
-    FloatArray,
     feature_rows,
     features_detector,
     series_detector,

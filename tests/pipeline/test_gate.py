@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.arrays import FloatArray
 from models.dataset import Columns
 from models.detector import Detector
 from models.spec import ModelSpec
@@ -23,7 +24,6 @@ from tests.streams import (
     FEATURES,
     SERIES,
     STEP_MS,
-    FloatArray,
     feature_rows,
     features_detector,
     fit,

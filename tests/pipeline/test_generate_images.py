@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from models.arrays import FloatArray
 from models.files import to_files
 from models.spec import ImageShape
 from pipeline.connectors.snapshots import StoredSnapshots
@@ -21,7 +22,7 @@ from tests.commands import configured, only_line
 from tests.generating import Run, runner
 from tests.images import COLOURED, IMAGES, SHAPE, Pixels, coloured, digits, image_detector
 from tests.snapshots import rows_of
-from tests.streams import BEGIN_MS, FEATURES, FloatArray, feature_rows
+from tests.streams import BEGIN_MS, FEATURES, feature_rows
 
 LEARNED = 400
 

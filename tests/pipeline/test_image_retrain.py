@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.arrays import FloatArray
 from models.codes import IMAGE_REDUCER, Coder, fit_coder
-from models.dataset import FloatArray
 from models.spec import ImageShape
 from pipeline.cli_reduce import rows_of_part
 from pipeline.config import StreamSettings

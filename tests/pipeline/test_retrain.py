@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.arrays import FloatArray
 from models.dataset import Columns
 from models.files import from_files, to_files
 from models.resume import Unfinished
@@ -25,16 +26,7 @@ from pipeline.train import publish, read_history
 from pipeline.versions.log import Promotion
 from pipeline.versions.origin import ORIGIN, from_file
 from tests.records import arrived, record
-from tests.streams import (
-    BEGIN_MS,
-    CPU,
-    STEP_MS,
-    FloatArray,
-    feature_rows,
-    fit,
-    series_detector,
-    series_rows,
-)
+from tests.streams import BEGIN_MS, CPU, STEP_MS, feature_rows, fit, series_detector, series_rows
 
 NAMES, ROWS = ["a", "b", "c"], 1500
 QUICK: dict[str, Any] = {"architecture": "vanilla", "hidden": 16, "max_epochs": 3}

@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from models.arrays import FloatArray
 from models.spec import ImageShape
 from pipeline.connectors.memory import MemoryStorage
 from pipeline.connectors.parquet import Columns
 from pipeline.connectors.snapshots import StoredSnapshots
 from pipeline.errors import SnapshotError
 from pipeline.protocols import OffsetRange
-from pipeline.snapshots import FloatArray, Limits, Schema, SnapshotRows, mismatch
+from pipeline.snapshots import Limits, Schema, SnapshotRows, mismatch
 from tests.snapshots import PLACE, TOPIC_ID, at_day, rows
 
 SHAPE = ImageShape(16, 12, 3)

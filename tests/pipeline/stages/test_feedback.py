@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.arrays import FloatArray
 from pipeline.feedback import Deviation, Feedback
 from pipeline.protocols import TopicPartition
 from pipeline.stages.feedback import LOWERED, MOST_SOFTLY, FeedbackEffect, Heeded, Kinds, margin, signs_of
@@ -73,7 +73,7 @@ class Asked:
         return moved
 
 
-def _of(rows: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float64]:
+def _of(rows: Sequence[Mapping[str, float]]) -> FloatArray:
     return np.array([[row.get(name, 0) for name in FEATURES] for row in rows], np.float64).reshape(-1, 2)
 
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from models.arrays import IntArray
 from pipeline.protocols import TopicPartition
 from pipeline.stages.bounds import Bounds
-from pipeline.stages.decode import Batch, IntArray
+from pipeline.stages.decode import Batch
 from pipeline.stages.series import SeriesTable
 from pipeline.stages.silence import NO_MORE, STALE, STOPPED_AFTER, Quiet, Silence
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.arrays import FloatArray
 from pipeline.protocols import TopicPartition
-from pipeline.stages.decode import FloatArray
 from pipeline.stages.series import SeriesTable
 from pipeline.stages.silence import Passed
 from pipeline.stages.thresholds import Thresholds

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.arrays import FloatArray
 from pipeline.protocols import TopicPartition
-from pipeline.stages.decode import Batch, FloatArray
+from pipeline.stages.decode import Batch
 from pipeline.stages.rounds import Near
 from pipeline.stages.series import SeriesTable
 from pipeline.stages.windows import SLACK, Windows
