@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.cli_training import Opened
     from pipeline.drift import Drift
-    from pipeline.retrain import Retrained
+    from pipeline.retrain import Retrained, Then
 
 
 def retrain(
@@ -73,75 +73,88 @@ def retrain(
         _ask(config, streams)
         return
 
-    from dataclasses import asdict
-
-    from pipeline.cli_training import Opened, training_bar
+    from pipeline.cli_training import Opened
 
     opened = Opened(config, streams)
     if scheduled:
         from pipeline import logs
 
         logs.use(opened.settings.logs.format)
-
-    from pipeline.retrain import retrain_stream
-    from pipeline.train import read_history, read_snapshots
-
+    then: Then = "keep" if shadow else "nothing" if dry_run else "promote"
     failed = False
     for name in opened.streams:
-        stream = opened.settings.streams[name]
-        drift: Drift | None = None
         try:
-            # Before anything is read: a promotion that somebody makes meanwhile wins.
-            log = opened.registry.log(name)
-            if shadow and log.champion is None:
-                raise RegistryError(f"stream {name}: no champion is there to score beside; leave --shadow out")
-            if if_drifted:
-                from pipeline.drift_look import look
-
-                drift = look(name, stream, opened.registry, opened.snapshots(), now_ms(), opened.spans(name))
-                if not drift.drifted:
-                    _show_drift(name, drift, as_json)
-                    continue
-            if of_last_s is None:
-                names, read = read_history(name, stream, opened.history(name, max_records))
-            else:
-                to_ms = now_ms()
-                from_ms = to_ms - int(1000 * of_last_s)
-                names, read = read_snapshots(name, stream, opened.snapshots(), from_ms, to_ms)
-            with training_bar(name, hidden=as_json) as progress:
-                done = retrain_stream(
-                    name,
-                    stream,
-                    names,
-                    read,
-                    opened.registry,
-                    now=now,
-                    device=opened.device,
-                    progress=progress,
-                    unfinished=opened.unfinished(name),
-                    spans=opened.spans(name),
-                    log=log,
-                    then="keep" if shadow else "nothing" if dry_run else "promote",
-                    by=who(),
-                )
-            if done.stored:
-                _appoint(opened, name, done.stored)
+            _retrain(opened, name, max_records, of_last_s, if_drifted, then, as_json)
         except (SnapshotError, RegistryError) as error:
             # The other streams have their turn; what serves this one goes on serving.
             print(f"offkey: {error}", file=sys.stderr)
             if scheduled:
                 print(json.dumps({"stream": name, "error": type(error).__name__}), flush=True)
             failed = True
-            continue
-        if as_json:
-            looked = {} if drift is None else {"drift": asdict(drift)}
-            print(json.dumps(asdict(done) | looked), flush=True)
-        else:
-            if drift is not None:
-                _show_drift(name, drift, as_json)
-            _show(done)
     if failed:
         raise typer.Exit(1)
+
+
+def _retrain(
+    opened: "Opened",
+    name: str,
+    max_records: int,
+    of_last_s: float | None,
+    if_drifted: bool,
+    then: "Then",
+    as_json: bool,
+) -> None:
+    """Retrain one stream, and say what came of it; raises as what it calls does."""
+    from dataclasses import asdict
+
+    from pipeline.cli_training import training_bar
+    from pipeline.retrain import retrain_stream
+    from pipeline.train import read_history, read_snapshots
+
+    stream = opened.settings.streams[name]
+    drift: Drift | None = None
+    # Before anything is read: a promotion that somebody makes meanwhile wins.
+    log = opened.registry.log(name)
+    if then == "keep" and log.champion is None:
+        raise RegistryError(f"stream {name}: no champion is there to score beside; leave --shadow out")
+    if if_drifted:
+        from pipeline.drift_look import look
+
+        drift = look(name, stream, opened.registry, opened.snapshots(), now_ms(), opened.spans(name))
+        if not drift.drifted:
+            _show_drift(name, drift, as_json)
+            return
+    if of_last_s is None:
+        names, read = read_history(name, stream, opened.history(name, max_records))
+    else:
+        to_ms = now_ms()
+        from_ms = to_ms - int(1000 * of_last_s)
+        names, read = read_snapshots(name, stream, opened.snapshots(), from_ms, to_ms)
+    with training_bar(name, hidden=as_json) as progress:
+        done = retrain_stream(
+            name,
+            stream,
+            names,
+            read,
+            opened.registry,
+            now=now,
+            device=opened.device,
+            progress=progress,
+            unfinished=opened.unfinished(name),
+            spans=opened.spans(name),
+            log=log,
+            then=then,
+            by=who(),
+        )
+    if done.stored:
+        _appoint(opened, name, done.stored)
+    if as_json:
+        looked = {} if drift is None else {"drift": asdict(drift)}
+        print(json.dumps(asdict(done) | looked), flush=True)
+        return
+    if drift is not None:
+        _show_drift(name, drift, as_json)
+    _show(done)
 
 
 def _appoint(opened: "Opened", stream: str, version: str) -> None:

@@ -38,6 +38,8 @@ from pipeline.versions.promoting import RETRAIN
 
 logger = logging.getLogger(__name__)
 
+Then = Literal["promote", "keep", "nothing"]
+"""What becomes of a challenger."""
 _LEAST_HELD_OUT = 100
 """Rows without which nothing can be said of a model."""
 
@@ -82,7 +84,7 @@ def retrain_stream(
     unfinished: Unfinished | None = None,
     spans: Sequence[Span] = (),
     log: PromotionLog | None = None,
-    then: Literal["promote", "keep", "nothing"] = "promote",
+    then: Then = "promote",
     seed: int = 0,
     by: str = "",
 ) -> Retrained:

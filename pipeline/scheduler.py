@@ -283,11 +283,10 @@ class Scheduler:
             self._attempts.forget(key)
         if wait_s := self._attempts.wait_s(key, now_s):
             again = f"; it is tried again in {wait_s / 60:,.0f} min"
+        elif task.cause is Cause.REQUEST:
+            self._queue.done(task.stream)
         else:
-            if task.cause is Cause.REQUEST:
-                self._queue.done(task.stream)
-            else:
-                self._due.done(task)
+            self._due.done(task)
         level = logging.INFO if outcome in SUCCESSES else logging.ERROR
         logger.log(
             level,
