@@ -102,10 +102,19 @@ class OpenRows:
         code_N = np.zeros(len(batch), np.int64) if seen is None else seen.codes(batch)
         late_N = np.zeros(len(batch), np.bool_) if seen is None else seen.late(code_N, batch.time_ms_N)
         part = SnapshotRows(
-            *(self.partition, self.topic_id, self._features, batch.offset_N, batch.place_in_record_N),
-            *(batch.published_ms_N, batch.time_ms_N, None if seen is None else (), code_N.astype(np.int32)),
+            self.partition,
+            self.topic_id,
+            self._features,
+            offset_N=batch.offset_N,
+            row_N=batch.place_in_record_N,
+            kafka_ms_N=batch.published_ms_N,
+            time_ms_N=batch.time_ms_N,
+            series=None if seen is None else (),
+            code_N=code_N.astype(np.int32),
             # Of its own: the decoder's array may be a part of a wider one.
-            *(np.ascontiguousarray(batch.values_NF), late_N, self._image),
+            values_NF=np.ascontiguousarray(batch.values_NF),
+            late_N=late_N,
+            image=self._image,
         )
         self._parts.append(part)
         self.rows += len(part)

@@ -180,9 +180,18 @@ class Decoder:
         none_N = np.zeros(0, np.int64)
         values_NF = np.zeros((0, len(self.features)), np.float64 if self.image is None else np.uint8)
         return SnapshotRows(
-            *(self._partition, self._topic_id, self.features, none_N, none_N, none_N, none_N),
-            *([] if self.has_series else None, none_N, cast(FloatArray, values_NF), np.zeros(0, np.bool_)),
-            self.image,
+            self._partition,
+            self._topic_id,
+            self.features,
+            offset_N=none_N,
+            row_N=none_N,
+            kafka_ms_N=none_N,
+            time_ms_N=none_N,
+            series=[] if self.has_series else None,
+            code_N=none_N,
+            values_NF=cast(FloatArray, values_NF),
+            late_N=np.zeros(0, np.bool_),
+            image=self.image,
         )
 
     def _within(self, group: int, name: str, begin: int, end: int) -> bool:
