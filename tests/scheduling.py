@@ -87,8 +87,11 @@ class Bench:
         self.now += timedelta(**time)
         self.passed_s += timedelta(**time).total_seconds()
 
-    def scheduler(self) -> Scheduler:
-        """Return a new scheduler, in a process of its own as it were."""
+    def scheduler(self, session_s: float = 1e9) -> Scheduler:
+        """Return a new scheduler, in a process of its own as it were.
+
+        `session_s`: it turns once in a step of a test, however long that is.
+        """
 
         def begin(task: Task) -> MemoryTraining:
             if self.no_room:
@@ -107,8 +110,7 @@ class Bench:
             self.registry,
             self.storage,
             begin,
-            # It turns once in a step of a test, however long that is.
-            SchedulerOptions(session_s=1e9),
+            SchedulerOptions(session_s),
             lambda: self.now,
             lambda: self.passed_s,
         )

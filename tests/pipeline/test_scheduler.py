@@ -142,8 +142,7 @@ def test_a_training_is_killed_when_the_lead_is_lost() -> None:
 def test_a_training_is_killed_when_the_loop_stood_still() -> None:
     """As after SIGSTOP and SIGCONT: somebody else may lead, and we are told later."""
     bench = Bench({"machines": {}})
-    scheduler = bench.scheduler()
-    scheduler.options = replace(scheduler.options, session_s=10)
+    scheduler = bench.scheduler(session_s=10)
     bench.ask()
     scheduler.step()
     bench.pass_time(seconds=10)
@@ -157,8 +156,7 @@ def test_a_training_is_killed_when_the_loop_stood_still() -> None:
 
 def test_what_had_ended_when_the_loop_went_on_is_counted_as_what_it_was_and_not_handled() -> None:
     bench = Bench({"machines": {}})
-    scheduler, before = bench.scheduler(), runs("request", "lost")
-    scheduler.options = replace(scheduler.options, session_s=10)
+    scheduler, before = bench.scheduler(session_s=10), runs("request", "lost")
     bench.ask()
     scheduler.step()
     bench.begun[0].end = LOST
@@ -189,8 +187,7 @@ def test_nothing_begins_before_the_group_has_taken_a_commit(caplog: pytest.LogCa
 
 def test_a_training_is_killed_when_the_coordinator_is_silent_for_too_long() -> None:
     bench = Bench({"machines": {}})
-    scheduler = bench.scheduler()
-    scheduler.options = replace(scheduler.options, session_s=10)
+    scheduler = bench.scheduler(session_s=10)
     bench.ask()
     scheduler.step()
     bench.broker.members.clear()
@@ -204,8 +201,7 @@ def test_a_training_is_killed_when_the_coordinator_is_silent_for_too_long() -> N
 def test_the_lead_comes_back_with_the_coordinator() -> None:
     """The group may never have missed us, so nothing is gained."""
     bench = Bench({"machines": {}})
-    scheduler = bench.scheduler()
-    scheduler.options = replace(scheduler.options, session_s=10)
+    scheduler = bench.scheduler(session_s=10)
     bench.ask()
     scheduler.step()
     members = bench.broker.members.copy()
@@ -224,8 +220,7 @@ def test_the_lead_comes_back_with_the_coordinator() -> None:
 
 def test_the_lead_does_not_come_back_with_the_coordinator_where_another_has_it() -> None:
     bench = Bench({"machines": {}})
-    scheduler = bench.scheduler()
-    scheduler.options = replace(scheduler.options, session_s=10)
+    scheduler = bench.scheduler(session_s=10)
     scheduler.step()
     members = bench.broker.members.copy()
     bench.broker.members.clear()
@@ -244,8 +239,7 @@ def test_the_lead_does_not_come_back_with_the_coordinator_where_another_has_it()
 def test_a_look_that_takes_long_costs_no_training() -> None:
     """Of storage that is slow; the commit says that the group still counts on us."""
     bench = Bench()
-    scheduler, champion = bench.scheduler(), bench.registry.champion
-    scheduler.options = replace(scheduler.options, session_s=10)
+    scheduler, champion = bench.scheduler(session_s=10), bench.registry.champion
 
     def slowly(stream: str) -> Promotion | None:
         bench.pass_time(seconds=11)
