@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.cli_endpoint import open_endpoint
+
 if TYPE_CHECKING:
     from pipeline.config import Settings
     from pipeline.health import Health
@@ -10,8 +12,6 @@ if TYPE_CHECKING:
     from pipeline.recorder import Recorder
     from pipeline.scheduler import Scheduler
     from pipeline.stopping import Stop
-
-_Section = Literal["metrics", "recorder", "scheduler", "notify"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Begun:
         built.run(self.stop)
 
 
-def begin(settings: "Settings", section: _Section, awaited: str) -> Begun:
+def begin(settings: "Settings", section: Literal["recorder", "scheduler", "notify"], awaited: str) -> Begun:
     """Log as the settings say, hear signals, and serve metrics and probes on a section's port.
 
     Args:
@@ -50,18 +50,3 @@ def begin(settings: "Settings", section: _Section, awaited: str) -> Begun:
     health = Health(kafka.max_poll_interval + kafka.connect_timeout, awaited=awaited)
     stop_on_signals(stop, health.unfinished)
     return Begun(stop, health, open_endpoint(settings, section, health))
-
-
-def open_endpoint(settings: "Settings", section: _Section, health: "Health") -> str:
-    """Serve metrics and probes on `metrics.host`, and the port of a section; return the address of the metrics.
-
-    Raises:
-        ConfigError: the address cannot be bound, or a file of the settings holds something else than it should.
-    """
-    from pipeline.connectors.door import Door
-    from pipeline.endpoint import serve
-
-    metrics, port = settings.metrics, getattr(settings, section).port
-    served = serve(metrics.host, port, health, Door(metrics), f"{section}.port")
-    host = f"[{metrics.host}]" if ":" in metrics.host else metrics.host
-    return f"{'http' if metrics.certificate_file is None else 'https'}://{host}:{served}/metrics"

@@ -41,7 +41,7 @@ def worker(
 
         return supervise(config, settings, processes, leave)
 
-    from pipeline.cli_running import open_endpoint
+    from pipeline.cli_endpoint import open_endpoint
     from pipeline.errors import ConfigError, TransientError
     from pipeline.health import Health
     from pipeline.stopping import Stop, stop_on_signals

@@ -1,0 +1,24 @@
+"""The server of metrics and probes, as the commands that run until they are stopped begin it."""
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings
+    from pipeline.health import Health
+
+_Section = Literal["metrics", "recorder", "scheduler", "notify"]
+
+
+def open_endpoint(settings: "Settings", section: _Section, health: "Health") -> str:
+    """Serve metrics and probes on `metrics.host`, and the port of a section; return the address of the metrics.
+
+    Raises:
+        ConfigError: the address cannot be bound, or a file of the settings holds something else than it should.
+    """
+    from pipeline.connectors.door import Door
+    from pipeline.endpoint import serve
+
+    metrics, port = settings.metrics, getattr(settings, section).port
+    served = serve(metrics.host, port, health, Door(metrics), f"{section}.port")
+    host = f"[{metrics.host}]" if ":" in metrics.host else metrics.host
+    return f"{'http' if metrics.certificate_file is None else 'https'}://{host}:{served}/metrics"
