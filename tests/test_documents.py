@@ -65,7 +65,12 @@ FILES = (".py", ".md", ".json", ".yaml", ".yml", ".csv", ".npz", ".jsonl")
 FRONT_PAGE = ROOT / "README.md"
 NOT_PAGES = {"CHANGELOG.md", "pipeline/demo/data/ATTRIBUTION.md", "tests/fixtures/README.md"}
 """A list, and notes that lie beside data."""
-LOOKED_UP = {"deploy/configuration.md", "deploy/metrics.md", "deploy/rights.md", "tests/benchmarks/results/README.md"}
+LOOKED_UP = {
+    "deploy/configuration.md",
+    "deploy/metrics.md",
+    "deploy/rights.md",
+    "tests/benchmarks/results/README.md",
+}
 """As long as what there is makes them: nobody reads them from the top."""
 EXAMPLES = {"$seed": "0"}
 """What stands for the reader's own."""

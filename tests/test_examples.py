@@ -1,7 +1,7 @@
 """The examples of the documents run, and print what stands behind them.
 
-Each is the Python that follows `<!-- run by tests/test_examples.py -->`. A number in the comment behind a `print` is
-what was printed where it was written; here it has to come near.
+Each is the Python that follows `<!-- run by tests/test_examples.py -->`. A number in the comment behind a `print`
+is what was printed where it was written; here it has to come near.
 """
 
 import os
