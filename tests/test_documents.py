@@ -171,7 +171,7 @@ def test_commands_within_a_line_are_there() -> None:
         while hasattr(found, "commands") and words:
             assert words[0] in found.commands, code
             found = found.commands[words.pop(0)]
-        known = {option for parameter in found.params for option in parameter.opts}
+        known = {option for each in found.params for option in (*each.opts, *each.secondary_opts)}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, code
 
 
