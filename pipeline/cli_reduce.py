@@ -100,17 +100,18 @@ def reduce(
     drawn = picture is not False
     if color is not None and not drawn:
         raise ConfigError(f"--color {color}: nothing is drawn with --no-picture; leave one of them out")
-    if drawn:
-        import pipeline.jobs.figure  # noqa: F401  # says at once if matplotlib is missing
-    from pipeline.jobs.code_picture import SCORE, check_colour, is_made
     from pipeline.jobs.reduce import reduce_rows
 
-    colour = color or SCORE
-    shown = None if is_made(colour) else colour
+    drawing = shown = None
+    if drawn:
+        # It says at once if matplotlib is missing.
+        from pipeline.jobs.code_picture import SCORE, check_colour, is_made
+
+        drawing = color or SCORE
+        shown = None if is_made(drawing) else drawing
     source = opened.source(begin, end, paths, keep or (), model, shown)
     if shown:
         check_colour(source.names, source.features, shown)
-    drawing = colour if drawn else None
     options = opened.options("reduce", source, dimensions, model, seed or 0, part_rows, picture=drawing)
     report = opened.run(
         source,

@@ -25,6 +25,7 @@ _INTRODUCTION = """\
 Written from the settings by `python -m tests.schemas`.
 [`config.schema.json`](../pipeline/config.schema.json) says the same to editors, and `offkey init` writes a file to
 begin with. A key that there is not is refused, with the nearest one that there is.
+[Back to the front page](../README.md).
 
 ## How values are written
 

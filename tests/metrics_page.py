@@ -15,7 +15,7 @@ _INTRODUCTION = """\
 Written from [`pipeline/metrics.py`](../pipeline/metrics.py) by `python -m tests.schemas`. Each process serves its
 own on `/metrics`: the worker on `metrics.port` (9108), the recorder on `recorder.port` (9109), the scheduler on
 `scheduler.port` (9110), notify on `notify.port` (9111). [Rules](prometheus/offkey.rules.yml) and
-[dashboards](grafana) are made of these.
+[dashboards](grafana) are made of these. [Back to the front page](../README.md).
 
 After a restart a worker reads the records from the checkpoint to the committed offset again. Records, rejected
 ones, alerts, muted ones and evicted series are counted once all the same; what the stages do with points (scored,

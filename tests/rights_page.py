@@ -12,6 +12,7 @@ _BEGIN = """\
 Where the cluster keeps rules (`authorizer.class.name`), a user needs those that are listed here for the commands
 that it runs, and no other. The page is written from [`rights.py`](rights.py), and tested on Apache Kafka with
 SASL_SSL: each command does its work with exactly these, and each is taken away in turn to see what is said then.
+[Back to the front page](../README.md).
 
 `{topics.alerts}` stands for what that key of your configuration says. Kafka lets who may read or write a topic
 describe it too. Nobody needs a right to the cluster (before Kafka 2.8, who writes needs `IdempotentWrite`), nor

@@ -62,6 +62,16 @@ RUN_BY = {
 }
 """A test that runs each command in earnest."""
 FILES = (".py", ".md", ".json", ".yaml", ".yml", ".csv", ".npz", ".jsonl")
+FRONT_PAGE = ROOT / "README.md"
+NOT_PAGES = {"CHANGELOG.md", "pipeline/demo/data/ATTRIBUTION.md", "tests/fixtures/README.md"}
+"""A list, and notes that lie beside data."""
+LOOKED_UP = {
+    "deploy/configuration.md",
+    "deploy/metrics.md",
+    "deploy/rights.md",
+    "tests/benchmarks/results/README.md",
+}
+"""As long as what there is makes them: nobody reads them from the top."""
 EXAMPLES = {"$seed": "0"}
 """What stands for the reader's own."""
 
@@ -92,10 +102,42 @@ def taken_apart(words: tuple[str, ...]) -> str:
     return name
 
 
+def links_of(path: Path) -> list[str]:
+    """Return the links of a document that do not leave the repository."""
+    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
+    return [link for link in links if not link.startswith("http")]
+
+
+def linked_from(path: Path) -> set[Path]:
+    return {(path.parent / link.partition("#")[0]).resolve() for link in links_of(path)}
+
+
+def test_every_document_is_looked_at() -> None:
+    """`tests.documents` walks the folders, so that a page is tried before it is added; Git knows what was added."""
+    listed = ["git", "ls-files", "-z", "*.md"]
+    done = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert {ROOT / name for name in done.stdout.split("\0") if name} <= set(DOCUMENTS)
+
+
+def test_every_page_is_found_from_the_front_page() -> None:
+    """By one link: the front page is the map of all."""
+    assert set(DOCUMENTS) - linked_from(FRONT_PAGE) <= {FRONT_PAGE}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_a_page_is_one_that_can_be_read(path: Path) -> None:
+    """It leads back to the front page, and neither is too long for one sitting."""
+    length = len(path.read_text().splitlines())
+    if path == FRONT_PAGE:
+        assert length <= 450
+    elif name_of(path) not in NOT_PAGES:
+        assert FRONT_PAGE in linked_from(path)
+        assert length <= 400 or name_of(path) in LOOKED_UP
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(path: Path) -> None:
-    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
-    for link in (each for each in links if not each.startswith("http")):
+    for link in links_of(path):
         name, _, anchor = link.partition("#")
         target = (path.parent / name).resolve() if name else path
         assert target.exists(), link
@@ -129,7 +171,7 @@ def test_commands_within_a_line_are_there() -> None:
         while hasattr(found, "commands") and words:
             assert words[0] in found.commands, code
             found = found.commands[words.pop(0)]
-        known = {option for parameter in found.params for option in parameter.opts}
+        known = {option for each in found.params for option in (*each.opts, *each.secondary_opts)}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, code
 
 
@@ -301,5 +343,5 @@ def test_an_alert_is_one(block: Any) -> None:
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_python_can_be_read(block: Any) -> None:
-    """`tests/test_readme.py` runs those that are marked."""
+    """`tests/test_examples.py` runs those that are marked."""
     ast.parse(block.text)

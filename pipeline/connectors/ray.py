@@ -1,9 +1,9 @@
 """Ray Data as an engine of the offline commands: the one place that knows Ray.
 
-Each item is a row of a data set, held in Ray's object store, and `map_batches` maps it by actors that open the work
-once, and keep a model, one for each processor or, where there are GPUs, one for each GPU. An item says which rows
-of the input to read; the rows themselves never pass through Ray, and what comes back is bytes: so Ray's blocks,
-which are cut and joined by size, have no say in what a part holds.
+Items lie in Ray's object store, and their numbers are a data set, which `map_batches` maps by actors that open the
+work once, and keep a model, one for each processor or, where there are GPUs, one for each GPU. An item says which
+rows of the input to read; the rows themselves never pass through Ray, and what comes back is bytes: so Ray's
+blocks, which are cut and joined by size, have no say in what a part holds.
 
 Where RAY_ADDRESS names a cluster it is used; offkey, of this version, and what it reads must be there on each node.
 Otherwise Ray is started on this machine, on the loopback interface and without its dashboard, and ends with the
@@ -11,14 +11,12 @@ command.
 """
 
 import ctypes
-import hashlib
 import logging
 import os
 import pickle
 import signal
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.connectors.ray_tries import Tries
 from pipeline.cores import cores
 from pipeline.errors import ConfigError, OffkeyError, TransientError
 from pipeline.jobs.engine import Task
@@ -55,7 +54,7 @@ _STORE_BYTES = 512 * 2**20
 """Of the object store of a Ray that is started here: some parts and what is carried to each; it spills to disk."""
 _LOST = (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ray.exceptions.ObjectLostError)
 _PR_SET_PDEATHSIG = 1
-_ITEM, _MADE = "data", "made"
+_NUMBER, _MADE = "item", "made"
 
 
 class RayEngine:
@@ -75,16 +74,18 @@ class RayEngine:
         self.actors = gpus or max(1, int(there.get("CPU", 1)))
 
     def keep(self, item: Any) -> Any:
-        return ray.put(_column(pickle.dumps(item)))
+        return ray.put(pickle.dumps(item))
 
     def map(self, task: Task, items: Sequence[Any]) -> Generator[Any, None, None]:
         if not items:
             return
         # Held here, and not by an actor: one that is started again has to find it.
-        packed, tries = ray.put(pickle.dumps(task)), ray.remote(num_cpus=0)(_Tries).remote()
-        made = ray.data.from_numpy_refs(list(items)).map_batches(
+        packed, tries = ray.put(pickle.dumps(task)), ray.remote(num_cpus=0)(Tries).remote()
+        # Of numbers this process makes a data set by itself; of what Ray holds, tasks of its own do.
+        numbers = ray.data.from_items(list(range(len(items))), override_num_blocks=len(items))
+        made = numbers.map_batches(
             _Actor,
-            fn_constructor_args=([packed], tries, self.device.type),
+            fn_constructor_args=([packed, *items], tries, self.device.type),
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(items))),
@@ -109,39 +110,29 @@ class RayEngine:
 class _Actor:
     """A process that has opened its work."""
 
-    def __init__(self, task: list[Any], tries: Any, device: str) -> None:
+    def __init__(self, kept: list[Any], tries: Any, device: str) -> None:
+        """`kept` stands for the task, and then for the items."""
         # Beside as many others as there are processors; scores of a worker are those of one thread, too.
         torch.set_num_threads(1)
         _end_with_parent()
-        self._task, self._tries, self._device = task, tries, torch.device(device)
+        self._kept, self._tries, self._device = kept, tries, torch.device(device)
         self._work: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        (item,) = batch[_ITEM]
+        (number,) = batch[_NUMBER]
         try:
-            if ray.get(self._tries.begin.remote(hashlib.sha256(item).digest())) > _TRIES:
+            if ray.get(self._tries.begin.remote(int(number))) > _TRIES:
                 raise TransientError(
                     f"--engine ray: the process of Ray has died {_TRIES} times at the same work, as where memory "
                     "is short; make room, or take --engine local"
                 )
             if self._work is None:
-                self._work = pickle.loads(ray.get(self._task[0])).opened(self._device)
-            for made in self._work(pickle.loads(item)):
+                self._work = pickle.loads(ray.get(self._kept[0])).opened(self._device)
+            for made in self._work(pickle.loads(ray.get(self._kept[1 + number]))):
                 yield {_MADE: _column(pickle.dumps(made))}
         except OffkeyError as error:
             # What is foreseen is a value: an exception would come back in Ray's words.
             yield {_MADE: _column(pickle.dumps(error))}
-
-
-class _Tries:
-    """Counts how often each item was begun, beyond the death of who began it."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[bytes] = Counter()
-
-    def begin(self, item: bytes) -> int:
-        self._begun[item] += 1
-        return self._begun[item]
 
 
 def _end_with_parent() -> None:

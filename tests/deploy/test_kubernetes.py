@@ -164,7 +164,8 @@ def test_jobs_are_called_as_the_rules_expect() -> None:
 
 
 def test_metrics_are_served_and_asked_for_by_one_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = (DEPLOY / "README.md").read_text().partition("create secret generic offkey-metrics")[2].split("`")[0]
+    page = (DEPLOY / "security.md").read_text()
+    command = page.partition("create secret generic offkey-metrics")[2].split("`")[0]
     keys = set(re.findall(r"--from-(?:file|literal)=([\w.]+)", command))
     (monitor,) = of_kind("overlays/tls", "PodMonitor").values()
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]

@@ -16,7 +16,7 @@ from tests.receiving import until
 
 
 def test_prometheus_is_let_in(tmp_path: Path) -> None:
-    section = (DEPLOY / "README.md").read_text().partition("\n## TLS and a password for metrics\n")[2]
+    section = (DEPLOY / "security.md").read_text().partition("\n## TLS and a password for metrics\n")[2]
     section = section.partition("\n## ")[0]
     authority = Authority(tmp_path)
     served, own = authority.sign("served", ["offkey"]), authority.sign("own", ["a"])

@@ -108,9 +108,9 @@ def test_a_secret_is_the_files_line(tmp_path: Path) -> None:
     assert read_secret(None, None, "x") is None
 
 
-def test_the_readme_shows_what_is_taken(tmp_path: Path) -> None:
-    section = (ROOT / "README.md").read_text().partition("\n## Notify\n")[2].partition("\n## ")[0]
-    receivers, inhibiting = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+def test_the_page_shows_what_is_taken(tmp_path: Path) -> None:
+    page = (ROOT / "deploy" / "notify.md").read_text()
+    receivers, inhibiting = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     path = tmp_path / "offkey.yaml"
     path.write_text("streams: {machines: {topic: metrics}}\n" + receivers)
     known = load_settings(path).notify.receivers

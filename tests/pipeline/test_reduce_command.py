@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,17 @@ def test_snapshots_to_codes_and_back_and_to_features(recorded: Path, tmp_path: P
     assert (report["rows"], report["series"], report["warming"], report["window"]) == (2_400, 2, 18, 10)
     part = Reader(tmp_path / "features" / "part-000000.parquet").read()
     assert {"code_2", "error_f5", "mean_f0", "slope_f5", "warming"} <= set(part.names)
+
+
+def test_matplotlib_is_asked_for_by_the_picture_alone(config: Path, tmp_path: Path) -> None:
+    rows, made = write_rows(tmp_path / "rows.parquet", drawn(200)), model(tmp_path / "model")
+    code = "import sys; sys.modules['matplotlib'] = None; from pipeline.cli import main; main()"
+    asked = [sys.executable, "-c", code, "reduce", str(config), "machines", "--input", str(rows)]
+    asked += ["--model", str(made), "--output", str(tmp_path / "out")]
+    refused = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+    assert (refused.returncode, only_line(refused.stderr)[:24]) == (2, "figures need matplotlib,")
+    done = subprocess.run([*asked, "--no-picture"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_end_is_the_same(config: Path, tmp_path: Path) -> None:

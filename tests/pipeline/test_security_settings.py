@@ -89,10 +89,10 @@ def test_a_secret_of_another_kind_is_not_told(text: str, tmp_path: Path, monkeyp
     assert "4711" not in str(raised.value)
 
 
-def test_the_readme_shows_what_is_taken(tmp_path: Path) -> None:
-    section = (ROOT / "README.md").read_text().partition("\n## Security\n")[2].partition("\n## ")[0]
-    shown = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
-    assert len(shown) == 4
+def test_the_page_shows_what_is_taken(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "deploy" / "security.md").read_text(), re.DOTALL)
+    shown = [each for each in blocks if "scrape_configs" not in each]
+    assert len(shown) == len(blocks) - 1 == 4
     for each in shown:
         path = tmp_path / "offkey.yaml"
         path.write_text("streams: {machines: {topic: metrics}}\n" + each)

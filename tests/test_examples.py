@@ -1,7 +1,7 @@
-"""The examples of the README run, and print what stands behind them.
+"""The examples of the documents run, and print what stands behind them.
 
-Each is the Python that follows `<!-- run by tests/test_readme.py -->`. A number in the comment behind a `print` is
-what was printed where it was written; here it has to come near.
+Each is the Python that follows `<!-- run by tests/test_examples.py -->`. A number in the comment behind a `print`
+is what was printed where it was written; here it has to come near.
 """
 
 import os
@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-MARK = "<!-- run by tests/test_readme.py -->\n"
-EXAMPLES = re.findall(rf"{re.escape(MARK)}```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+from tests.documents import DOCUMENTS, ROOT
+
+MARK = "<!-- run by tests/test_examples.py -->\n"
+TEXT = "\n".join(path.read_text() for path in DOCUMENTS)
+EXAMPLES = re.findall(rf"{re.escape(MARK)}```python\n(.*?)```", TEXT, re.DOTALL)
 NEAR = 0.03
 
 
@@ -24,7 +26,7 @@ def title(example: str) -> str:
 
 
 def test_every_mark_has_an_example() -> None:
-    assert len(EXAMPLES) == (ROOT / "README.md").read_text().count(MARK) >= 3
+    assert len(EXAMPLES) == TEXT.count(MARK) >= 4
     assert all(example.startswith("# ") and "print(" in example for example in EXAMPLES)
 
 
