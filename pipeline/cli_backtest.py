@@ -99,13 +99,8 @@ def backtest(
                     with _counting(f"{name} {side.label}", step, hidden=as_json) as counted:
                         ran.append(
                             run_side(
-                                side.opening.replay(opened.device),
-                                side.label,
-                                from_ms,
-                                to_ms,
-                                counted,
-                                below,
-                                scores,
+                                *(side.opening.replay(opened.device), side.label, from_ms, to_ms),
+                                *(counted, below, scores),
                                 elsewhere=None if elsewhere is None else (elsewhere, side.opening),
                             )
                         )

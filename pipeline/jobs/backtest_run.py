@@ -70,14 +70,7 @@ def run_side(
     incidents = incidents_of(tally.alerts, said)
     judged_by = "as the workers' logs say" if replay.version is None else f"all by {replay.version}"
     result = Result(
-        replay.lane.name,
-        judged_by,
-        tally,
-        replay.begun,
-        replay.gaps,
-        replay.replaced,
-        incidents=incidents,
-        seconds=took_s,
+        *(replay.lane.name, judged_by, tally, replay.begun, replay.gaps, replay.replaced, incidents, took_s)
     )
     if folder is not None:
         assert scores is not None

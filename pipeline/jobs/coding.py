@@ -147,16 +147,9 @@ def check_dimensions(dimensions: int | None, features: Sequence[str]) -> int:
 
 
 def train(
-    parts: Parts,
-    looked: Look,
-    features: Sequence[str],
-    dimensions: int,
-    *,
-    seed: int,
-    device: torch.device,
-    progress: Callable[[float], None],
-    image: ImageShape | None,
-) -> None:
+    parts: Parts, looked: Look, features: Sequence[str], dimensions: int, seed: int, device: torch.device,
+    progress: Callable[[float], None], image: ImageShape | None = None,
+) -> None:  # fmt: skip
     """Train on the learning part of the sample, and keep the model beside the parts.
 
     Raises:
@@ -164,15 +157,8 @@ def train(
         TransientError: the disk is full or away.
     """
     try:
-        coder = fit_coder(
-            looked.learning.values_NF,
-            dimensions,
-            features=features,
-            image=image,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
+        how: dict[str, Any] = {"seed": seed, "device": device, "progress": progress, "image": image}
+        coder = fit_coder(looked.learning.values_NF, dimensions, features=features, **how)
     except ValueError as error:
         raise SnapshotError(str(error)) from error
     keep(parts, to_files(coder.detector))

@@ -150,14 +150,9 @@ def coder_for(source: Input, options: Options, parts: Parts, looked: Look, progr
         dimensions = coding.check_dimensions(options.dimensions, source.features)
         progress("training", 0.0, 1.0)
         coding.train(
-            parts,
-            looked,
-            source.features,
-            dimensions,
-            seed=options.seed,
-            device=options.device,
-            progress=lambda share: progress("training", share, 1.0),
-            image=options.image,
+            *(parts, looked, source.features, dimensions, options.seed, options.device),
+            lambda share: progress("training", share, 1.0),
+            options.image,
         )
     return coding.coder_of(coding.read_files(parts.path), str(parts.path / MODEL), options.device)
 
@@ -202,16 +197,9 @@ def reduce_rows(source: Divisible, options: Options, what: str, progress: Progre
 
 
 def make_all(
-    source: Divisible,
-    parts: Parts,
-    options: Options,
-    step: Step,
-    recipe: Callable[[torch.device], Step],
-    begins: Begins | None,
-    looked: Look,
-    what: str,
-    progress: Callable[[float, float | None], None],
-) -> None:
+    source: Divisible, parts: Parts, options: Options, step: Step, recipe: Callable[[torch.device], Step],
+    begins: Begins | None, looked: Look, what: str, progress: Callable[[float, float | None], None],
+) -> None:  # fmt: skip
     """Have a step make all parts of the rows that were looked at, here or by an engine; raises as `stream` does.
 
     Raises:

@@ -33,13 +33,9 @@ class Step(Protocol):
 
 
 def stream(
-    source: Input,
-    parts: Parts,
-    part_rows: int,
-    step: Step,
-    seen: Mapping[str, Any],
+    source: Input, parts: Parts, part_rows: int, step: Step, seen: Mapping[str, Any],
     progress: Callable[[int], None],
-) -> None:
+) -> None:  # fmt: skip
     """Write the parts that are not there yet, each also as `seen`; `progress` is told how many rows are done."""
     done = 0
     progress(done)

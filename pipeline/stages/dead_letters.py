@@ -108,15 +108,8 @@ def letter(place: TopicPartition, record: RawRecord) -> Letter | None:
     headers, row = _last_number(record.headers[:-count], _ROW)
     headers, replays = _last_number(headers, REPLAYS)
     return Letter(
-        place,
-        record,
-        headers,
-        origin,
-        origin_offset,
-        row,
-        reason=reason.removeprefix(_CLASS_PREFIX),
-        text=text,
-        replays=replays or 0,
+        *(place, record, headers, origin, origin_offset, row),
+        *(reason.removeprefix(_CLASS_PREFIX), text, replays or 0),
     )
 
 
