@@ -110,10 +110,7 @@ class _Spells(NamedTuple):
     until_row_G: IntArray
 
     def take(self, chosen_G: Any) -> "_Spells":
-        return _Spells(*(column[chosen_G] for column in self.columns()))
-
-    def columns(self) -> "tuple[npt.NDArray[Any], ...]":
-        return tuple(self)
+        return _Spells(*(column[chosen_G] for column in self))
 
 
 class Silence:
@@ -378,7 +375,7 @@ class Silence:
 
 
 def _joined(first: _Spells, second: _Spells) -> _Spells:
-    return _Spells(*(np.concatenate([a, b]) for a, b in zip(first.columns(), second.columns(), strict=True)))
+    return _Spells(*(np.concatenate([a, b]) for a, b in zip(first, second, strict=True)))
 
 
 def _ends(slot_G: IntArray, count: int, left_slots: IntArray, left_at: IntArray) -> IntArray:
