@@ -4,7 +4,7 @@ import gc
 
 
 def quiet_collector() -> None:
-    """Have it look seldom: for a process that only runs a worker or a recorder.
+    """Have it look seldom: for a process that does nothing but run until it is stopped.
 
     Nothing on a record's path makes reference cycles, but a poll's thousands of tuples would have the collector
     walk all objects several times a batch.

@@ -18,7 +18,7 @@ _MOST_NAMED = 20
 
 
 class Loop(Protocol):
-    """What the probes ask of a worker or recorder."""
+    """What the probes ask of a worker, recorder, scheduler or of notifiers."""
 
     @property
     def turned_s(self) -> float | None:
