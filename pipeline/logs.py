@@ -1,8 +1,8 @@
 """What a process says on its standard error while it runs: a line for each event, as text or as JSON.
 
 A line of JSON has `time`, `level`, `logger` and `message`, and what the event is about as fields of their own:
-`stream`, `topic`, `partition`, `offset`, `last_offset`, `version`, `receiver`, and of a training `champion`, `cause`
-and `outcome`, as far as it has them. Text says the same in its message.
+`stream`, `topic`, `partition`, `offset`, `last_offset`, `version`, `receiver`, and of a training `champion`,
+`cause` and `outcome`, as far as it has them. Text says the same in its message.
 
 Of lines of one kind a few go through each minute, and the next one tells how many did not; at level `debug` all do.
 SIGUSR1 turns that level on and off for our own lines while the process runs.
