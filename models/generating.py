@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.apart import IntArray, deviations, distances, itself
+from models.apart import IntArray, deviations, distances, distinct, itself, whole
 from models.dataset import FloatArray, Windows
 from models.detector import Detector
 from models.fitting import one_thread
@@ -68,6 +68,8 @@ _MOST_PIXELS = 1_024
 """Values of an image of which each has ranks of its own. They tell small drawings, of pixels that are nearly always
 black, better; photographs are better without, and so many take as long as all else."""
 _MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL = 16_384, 2**23, 4_096
+_MOST_COMPARED = 2**14
+"""Values of an image by which distances are told, drawn evenly: of larger ones all would tell no more."""
 _APART = 1.05
 """How much farther from training rows samples are to lie than these from one another: a median of few varies."""
 _WIDEST: Mapping[Kind, float] = {"features": 16.0, "series": 1.0, "images": 16.0}
@@ -120,7 +122,7 @@ class Generator:
             random = np.random.default_rng([seed, number])
             x_NF = self._records(self.chunk, random)
             for _ in range(_TRIES):
-                copies = np.flatnonzero(np.isin(_whole(x_NF), self.once))
+                copies = np.flatnonzero(np.isin(whole(x_NF), self.once))
                 if not len(copies):
                     break
                 self.redrawn += len(copies)
@@ -167,9 +169,13 @@ class Generator:
         y_TF = self.marginals.scores((x_TF - center_F) / scale_F).astype(np.float32)
         return self.values(name, self.sampler.around(torch.from_numpy(y_TF), count, random, strength))
 
-    def values(self, name: str, y_BTF: Tensor) -> FloatArray:
-        """Return windows of scores in the units of a series and on its grid, x_BTF; images as bytes."""
-        center_F, scale_F = self.scale_of[name]
+    def values(self, name: str, y_BTF: Tensor, of_image: IntArray | None = None) -> FloatArray:
+        """Return windows of scores in the units of a series and on its grid, x_BTF; images as bytes.
+
+        Args:
+            of_image: which values these are; None: all.
+        """
+        center_F, scale_F = (each if of_image is None else each[of_image] for each in self.scale_of[name])
         x_NF = center_F + scale_F * self.marginals.values(flat(y_BTF))
         if self.image is None:
             return snapped(self.grids_of[name], x_NF).reshape(y_BTF.shape)
@@ -229,7 +235,7 @@ def fit_generator(
         generator = Generator(kind, tuple(features), sampler, marginals, scale_of, grids, owner_P[piece_N], image)
         if kind != "series":
             ((x_NF,),) = held.values()
-            rows, count = np.unique(_whole(x_NF), return_counts=True)
+            rows, count = np.unique(whole(x_NF), return_counts=True)
             generator.once = rows[count == 1]
         _fit_width(generator, held, seed)
     return generator
@@ -320,14 +326,17 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
     sampler, random = generator.sampler, np.random.default_rng([seed, 1])
     if generator.kind != "series":
         ((x_NF,),) = held.values()
+        compared = _compared(generator.image, random)
         # Of pixels by themselves a corner that is nearly always black would count more than all others.
         (name,) = generator.scale_of
+        x_NF = x_NF if compared is None else x_NF[:, compared]
         unit_F = deviations(x_NF) if generator.image is None else np.ones(x_NF.shape[1])
-        reference_SD = np.unique(x_NF, axis=0) / unit_F
+        reference_SD = distinct(x_NF) / unit_F
         without = itself(len(reference_SD))
 
         def rows_of(y_BTF: Tensor) -> FloatArray:
-            return np.unique(generator.values(name, y_BTF)[:, 0], axis=0) / unit_F
+            y_BTF = y_BTF if compared is None else y_BTF[:, :, torch.from_numpy(compared)]
+            return distinct(generator.values(name, y_BTF, compared)[:, 0]) / unit_F
 
     else:
         values = sampler.windows.window * sampler.windows.z_RF.shape[1]
@@ -357,7 +366,10 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
     sampler.fit_width(apart, _APART * float(np.median(usual_S)), widest, random)
 
 
-def _whole(x_NF: FloatArray) -> npt.NDArray[np.void]:
-    """Return rows as one value each, to be told from one another; zeros are of one sign."""
-    x_NF = np.ascontiguousarray(x_NF if x_NF.dtype == np.uint8 else x_NF + 0.0)
-    return x_NF.view(np.dtype((np.void, x_NF.dtype.itemsize * x_NF.shape[1])))[:, 0]
+def _compared(image: ImageShape | None, random: np.random.Generator) -> IntArray | None:
+    """Return by which values of a large image distances are told, those of a pixel together; None: by all."""
+    if image is None or image.values <= _MOST_COMPARED:
+        return None
+    pixels = image.height * image.width
+    chosen = np.sort(random.permutation(pixels)[: _MOST_COMPARED // image.channels])
+    return (chosen[:, None] * image.channels + np.arange(image.channels)).reshape(-1)

@@ -34,7 +34,8 @@ NEIGHBOURS = 10
 _LEAST_SPREAD = 0.05
 """Of a number of a code, for a distance: what has collapsed to one value is no direction."""
 _CHUNK, _CHUNK_VALUES = 1_024, 2**20
-_PILOTS, _LEAST_PILOTS, _PILOT_VALUES = 2_048, 64, 2**24
+_PILOTS, _LEAST_PILOTS, _PILOT_VALUES = 2_048, 64, 2**21
+"""Samples that are drawn at each width that is tried: of rows of a thousand values and more fewer."""
 _NARROWEST, _HALVINGS = 0.25, 10
 
 
