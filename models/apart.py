@@ -3,12 +3,14 @@
 Legend: B rows, S rows they are compared with, D values of a row, F features, N windows.
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.arrays import FloatArray as FloatArray
-from models.arrays import IntArray as IntArray
+from models.arrays import FloatArray, IntArray
 
 Span = tuple[IntArray, IntArray]
 """For each row, from which of the others on, and up to before which, they do not count."""
@@ -63,3 +65,29 @@ def deviations(x_ND: FloatArray) -> FloatArray:
 def itself(count: int) -> Span:
     """Return what leaves each row itself out."""
     return np.arange(count), np.arange(count) + 1
+
+
+def distinct(x_NF: FloatArray) -> FloatArray:
+    """Return the rows that differ, in rising order.
+
+    As `np.unique` along an axis, which asks Python for the name of each value of a row. Here bytes are
+    compared, which rise as the numbers do.
+    """
+    if x_NF.dtype == np.uint8:
+        rising_NF: npt.NDArray[Any] = x_NF
+    else:
+        bits_NF = np.ascontiguousarray(x_NF + 0.0, np.float64).view(np.uint64)
+        negative_NF = bits_NF >> np.uint64(63) == 1
+        rising_NF = np.where(negative_NF, ~bits_NF, bits_NF | np.uint64(1 << 63)).astype(">u8")
+    _, first_U = np.unique(_as_one(rising_NF), return_index=True)
+    return x_NF[first_U]
+
+
+def whole(x_NF: FloatArray) -> npt.NDArray[np.void]:
+    """Return rows as one value each, to be told from one another; zeros are of one sign."""
+    return _as_one(x_NF if x_NF.dtype == np.uint8 else x_NF + 0.0)
+
+
+def _as_one(x_NF: npt.NDArray[Any]) -> npt.NDArray[np.void]:
+    x_NF = np.ascontiguousarray(x_NF)
+    return x_NF.view(np.dtype((np.void, x_NF.dtype.itemsize * x_NF.shape[1])))[:, 0]

@@ -19,12 +19,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.apart import deviations, distances, itself
-from models.arrays import FloatArray
+from models.apart import deviations, distances, distinct, itself, whole
+from models.arrays import FloatArray, IntArray
 from models.dataset import Windows
 from models.detector import Detector
 from models.fitting import one_thread
-from models.generator import Generator, as_values
+from models.generator import Generator
 from models.grid import Grid, grids_of
 from models.marginals import Marginals, OfPixels
 from models.plan import DEFAULT, plan_of
@@ -61,6 +61,8 @@ _MOST_PIXELS = 1_024
 """Values of an image of which each has ranks of its own. They tell small drawings, of pixels that are nearly always
 black, better; photographs are better without, and so many take as long as all else."""
 _MOST_WINDOWS, _MOST_REFERENCE_VALUES, _MOST_USUAL = 16_384, 2**23, 4_096
+_MOST_COMPARED = 2**14
+"""Values of an image by which distances are told, drawn evenly: of larger ones all would tell no more."""
 _APART = 1.05
 """How much farther from training rows samples are to lie than these from one another: a median of few varies."""
 _WIDEST: Mapping[Kind, float] = {"features": 16.0, "series": 1.0, "images": 16.0}
@@ -120,7 +122,7 @@ def fit_generator(
         generator = Generator(spec, sampler, marginals, scale_of, grids, owner_P[piece_N])
         if kind != "series":
             ((x_NF,),) = held.values()
-            rows, count = np.unique(as_values(x_NF), return_counts=True)
+            rows, count = np.unique(whole(x_NF), return_counts=True)
             generator.once = rows[count == 1]
         _fit_width(generator, held, seed)
     return generator
@@ -210,14 +212,17 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
     sampler, random = generator.sampler, np.random.default_rng([seed, 1])
     if generator.spec.kind != "series":
         ((x_NF,),) = held.values()
+        compared = _compared(generator.spec.image, random)
         # Of pixels by themselves a corner that is nearly always black would count more than all others.
         (name,) = generator.scale_of
+        x_NF = x_NF if compared is None else x_NF[:, compared]
         unit_F = deviations(x_NF) if generator.spec.image is None else np.ones(x_NF.shape[1])
-        reference_SD = np.unique(x_NF, axis=0) / unit_F
+        reference_SD = distinct(x_NF) / unit_F
         without = itself(len(reference_SD))
 
         def rows_of(y_BTF: Tensor) -> FloatArray:
-            return np.unique(generator.values(name, y_BTF)[:, 0], axis=0) / unit_F
+            y_BTF = y_BTF if compared is None else y_BTF[:, :, torch.from_numpy(compared)]
+            return distinct(generator.values(name, y_BTF, compared)[:, 0]) / unit_F
 
     else:
         values = sampler.windows.window * sampler.windows.z_RF.shape[1]
@@ -245,3 +250,12 @@ def _fit_width(generator: Generator, held: Pieces, seed: int) -> None:
 
     widest = _WIDEST[generator.spec.kind]
     sampler.fit_width(apart, _APART * float(np.median(usual_S)), widest, random)
+
+
+def _compared(image: ImageShape | None, random: np.random.Generator) -> IntArray | None:
+    """Return by which values of a large image distances are told, those of a pixel together; None: by all."""
+    if image is None or image.values <= _MOST_COMPARED:
+        return None
+    pixels = image.height * image.width
+    chosen = np.sort(random.permutation(pixels)[: _MOST_COMPARED // image.channels])
+    return (chosen[:, None] * image.channels + np.arange(image.channels)).reshape(-1)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.apart import whole
 from models.arrays import FloatArray, IntArray
 from models.grid import Grid, snapped
 from models.marginals import Marginals, OfPixels
@@ -70,7 +71,7 @@ class Generator:
             random = np.random.default_rng([seed, number])
             x_NF = self._records(self.chunk, random)
             for _ in range(_TRIES):
-                copies = np.flatnonzero(np.isin(as_values(x_NF), self.once))
+                copies = np.flatnonzero(np.isin(whole(x_NF), self.once))
                 if not len(copies):
                     break
                 self.redrawn += len(copies)
@@ -117,17 +118,15 @@ class Generator:
         y_TF = self.marginals.scores((x_TF - center_F) / scale_F).astype(np.float32)
         return self.values(name, self.sampler.around(torch.from_numpy(y_TF), count, random, strength))
 
-    def values(self, name: str, y_BTF: Tensor) -> FloatArray:
-        """Return windows of scores in the units of a series and on its grid, x_BTF; images as bytes."""
-        center_F, scale_F = self.scale_of[name]
+    def values(self, name: str, y_BTF: Tensor, of_image: IntArray | None = None) -> FloatArray:
+        """Return windows of scores in the units of a series and on its grid, x_BTF; images as bytes.
+
+        Args:
+            of_image: which values these are; None: all.
+        """
+        center_F, scale_F = (each if of_image is None else each[of_image] for each in self.scale_of[name])
         x_NF = center_F + scale_F * self.marginals.values(flat(y_BTF))
         if self.spec.image is None:
             return snapped(self.grids_of[name], x_NF).reshape(y_BTF.shape)
         (grid,) = self.grids_of[name]
         return cast(FloatArray, grid.snapped(x_NF).astype(np.uint8).reshape(y_BTF.shape))
-
-
-def as_values(x_NF: FloatArray) -> npt.NDArray[np.void]:
-    """Return rows as one value each, to be told from one another; zeros are of one sign."""
-    x_NF = np.ascontiguousarray(x_NF if x_NF.dtype == np.uint8 else x_NF + 0.0)
-    return x_NF.view(np.dtype((np.void, x_NF.dtype.itemsize * x_NF.shape[1])))[:, 0]

@@ -27,14 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.apart import FloatArray, IntArray, Span, itself, nearest
+from models.apart import Span, itself, nearest
+from models.arrays import FloatArray, IntArray
 from models.dataset import Windows
 
 NEIGHBOURS = 10
 _LEAST_SPREAD = 0.05
 """Of a number of a code, for a distance: what has collapsed to one value is no direction."""
 _CHUNK, _CHUNK_VALUES = 1_024, 2**20
-_PILOTS, _LEAST_PILOTS, _PILOT_VALUES = 2_048, 64, 2**24
+_PILOTS, _LEAST_PILOTS, _PILOT_VALUES = 2_048, 64, 2**21
+"""Samples that are drawn at each width that is tried: of rows of a thousand values and more fewer."""
 _NARROWEST, _HALVINGS = 0.25, 10
 
 

@@ -187,6 +187,10 @@ class Adopting:
         """Return the version that a partition's state was judged by last."""
         return self._adopted[partition].model.version
 
+    def last_number(self, partition: TopicPartition) -> int:
+        """Return the number of the newest entry of a partition's log, as far as it is known."""
+        return self._adopted[partition].last.number
+
     def words(self, partition: TopicPartition) -> Words:
         """Return what was said of incidents, as it acts on a partition now."""
         return self._adopted[partition].words
@@ -248,7 +252,10 @@ class Adopting:
 
         def write() -> Adoption | None:
             self._adoptions.keep(lane.name, words)
-            return entry if self._adoptions.write(lane.name, partition, adopted.topic_id, entry) else None
+            if not self._adoptions.write(lane.name, partition, adopted.topic_id, entry):
+                return None
+            self._adoptions.keep(lane.name, words)
+            return entry
 
         flight = self._flights[partition] = _Flight(write, "adoption")
         adopted.ahead.append(_Next(first_offset, champion, words, flight))

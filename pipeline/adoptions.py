@@ -6,7 +6,8 @@ entries as it reads the records again, so no record is judged again by another v
 alerts were published.
 
 Entries are numbered, and none begins at an earlier offset than the one before. Each number is given once: a worker
-that believes to own a partition that another has taken over finds the next number taken, and learns that.
+that believes to own a partition that another has taken over finds the next number taken, and learns that. So it
+does, too, where that number has been removed since with all before it, for the log has grown so long.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,8 @@ class Adoptions(Protocol):
     def since(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> AdoptionLog:
         """Return the log from the entry on that is in force at an offset.
 
-        Where the log begins later, or an entry before is damaged, the first that is returned begins later too.
+        Where the log begins later, as of one that was pruned, or an entry before is damaged, the first that is
+        returned begins later too.
 
         Raises:
             TransientError: storage does not answer.
@@ -60,7 +62,10 @@ class Adoptions(Protocol):
         """
 
     def keep(self, stream: str, words: Words) -> None:
-        """Store what an entry is to name, before the entry; what is there already is fine. Raises as `write`."""
+        """Store what an entry is to name, before the entry and once more behind it; what is there already is fine.
+
+        What no entry names may be removed at any time. Raises as `write`.
+        """
 
     def write(self, stream: str, partition: TopicPartition, topic_id: str, adoption: Adoption) -> bool:
         """Append an entry; False: another worker has taken that number. Writing one twice is fine.
@@ -68,4 +73,14 @@ class Adoptions(Protocol):
         Raises:
             TransientError: storage does not answer, or is full; the entry may be there all the same.
             ConfigError: there is no right to write.
+        """
+
+    def prune(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> None:
+        """Remove old entries that nobody needs who goes on from an offset or later; the newest ones stay.
+
+        With them go words that no entry of the stream names any more.
+
+        Raises:
+            TransientError: storage does not answer; some may have been removed.
+            ConfigError: there is no right to remove them.
         """

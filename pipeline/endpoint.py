@@ -8,8 +8,10 @@ worker that does well. So the probes refuse nobody, and who lacks what `/metrics
 probe and nothing else: reasons name topics, brokers and users.
 
 **Whoever is slow waits alone.** Each connection has a thread, on which TLS is agreed on too. There may be so many
-of them: more would take the process' descriptors, and who holds them all on purpose gets no further than this port.
-What a client does wrong is said at level `debug`, for anybody can make lines of it.
+of them: more would take the process' descriptors. Who comes when all places are taken gets that of another one: of
+those that have not said yet what they want the one that has been there longest, else of those that are answered. A
+probe says at once what it wants and takes its answer, so whoever holds all places on purpose keeps none out. What a
+client does wrong is said at level `debug`, for anybody can make lines of it.
 """
 
 import io
@@ -22,6 +24,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer, make_server
@@ -43,6 +47,8 @@ _REQUEST_S = 10.0
 """How long a client may take to agree on TLS, and then to say what it wants."""
 _AT_ONCE = 64
 """Connections; a Prometheus and two probes have a few."""
+_LEAVING_S = 1.0
+"""How long one that has to go may take, before who comes for its place is sent away."""
 _HANDSHAKE = b"\x16"
 """How a connection begins that is to be encrypted."""
 _IN_CLEAR = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nThis port speaks HTTPS.\n"
@@ -120,31 +126,73 @@ def _answer(
     return [content]
 
 
+@dataclass(eq=False)
+class _Guest:
+    """A connection that is served."""
+
+    handle: socket.socket
+    """The connection once more: its own descriptor is closed at any time, and may be another one's then."""
+    heard: bool = False
+    """It has said what it wants."""
+    leaving: bool = False
+
+
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     request_queue_size = _AT_ONCE
     door: Door
 
     def __init__(self, *given: Any) -> None:
-        self._free = threading.BoundedSemaphore(_AT_ONCE)
+        self._guests: dict[Any, _Guest] = {}
+        """By the socket that was accepted, in the order in which they came."""
+        self._changed, self._own = threading.Condition(), threading.local()
         super().__init__(*given)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        if not self._enter(request):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:
-            # No thread could be begun, to release it at its end.
-            self._free.release()
+            # No thread could be begun, to do so at its end.
+            self._leave(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        self._own.guest = self._guests[request]
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self._leave(request)
+
+    def note_heard(self) -> None:
+        """Take note that the connection of this thread has said what it wants."""
+        self._own.guest.heard = True
+
+    def _enter(self, request: Any) -> bool:
+        """Give a connection a place; return False where there is none, and nobody goes."""
+        with self._changed:
+            if len(self._guests) >= _AT_ONCE:
+                self._send_one_away()
+                if not self._changed.wait_for(lambda: len(self._guests) < _AT_ONCE, _LEAVING_S):
+                    return False
+            self._guests[request] = _Guest(request.dup())
+        return True
+
+    def _send_one_away(self) -> None:
+        staying = [guest for guest in self._guests.values() if not guest.leaving]
+        going = next((guest for guest in staying if not guest.heard), staying[0] if staying else None)
+        if going is not None:
+            going.leaving = True
+            # Whatever its thread waits for is over by that, unless the client was quicker.
+            with suppress(OSError):
+                going.handle.shutdown(socket.SHUT_RDWR)
+
+    def _leave(self, request: Any) -> None:
+        with self._changed:
+            self._guests.pop(request).handle.close()
+            self._changed.notify_all()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         tls = self.door.tls()
@@ -180,6 +228,7 @@ class _Handler(WSGIRequestHandler):
             self.requestline = self.request_version = self.command = ""
             self.send_error(414)
         elif self.parse_request():
+            self.server.note_heard()
             self.connection.settimeout(_REQUEST_S)
             answering = _Answering(self.rfile, cast(IO[bytes], self.wfile), sys.stderr, self.get_environ())
             answering.request_handler = self

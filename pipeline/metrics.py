@@ -144,6 +144,12 @@ PROCESS_RESTARTS = Counter(
     "offkey_process_restarts",
     "Times that this process of `offkey worker --processes` was started again; each port shows its own.",
 )
+CERTIFICATE_EXPIRES = Gauge(
+    "offkey_certificate_expires_timestamp_seconds",
+    "When a certificate expires that this process shows, by the section that names it: metrics (on this port) or "
+    "kafka.security (to the brokers).",
+    ["section"],
+)
 SERIES_EVICTED = Counter(
     "offkey_series_evicted",
     "Series that were forgotten, by why: max_series (too many, this one least recently seen) or series_ttl (not "

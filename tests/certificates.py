@@ -31,11 +31,22 @@ class Authority:
         self.certificate = folder / f"{name}.pem"
         self.certificate.write_bytes(own.sign(self._key, SHA256()).public_bytes(Encoding.PEM))
 
-    def sign(self, name: str, hosts: Sequence[str], *, expired: bool = False, password: str | None = None) -> Path:
-        """Return the file of a new key and its certificate; the key is encrypted with `password`."""
+    def sign(
+        self,
+        name: str,
+        hosts: Sequence[str],
+        *,
+        expired: bool = False,
+        password: str | None = None,
+        until: datetime | None = None,
+    ) -> Path:
+        """Return the file of a new key and its certificate, good for a day or `until` then.
+
+        The key is encrypted with `password`.
+        """
         key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-        end = now - timedelta(hours=1) if expired else now + _DAY
-        made = _builder(_named(name), self._name, key, now - _DAY, end)
+        end = until or (now - timedelta(hours=1) if expired else now + _DAY)
+        made = _builder(_named(name), self._name, key, min(now, end) - _DAY, end)
         names = [x509.IPAddress(ip_address(host)) if host[0].isdigit() else x509.DNSName(host) for host in hosts]
         made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
         hidden = NoEncryption() if password is None else BestAvailableEncryption(password.encode())

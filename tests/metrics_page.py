@@ -29,6 +29,7 @@ _BEGINS = {
     "offkey_scheduler_": (SCHEDULER,),
     "offkey_drift_": (SCHEDULER,),
     "offkey_notify_": (NOTIFY,),
+    "offkey_certificate_": (WORKER, RECORDER, SCHEDULER, NOTIFY),
 }
 _SHARED = (
     "offkey_records_total",
@@ -39,6 +40,8 @@ _SHARED = (
     "offkey_stage_duration_seconds",
 )
 """Those of the worker that the recorder has, too."""
+_ALSO = {1: "", 2: " The recorder has it too.", 4: " The three others have it too."}
+"""By how many processes tell of it."""
 _UNITS = {
     "_timestamp_seconds": "seconds since 1970",
     "_seconds": "seconds",
@@ -85,7 +88,7 @@ def _tables() -> Iterator[str]:
             who = processes_of(name)
             if who[0] == process:
                 (family,) = metric.describe()
-                said = f"{family.documentation} The recorder has it too." if len(who) > 1 else family.documentation
+                said = f"{family.documentation}{_ALSO[len(who)]}"
                 labels = ", ".join(f"`{label}`" for label in labels_of(metric))
                 rows.append(f"| `{name}` | {family.type} | {labels} | {_unit(name)} | {said} |")
         yield f"## {process.capitalize()}\n\n" + "\n".join(rows) + "\n"

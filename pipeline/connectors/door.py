@@ -15,6 +15,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.connectors.expiry import Expiry
 from pipeline.connectors.tls import serving
 from pipeline.errors import ConfigError
 from pipeline.secret_files import read_secret
@@ -39,13 +40,13 @@ class _Read:
 class Door:
     """What the settings say, files read; see `pipeline.endpoint.Door`. Asked by several threads."""
 
-    def __init__(self, settings: "MetricsSettings") -> None:
-        """Read the files.
+    def __init__(self, settings: "MetricsSettings", expiry: Expiry | None = None) -> None:
+        """Read the files; `expiry` is told of the certificate, also of one that is renewed.
 
         Raises:
             ConfigError: one cannot be read, or holds something else than it should.
         """
-        self._settings, self._renewing = settings, threading.Lock()
+        self._settings, self._expiry, self._renewing = settings, expiry or Expiry(), threading.Lock()
         named = (settings.certificate_file, settings.key_file, settings.key_password_file, settings.ca_file)
         self._files = [file for file in (*named, settings.password_file) if file is not None]
         self._seen = self._marks()
@@ -97,6 +98,8 @@ class Door:
         password = read_secret(settings.password, settings.password_file, f"{KEYS}.password_file")
         if password is not None:
             login = _hash(f"{settings.username}:{password}".encode())
+        if settings.certificate_file is not None:
+            self._expiry.note(KEYS, settings.certificate_file)
         return _Read(tls, login)
 
     def _marks(self) -> list[tuple[int, ...]]:

@@ -58,7 +58,7 @@ def present(
             try:
                 Path(file).open("rb").close()
             except OSError as error:
-                raise _unreadable(f"{keys}.{key}", file, error) from error
+                raise unreadable(f"{keys}.{key}", file, error) from error
     where = f"{keys}.{'certificate_file' if key_file is None else 'key_file'}: {key_file or certificate_file}"
 
     def asked() -> str:
@@ -78,7 +78,7 @@ def present(
         ) from error
     except OSError as error:
         # Also of one that has gone since it was looked at, as while it is renewed.
-        raise _unreadable(f"{keys}.certificate_file", certificate_file, error) from error
+        raise unreadable(f"{keys}.certificate_file", certificate_file, error) from error
     except ValueError as error:
         raise ConfigError(f"{keys}.key_password_file: {error}; give the password of {where}") from error
 
@@ -86,8 +86,9 @@ def present(
 def _untrusting(key: str, ca_file: str | None, error: OSError) -> ConfigError:
     if isinstance(error, ssl.SSLError):
         return ConfigError(f"{key}: {ca_file} holds no certificate; name a file in PEM")
-    return _unreadable(key, ca_file, error)
+    return unreadable(key, ca_file, error)
 
 
-def _unreadable(key: str, file: str | None, error: OSError) -> ConfigError:
+def unreadable(key: str, file: str | None, error: OSError) -> ConfigError:
+    """Return what says that a file which a key names cannot be read."""
     return ConfigError(f"{key}: {file} cannot be read ({error.strerror}); name a file that this user may read")

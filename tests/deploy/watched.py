@@ -1,22 +1,24 @@
 """All of offkey under a real Prometheus: a worker, a recorder, a scheduler and a notifier of one stream.
 
-What they do is real: the recorder keeps what comes in, the scheduler trains the first model on that, the worker
-takes it and alerts, and a receiver is told.
+Their ports speak TLS. What they do is real: the recorder keeps what comes in, the scheduler trains the first model
+on that, the worker takes it and alerts, and a receiver is told.
 """
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
-from pipeline.cli_who_when import now_ms
+from pipeline.cli_who_when import now, now_ms
 from pipeline.config import load_settings
 from pipeline.connectors.connection import Connection
 from pipeline.connectors.embedded import free_port
 from pipeline.connectors.kafka import KafkaCluster
 from pipeline.connectors.registry import StoredRegistry
 from pipeline.connectors.storage import ObjectStorage
+from tests.certificates import Authority
 from tests.commands import Running, configured, produce, wait_for
 from tests.prometheus import PrometheusProcess
 from tests.receiving import Hook
@@ -48,6 +50,9 @@ def watched(folder: Path, broker: str) -> Iterator[Watched]:
     with closing(KafkaCluster(connection)) as cluster:
         cluster.create_topics({"watched": 1, **dict.fromkeys(topics.values(), 1)})
     payloads = _payloads()
+    authority = Authority(folder)
+    served = authority.sign("served", ["127.0.0.1"], until=now() + timedelta(days=60))
+    asked = {"scheme": "https", "tls_config": {"ca_file": str(authority.certificate)}}
     produce(connection, "watched", payloads[: HISTORY * len(NAMES)])
     with ExitStack() as opened:
         hook = opened.enter_context(Hook())
@@ -57,7 +62,7 @@ def watched(folder: Path, broker: str) -> Iterator[Watched]:
             kafka={"bootstrap_servers": broker, "group_id": "watched", "max_poll_interval": 6},
             streams={"machines": stream},
             topics=topics,
-            metrics={"port": ports["offkey-worker"]},
+            metrics={"port": ports["offkey-worker"], "certificate_file": str(served)},
             recorder={"port": ports["offkey-recorder"], "file_age": 0.5, "tidy_every": 1},
             scheduler={"port": ports["offkey-scheduler"]},
             notify={
@@ -65,7 +70,7 @@ def watched(folder: Path, broker: str) -> Iterator[Watched]:
                 "receivers": {"pager": {"type": "alertmanager", "url": hook.url, "resend": 1}},
             },
         )
-        prometheus = opened.enter_context(PrometheusProcess(folder, ports))
+        prometheus = opened.enter_context(PrometheusProcess(folder, ports, dict.fromkeys(ports, asked)))
         opened.enter_context(Running(config, "warning", "record"))
         opened.enter_context(Running(config, "warning", "notify"))
         scheduler = opened.enter_context(Running(config, "warning", "schedule"))

@@ -1,5 +1,6 @@
 """Made-up rows are like the original, on its grid, repeatable, and no copies."""
 
+import time
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from models import generating
+from models.apart import distinct
 from models.arrays import FloatArray
 from models.fidelity import autocorrelations, correlations, marginal_distances, privacy
 from models.fitting import fit_detector
 from models.generating import fit_generator
 from models.generator import Generator
+from models.marginals import OfPixels
 from models.plan import plan_of
 from models.spec import ImageShape
 
@@ -22,8 +26,6 @@ QUICK = {"max_epochs": 4, "epoch_windows": 2_048, "least_epoch_windows": 2_048}
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    import models.generating as generating
-
     monkeypatch.setattr(generating, "_LEARNING", {**generating._LEARNING, **QUICK})
 
 
@@ -205,6 +207,53 @@ def test_constant_features_stay_constant() -> None:
     x_NF = np.column_stack([records()[:, :2], np.full(800, 7.0)])
     drawn_NF = made(fit_generator("features", FEATURES, {"": [x_NF]}), 200)
     assert set(drawn_NF[:, 2].tolist()) == {7.0}
+
+
+@pytest.mark.parametrize("kind", ["whole", "float", "bytes"])
+def test_rows_that_differ_are_those_that_numpy_finds(kind: str) -> None:
+    x_NF: Any = np.random.default_rng(0).integers(-2, 3, (200, 4)) / (1 if kind == "whole" else 7)
+    x_NF[:40] *= 1e300
+    x_NF[x_NF == 0] = np.where(np.arange((x_NF == 0).sum()) % 2, 0.0, -0.0)
+    if kind == "bytes":
+        x_NF = np.random.default_rng(0).choice(np.array([0, 1, 127, 128, 255], np.uint8), (200, 4))
+    expected = np.unique(x_NF, axis=0)
+    assert 100 < len(expected) < 200
+    assert np.array_equal(distinct(x_NF), expected)
+    assert distinct(x_NF).dtype == x_NF.dtype
+
+
+def test_images_of_many_values_are_compared_as_bytes() -> None:
+    """By their values, each of which is asked for by name, it takes a hundred times as long."""
+    x_NF: Any = np.zeros((64, 200_000), np.uint8)
+    x_NF[:, -1] = np.arange(64)[::-1]
+    begun_s = time.process_time()
+    assert distinct(x_NF)[:, -1].tolist() == list(range(64))
+    assert time.process_time() - begun_s < 1.5
+
+
+@pytest.mark.parametrize(("side", "channels", "compared"), [(40, 1, 1_600), (96, 3, 16_383)])
+def test_what_fitting_the_width_takes_is_bounded_by_values(
+    side: int, channels: int, compared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each width few of the large images are tried, and some of the values of each are led back and compared."""
+    tried: list[tuple[int, int]] = []
+    values = OfPixels.values
+
+    def counted(own: OfPixels, score_NF: FloatArray) -> FloatArray:
+        tried.append((len(score_NF), score_NF.shape[1]))
+        return values(own, score_NF)
+
+    monkeypatch.setattr(OfPixels, "values", counted)
+    monkeypatch.setattr("models.sampling._HALVINGS", 2)
+    least = {"max_epochs": 1, "epoch_windows": 16, "least_epoch_windows": 16}
+    monkeypatch.setattr("models.generating._LEARNING", {**generating._LEARNING, **least})
+    shape = ImageShape(side, side, channels)
+    x_NF: Any = np.random.default_rng(0).integers(0, 200, (80, shape.values)).astype(np.uint8)
+    generator = fit_generator("images", shape.names, {"": [x_NF]}, image=shape)
+    assert len(tried) == 2
+    assert {of_image for _, of_image in tried} == {compared}
+    assert all(images * shape.values <= 2**21 or images == 64 for images, _ in tried)
+    assert generator.sampler.width > 0
 
 
 def test_large_images_are_bytes_that_look_like_their_own() -> None:

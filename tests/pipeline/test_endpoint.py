@@ -204,25 +204,80 @@ def test_who_drips_is_let_go(
     raise AssertionError("it is waited for as long as it says something")
 
 
-def test_the_process_keeps_its_descriptors(
-    opened: Callable[..., int], authority: Authority, certificate: Path
+def knocking(port: int, said: bytes) -> socket.socket:
+    """Return a connection that says so much, and takes little of an answer."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(5)
+    connection.connect(("127.0.0.1", port))
+    connection.sendall(said)
+    return connection
+
+
+def rest(connection: socket.socket) -> int:
+    """Return how many bytes come yet, until the other side has gone."""
+    count = 0
+    try:
+        while more := connection.recv(1 << 20):
+            count += len(more)
+    except ConnectionError:
+        # Gone with what it had not read.
+        pass
+    return count
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_who_holds_all_places_keeps_no_probe_out(
+    encrypted: bool, opened: Callable[..., int], authority: Authority, certificate: Path
 ) -> None:
-    port = opened(certificate_file=certificate)
+    port = opened(**({"certificate_file": certificate} if encrypted else {}))
+    ca = authority.certificate if encrypted else None
     with ExitStack() as held:
-        for _ in range(64):
-            each = held.enter_context(socket.create_connection(("127.0.0.1", port)))
-            each.sendall(b"\x16")
-        with socket.create_connection(("127.0.0.1", port)) as late:
-            late.settimeout(5)
-            assert late.recv(1) == b""
-    # The others have gone, and their places are free as soon as that is seen.
-    for _ in range(500):
-        try:
-            assert is_told(ask(port, "/metrics", ca=authority.certificate))
-        except OSError:
-            continue
-        return
-    raise AssertionError("nobody is let in any more")
+        silent = [held.enter_context(knocking(port, b"\x16" if encrypted else b"GET")) for _ in range(64)]
+        for more in range(3):
+            # At the first try, each in the place of the one that has been there longest.
+            assert ask(port, "/healthz", ca=ca).status == 200
+            assert rest(silent[more]) == 0
+            silent.append(held.enter_context(knocking(port, b"\x16")))
+        for _ in range(100):
+            silent.append(held.enter_context(knocking(port, b"\x16")))
+        # No more are served than there are places.
+        for each in silent[3:-64]:
+            assert rest(each) == 0
+        assert is_told(ask(port, "/metrics", ca=ca))
+
+
+class Talkative:
+    """A loop that has much to tell."""
+
+    turned_s, stopping, trouble, joined = 0.0, False, "", True
+
+    def facts(self) -> dict[str, object]:
+        return {"told": "x" * (1 << 23)}
+
+    def missing(self) -> list[str]:
+        return []
+
+    def unfinished(self) -> str:
+        return ""
+
+
+def test_who_is_answered_goes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.endpoint._AT_ONCE", 4)
+    port = serve("127.0.0.1", 0, Health(60.0, lambda: 0.0, worker=Talkative()), Door(MetricsSettings()))
+    asked = b"GET /readyz HTTP/1.0\r\n\r\n"
+    with ExitStack() as held:
+        answered = [held.enter_context(knocking(port, asked)) for _ in range(3)]
+        # What they wanted is known when the first byte is there; the others wait for them to read.
+        assert [each.recv(1) for each in answered] == [b"H"] * 3
+        silent = held.enter_context(knocking(port, b"GET"))
+        assert ask(port, "/healthz").status == 200
+        assert rest(silent) == 0
+        answered.append(held.enter_context(knocking(port, asked)))
+        assert answered[3].recv(1) == b"H"
+        assert ask(port, "/healthz").status == 200
+        assert rest(answered[0]) < 1 << 23
+        assert all(rest(each) > 1 << 23 for each in answered[1:])
 
 
 def test_files_are_renewed_in_place(

@@ -26,6 +26,7 @@ from tests.reducing import contents, drawn, model, options, run, write_rows
 from tests.replays import left_by, two_partitions
 from tests.snapshots import FEATURES as OF_SNAPSHOTS
 from tests.snapshots import NAMES, TOPIC_ID, at_day
+from tests.snapshots import rows as snapshot_rows
 from tests.streams import CPU
 
 
@@ -113,6 +114,33 @@ def test_rows_that_are_gone_since_they_were_seen_are_told(gone: int, told: str) 
     with pytest.raises(SnapshotError, match=f"^{told} are not those that were there at first"):
         list(as_seen(less, items[0]))
     assert sum(len(block) for block in as_seen(less, items[4])) == 25
+
+
+def test_rows_that_came_in_place_of_the_first_since_they_were_seen_are_told() -> None:
+    """As many as before, and the last one is the same: only where the part begins tells it."""
+    storage = MemoryStorage()
+
+    def keep(begin: int, end: int) -> None:
+        range_ = OffsetRange(begin, end)
+        StoredSnapshots(storage).write("machines", snapshot_rows(begin, end), range_, at_day(0) + end)
+
+    def source() -> SnapshotInput:
+        return SnapshotInput(StoredSnapshots(storage), "machines", OF_SNAPSHOTS, True, (at_day(0), at_day(5)))
+
+    keep(0, 2)
+    (first,) = storage.objects
+    keep(4, 20)
+    begins = Begins(source(), 10, Copies(), 0)
+    for block in source().blocks():
+        begins.see(block)
+    begins.end()
+    item = pickle.loads(begins.items[0])
+    assert sum(len(block) for block in as_seen(source(), item)) == 10
+    # They were too old, and others came in late.
+    storage.delete(first)
+    keep(2, 4)
+    with pytest.raises(SnapshotError, match=r"^rows 0 to 9 are not those that were there at first"):
+        list(as_seen(source(), item))
 
 
 def test_files_are_read_from_any_row_on(tmp_path: Path) -> None:
