@@ -79,6 +79,8 @@ def watched(folder: Path, broker: str) -> Iterator[Watched]:
         worker = opened.enter_context(Running(config, "warning", "worker"))
         wait_for(_tells(prometheus, 'offkey_records_total{job="offkey-worker"} >= 1800'), worker)
         produce(connection, "watched", [*payloads[HISTORY * len(NAMES) :], (b"a", b"no record")])
+        # Of the last one: what the first ones have alerted may be told before the others are seen to be read.
+        wait_for(_tells(prometheus, 'offkey_records_rejected_total{job="offkey-worker"} > 0'), worker)
         wait_for(_tells(prometheus, 'offkey_notify_alerts_total{outcome="delivered"} > 0'), worker)
         wait_for(_tells(prometheus, "stream:offkey_incidents:increase1d > 0"), worker)
         yield Watched(prometheus, worker, lambda more: produce(connection, "watched", more))
