@@ -83,7 +83,7 @@ def distinct(x_NF: FloatArray) -> FloatArray:
     return x_NF[first_U]
 
 
-def whole(x_NF: FloatArray) -> npt.NDArray[np.void]:
+def as_values(x_NF: FloatArray) -> npt.NDArray[np.void]:
     """Return rows as one value each, to be told from one another; zeros are of one sign."""
     return _as_one(x_NF if x_NF.dtype == np.uint8 else x_NF + 0.0)
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.apart import deviations, distances, distinct, itself, whole
+from models.apart import as_values, deviations, distances, distinct, itself
 from models.arrays import FloatArray, IntArray
 from models.dataset import Windows
 from models.detector import Detector
@@ -122,7 +122,7 @@ def fit_generator(
         generator = Generator(spec, sampler, marginals, scale_of, grids, owner_P[piece_N])
         if kind != "series":
             ((x_NF,),) = held.values()
-            rows, count = np.unique(whole(x_NF), return_counts=True)
+            rows, count = np.unique(as_values(x_NF), return_counts=True)
             generator.once = rows[count == 1]
         _fit_width(generator, held, seed)
     return generator

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.apart import whole
+from models.apart import as_values
 from models.arrays import FloatArray, IntArray
 from models.grid import Grid, snapped
 from models.marginals import Marginals, OfPixels
@@ -71,7 +71,7 @@ class Generator:
             random = np.random.default_rng([seed, number])
             x_NF = self._records(self.chunk, random)
             for _ in range(_TRIES):
-                copies = np.flatnonzero(np.isin(whole(x_NF), self.once))
+                copies = np.flatnonzero(np.isin(as_values(x_NF), self.once))
                 if not len(copies):
                     break
                 self.redrawn += len(copies)

@@ -81,13 +81,13 @@ def _scheduler(config: "Path", settings: "Settings", stop: "Stop") -> "Iterator[
             topic,
             StoredRegistry(storage),
             storage,
-            _begin(config),
+            _starter(config),
             SchedulerOptions(kafka.session_timeout, retry_deadline_s=settings.worker.retry_deadline),
             now,
         )
 
 
-def _begin(config: "Path") -> "Callable[[Task], TrainingProcess]":
+def _starter(config: "Path") -> "Callable[[Task], TrainingProcess]":
     """Return what starts a training."""
     from pipeline.due_trainings import Cause
     from pipeline.own_program import own_program

@@ -1,4 +1,4 @@
-"""Secrets among the settings: by the environment or by a file that `..._file` names, never in the file itself."""
+"""Secrets among the settings: by the environment or by a file that `..._file` names, never in the configuration."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -85,7 +85,7 @@ class RayEngine:
         numbers = ray.data.from_items(list(range(len(items))), override_num_blocks=len(items))
         made = numbers.map_batches(
             _Actor,
-            fn_constructor_args=([packed, *items], tries, self.device.type),
+            fn_constructor_args=([packed], list(items), tries, self.device.type),
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(items))),
@@ -110,12 +110,12 @@ class RayEngine:
 class _Actor:
     """A process that has opened its work."""
 
-    def __init__(self, kept: list[Any], tries: Any, device: str) -> None:
-        """`kept` stands for the task, and then for the items."""
+    def __init__(self, task: list[Any], items: list[Any], tries: Any, device: str) -> None:
+        """The task and items in lists, or Ray would hand over what they stand for."""
         # Beside as many others as there are processors; scores of a worker are those of one thread, too.
         torch.set_num_threads(1)
         _end_with_parent()
-        self._kept, self._tries, self._device = kept, tries, torch.device(device)
+        self._task, self._items, self._tries, self._device = task, items, tries, torch.device(device)
         self._work: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -127,8 +127,8 @@ class _Actor:
                     "is short; make room, or take --engine local"
                 )
             if self._work is None:
-                self._work = pickle.loads(ray.get(self._kept[0])).opened(self._device)
-            for made in self._work(pickle.loads(ray.get(self._kept[1 + number]))):
+                self._work = pickle.loads(ray.get(self._task[0])).opened(self._device)
+            for made in self._work(pickle.loads(ray.get(self._items[number]))):
                 yield {_MADE: _column(pickle.dumps(made))}
         except OffkeyError as error:
             # What is foreseen is a value: an exception would come back in Ray's words.

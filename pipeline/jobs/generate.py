@@ -66,7 +66,7 @@ def generate(
         "seed": options.seed,
         "model": "trained for it" if model is None else model.name,
         "read": {"rows": learned.rows, "unusable": learned.unusable, "late": learned.late},
-        "learned_rows": sum(len(x_RF) for own in learned.learned.values() for x_RF in own),
+        "learned_rows": sum(len(x_RF) for own in learned.shown.values() for x_RF in own),
         "width": generator.sampler.width,
     }
     if spec.kind == "series":
@@ -171,7 +171,7 @@ def _compare(learned: Learned, seed: int, folder: Path, report: Mapping[str, Any
     from pipeline.jobs.fidelity_page import page
     from pipeline.jobs.fidelity_picture import draw
 
-    generator, known, held_out = learned.generator, learned.learned, learned.held_out
+    generator, known, held_out = learned.generator, learned.shown, learned.held_out
     if generator.spec.kind != "series":
         compared = compared_records(generator, known[""][0], held_out[""][0], seed)
     else:

@@ -33,7 +33,7 @@ class Learned:
     """A generator, the rows that it was shown, and those that it was not."""
 
     generator: Generator
-    learned: Mapping[str, Sequence[FloatArray]]
+    shown: Mapping[str, Sequence[FloatArray]]
     held_out: Mapping[str, Sequence[FloatArray]]
     newest: Mapping[str, SeriesRows] = field(default_factory=dict)
     rows: int = 0
@@ -121,12 +121,12 @@ def made_rows(
         (folder / SERIES).mkdir()
     with Labels(folder / ANOMALIES) as labels:
         for number, (name, file) in enumerate(zip(names, files, strict=True)):
-            times: Times | None = None
-            parts = generator.records(rows, options.seed)
             if kind == "series":
                 own = learned.newest[name]
                 times = Times(name, int(own.time_ms_N[-1]) + own.interval_ms, own.interval_ms)
                 parts = generator.series(name, rows, options.seed)
+            else:
+                times, parts = None, generator.records(rows, options.seed)
             grids = dict(zip(spec.features, generator.grids_of[name], strict=True))
             drawn = replace(injection, seed=injection.seed_of(number))
             for written in write_rows(folder / file, parts, rows, grids, drawn, labels, times):
