@@ -252,10 +252,7 @@ class Adopting:
 
         def write() -> Adoption | None:
             self._adoptions.keep(lane.name, words)
-            if not self._adoptions.write(lane.name, partition, adopted.topic_id, entry):
-                return None
-            self._adoptions.keep(lane.name, words)
-            return entry
+            return entry if self._adoptions.write(lane.name, partition, adopted.topic_id, entry) else None
 
         flight = self._flights[partition] = _Flight(write, "adoption")
         adopted.ahead.append(_Next(first_offset, champion, words, flight))

@@ -62,10 +62,7 @@ class Adoptions(Protocol):
         """
 
     def keep(self, stream: str, words: Words) -> None:
-        """Store what an entry is to name, before the entry and once more behind it; what is there already is fine.
-
-        What no entry names may be removed at any time. Raises as `write`.
-        """
+        """Store what an entry is to name, before the entry; what is there already is fine. Raises as `write`."""
 
     def write(self, stream: str, partition: TopicPartition, topic_id: str, adoption: Adoption) -> bool:
         """Append an entry; False: another worker has taken that number. Writing one twice is fine.
@@ -77,8 +74,6 @@ class Adoptions(Protocol):
 
     def prune(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> None:
         """Remove old entries that nobody needs who goes on from an offset or later; the newest ones stay.
-
-        With them go words that no entry of the stream names any more.
 
         Raises:
             TransientError: storage does not answer; some may have been removed.

@@ -9,11 +9,10 @@ checkpoint on. They go lowest number first, so what is left by a crash is the en
 predecessor is gone was given long ago: whoever is late enough to be given it again takes it back.
 
 What was said of a stream's incidents is `adoptions/STREAM/said/NAME.json`, named by its content: many entries of
-all partitions share one. Words that no entry names any more go, too, once there are many.
+all partitions share one.
 """
 
 import logging
-import re
 
 import msgspec
 
@@ -28,12 +27,7 @@ logger = logging.getLogger(__name__)
 
 _FORMAT_VERSION = 1
 _KEPT = 256
-"""Entries of a partition: some months of a start, a champion or a few words a day. As many words stay, too."""
-_AT_ONCE = 16
-"""Words that are removed, and held in memory until it is seen that nobody names them."""
-_SETTLED_MS = 86_400_000
-"""Words that were stored so lately stay: a store may list late the entry that names them."""
-_WORDS = re.compile(r"adoptions/[^/]+/said/[0-9a-f]{32}\.json")
+"""Entries of a partition: some months of a start, a champion or a few words a day."""
 
 
 class _Entry(msgspec.Struct):
@@ -46,8 +40,6 @@ class StoredAdoptions:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._words_of: dict[str, str] = {}
-        """Name of what an entry names, for those that were read to prune words."""
 
     def since(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> AdoptionLog:
         folder = _folder(stream, partition, topic_id)
@@ -81,8 +73,6 @@ class StoredAdoptions:
         if first is not None and first.first_offset <= offset:
             for number in old:
                 self._storage.delete(_name(folder, number))
-            if (newest := self._storage.stat(_name(folder, kept[-1]))) is not None:
-                self._prune_words(stream, newest.written_ms - _SETTLED_MS)
 
     def words(self, stream: str, name: str) -> Words | None:
         if not name:
@@ -105,53 +95,8 @@ class StoredAdoptions:
         return words
 
     def keep(self, stream: str, words: Words) -> None:
-        if words.name and self._storage.stat(at := _said(stream, words.name)) is None:
-            self._storage.create(at, sealed("said", words.content))
-
-    def _prune_words(self, stream: str, before_ms: int) -> None:
-        """Remove words that no entry names any more, where there are many, if they were stored before a time.
-
-        One of them may be named just then, as where what was said last is taken back. Who writes an entry stores
-        its words before it and behind it, and here it is looked what is named once it was removed: whichever of the
-        two comes later finds that it is gone, and puts it back.
-        """
-        there = [name for name in self._storage.list(f"adoptions/{stream}/said") if _WORDS.fullmatch(name)]
-        if len(there) <= _KEPT:
-            return
-        named = self._named(stream)
-        for begin in range(0, len(there), _AT_ONCE):
-            unnamed = [at for at in there[begin : begin + _AT_ONCE] if at not in named]
-            old = [at for at in unnamed if (found := self._storage.stat(at)) and found.written_ms < before_ms]
-            # One that somebody else has just removed is theirs to put back.
-            gone = {at: content for at in old if (content := self._storage.get(at)) is not None}
-            wanted = set(gone)
-            try:
-                for at in gone:
-                    self._storage.delete(at)
-                named = self._named(stream) if gone else named
-                wanted &= named
-            finally:
-                for at in wanted:
-                    self._storage.create(at, gone[at])
-
-    def _named(self, stream: str) -> set[str]:
-        """Return where the words lie that a stream's entries name; each is read once, for none changes."""
-        words_of: dict[str, str] = {}
-        for name in self._storage.list(f"adoptions/{stream}"):
-            stem = name.rpartition("/")[2].removesuffix(".json")
-            if _WORDS.fullmatch(name) or not stem.isdecimal():
-                continue
-            if (words := self._words_of.get(name)) is None:
-                content = self._storage.get(name)
-                # It may have been removed meanwhile, with all before it.
-                entry = None if content is None else self._entry(name, int(stem), content)
-                words = entry.words if entry is not None else ""
-            words_of[name] = words
-        self._words_of.update(words_of)
-        for name in self._words_of.keys() - words_of.keys():
-            if name.startswith(f"adoptions/{stream}/"):
-                del self._words_of[name]
-        return {_said(stream, words) for words in words_of.values() if words}
+        if words.name:
+            self._storage.create(_said(stream, words.name), sealed("said", words.content))
 
     def _numbers(self, folder: str) -> list[int]:
         """Return the numbers that are listed, rising."""
@@ -174,9 +119,7 @@ class StoredAdoptions:
         return self._storage.get(_name(folder, number - 1)) is not None
 
     def _read(self, name: str, number: int) -> Adoption | None:
-        return self._entry(name, number, self._storage.get(name))
-
-    def _entry(self, name: str, number: int, content: bytes | None) -> Adoption | None:
+        content = self._storage.get(name)
         try:
             if content is None:
                 raise SealError("is missing")

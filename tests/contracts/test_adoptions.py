@@ -1,7 +1,6 @@
 """One suite for `Adoptions`: on the twin, on a folder and on a bucket."""
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -146,90 +145,6 @@ def test_a_number_that_was_removed_is_given_to_nobody(
     assert adoptions.write("machines", PLACE, ID, entry(5, 95))
     adoptions.prune("machines", PLACE, ID, 1000)
     assert list(adoptions.since("machines", PLACE, ID, 0).entries) == [ENTRIES[3], entry(5, 95)]
-
-
-@pytest.fixture
-def many_words(monkeypatch: pytest.MonkeyPatch) -> list[Words]:
-    """Have two words be many, and none too young; return six."""
-    monkeypatch.setattr("pipeline.connectors.adoptions._KEPT", 2)
-    monkeypatch.setattr("pipeline.connectors.adoptions._AT_ONCE", 2)
-    monkeypatch.setattr("pipeline.connectors.adoptions._SETTLED_MS", -1)
-    return [Words({f"i{number}": said(f"i{number}")}) for number in range(6)]
-
-
-def adopt(adoptions: Adoptions, number: int, words: Words, place: TopicPartition = PLACE) -> None:
-    """Write an entry that names words, as a worker does."""
-    adoptions.keep("machines", words)
-    assert adoptions.write("machines", place, ID, Adoption(number, 0, "v1", "a", words.name))
-    adoptions.keep("machines", words)
-
-
-def there(adoptions: Adoptions, words: list[Words]) -> list[int]:
-    return [number for number, each in enumerate(words) if adoptions.words("machines", each.name) is not None]
-
-
-def test_words_go_that_no_entry_names_any_more(adoptions: Adoptions, many_words: list[Words]) -> None:
-    adopt(adoptions, 1, many_words[1], TopicPartition("metrics", 4))
-    # Nothing that looks like words is taken for them.
-    adopt(adoptions, 1, many_words[0], TopicPartition("said", 0))
-    for number, words in enumerate(many_words, 1):
-        adopt(adoptions, number, words)
-    adoptions.prune("machines", PLACE, ID, 0)
-    assert there(adoptions, many_words) == [0, 1, 4, 5]
-    assert adoptions.since("machines", TopicPartition("said", 0), ID, 0).last_number == 1
-    # What was taken back is said again.
-    adopt(adoptions, 7, many_words[2])
-    assert there(adoptions, many_words) == [0, 1, 2, 4, 5]
-
-
-def test_words_that_are_young_or_few_stay(many_words: list[Words], monkeypatch: pytest.MonkeyPatch) -> None:
-    adoptions = MemoryAdoptions()
-    for number, words in enumerate(many_words, 1):
-        adopt(adoptions, number, words)
-    monkeypatch.setattr("pipeline.connectors.adoptions._SETTLED_MS", 0)
-    adoptions.prune("machines", PLACE, ID, 0)
-    assert there(adoptions, many_words) == [0, 1, 2, 3, 4, 5]
-    monkeypatch.setattr("pipeline.connectors.adoptions._SETTLED_MS", -1)
-    adopt(adoptions, 7, many_words[5])
-    adoptions.prune("machines", PLACE, ID, 0)
-    assert there(adoptions, many_words) == [5]
-    adopt(adoptions, 8, many_words[4])
-    adopt(adoptions, 9, many_words[4])
-    adoptions.prune("machines", PLACE, ID, 0)
-    assert there(adoptions, many_words) == [4, 5], "two are not many"
-
-
-@pytest.mark.parametrize("hurried", [False, True])
-def test_words_that_are_named_as_they_are_removed_stay(hurried: bool, many_words: list[Words]) -> None:
-    """Somebody takes back what was said last; `hurried`: and ends behind the entry."""
-    storage = Meanwhile()
-    adoptions, other = StoredAdoptions(storage), StoredAdoptions(storage)
-    for number, words in enumerate(many_words, 1):
-        adopt(adoptions, number, words)
-
-    def name_it() -> None:
-        other.keep("machines", many_words[3])
-        assert other.write("machines", PLACE, ID, Adoption(7, 0, "v1", "b", many_words[3].name))
-        if not hurried:
-            other.keep("machines", many_words[3])
-
-    storage.meanwhile, storage.at = name_it, many_words[3].name
-    adoptions.prune("machines", PLACE, ID, 0)
-    assert storage.meanwhile is None
-    assert there(adoptions, many_words) == [3, 4, 5]
-
-
-class Meanwhile(MemoryStorage):
-    """Storage on which something else happens just before certain words are removed."""
-
-    meanwhile: Callable[[], None] | None = None
-    at = ""
-
-    def delete(self, name: str) -> None:
-        if name.endswith(f"/said/{self.at}.json") and self.meanwhile is not None:
-            happens, self.meanwhile = self.meanwhile, None
-            happens()
-        super().delete(name)
 
 
 class EndsAmid(MemoryStorage):

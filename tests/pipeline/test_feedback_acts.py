@@ -9,7 +9,6 @@ import jsonschema
 import msgspec
 import pytest
 
-from pipeline.adoptions import Adoption
 from pipeline.connectors.memory import MemoryAdoptions, MemoryFeedback
 from pipeline.errors import TransientError
 from pipeline.feedback import Feedback, Words, message, tombstone
@@ -237,25 +236,6 @@ def test_where_storage_does_not_take_it_it_waits(caplog: pytest.LogCaptureFixtur
     )
     assert {entry.words for entry in bench.adopted(PLACE)} == {""}
     assert by_id(given_the_log(bench)) == by_id(bench.alerts())
-
-
-class Pruned(MemoryAdoptions):
-    """Storage from which somebody removes words just before they are named, as none that anybody names."""
-
-    def write(self, stream: str, partition: TopicPartition, topic_id: str, adoption: Adoption) -> bool:
-        if adoption.words:
-            self.storage.delete(f"adoptions/{stream}/said/{adoption.words}.json")
-        return super().write(stream, partition, topic_id, adoption)
-
-
-def test_words_that_are_removed_as_they_are_adopted_are_there_again() -> None:
-    bench = filled(adoptions=Pruned())
-    worker = worker_of(bench)
-    marked(bench, worker)
-    drain(worker)
-    words = bench.adopted(PLACE)[-1].words
-    assert words
-    assert bench.adoptions.words("machines", words) is not None
 
 
 def test_words_that_are_lost_are_said_and_adopted_anew(caplog: pytest.LogCaptureFixture) -> None:
