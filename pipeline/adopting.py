@@ -187,10 +187,6 @@ class Adopting:
         """Return the version that a partition's state was judged by last."""
         return self._adopted[partition].model.version
 
-    def last_number(self, partition: TopicPartition) -> int:
-        """Return the number of the newest entry of a partition's log, as far as it is known."""
-        return self._adopted[partition].last.number
-
     def words(self, partition: TopicPartition) -> Words:
         """Return what was said of incidents, as it acts on a partition now."""
         return self._adopted[partition].words

@@ -6,8 +6,7 @@ entries as it reads the records again, so no record is judged again by another v
 alerts were published.
 
 Entries are numbered, and none begins at an earlier offset than the one before. Each number is given once: a worker
-that believes to own a partition that another has taken over finds the next number taken, and learns that. So it
-does, too, where that number has been removed since with all before it, for the log has grown so long.
+that believes to own a partition that another has taken over finds the next number taken, and learns that.
 """
 
 from collections.abc import Sequence
@@ -47,8 +46,7 @@ class Adoptions(Protocol):
     def since(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> AdoptionLog:
         """Return the log from the entry on that is in force at an offset.
 
-        Where the log begins later, as of one that was pruned, or an entry before is damaged, the first that is
-        returned begins later too.
+        Where the log begins later, or an entry before is damaged, the first that is returned begins later too.
 
         Raises:
             TransientError: storage does not answer.
@@ -70,12 +68,4 @@ class Adoptions(Protocol):
         Raises:
             TransientError: storage does not answer, or is full; the entry may be there all the same.
             ConfigError: there is no right to write.
-        """
-
-    def prune(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> None:
-        """Remove old entries that nobody needs who goes on from an offset or later; the newest ones stay.
-
-        Raises:
-            TransientError: storage does not answer; some may have been removed.
-            ConfigError: there is no right to remove them.
         """

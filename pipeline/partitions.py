@@ -34,7 +34,6 @@ from pipeline.adoptions import Adoptions
 from pipeline.checkpointing import Checkpointing, Progress
 from pipeline.errors import CheckpointError, ConfigError, TransientError
 from pipeline.feedback import Words
-from pipeline.forgetting import Forgetting
 from pipeline.logs import about
 from pipeline.protocols import Checkpoint, Checkpoints, OffsetRange, Source, TopicPartition
 from pipeline.stream import Lane
@@ -85,7 +84,6 @@ class Partitions:
     def __post_init__(self) -> None:
         self.adopting = Adopting(self.lane_of, self.adoptions, self.clock)
         self.checkpointing = Checkpointing(self.lane_of, self.checkpoints, self.progress, self.adopting.version)
-        self._forgetting = Forgetting(self.adoptions)
         self._at_first: dict[tuple[str, str], int] = {}
 
     def follow_assignment(self) -> None:
@@ -126,16 +124,11 @@ class Partitions:
     def adopt(self) -> None:
         """Have the partitions adopt their streams' champions and feedback, those that replay when they are done.
 
-        What they had adopted long ago is forgotten.
-
         Raises:
             AssignmentLost: another worker has taken a partition over.
         """
         live = {place: at.next_offset for place, at in self.progress.items() if at.next_offset >= at.publish_from}
         self.adopting.go_on(live, self.source.lag())
-        for place, at in self.progress.items():
-            last = self.adopting.last_number(place)
-            self._forgetting.look(self.lane_of[place.topic].name, place, at.topic_id, last, at.checkpointed)
 
     def forget_remade(self) -> None:
         """Throw the state of a topic away that was made anew under our feet.

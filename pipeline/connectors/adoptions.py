@@ -3,11 +3,6 @@
 Each entry is created under the number after the last one that its writer saw, so of two writers one gets it. A
 topic that was made anew has another id, and a log of its own.
 
-A log grows with each start of a worker, each champion and each word on an incident, and forgets its oldest entries:
-the newest ones stay, for a backtest of days that are past, and all that may be in force from a partition's newest
-checkpoint on. They go lowest number first, so what is left by a crash is the end of a log still, and a number whose
-predecessor is gone was given long ago: whoever is late enough to be given it again takes it back.
-
 What was said of a stream's incidents is `adoptions/STREAM/said/NAME.json`, named by its content: many entries of
 all partitions share one.
 """
@@ -26,8 +21,6 @@ from pipeline.sealed import SealError, sealed, unsealed
 logger = logging.getLogger(__name__)
 
 _FORMAT_VERSION = 1
-_KEPT = 256
-"""Entries of a partition: some months of a start, a champion or a few words a day."""
 
 
 class _Entry(msgspec.Struct):
@@ -44,8 +37,8 @@ class StoredAdoptions:
     def since(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> AdoptionLog:
         folder = _folder(stream, partition, topic_id)
         found: list[Adoption] = []
-        first, last = self._range(folder)
-        for number in range(last, first - 1, -1):
+        last = self._last_number(folder)
+        for number in range(last, 0, -1):
             entry = self._read(_name(folder, number), number)
             if entry is None:
                 # What was in force before it is not known.
@@ -56,23 +49,9 @@ class StoredAdoptions:
         return AdoptionLog(found[::-1], last)
 
     def write(self, stream: str, partition: TopicPartition, topic_id: str, adoption: Adoption) -> bool:
-        folder = _folder(stream, partition, topic_id)
-        name = _name(folder, adoption.number)
+        name = _name(_folder(stream, partition, topic_id), adoption.number)
         content = sealed("entry", msgspec.json.encode(_Entry(adoption)))
-        if not self._storage.create(name, content):
-            return self._storage.get(name) == content
-        return self._follows(folder, adoption.number)
-
-    def prune(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> None:
-        folder = _folder(stream, partition, topic_id)
-        numbers = self._numbers(folder)
-        old, kept = numbers[:-_KEPT], numbers[-_KEPT:]
-        if not old:
-            return
-        first = self._read(_name(folder, kept[0]), kept[0])
-        if first is not None and first.first_offset <= offset:
-            for number in old:
-                self._storage.delete(_name(folder, number))
+        return self._storage.create(name, content) or self._storage.get(name) == content
 
     def words(self, stream: str, name: str) -> Words | None:
         if not name:
@@ -98,25 +77,13 @@ class StoredAdoptions:
         if words.name:
             self._storage.create(_said(stream, words.name), sealed("said", words.content))
 
-    def _numbers(self, folder: str) -> list[int]:
-        """Return the numbers that are listed, rising."""
+    def _last_number(self, folder: str) -> int:
         listed = (name.rpartition("/")[2].removesuffix(".json") for name in self._storage.list(folder))
-        return sorted(int(stem) for stem in listed if stem.isdecimal())
-
-    def _range(self, folder: str) -> tuple[int, int]:
-        """Return (the lowest number that is taken, the highest), (1, 0) where none is."""
-        numbers = self._numbers(folder)
-        first, last = (numbers[0], numbers[-1]) if numbers else (1, 0)
+        last = max((int(stem) for stem in listed if stem.isdecimal()), default=0)
         # A store may list late.
         while self._storage.get(_name(folder, last + 1)) is not None:
             last += 1
-        return first, last
-
-    def _follows(self, folder: str, number: int) -> bool:
-        """Return whether an entry that has just been created is the end of the log, and not of what was removed."""
-        if number == 1:
-            return self._numbers(folder)[-1:] in ([], [1])
-        return self._storage.get(_name(folder, number - 1)) is not None
+        return last
 
     def _read(self, name: str, number: int) -> Adoption | None:
         content = self._storage.get(name)

@@ -90,9 +90,6 @@ class OneVersion:
     def write(self, stream: str, partition: TopicPartition, topic_id: str, adoption: Adoption) -> bool:
         raise AssertionError("a replay adopts nothing")
 
-    def prune(self, stream: str, partition: TopicPartition, topic_id: str, offset: int) -> None:
-        raise AssertionError("a replay removes nothing")
-
 
 @dataclass
 class Replay:

@@ -9,7 +9,6 @@ from pipeline.adoptions import Adoption, AdoptionLog, Adoptions
 from pipeline.connectors.adoptions import StoredAdoptions
 from pipeline.connectors.memory import MemoryAdoptions, MemoryStorage
 from pipeline.connectors.storage import ObjectStorage
-from pipeline.errors import TransientError
 from pipeline.feedback import Words
 from pipeline.protocols import TopicPartition
 from tests.said import said
@@ -110,93 +109,6 @@ def test_a_damaged_entry_hides_those_before_it_and_no_later_one(
     assert adoptions.since("machines", PLACE, ID, 0) == AdoptionLog(ENTRIES[2:], 4)
     assert f"memory/{name} {said}" in caplog.text
     assert not adoptions.write("machines", PLACE, ID, entry(4, 95, "v4"))
-
-
-def test_a_log_forgets_its_oldest_entries(
-    adoptions: Adoptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("pipeline.connectors.adoptions._KEPT", 2)
-    write_all(adoptions)
-    assert adoptions.write("machines", TopicPartition("metrics", 4), ID, entry(1, 0))
-    # The first of those that stay begins at 50.
-    for offset, left in ((-1, 0), (49, 0), (50, 2), (1000, 2)):
-        adoptions.prune("machines", PLACE, ID, offset)
-        assert adoptions.since("machines", PLACE, ID, 0) == AdoptionLog(ENTRIES[left:], 4), offset
-    adoptions.prune("machines", TopicPartition("metrics", 5), ID, 50)
-    assert adoptions.since("machines", TopicPartition("metrics", 4), ID, 0).last_number == 1
-    # It begins later, and nothing is missing.
-    assert caplog.records == []
-    assert adoptions.write("machines", PLACE, ID, entry(5, 95, "v4"))
-    adoptions.prune("machines", PLACE, ID, 1000)
-    assert adoptions.since("machines", PLACE, ID, 0) == AdoptionLog([ENTRIES[3], entry(5, 95, "v4")], 5)
-
-
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_number_that_was_removed_is_given_to_nobody(
-    adoptions: Adoptions, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who has been asleep for all of it learns what it would learn of a number that is taken."""
-    monkeypatch.setattr("pipeline.connectors.adoptions._KEPT", 2)
-    write_all(adoptions)
-    adoptions.prune("machines", PLACE, ID, 1000)
-    assert not adoptions.write("machines", PLACE, ID, entry(number, 60, "v9", "asleep"))
-    assert list(adoptions.since("machines", PLACE, ID, 50).entries) == ENTRIES[2:]
-    # What it left goes with the next ones.
-    assert adoptions.write("machines", PLACE, ID, entry(5, 95))
-    adoptions.prune("machines", PLACE, ID, 1000)
-    assert list(adoptions.since("machines", PLACE, ID, 0).entries) == [ENTRIES[3], entry(5, 95)]
-
-
-class EndsAmid(MemoryStorage):
-    """Storage that goes away amid what is removed."""
-
-    left = 1
-
-    def delete(self, name: str) -> None:
-        if not self.left:
-            raise TransientError("storage is away")
-        self.left -= 1
-        super().delete(name)
-
-
-def test_what_a_crash_leaves_of_a_log_is_its_end(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("pipeline.connectors.adoptions._KEPT", 1)
-    storage = EndsAmid()
-    adoptions = StoredAdoptions(storage)
-    write_all(adoptions)
-    with pytest.raises(TransientError):
-        adoptions.prune("machines", PLACE, ID, 1000)
-    assert StoredAdoptions(storage).since("machines", PLACE, ID, 0) == AdoptionLog(ENTRIES[1:], 4)
-    storage.left = 10
-    adoptions.prune("machines", PLACE, ID, 1000)
-    assert StoredAdoptions(storage).since("machines", PLACE, ID, 0) == AdoptionLog(ENTRIES[3:], 4)
-    assert caplog.records == []
-
-
-def test_several_may_prune_and_write_at_once(adoptions: Adoptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each number has one owner, whatever is removed meanwhile, and the end of the log is whole."""
-    monkeypatch.setattr("pipeline.connectors.adoptions._KEPT", 4)
-    given: list[int] = []
-
-    def work(run: str) -> None:
-        for _ in range(20):
-            last = adoptions.since("machines", PLACE, ID, 1000).last_number
-            if adoptions.write("machines", PLACE, ID, entry(last + 1, last, run=run)):
-                given.append(last + 1)
-            adoptions.prune("machines", PLACE, ID, 1000)
-
-    threads = [threading.Thread(target=work, args=(str(number),)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(given) == len(set(given))
-    adoptions.prune("machines", PLACE, ID, 1000)
-    log = adoptions.since("machines", PLACE, ID, 0)
-    assert log.last_number == max(given)
-    assert [each.number for each in log.entries] == list(range(log.last_number - 3, log.last_number + 1))
 
 
 class ListsLate(MemoryStorage):
