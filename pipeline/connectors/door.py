@@ -1,8 +1,9 @@
 """Who is let in at the port of metrics: its certificate, the clients that it knows, and their password.
 
 The files are looked at with each connection and read again once one of them has changed, so that a certificate is
-renewed in place. What cannot be read then, a key written before its certificate, changes nothing until it changes
-again: one warning says so. Of a password only a hash is held.
+renewed in place. What cannot be read then, a key written before its certificate, changes nothing: one warning says
+so, and each further connection tries again, for what was in the way may be no fault of the files. Of a password
+only a hash is held.
 """
 
 import base64
@@ -51,6 +52,8 @@ class Door:
         self._files = [file for file in (*named, settings.password_file) if file is not None]
         self._seen = self._marks()
         self._read = self._read_files()
+        self._warned = ""
+        """Why they could not be read again, as it was said last."""
 
     def tls(self) -> ssl.SSLContext | None:
         """Return what the next connection is encrypted with, by the files as they are now."""
@@ -80,12 +83,14 @@ class Door:
         marks = self._marks()
         if marks == self._seen:
             return
-        self._seen = marks
         try:
             self._read = self._read_files()
         except ConfigError as error:
-            logger.warning("the port of metrics goes on with the files that it has read before: %s", error)
+            if str(error) != self._warned:
+                self._warned = str(error)
+                logger.warning("the port of metrics goes on with the files that it has read before: %s", error)
         else:
+            self._seen, self._warned = marks, ""
             logger.info("the port of metrics has read its files again")
 
     def _read_files(self) -> _Read:

@@ -29,7 +29,7 @@ _REMEDIES = {
     "kafka.security": "renew it there and start this process again, which reads it once",
 }
 """By the section of the configuration that names the file."""
-_PEM = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----(.*?)-----END ", re.DOTALL)
+_PEM = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([^-]*)-----END ")
 _VERSION, _UTC_TIME = 0xA0, 0x17
 
 

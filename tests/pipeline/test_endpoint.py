@@ -310,6 +310,35 @@ def test_files_are_renewed_in_place(
     assert is_told(ask(port, "/metrics", login(USER, "another"), later.certificate))
 
 
+_WITHOUT_DESCRIPTORS = """
+import os, resource, shutil, sys
+from pipeline.connectors.door import Door
+from pipeline.metrics_settings import MetricsSettings
+
+served, renewed = sys.argv[1:]
+door = Door(MetricsSettings(certificate_file=served))
+before = door.tls()
+shutil.copy(renewed, served)
+most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+print(door.tls() is before, flush=True)
+resource.setrlimit(resource.RLIMIT_NOFILE, most)
+print(door.tls() is before, flush=True)
+"""
+
+
+def test_a_file_that_could_not_be_opened_for_a_while_is_read_all_the_same(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """Descriptors are out as it is renewed, which is no fault of the file, and it does not change again."""
+    served = tmp_path / "served.pem"
+    served.write_bytes(authority.sign("first", ["127.0.0.1"]).read_bytes())
+    renewed = authority.sign("second", ["127.0.0.1"])
+    asked = [sys.executable, "-c", _WITHOUT_DESCRIPTORS, str(served), str(renewed)]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
 @pytest.mark.parametrize("version", ["abc", "1.x", "1.0.0"])
 def test_a_format_of_no_known_version_is_no_bug(
     version: str, opened: Callable[..., int], caplog: pytest.LogCaptureFixture
