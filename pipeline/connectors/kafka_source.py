@@ -163,9 +163,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             with translated("commit of offsets"):
                 self._consumer.commit(as_client(offsets), timeout_ms=REQUEST_TIMEOUT_MS)
         except NO_MEMBER as error:
-            with self._lock:
-                self._regained |= set(offsets)
-            raise AssignmentLost(f"the group has moved on without this member ({error})") from error
+            raise self._left_behind(offsets, str(error)) from error
 
     def membership(self, partitions: Iterable[TopicPartition]) -> ConsumerGroupMetadata:
         """Return by what the broker tells this member, for so long as these partitions are its own, from a zombie.
@@ -176,6 +174,10 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
         # In this order: a rebalance that has given the member a new generation has changed the assignment before.
         found = self._consumer.group_metadata()
         self._require_assigned(partitions)
+        if found.generation_id < 0:
+            # A heartbeat was told so, as of a process that slept. Without a generation the broker takes the offsets
+            # of a transaction from anybody, for old clients know none.
+            raise self._left_behind(partitions, "it is no member any more")
         return found
 
     def lag(self) -> Mapping[TopicPartition, int]:
@@ -203,6 +205,12 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]
             fenced = group.stable() and not group.rejoining and not group._heartbeat_enabled
         if fenced:
             raise ConfigError("another process has the same kafka.instance_id; give each its own")
+
+    def _left_behind(self, partitions: Iterable[TopicPartition], why: str) -> AssignmentLost:
+        """Take note that others may have had partitions, though the client has not heard yet that they are gone."""
+        with self._lock:
+            self._regained |= set(partitions)
+        return AssignmentLost(f"the group has moved on without this member ({why})")
 
     def _require_assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """The broker would take a commit from any member, and set another member's progress back."""

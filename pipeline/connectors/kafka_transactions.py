@@ -6,8 +6,9 @@ on:
 - `commit_transaction` of the client may succeed though a message was lost, for a delivery that timed out leaves
   no mark on the transaction. So each message's own confirmation is asked for before the offsets are sent.
 - The offsets go out with the member's generation, not only the group's name: the broker refuses those of a member
-  that the group has moved on without. The partitions are compared with the assignment too, since the broker
-  does not ask whose they are.
+  that the group has moved on without. A client that has heard of that has no generation any more, and without one
+  the broker refuses nobody; so it is refused here. The partitions are compared with the assignment too, since the
+  broker does not ask whose they are.
 - After any error the producer is closed. The next one takes the same transactional id, and by that the broker ends
   what was open, one way or the other, before `settle` returns. The committed offset, read with
   `isolation_level=read_committed`, then says which; so a commit whose answer was lost needs no guess.

@@ -19,6 +19,7 @@ from pipeline.protocols import Message, TopicPartition
 from tests.brokers import MISSING, ApacheBroker, forbid
 from tests.commands import produce
 from tests.contracts.worlds import gain, poll_until
+from tests.receiving import until
 
 
 class Place:
@@ -156,6 +157,22 @@ def test_a_member_that_the_group_has_thrown_out_commits_nothing(place: Place, ap
     place.send(transactions, b"again")
     transactions.finish({place.partition: 5}, 20)
     assert place.seen() == [b"again"]
+
+
+def test_a_member_that_has_heard_that_it_is_thrown_out_commits_nothing(place: Place, apache_broker: str) -> None:
+    """Its client has forgotten the generation by then, and without one the broker would take the offsets."""
+    source = place.member(instance=None)
+    transactions = place.transactions(source)
+    place.send(transactions, b"a zombie's")
+    own = source._consumer.group_metadata().member_id
+    with closing(KafkaAdminClient(bootstrap_servers=apache_broker)) as admin:
+        admin.remove_group_members(place.group, [MemberToRemove(member_id=own)])
+    place.member(instance=None)
+    until(lambda: source._consumer.group_metadata().generation_id < 0)
+    with pytest.raises(AssignmentLost, match="it is no member any more"):
+        transactions.finish({place.partition: 5}, 20)
+    assert place.seen() == []
+    poll_until(lambda: bool(source.assignment().gained), source)
 
 
 def test_of_two_with_one_instance_id_the_first_is_told_why_it_ends(place: Place) -> None:
