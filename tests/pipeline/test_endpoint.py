@@ -287,6 +287,7 @@ def test_files_are_renewed_in_place(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     later = Authority(tmp_path, "later")
     served = tmp_path / "served.pem"
     served.write_bytes(authority.sign("served", ["127.0.0.1"]).read_bytes())
@@ -305,6 +306,7 @@ def test_files_are_renewed_in_place(
     assert is_told(ask(port, "/metrics", login(USER, "another"), later.certificate))
     with pytest.raises(ssl.SSLError, match=r"self-signed|unable to get"):
         ask(port, "/metrics", login(USER, "another"), authority.certificate)
+    assert caplog.messages.count("the port of metrics has read its files again") == 1
 
     password.unlink()
     assert is_told(ask(port, "/metrics", login(USER, "another"), later.certificate))
