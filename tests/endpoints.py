@@ -40,3 +40,11 @@ def ask(
         connection.request("GET", path, headers={} if authorization is None else {"Authorization": authorization})
         answer = connection.getresponse()
         return Answer(answer.status, answer.read().decode(), dict(answer.headers))
+
+
+USER, PASSWORD = "prometheus", "planted-4711: it may hold colons"
+RIGHT = login(USER, PASSWORD)
+
+
+def is_told(answer: Answer) -> bool:
+    return answer.status == 200 and "# TYPE offkey_lag_records gauge" in answer.text
